@@ -1,0 +1,60 @@
+"""Text or video in, one unit vector out, in the same space: CLIP4Clip (arXiv 2104.08860) with CLIP's ViT-B.
+
+>>> from clip4clip import TextEncoder, VideoEncoder
+>>> text = TextEncoder.load()("kids feeding and playing with the horse")  # float32, (512,)
+
+Once this package is imported, Towhee finds its two operators: ``ops.video_text_embedding.clip4clip`` and
+``ops.video_decode.ffmpeg``.
+"""
+
+from typing import TYPE_CHECKING
+
+from wrapt import register_post_import_hook
+
+from .errors import (
+    CheckpointError,
+    Clip4clipError,
+    DeviceError,
+    InputTypeError,
+    InputValueError,
+    InstallError,
+    UnknownNameError,
+    VideoError,
+    VideoNotFoundError,
+    WeightsNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from .encoder import TextEncoder as TextEncoder
+    from .encoder import VideoEncoder as VideoEncoder
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "Clip4clipError",
+    "DeviceError",
+    "InputTypeError",
+    "InputValueError",
+    "InstallError",
+    "TextEncoder",
+    "UnknownNameError",
+    "VideoEncoder",
+    "VideoError",
+    "VideoNotFoundError",
+    "WeightsNotFoundError",
+]
+
+
+def __getattr__(name: str) -> object:
+    # The encoders bring torch along, which takes seconds: only who uses them waits for it.
+    if name in ("TextEncoder", "VideoEncoder"):
+        from . import encoder
+
+        return getattr(encoder, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if __name__ == "clip4clip":  # not when Towhee itself loads the package from an operator's folder
+    # Runs as soon as Towhee is imported, or now if it is already.
+    register_post_import_hook(f"{__name__}.operators:register", "towhee")

@@ -1,0 +1,51 @@
+"""Every error this package raises on purpose.
+
+All derive from :class:`Clip4clipError` and from the built-in a caller would expect, so both
+``except Clip4clipError`` and ``except ValueError`` work.
+"""
+
+
+class Clip4clipError(Exception):
+    """The root: raised only through the classes below."""
+
+
+class UnknownNameError(Clip4clipError, ValueError):
+    """Raised when a model name, a modality or another choice is not one of those that exist."""
+
+
+class DeviceError(Clip4clipError, ValueError):
+    """Raised when a device is asked for that this machine does not have."""
+
+
+class InputTypeError(Clip4clipError, TypeError):
+    """Raised when the data to embed is of a type that cannot be understood."""
+
+
+class InputValueError(Clip4clipError, ValueError):
+    """Raised when the data to embed has the right type but an impossible value, shape or length."""
+
+
+class WeightsNotFoundError(Clip4clipError, FileNotFoundError):
+    """Raised when a checkpoint, or a file the tokenizer needs, cannot be found or fetched."""
+
+
+class CheckpointError(Clip4clipError, ValueError):
+    """Raised when a file is there but is not a checkpoint of the model that was asked for."""
+
+
+class VideoNotFoundError(Clip4clipError, FileNotFoundError):
+    """Raised when a video file or URL cannot be opened because nothing is there."""
+
+
+class VideoError(Clip4clipError, ValueError):
+    """Raised when a file is there but no frame can be had from it."""
+
+
+class InstallError(Clip4clipError, FileExistsError):
+    """Raised when installing an operator would overwrite something that was not installed by us."""
+
+
+def brief(value: object, length: int = 80) -> str:
+    """``repr(value)``, cut to ``length`` characters, for use in a message."""
+    text = repr(value)
+    return text if len(text) <= length else text[:length] + "…"

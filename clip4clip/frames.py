@@ -1,0 +1,134 @@
+"""Decoded frames to the pixel tensor CLIP sees: RGB, short side to the model's resolution, centre crop, normalised."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .errors import InputTypeError, InputValueError, brief
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+HOW_TO_DECODE = "decode it first, with ops.video_decode.ffmpeg in a pipeline or clip4clip.video.read_frames in Python"
+MAX_ASPECT = 64  # of a frame; a longer one is cut to its middle first, or resizing it could need any amount of memory
+
+# towhee.types.Image.mode -> how its array is turned into RGB
+_ARRAY_MODES = {
+    "RGB": lambda array: array,
+    "BGR": lambda array: array[..., ::-1],
+    "RGBA": lambda array: array[..., :3],
+    "BGRA": lambda array: array[..., 2::-1],
+    "GRAY": lambda array: array.repeat(3, axis=2),
+}
+_CHANNELS = {"RGB": 3, "BGR": 3, "RGBA": 4, "BGRA": 4, "GRAY": 1}
+
+
+def pixel_values(frames: Sequence[Any], resolution: int = 224) -> torch.Tensor:
+    """Frames to the vision tower's input.
+
+    Args:
+        frames: uint8 H×W×3 RGB arrays, ``towhee.types.Image``/``VideoFrame`` (whose mode RGB, BGR, RGBA, BGRA or GRAY
+            is honoured; transparency is dropped) or PIL images, of any sizes.
+        resolution: side of the square the model takes.
+
+    Returns:
+        float32 of shape (len(frames), 3, resolution, resolution).
+
+    Raises:
+        InputTypeError: for something that is not a frame.
+        InputValueError: for a frame of the wrong dtype, shape, mode or size.
+    """
+    pixels = torch.empty(len(frames), resolution, resolution, 3)
+    for target, frame in zip(pixels, frames, strict=True):
+        target.copy_(torch.from_numpy(np.array(resize_and_crop(to_image(frame), resolution))))
+    pixels.div_(255).sub_(torch.tensor(MEAN)).div_(torch.tensor(STD))
+    return pixels.permute(0, 3, 1, 2)
+
+
+def is_frame(data: Any) -> bool:
+    """Whether ``data`` looks like one frame, right or wrong, and not like several."""
+    return isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4)
+
+
+def to_image(frame: Any) -> Image.Image:
+    """One frame as a PIL image in mode RGB; see :func:`pixel_values` for what is taken and what is raised."""
+    if isinstance(frame, Image.Image):
+        image = _pil_to_rgb(frame)
+    elif isinstance(frame, np.ndarray):
+        image = Image.fromarray(_array_to_rgb(frame))
+    else:
+        if isinstance(frame, str | bytes | os.PathLike):
+            raise InputTypeError(f"{brief(frame)} is a path where a decoded frame was due: {HOW_TO_DECODE}")
+        raise InputTypeError(
+            f"a frame must be a uint8 H×W×3 array, a towhee Image or VideoFrame, or a PIL image, "
+            f"not {type(frame).__name__}: {brief(frame)}"
+        )
+    return image
+
+
+def resize_and_crop(image: Image.Image, resolution: int) -> Image.Image:
+    """Bicubic (Pillow's, antialiased) to a short side of ``resolution``, then the centre square, as CLIP does it."""
+    image = _limit_aspect(image)
+    width, height = image.size
+    short = min(width, height)
+    width, height = int(resolution * width / short), int(resolution * height / short)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - resolution) / 2), round((height - resolution) / 2)
+    return image.crop((left, top, left + resolution, top + resolution))
+
+
+def _limit_aspect(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    long = MAX_ASPECT * min(width, height)
+    if max(width, height) <= long:
+        return image
+    left, top = max(0, (width - long) // 2), max(0, (height - long) // 2)
+    return image.crop((left, top, min(width, left + long), min(height, top + long)))
+
+
+def _array_to_rgb(frame: np.ndarray) -> np.ndarray:
+    mode = getattr(frame, "mode", None) or "RGB"
+    name = type(frame).__name__
+    if not isinstance(mode, str) or mode.upper() not in _ARRAY_MODES:
+        raise InputValueError(f"{name} has mode {mode!r}; the modes that are understood are {', '.join(_ARRAY_MODES)}")
+    mode = mode.upper()
+    array = np.asarray(frame)  # the towhee classes add only the mode
+    if array.dtype != np.uint8:
+        nan = " and holds NaN" if array.dtype.kind == "f" and np.isnan(array).any() else ""
+        raise InputValueError(
+            f"a frame must be uint8 with values 0 to 255; this {name} of shape {array.shape} is {array.dtype}{nan}: "
+            "convert it first, for example (frame * 255).round().astype('uint8') if its values lie in 0 to 1"
+        )
+    if mode == "GRAY" and array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] != _CHANNELS[mode]:
+        raise InputValueError(
+            f"a frame of mode {mode} must have shape (height, width, {_CHANNELS[mode]}), "
+            f"but this {name} has shape {frame.shape}"
+        )
+    if 0 in array.shape:
+        raise InputValueError(f"a frame must have at least one pixel, but this {name} has shape {frame.shape}")
+    return np.ascontiguousarray(_ARRAY_MODES[mode](array))
+
+
+def _pil_to_rgb(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise InputValueError(f"a frame must have at least one pixel, but this PIL image has size {image.size}")
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips these 16 bits at 255.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 255):  # so written that NaN fails too
+            raise InputValueError(
+                f"a PIL image of mode {image.mode!r} must hold values 0 to 255, but this one holds "
+                f"{values.min()} to {values.max()}; scale it to 8 bits first"
+            )
+    if image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGB")

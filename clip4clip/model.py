@@ -1,0 +1,215 @@
+"""The two towers of CLIP and the pooling heads of CLIP4Clip, in the order data flows.
+
+Sources: CLIP, arXiv 2103.00020 (section 2.4; names of parameters as in OpenAI's checkpoints) and
+CLIP4Clip, arXiv 2104.08860 (section 3.3, similarity calculators: meanP, seqLSTM, seqTransf).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEAD_WIDTH = 64  # of every attention head in every CLIP
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Shape of a CLIP with a vision transformer. The defaults are ViT-B/32."""
+
+    embed_dim: int = 512
+    resolution: int = 224
+    patch_size: int = 32
+    vision_width: int = 768
+    vision_layers: int = 12
+    context_length: int = 77
+    vocab_size: int = 49408
+    text_width: int = 512
+    text_layers: int = 12
+
+
+class QuickGELU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3C)
+        q, k, v = qkv.unflatten(-1, (3, -1, HEAD_WIDTH)).permute(2, 0, 3, 1, 4)  # 3 x (B, heads, L, 64)
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, L, C)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.attn = Attention(width)
+        self.ln_1 = nn.LayerNorm(width, eps)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width))
+        )
+        self.ln_2 = nn.LayerNorm(width, eps)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        x = x + self.attn(self.ln_1(x), causal)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(Block(width, eps) for _ in range(layers))
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        for block in self.resblocks:
+            x = block(x, causal)
+        return x
+
+
+class TextTower(nn.Module):
+    """Token ids to text embeddings."""
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.text_width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.text_width))
+        self.transformer = Transformer(config.text_width, config.text_layers)
+        self.ln_final = nn.LayerNorm(config.text_width)
+        self.text_projection = nn.Parameter(torch.empty(config.text_width, config.embed_dim))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) int64 token ids, L <= context_length, to (B, embed_dim), not normalised.
+
+        Attention is causal, so what follows the end mark of a shorter row changes nothing.
+        """
+        x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]  # (B, L, C)
+        x = self.transformer(x, causal=True)
+        end = ids.argmax(-1)  # the end mark has the highest id
+        x = self.ln_final(x[torch.arange(len(x), device=x.device), end])  # (B, C)
+        return x @ self.text_projection
+
+
+class VisionTower(nn.Module):
+    """Frames to frame embeddings."""
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        width, patches = config.vision_width, (config.resolution // config.patch_size) ** 2
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(patches + 1, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, config.vision_layers)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.empty(width, config.embed_dim))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(N, 3, resolution, resolution) normalised pixels to (N, embed_dim), not normalised."""
+        x = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # (N, patches, C)
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1)  # (N, 1 + patches, C)
+        x = self.transformer(self.ln_pre(x + self.positional_embedding))
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class MeanPooling(nn.Module):
+    """``meanP``: the mean of the normalised frame embeddings. No parameters.
+
+    Like the other heads it takes the frames of one video in pieces of any length, in order:
+    ``state = None``, then ``state = head(frames, state)`` for each piece, then ``head.pool(state)``.
+    """
+
+    def forward(self, frames: Tensor, total: Tensor | None = None) -> Tensor:
+        """(T, D) frame embeddings and the sum so far to the new sum, (D,)."""
+        added = F.normalize(frames, dim=-1).sum(0)
+        return added if total is None else total + added
+
+    def pool(self, total: Tensor) -> Tensor:
+        """The video's embedding, (D,), not normalised: a sum points where the mean does."""
+        return total
+
+
+class SequenceLSTM(nn.Module):
+    """``seqLSTM``: an LSTM over the frame embeddings, added back to them, then the mean of the normalised sums."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.lstm_visual = nn.LSTM(width, width, batch_first=True)
+        self.mean = MeanPooling()
+
+    def forward(self, frames: Tensor, state: tuple | None = None) -> tuple:
+        """(T, D) frame embeddings and (sum, LSTM state) so far to the new pair."""
+        total, memory = state or (None, None)
+        hidden, memory = self.lstm_visual(frames, memory)
+        return self.mean(hidden + frames, total), memory
+
+    def pool(self, state: tuple) -> Tensor:
+        """The video's embedding, (D,), not normalised."""
+        return state[0]
+
+
+class SequenceTransformer(nn.Module):
+    """``seqTransf``: a transformer over the frame embeddings and their positions, added back to them, then the mean."""
+
+    def __init__(self, width: int, layers: int, positions: int) -> None:
+        super().__init__()
+        self.frame_position_embeddings = nn.Embedding(positions, width)
+        self.transformerClip = Transformer(width, layers, eps=1e-12)
+        self.mean = MeanPooling()
+
+    @property
+    def max_frames(self) -> int:
+        """How many frames one video may have: one for each position that was trained."""
+        return self.frame_position_embeddings.num_embeddings
+
+    def forward(self, frames: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(T, D) frame embeddings and the (S, D) before them to all, (S + T, D); every frame attends to every other."""
+        return frames if seen is None else torch.cat([seen, frames])
+
+    def pool(self, frames: Tensor) -> Tensor:
+        """The video's embedding, (D,), not normalised."""
+        x = frames + self.frame_position_embeddings.weight[: len(frames)]
+        return self.mean(self.transformerClip(x[None])[0] + frames)
+
+
+def random_state_dict(config: CLIPConfig, seed: int = 0) -> dict[str, Tensor]:
+    """An untrained CLIP: random numbers at the scale of CLIP's own initialisation, float32, under OpenAI's names."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        text, vision = TextTower(config).state_dict(), VisionTower(config).state_dict()
+    shapes = {name: tensor.shape for name, tensor in text.items()}
+    shapes |= {f"visual.{name}": tensor.shape for name, tensor in vision.items()}
+    state = {"logit_scale": torch.tensor(1 / 0.07).log()}
+    for name, shape in shapes.items():
+        width, layers = (
+            (config.vision_width, config.vision_layers)
+            if name.startswith("visual.")
+            else (config.text_width, config.text_layers)
+        )
+        if ".ln_" in f".{name}" or name.endswith("bias"):
+            state[name] = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+            continue
+        match name.split("."):
+            case ["token_embedding", _]:
+                std = 0.02
+            case ["positional_embedding"]:
+                std = 0.01
+            case [*_, "conv1", "weight"]:
+                std = (3 * config.patch_size**2) ** -0.5
+            case [*_, "out_proj" | "c_proj", "weight"]:
+                std = (2 * layers * width) ** -0.5
+            case [*_, "c_fc", "weight"]:
+                std = (2 * width) ** -0.5
+            case _:
+                std = width**-0.5
+        state[name] = torch.randn(shape, generator=generator) * std
+    return state

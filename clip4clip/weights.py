@@ -1,0 +1,400 @@
+"""A model name and a path or hub reference to a checked state dict.
+
+Every family of checkpoints ends up under one set of names, OpenAI's (``visual.conv1.weight``, ``text_projection``, …).
+Tensors stay mapped from their file wherever its format allows, so that what a tower does not need is never read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError, UnknownNameError, WeightsNotFoundError
+from .model import CLIPConfig
+from .torchscript import is_torchscript, read_torchscript
+
+logger = logging.getLogger(__name__)
+
+Reference = str | os.PathLike[str]  # a file, a folder, or hf://owner/repo[@revision][/file]
+
+# In an operator's folder its checkpoint lies beside the package. Not resolved: a hub download is made of symlinks.
+OPERATOR_FOLDER = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Model:
+    """What belongs to a model name: its shape, and where its weights come from when none are given."""
+
+    config: CLIPConfig
+    hub: str
+    beside: str | None = None
+
+
+MODELS: Mapping[str, Model] = {
+    "clip_vit_b32": Model(
+        CLIPConfig(patch_size=32),
+        hub="hf://timm/vit_base_patch32_clip_224.openai@ab5b8ef490e86faa07d3523926b842c765de1de5/open_clip_model.safetensors",
+        beside="pytorch_model.bin.1",
+    ),
+    "clip_vit_b16": Model(
+        CLIPConfig(patch_size=16),
+        hub="hf://timm/vit_base_patch16_clip_224.openai/open_clip_model.safetensors",
+    ),
+}
+
+# What a folder or a hub repository may call its checkpoint, best first.
+FILE_NAMES = (
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.1",
+)
+
+_HUB_REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
+
+
+def get_model(name: str) -> Model:
+    """The entry of :data:`MODELS`; UnknownNameError lists the names when there is none."""
+    if name not in MODELS:
+        raise UnknownNameError(f"unknown model {name!r}; the models are {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_FOLDER) -> Path:
+    """The checkpoint file that ``weights`` stands for, downloaded if need be.
+
+    Args:
+        weights: a file; a folder such as a Hugging Face snapshot; ``hf://owner/repo[@revision][/file]``; or None for
+            the published operator's file in ``folder`` and, without it, the model's default on the Hugging Face hub.
+        model_name: key of :data:`MODELS`.
+        folder: the operator's own folder.
+
+    Raises:
+        WeightsNotFoundError: with all that was tried.
+        CheckpointError: for a folder whose configuration contradicts this network.
+        UnknownNameError: for an unknown model.
+    """
+    model = get_model(model_name)
+    if weights is None:
+        beside = folder / model.beside if model.beside else None
+        if beside is not None and beside.is_file():
+            logger.info("weights of %s: %s", model_name, beside)
+            return beside
+        tried = [f"{beside} (no such file)"] if beside else []
+        return _download(model.hub, tried)
+    reference = os.fspath(weights)
+    if reference.startswith("hf://"):
+        return _download(reference, [])
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        for name in FILE_NAMES:
+            if (path / name).is_file():
+                return path / name
+        raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(FILE_NAMES)}")
+    if not path.is_file():
+        raise WeightsNotFoundError(f"no checkpoint at {path}: there is no such file or folder. {_HOW_TO_SUPPLY}")
+    return path
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint file under OpenAI's names (see the table in docs/checkpoints.md).
+
+    No code from the file is run. Hugging Face names its query, key and value projections apart: they stay so here
+    (``….attn.q_proj.weight``) until :func:`tower_state` stacks those that are needed.
+
+    Raises:
+        CheckpointError: when the file is truncated, damaged or no checkpoint at all.
+    """
+    try:
+        tensors = _read_file(path)
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        EOFError,
+        IndexError,
+        TypeError,
+        StopIteration,
+        AttributeError,
+    ) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile, MemoryError) as error:
+        raise CheckpointError(f"{path} was refused: {_first_line(error)}") from error
+    except Exception as error:  # safetensors' error derives from Exception alone
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise CheckpointError(f"{path} is a damaged or truncated safetensors file: {_first_line(error)}") from error
+    tensors = _strip(tensors, "module.")
+    tensors = {name.removeprefix("clip."): tensor for name, tensor in tensors.items()}
+    if any(name.startswith(("text_model.", "vision_model.")) for name in tensors):
+        tensors = _from_hugging_face(tensors)
+    if "token_embedding.weight" not in tensors and "visual.conv1.weight" not in tensors:
+        some = ", ".join(itertools.islice(tensors, 5)) or "none at all"
+        raise CheckpointError(f"{path} holds no CLIP with a vision transformer; its tensors are: {some}")
+    return tensors
+
+
+def check_shape(tensors: Mapping[str, Tensor], model_name: str, path: Path) -> None:
+    """Refuses a checkpoint whose network, as read off its tensors, is not the one its name promises."""
+    expected = asdict(get_model(model_name).config)
+    found = observed_config(tensors)
+    wrong = [f"{name} is {value}, not {expected[name]}" for name, value in found.items() if value != expected[name]]
+    if wrong:
+        fits = [name for name, model in MODELS.items() if found.items() <= asdict(model.config).items()]
+        hint = f" It fits model_name={fits[0]!r}." if fits else ""
+        raise CheckpointError(f"{path} is not a {model_name}: {'; '.join(wrong)}.{hint}")
+
+
+def observed_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Those fields of :class:`~clip4clip.model.CLIPConfig` that the shapes in a state dict tell."""
+
+    def size(name: str, dim: int) -> int | None:
+        tensor = tensors.get(name)
+        return tensor.shape[dim] if tensor is not None and tensor.ndim > dim else None
+
+    def layers(prefix: str) -> int:
+        return len({name.split(".")[prefix.count(".")] for name in tensors if name.startswith(prefix)})
+
+    found: dict[str, int | None] = {}
+    if "visual.conv1.weight" in tensors:
+        patch, positions = size("visual.conv1.weight", 3), size("visual.positional_embedding", 0)
+        found |= {
+            "embed_dim": size("visual.proj", 1),
+            "resolution": round((positions - 1) ** 0.5) * patch if positions and patch else None,
+            "patch_size": patch,
+            "vision_width": size("visual.conv1.weight", 0),
+            "vision_layers": layers("visual.transformer.resblocks."),
+        }
+    if "token_embedding.weight" in tensors:
+        found |= {
+            "embed_dim": size("text_projection", 1) or found.get("embed_dim"),
+            "context_length": size("positional_embedding", 0),
+            "vocab_size": size("token_embedding.weight", 0),
+            "text_width": size("token_embedding.weight", 1),
+            "text_layers": layers("transformer.resblocks."),
+        }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def tower_state(tensors: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
+    """The tensors of one tower, ``'text'`` or ``'video'``, under the names of :mod:`clip4clip.model`."""
+    if modality == "video":
+        state = {name.removeprefix("visual."): tensor for name, tensor in tensors.items() if name.startswith("visual.")}
+    else:
+        owned = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+        state = {name: tensor for name, tensor in tensors.items() if name.startswith(owned)}
+    return _stack_projections(state)
+
+
+def sim_header(tensors: Iterable[str], path: Path) -> str:
+    """``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``, by the names of a checkpoint's tensors.
+
+    Raises:
+        CheckpointError: for a ``tightTransf`` checkpoint, which compares each video with each text and has no vectors.
+    """
+    names = {name.split(".")[0] for name in tensors}
+    if "transformerClip" in names:
+        return "seqTransf"
+    if "lstm_visual" in names:
+        return "seqLSTM"
+    if names & {"cross", "similarity_dense"}:
+        raise CheckpointError(
+            f"{path} was trained with the tightTransf head, which scores each pair of a text and a video together: "
+            "there is no vector of a video alone. Use a checkpoint trained with meanP, seqLSTM or seqTransf."
+        )
+    return "meanP"
+
+
+def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Makes the tensors of ``state`` the parameters of ``module``, as float32, without a copy where they are float32.
+
+    Raises:
+        CheckpointError: naming what is missing, has another shape or is no floating-point tensor.
+    """
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in state]
+    if missing:
+        raise CheckpointError(f"{path} lacks {len(missing)} of {len(expected)} tensors: {_some(missing)}")
+    wrong = [
+        f"{name} is {tuple(state[name].shape)} {state[name].dtype}, not {tuple(tensor.shape)} of floats"
+        for name, tensor in expected.items()
+        if state[name].shape != tensor.shape or not state[name].is_floating_point()
+    ]
+    if wrong:
+        raise CheckpointError(f"{path} has {len(wrong)} tensors of the wrong shape or type: {_some(wrong)}")
+    unused = sorted(state.keys() - expected.keys())
+    if unused:
+        logger.info("%s: not used: %s", path, ", ".join(unused))
+    module.load_state_dict({name: state[name].float().contiguous() for name in expected}, assign=True)
+
+
+_HOW_TO_SUPPLY = (
+    "Pass weight_path (or --weights): a checkpoint file, a folder such as a Hugging Face snapshot, "
+    "or hf://owner/repo[@revision][/file]."
+)
+
+
+def _download(reference: str, tried: list[str]) -> Path:
+    """Fetches a hub reference through ``huggingface_hub``: cached, resumed when interrupted, with its progress bar."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    match = _HUB_REFERENCE.fullmatch(reference)
+    if match is None or ".." in reference.split("/"):
+        raise WeightsNotFoundError(
+            f"{reference!r} is not a hub reference, which has the form hf://owner/repo[@revision][/file]"
+        )
+    repo, revision, file = match["repo"], match["revision"], match["file"]
+    reason: Exception | None = None
+    for name in (file,) if file else FILE_NAMES:
+        tried.append(f"hf://{repo}{'@' + revision if revision else ''}/{name}")
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision))
+        except LocalEntryNotFoundError as error:
+            # Offline, or the hub is out of reach: other names would fail alike unless they are cached already.
+            reason = error
+            tried[-1] += " (not cached, and the hub cannot be reached)"
+        except EntryNotFoundError as error:
+            reason = error
+            tried[-1] += " (no such file in the repository)"
+        except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
+            reason = error
+            tried[-1] += f" ({_first_line(error)})"
+            break
+    raise WeightsNotFoundError(
+        "no weights could be had. Tried: " + "; ".join(tried) + f". {_HOW_TO_SUPPLY}"
+    ) from reason
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as checkpoint:
+            return {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}  # noqa: SIM118  not a mapping
+    if zipfile.is_zipfile(path):
+        if is_torchscript(path):
+            return read_torchscript(path)
+        return _tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    if start.startswith(b"PK"):
+        raise ValueError("the file is truncated")
+    if start.startswith(b"\x80"):
+        return _tensors(torch.load(path, map_location="cpu", weights_only=True))
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError("it is a Git LFS pointer, not the file it points to: run git lfs pull")
+    raise ValueError(f"it is neither safetensors nor a PyTorch file, it begins with {start[:16]!r}")
+
+
+def _tensors(content: object) -> dict[str, Tensor]:
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}, not a state dict")
+    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    if tensors and all(name.startswith(prefix) for name in tensors):
+        return {name[len(prefix) :]: tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+# Hugging Face's names, in the order they are replaced.
+_HUGGING_FACE = (
+    ("text_model.embeddings.token_embedding.", "token_embedding."),
+    ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
+    ("text_model.final_layer_norm.", "ln_final."),
+    ("text_model.encoder.layers.", "transformer.resblocks."),
+    ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
+    ("vision_model.embeddings.patch_embedding.", "visual.conv1."),
+    ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
+    ("vision_model.pre_layrnorm.", "visual.ln_pre."),
+    ("vision_model.post_layernorm.", "visual.ln_post."),
+    ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
+    (".self_attn.", ".attn."),
+    (".layer_norm1.", ".ln_1."),
+    (".layer_norm2.", ".ln_2."),
+    (".mlp.fc1.", ".mlp.c_fc."),
+    (".mlp.fc2.", ".mlp.c_proj."),
+)
+
+
+def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name == "text_projection.weight":
+            name, tensor = "text_projection", tensor.T
+        elif name == "visual_projection.weight":
+            name, tensor = "visual.proj", tensor.T
+        for theirs, ours in _HUGGING_FACE:
+            name = name.replace(theirs, ours)
+        renamed[name] = tensor
+    return renamed
+
+
+_Q_PROJ = re.compile(r"(.*\.attn\.)q_proj\.(weight|bias)")
+
+
+def _stack_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Query, key and value, kept apart by Hugging Face, as the one product of ``in_proj``."""
+    for name in [name for name in state if _Q_PROJ.fullmatch(name)]:
+        prefix, kind = _Q_PROJ.fullmatch(name).groups()  # type: ignore[union-attr]
+        parts = [state.pop(f"{prefix}{part}_proj.{kind}", None) for part in "qkv"]
+        if all(part is not None for part in parts):  # otherwise in_proj is reported missing
+            state[f"{prefix}in_proj_{kind}"] = torch.cat(parts)  # type: ignore[arg-type]
+    return state
+
+
+def _check_folder(folder: Path) -> None:
+    """A snapshot's configuration may name another activation, which no tensor's shape would betray."""
+
+    def hugging_face_fits(config: dict) -> bool:
+        if "model_type" not in config:
+            return True  # timm's config.json has no word of it
+        towers = [config, config.get("text_config") or {}, config.get("vision_config") or {}]
+        return all(tower.get("hidden_act", "quick_gelu") == "quick_gelu" for tower in towers)
+
+    def open_clip_fits(config: dict) -> bool:
+        return bool(config.get("model_cfg", {}).get("quick_gelu", False))
+
+    checks: dict[str, Callable[[dict], bool]] = {
+        "config.json": hugging_face_fits,
+        "open_clip_config.json": open_clip_fits,
+    }
+    for name, uses_quick_gelu in checks.items():
+        try:
+            config = json.loads((folder / name).read_text(encoding="utf-8"))
+            fits = uses_quick_gelu(config)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{folder / name} is not a model's configuration: {_first_line(error)}") from error
+        if not fits:
+            raise CheckpointError(
+                f"{folder / name} asks for another activation than CLIP's QuickGELU: its vectors would be wrong"
+            )
+
+
+def _some(items: list[str], count: int = 5) -> str:
+    return ", ".join(items[:count]) + (f" and {len(items) - count} more" if len(items) > count else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
