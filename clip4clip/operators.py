@@ -29,7 +29,7 @@ class Clip4clip(NNOperator):
         model_name: ``'clip_vit_b32'`` or ``'clip_vit_b16'``.
         modality: ``'text'`` or ``'video'``; only this tower is built and read.
         weight_path: a checkpoint file; a folder (a Hugging Face snapshot); ``hf://owner/repo[@revision][/file]``;
-            or None for ``pytorch_model.bin.1`` beside the operator and, without it, the default of the model on the hub.
+            or None for ``pytorch_model.bin.1`` beside the operator and, without it, the model's default on the hub.
         device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, …. None follows the device that Towhee configures for the node, and
             without one takes the best there is.
         folder: where ``pytorch_model.bin.1`` may lie.

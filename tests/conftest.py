@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -25,7 +25,7 @@ TINY = CLIPConfig(
 )
 
 
-def lively_state_dict(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]:
+def _random_state(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     """A random CLIP whose biases and norms are not 0 and 1 either, so that no mix-up of tensors goes unseen."""
     generator = torch.Generator().manual_seed(seed + 1)
     state = random_state_dict(config, seed)
@@ -45,8 +45,14 @@ def tiny_model() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def random_state() -> Callable[..., dict[str, torch.Tensor]]:
+    """(config, seed) to a state dict under OpenAI's names, none of whose tensors is trivial."""
+    return _random_state
+
+
+@pytest.fixture(scope="session")
 def tiny_state() -> dict[str, torch.Tensor]:
-    return lively_state_dict(TINY)
+    return _random_state(TINY)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +66,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_state: dict[s
 def b32_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ViT-B/32 of random numbers, float32, 605 MB."""
     path = tmp_path_factory.mktemp("b32") / "model.safetensors"
-    save_file(lively_state_dict(MODELS["clip_vit_b32"].config), path)
+    save_file(_random_state(MODELS["clip_vit_b32"].config), path)
     return path
 
 
