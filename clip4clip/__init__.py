@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .encoder import TextEncoder as TextEncoder
     from .encoder import VideoEncoder as VideoEncoder
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # and in pyproject.toml, whose build backend would take clip4clip.py for the package
 
 __all__ = [
     "CheckpointError",
