@@ -81,7 +81,7 @@ class TextTower(nn.Module):
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.text_width)
+        self.token_embedding = _embedding(config.vocab_size, config.text_width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.text_width))
         self.transformer = Transformer(config.text_width, config.text_layers)
         self.ln_final = nn.LayerNorm(config.text_width)
@@ -162,7 +162,7 @@ class SequenceTransformer(nn.Module):
 
     def __init__(self, width: int, layers: int, positions: int) -> None:
         super().__init__()
-        self.frame_position_embeddings = nn.Embedding(positions, width)
+        self.frame_position_embeddings = _embedding(positions, width)
         self.transformerClip = Transformer(width, layers, eps=1e-12)
         self.mean = MeanPooling()
 
@@ -179,6 +179,11 @@ class SequenceTransformer(nn.Module):
         """The video's embedding, (D,), not normalised."""
         x = frames + self.frame_position_embeddings.weight[: len(frames)]
         return self.mean(self.transformerClip(x[None])[0] + frames)
+
+
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """Without nn.Embedding's own initialisation, which on the meta device imports torch's compiler, for seconds."""
+    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
 
 
 def random_state_dict(config: CLIPConfig, seed: int = 0) -> dict[str, Tensor]:

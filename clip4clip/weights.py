@@ -49,7 +49,7 @@ MODELS: Mapping[str, Model] = {
     ),
     "clip_vit_b16": Model(
         CLIPConfig(patch_size=16),
-        hub="hf://timm/vit_base_patch16_clip_224.openai/open_clip_model.safetensors",
+        hub="hf://timm/vit_base_patch16_clip_224.openai@977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d/open_clip_model.safetensors",
     ),
 }
 
