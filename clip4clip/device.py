@@ -31,12 +31,10 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise DeviceError(f"{device!r} is not the name of a device; this machine has: {', '.join(devices)}") from error
-    index = wanted.index or 0
-    if (f"{wanted.type}:{index}" if wanted.type == "cuda" else wanted.type) not in devices or (
-        wanted.type != "cuda" and index
-    ):
+    name = f"cuda:{wanted.index or 0}" if wanted.type == "cuda" else str(wanted).removesuffix(":0")
+    if name not in devices:
         raise DeviceError(
             f"device {str(device)!r} does not exist on this machine, which has: {', '.join(devices)}. "
             "Pass one of these, or leave device out to take the best."
         )
-    return torch.device("cuda", index) if wanted.type == "cuda" else torch.device(wanted.type)
+    return torch.device(name)

@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -121,23 +120,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         tensors = _read_file(path)
     except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        EOFError,
-        IndexError,
-        TypeError,
-        StopIteration,
-        AttributeError,
-    ) as error:
+        Exception
+    ) as error:  # the file is untrusted and its parsers raise all kinds; each means the same to the caller
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, MemoryError) as error:
-        raise CheckpointError(f"{path} was refused: {_first_line(error)}") from error
-    except Exception as error:  # safetensors' error derives from Exception alone
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise CheckpointError(f"{path} is a damaged or truncated safetensors file: {_first_line(error)}") from error
     tensors = _strip(tensors, "module.")
     tensors = {name.removeprefix("clip."): tensor for name, tensor in tensors.items()}
     if any(name.startswith(("text_model.", "vision_model.")) for name in tensors):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from importlib.metadata import distribution
@@ -80,3 +81,35 @@ def bigbuckbunny() -> Path:
 def frames() -> list[np.ndarray]:
     """Five decoded frames, random but always the same."""
     return list(np.random.default_rng(0).integers(0, 256, (5, 45, 60, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="session")
+def many_strings() -> list[str]:
+    """More than 2,000 different strings: many scripts, emoji, entities, mojibake, contractions, odd white space."""
+    words = json.loads((REPOSITORY / "tests" / "strings.json").read_text("utf-8"))
+    random = np.random.default_rng(0)
+    strings = dict.fromkeys(words)
+    blocks = [
+        (0x20, 0x7F),
+        (0xA0, 0x250),
+        (0x370, 0x530),
+        (0x590, 0x700),
+        (0x900, 0xE80),
+        (0x3040, 0x3100),
+        (0x4E00, 0x9FFF),
+    ]
+    blocks += [
+        (0x1F300, 0x1FAFF),
+        (0x2000, 0x2BFF),
+        (0xAC00, 0xD7A3),
+        (0x10A0, 0x1380),
+        (0xFB00, 0xFDFF),
+        (0x1D400, 0x1D7FF),
+    ]
+    while len(strings) < 1800:
+        strings[" ".join(random.choice(words, random.integers(1, 4)))] = None
+    while len(strings) < 3000:
+        start, end = blocks[random.integers(len(blocks))]
+        points = random.integers(start, end, random.integers(1, 30))
+        strings["".join(chr(point) if random.random() > 0.2 else " " for point in points)] = None
+    return list(strings)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import distribution
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip4clip import WeightsNotFoundError
+from clip4clip.tokenizer import Tokenizer, clean, default_tokenizer
+
+
+def _reference_module() -> ModuleType:
+    """OpenAI's tokenizer as towhee.models carries it, loaded by path: importing its package would need torchvision."""
+    path = Path(str(distribution("towhee.models").locate_file("towhee/models/clip/simple_tokenizer.py")))
+    spec = importlib.util.spec_from_file_location("reference_tokenizer", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def reference() -> Callable[[str], list[int]]:
+    return _reference_module().SimpleTokenizer().encode
+
+
+def test_ids_equal_the_reference_on_thousands_of_strings(reference: Callable, many_strings: list[str]) -> None:
+    assert len(set(many_strings)) >= 2000
+    ours = default_tokenizer()
+    different = [text for text in many_strings if list(ours.iter_ids(text)) != reference(text)]
+    assert different == []
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=1500, deadline=None)
+def test_ids_equal_the_reference_on_any_text(text: str) -> None:
+    assert list(default_tokenizer().iter_ids(text)) == _shared_reference(text)
+
+
+@given(st.text(alphabet="ab'sthe&;#<|>03 ", max_size=80))
+@settings(max_examples=1500, deadline=None)
+def test_ids_equal_the_reference_on_text_near_the_rules(text: str) -> None:
+    assert list(default_tokenizer().iter_ids(text)) == _shared_reference(text)
+
+
+_reference_encode: Callable[[str], list[int]] | None = None
+
+
+def _shared_reference(text: str) -> list[int]:
+    global _reference_encode
+    _reference_encode = _reference_encode or _reference_module().SimpleTokenizer().encode
+    return _reference_encode(text)
+
+
+def test_known_ids() -> None:
+    assert default_tokenizer().encode("a photo of a cat") == [49406, 320, 1125, 539, 320, 2368, 49407]
+    assert default_tokenizer().vocab_size == 49408
+
+
+def test_text_is_cleaned_as_clip_does_it() -> None:
+    assert clean("  L&amp;amp;Ã©on\n\t \u00a0DOG ") == "l&éon dog"
+
+
+def test_a_batch_is_as_wide_as_its_longest_caption() -> None:
+    batch = default_tokenizer()(["a", "a dog runs", ""])
+    assert batch.dtype == np.int64
+    assert batch.tolist() == [[49406, 320, 49407, 0, 0], [49406, 320, 1929, 5586, 49407], [49406, 49407, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("words", [74, 75, 76, 500])
+def test_a_long_caption_keeps_its_first_tokens_and_its_end(words: int) -> None:
+    ids = default_tokenizer().encode("dog " * words)
+    assert ids == [49406, *[1929] * min(words, 75), 49407]
+
+
+def test_an_end_mark_inside_a_caption_is_understood() -> None:
+    assert default_tokenizer().encode("a <|endoftext|> b") == [49406, 320, 49407, 321, 49407]
+
+
+def test_a_megabyte_without_a_space_is_cut_like_any_other(reference: Callable) -> None:
+    ids = default_tokenizer().encode("ab" * 500_000)
+    assert len(ids) == 77
+    assert list(default_tokenizer().iter_ids("abcde" * 400)) == reference("abcde" * 400)
+
+
+def test_lone_surrogates_are_no_error() -> None:
+    assert default_tokenizer().encode("\ud800 dog")[-2:] == [1929, 49407]
+
+
+def test_eight_threads_get_the_same_ids(many_strings: list[str]) -> None:
+    tokenizer = Tokenizer()
+    texts = many_strings[:400]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(tokenizer.encode, texts * 4))
+    assert together == [default_tokenizer().encode(text) for text in texts] * 4
+
+
+def test_a_missing_merges_table_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(WeightsNotFoundError, match=r"merges table at .*nowhere\.gz"):
+        Tokenizer(tmp_path / "nowhere.gz")
+    (tmp_path / "not.gz").write_text("no gzip")
+    with pytest.raises(WeightsNotFoundError, match=r"not\.gz"):
+        Tokenizer(tmp_path / "not.gz")
