@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clip4clip import CheckpointError, DeviceError, InputTypeError, InputValueError, TextEncoder, VideoEncoder
+from clip4clip.device import available_devices, resolve_device
+from clip4clip.encoder import FRAMES_AT_ONCE
+from clip4clip.model import VisionTower
+
+PATH_HINT = r"decode it first, with ops\.video_decode\.ffmpeg"
+
+
+@pytest.fixture(scope="module")
+def text(tiny_checkpoint: Path) -> TextEncoder:
+    return TextEncoder.load("tiny", tiny_checkpoint, "cpu")
+
+
+@pytest.fixture(scope="module")
+def video(tiny_checkpoint: Path) -> VideoEncoder:
+    return VideoEncoder.load("tiny", tiny_checkpoint, "cpu")
+
+
+def clip(length: int, seed: int = 0) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(0, 256, (length, 20, 30, 3), dtype=np.uint8))
+
+
+def assert_unit_rows(vectors: np.ndarray, shape: tuple[int, ...]) -> None:
+    assert isinstance(vectors, np.ndarray)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == shape
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
+
+
+def test_real_size_gives_512_numbers(b32_checkpoint: Path, frames: list[np.ndarray]) -> None:
+    text = TextEncoder.load("clip_vit_b32", b32_checkpoint, "cpu")
+    assert_unit_rows(text("a dog"), (512,))
+    assert_unit_rows(text(["a dog", "a cat"]), (2, 512))
+    video = VideoEncoder.load("clip_vit_b32", b32_checkpoint, "cpu")
+    assert_unit_rows(video(frames), (512,))
+    assert_unit_rows(video([frames, frames[:1]]), (2, 512))
+
+
+def test_a_list_of_texts_gives_a_row_each(text: TextEncoder) -> None:
+    assert_unit_rows(text(["a"]), (1, 64))
+    np.testing.assert_array_equal(text(("a", "b")), text(["a", "b"]))
+
+
+def test_texts_in_a_batch_equal_texts_alone(text: TextEncoder) -> None:
+    # 150 captions of all lengths cross the internal batches of 64.
+    captions = [" ".join(["dog", "cat", "tree"][: 1 + n % 3] * (n % 30)) for n in range(150)]
+    alone = np.stack([text(caption) for caption in captions])
+    np.testing.assert_allclose(text(captions), alone, atol=1e-5)
+
+
+def test_a_video_may_be_a_list_a_tuple_an_iterator_or_an_array(video: VideoEncoder, frames: list[np.ndarray]) -> None:
+    vector = video(frames)
+    assert_unit_rows(vector, (64,))
+    for same in (tuple(frames), iter(frames), (frame for frame in frames), np.stack(frames)):
+        np.testing.assert_array_equal(video(same), vector)
+
+
+def test_a_list_of_videos_of_all_kinds_gives_a_row_each(video: VideoEncoder, frames: list[np.ndarray]) -> None:
+    several = video([frames, tuple(frames[:2]), iter(frames[1:]), np.stack(frames)])
+    assert_unit_rows(several, (4, 64))
+    alone = [video(one) for one in (frames, frames[:2], frames[1:], frames)]
+    np.testing.assert_allclose(several, alone, atol=1e-5)
+
+
+def test_videos_in_a_batch_equal_videos_alone(video: VideoEncoder) -> None:
+    # Lengths around the internal batch of frames, so that batches begin and end inside of videos.
+    lengths = [1, FRAMES_AT_ONCE - 1, FRAMES_AT_ONCE + 1, 2, 2 * FRAMES_AT_ONCE, 1, 1]
+    videos = [clip(length, seed) for seed, length in enumerate(lengths)]
+    np.testing.assert_allclose(video(videos), [video(one) for one in videos], atol=1e-5)
+
+
+def test_frames_of_one_video_may_have_different_sizes(video: VideoEncoder) -> None:
+    mixed = [np.zeros((size, 2 * size, 3), np.uint8) for size in (1, 30, 200)]
+    assert_unit_rows(video(mixed), (64,))
+
+
+def test_an_iterator_is_read_as_it_goes_and_its_frames_are_let_go(video: VideoEncoder) -> None:
+    class Frame(np.ndarray):  # a plain array cannot be referred to weakly
+        pass
+
+    alive: weakref.WeakSet[Frame] = weakref.WeakSet()
+    most = 0
+
+    def frames() -> Iterator[Frame]:
+        nonlocal most
+        for _ in range(5 * FRAMES_AT_ONCE):
+            frame = np.zeros((20, 30, 3), np.uint8).view(Frame)
+            alive.add(frame)
+            most = max(most, len(alive))
+            yield frame
+            del frame
+
+    Frame.__hash__ = object.__hash__  # type: ignore[assignment]
+    video(frames())
+    gc.collect()
+    assert most <= 3
+
+
+def test_eight_threads_get_what_one_gets(text: TextEncoder, video: VideoEncoder) -> None:
+    videos = [clip(3, seed) for seed in range(40)]
+    captions = [f"caption number {n}" for n in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        vectors, rows = list(pool.map(video, videos)), list(pool.map(text, captions))
+    np.testing.assert_allclose(vectors, [video(one) for one in videos], atol=1e-6)
+    np.testing.assert_allclose(rows, [text(caption) for caption in captions], atol=1e-6)
+
+
+def test_encoders_on_one_file_share_their_parameters(tiny_checkpoint: Path) -> None:
+    first, second = (VideoEncoder.load("tiny", tiny_checkpoint, "cpu") for _ in range(2))
+    assert first.model is second.model
+    link = tiny_checkpoint.parent / "link.safetensors"
+    link.symlink_to(tiny_checkpoint)
+    assert VideoEncoder.load("tiny", link, "cpu").model is first.model
+
+
+def test_a_text_encoder_holds_no_vision_tower(text: TextEncoder) -> None:
+    assert not any(isinstance(module, VisionTower | torch.nn.Conv2d) for module in text.model.modules())
+    assert not hasattr(text, "head")
+
+
+def test_a_replaced_file_is_loaded_anew(tmp_path: Path, tiny_state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(tiny_state, path)
+    old = TextEncoder.load("tiny", path, "cpu")
+    before = old("a dog")
+    save_file({name: tensor.flip(0) for name, tensor in tiny_state.items()}, tmp_path / "new")
+    (tmp_path / "new").replace(path)
+    assert np.abs(TextEncoder.load("tiny", path, "cpu")("a dog") - before).max() > 1e-3
+    np.testing.assert_array_equal(old("a dog"), before)
+
+
+def test_nothing_is_recorded_for_gradients(text: TextEncoder) -> None:
+    assert not any(parameter.requires_grad for parameter in text.model.parameters())
+    assert not text.model.training
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "message"),
+    [
+        ([], InputValueError, "empty list"),
+        ((), InputValueError, "empty list"),
+        (None, InputTypeError, "not NoneType"),
+        (3, InputTypeError, "not int: 3"),
+        (b"a dog", InputTypeError, "not bytes"),
+        (["a", 3], InputTypeError, "text 1 must be a str, not int: 3"),
+        ({"a": 1}, InputTypeError, "not dict"),
+        (np.array(["a"]), InputTypeError, "not ndarray"),
+    ],
+)
+def test_what_is_no_text_is_an_error(text: TextEncoder, texts: object, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        text(texts)  # type: ignore[arg-type]
+
+
+FRAME = np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("videos", "error", "message"),
+    [
+        ([], InputValueError, "the video has no frames"),
+        (iter([]), InputValueError, "the video has no frames"),
+        (np.zeros((0, 4, 4, 3), np.uint8), InputValueError, "the video has no frames"),
+        ([[FRAME], []], InputValueError, "video 1 has no frames"),
+        ("a.mp4", InputTypeError, f"the path 'a.mp4': {PATH_HINT}"),
+        (Path("a.mp4"), InputTypeError, PATH_HINT),
+        (["a.mp4", "b.mp4"], InputTypeError, f"frame 0: 'a.mp4' is a path .*{PATH_HINT}"),
+        ([[FRAME], "b.mp4"], InputTypeError, f"video 1 must be decoded frames, not the path 'b.mp4': {PATH_HINT}"),
+        (FRAME, InputTypeError, "not a single frame: wrap it in a list"),
+        ([[FRAME], FRAME], InputTypeError, "video 1 must be a list of frames"),
+        (
+            np.zeros((2, 3, 4, 4, 3), np.uint8),
+            InputValueError,
+            r"has shape \(2, 3, 4, 4, 3\); pass several videos as a list",
+        ),
+        (np.zeros((2, 4, 4, 3), np.float32), InputValueError, "frame 0: a frame must be uint8.*float32"),
+        ([FRAME, FRAME.astype(np.int16)], InputValueError, "frame 1: .*is int16"),
+        (
+            [[FRAME], [FRAME, np.full((4, 4, 3), np.nan)]],
+            InputValueError,
+            "frame 1 of video 1: .*float64 and holds NaN",
+        ),
+        ([FRAME, np.zeros((0, 4, 3), np.uint8)], InputValueError, "frame 1: .*at least one pixel"),
+        ([FRAME, [FRAME]], InputTypeError, "frame 1: .*not list"),
+        (None, InputTypeError, "not NoneType"),
+        (7, InputTypeError, "not int: 7"),
+        ({"frames": [FRAME]}, InputTypeError, "not dict"),
+        (torch.zeros(2, 4, 4, 3, dtype=torch.uint8), InputTypeError, "not Tensor"),
+    ],
+)
+def test_what_is_no_video_is_an_error(video: VideoEncoder, videos: object, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        video(videos)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_with_nan_gives_an_error_and_no_vector(
+    tmp_path: Path, tiny_state: dict[str, torch.Tensor]
+) -> None:
+    save_file(
+        tiny_state | {"text_projection": tiny_state["text_projection"] * torch.nan}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(CheckpointError, match="not finite"):
+        TextEncoder.load("tiny", tmp_path, "cpu")("a dog")
+
+
+def test_no_device_is_the_best_one() -> None:
+    assert str(resolve_device(None)) == available_devices()[0]
+    assert available_devices()[-1] == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:-1", "tpu", "", "meta", "cpu:1"])
+def test_a_device_that_is_not_there_is_an_error_that_lists_those_that_are(device: str) -> None:
+    with pytest.raises(DeviceError, match=r"has: .*cpu"):
+        resolve_device(device)

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from transformers import CLIPConfig as HuggingFaceConfig
+from transformers import CLIPModel
+
+from clip4clip import TextEncoder, VideoEncoder
+from clip4clip.frames import pixel_values
+from clip4clip.model import (
+    CLIPConfig,
+    MeanPooling,
+    SequenceLSTM,
+    SequenceTransformer,
+    TextTower,
+    VisionTower,
+    random_state_dict,
+)
+from clip4clip.tokenizer import default_tokenizer
+from clip4clip.weights import MODELS, tower_state
+
+CAPTIONS = ["a dog", "kids feeding and playing with the horse", "", "dog " * 100, "ein Hund läuft 😀 über 12 Straßen"]
+
+
+def hugging_face_model(config: CLIPConfig, state: dict[str, torch.Tensor]) -> CLIPModel:
+    """transformers' CLIP with the numbers of a state dict under OpenAI's names, mapped here and not by our own code."""
+    shape = {"projection_dim": config.embed_dim}
+    model = CLIPModel(
+        HuggingFaceConfig(
+            text_config={
+                "hidden_size": config.text_width,
+                "intermediate_size": 4 * config.text_width,
+                "num_hidden_layers": config.text_layers,
+                "num_attention_heads": config.text_width // 64,
+                **shape,
+            },
+            vision_config={
+                "hidden_size": config.vision_width,
+                "intermediate_size": 4 * config.vision_width,
+                "num_hidden_layers": config.vision_layers,
+                "num_attention_heads": config.vision_width // 64,
+                "image_size": config.resolution,
+                "patch_size": config.patch_size,
+                **shape,
+            },
+            **shape,
+        )
+    ).eval()
+    text, vision = model.text_model, model.vision_model
+    theirs = {
+        "token_embedding.weight": text.embeddings.token_embedding.weight,
+        "positional_embedding": text.embeddings.position_embedding.weight,
+        "visual.class_embedding": vision.embeddings.class_embedding,
+        "visual.conv1.weight": vision.embeddings.patch_embedding.weight,
+        "visual.positional_embedding": vision.embeddings.position_embedding.weight,
+        "text_projection": model.text_projection.weight,
+        "visual.proj": model.visual_projection.weight,
+        "logit_scale": model.logit_scale,
+    }
+    norms = {
+        "ln_final": text.final_layer_norm,
+        "visual.ln_pre": vision.pre_layrnorm,
+        "visual.ln_post": vision.post_layernorm,
+    }
+    linears = {}
+    for prefix, layers in (("", text.encoder.layers), ("visual.", vision.encoder.layers)):
+        for number, layer in enumerate(layers):
+            block = f"{prefix}transformer.resblocks.{number}"
+            norms |= {f"{block}.ln_1": layer.layer_norm1, f"{block}.ln_2": layer.layer_norm2}
+            linears |= {f"{block}.attn.out_proj": layer.self_attn.out_proj}
+            linears |= {f"{block}.mlp.c_fc": layer.mlp.fc1, f"{block}.mlp.c_proj": layer.mlp.fc2}
+            for kind in ("weight", "bias"):
+                parts = state[f"{block}.attn.in_proj_{kind}"].chunk(3)
+                attention = layer.self_attn
+                for part, linear in zip(parts, (attention.q_proj, attention.k_proj, attention.v_proj), strict=True):
+                    getattr(linear, kind).data.copy_(part)
+    for name, module in (norms | linears).items():
+        theirs |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+    assert theirs.keys() == {name for name in state if "in_proj" not in name}
+    for name, parameter in theirs.items():
+        projection = name in ("text_projection", "visual.proj")
+        parameter.data.copy_(state[name].T if projection else state[name])
+    return model
+
+
+def assert_same_vectors(ours: np.ndarray, theirs: torch.Tensor) -> None:
+    reference = F.normalize(theirs, dim=-1).numpy()
+    assert (ours * reference).sum(-1).min() >= 0.99999
+    assert np.abs(ours - reference).max() <= 1e-4
+
+
+@pytest.mark.parametrize("model_name", ["tiny", "clip_vit_b32", "clip_vit_b16"])
+@torch.inference_mode()
+def test_vectors_equal_those_of_transformers(
+    model_name: str, random_state: Callable, tmp_path: Path, bigbuckbunny: Path
+) -> None:
+    config = MODELS[model_name].config
+    state = random_state(config)
+    save_file(state, tmp_path / "model.safetensors")
+    reference = hugging_face_model(config, state)
+    ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
+    texts = reference.text_projection(reference.text_model(input_ids=ids).pooler_output)
+    assert_same_vectors(TextEncoder.load(model_name, tmp_path, "cpu")(CAPTIONS), texts)
+
+    frames = np.random.default_rng(0).integers(0, 256, (5, 90, 120, 3), dtype=np.uint8)
+    pixels = pixel_values(frames, config.resolution)
+    embeddings = reference.visual_projection(reference.vision_model(pixel_values=pixels).pooler_output)
+    encoder = VideoEncoder.load(model_name, tmp_path, "cpu")
+    assert_same_vectors(encoder([[frame] for frame in frames]), embeddings)
+    assert_same_vectors(encoder(frames), F.normalize(embeddings, dim=-1).mean(0))
+
+
+@torch.inference_mode()
+def test_padding_changes_nothing(tiny_state: dict[str, torch.Tensor]) -> None:
+    tower = TextTower(MODELS["tiny"].config)
+    tower.load_state_dict(tower_state(tiny_state, "text"))
+    ids = torch.tensor([[49406, 320, 1929, 49407]])
+    padded = F.pad(ids, (0, 73))
+    torch.testing.assert_close(tower(padded), tower(ids), atol=1e-5, rtol=1e-5)
+    rubbish = torch.cat([ids, torch.randint(0, 49407, (1, 73))], dim=1)
+    torch.testing.assert_close(tower(rubbish), tower(ids), atol=1e-5, rtol=1e-5)
+
+
+def test_mean_pooling_is_the_mean_of_unit_vectors() -> None:
+    frames = torch.randn(7, 8)
+    unit = frames.numpy() / np.linalg.norm(frames.numpy(), axis=1, keepdims=True)
+    head = MeanPooling()
+    np.testing.assert_allclose(head.pool(head(frames)).numpy() / 7, unit.mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "head", [MeanPooling(), SequenceLSTM(64), SequenceTransformer(64, 2, 77)], ids=lambda h: type(h).__name__
+)
+@torch.inference_mode()
+def test_frames_in_pieces_pool_like_all_at_once(head: MeanPooling | SequenceLSTM | SequenceTransformer) -> None:
+    if isinstance(head, SequenceTransformer):
+        for parameter in head.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape))
+    frames = torch.randn(20, 64)
+    state = None
+    for piece in frames.split([1, 7, 12]):
+        state = head(piece, state)
+    torch.testing.assert_close(head.pool(state), head.pool(head(frames, None)), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_lstm_head_is_an_lstm_added_to_its_input() -> None:
+    head, frames = SequenceLSTM(8), torch.randn(5, 8)
+    # The recurrence written out: torch keeps the gates in the order input, forget, cell, output.
+    parameters = {name.removeprefix("lstm_visual."): value for name, value in head.state_dict().items()}
+    hidden, cell, outputs = torch.zeros(8), torch.zeros(8), []
+    for frame in frames:
+        gates = parameters["weight_ih_l0"] @ frame + parameters["bias_ih_l0"]
+        gates = gates + parameters["weight_hh_l0"] @ hidden + parameters["bias_hh_l0"]
+        i, f, g, o = gates.chunk(4)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        hidden = o.sigmoid() * cell.tanh()
+        outputs.append(hidden)
+    expected = F.normalize(torch.stack(outputs) + frames, dim=-1).sum(0)
+    torch.testing.assert_close(head.pool(head(frames)), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_transformer_head_is_a_transformer_added_to_its_input() -> None:
+    head, frames = SequenceTransformer(64, 3, 77), torch.randn(6, 64)
+    for parameter in head.parameters():
+        parameter.copy_(0.2 * torch.randn(parameter.shape))
+    x = frames + head.frame_position_embeddings.weight[:6]
+    for block in head.transformerClip.resblocks:
+        reference = torch.nn.TransformerEncoderLayer(
+            64,
+            1,
+            256,
+            dropout=0,
+            activation=lambda y: y * torch.sigmoid(1.702 * y),
+            layer_norm_eps=1e-12,
+            norm_first=True,
+        )
+        ours = block.state_dict()
+        names = {
+            "self_attn.": "attn.",
+            "linear1.": "mlp.c_fc.",
+            "linear2.": "mlp.c_proj.",
+            "norm1.": "ln_1.",
+            "norm2.": "ln_2.",
+        }
+        for theirs, parameter in reference.state_dict().items():
+            prefix = next(prefix for prefix in names if theirs.startswith(prefix))
+            parameter.copy_(ours[theirs.replace(prefix, names[prefix])])
+        x = reference(x)
+    torch.testing.assert_close(head.pool(head(frames)), F.normalize(x + frames, dim=-1).sum(0), atol=1e-4, rtol=1e-4)
+
+
+def test_random_weights_are_always_the_same_and_alive() -> None:
+    config = MODELS["tiny"].config
+    first, again, other = random_state_dict(config), random_state_dict(config), random_state_dict(config, seed=1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["visual.proj"], other["visual.proj"])
+    tower = VisionTower(config)
+    tower.load_state_dict(tower_state(first, "video"))
+    with torch.inference_mode():
+        embeddings = F.normalize(tower(torch.randn(4, 3, 32, 32)), dim=-1)
+    assert (embeddings @ embeddings.T).fill_diagonal_(0).max() < 0.999  # different frames, different vectors
