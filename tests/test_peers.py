@@ -1,0 +1,201 @@
+"""Against the other implementations, which need torchvision: run in the environment of the extra ``peers``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+
+from clip4clip import TextEncoder, VideoEncoder
+from clip4clip.frames import MEAN, STD, pixel_values
+from clip4clip.model import CLIPConfig
+from clip4clip.tokenizer import default_tokenizer
+from clip4clip.weights import MODELS
+
+open_clip = pytest.importorskip("open_clip")
+pytest.importorskip("torchvision")
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg  # noqa: E402
+from open_clip.tokenizer import SimpleTokenizer as OpenClipTokenizer  # noqa: E402
+from towhee.models import clip4clip as towhee_clip4clip  # noqa: E402
+from towhee.models.clip.simple_tokenizer import SimpleTokenizer as TowheeTokenizer  # noqa: E402
+
+CAPTIONS = ["a dog", "kids feeding and playing with the horse", "ein Hund läuft 😀 über 12 Straßen", "dog " * 100]
+OPEN_CLIP_NAMES = {"clip_vit_b32": "ViT-B-32-quickgelu", "clip_vit_b16": "ViT-B-16-quickgelu"}
+
+
+def small_open_clip(config: CLIPConfig) -> torch.nn.Module:
+    """open_clip's own model in a shape of our own."""
+    return open_clip.CLIP(
+        config.embed_dim,
+        CLIPVisionCfg(
+            layers=config.vision_layers,
+            width=config.vision_width,
+            patch_size=config.patch_size,
+            image_size=config.resolution,
+        ),
+        CLIPTextCfg(
+            width=config.text_width,
+            heads=config.text_width // 64,
+            layers=config.text_layers,
+            context_length=config.context_length,
+            vocab_size=config.vocab_size,
+        ),
+        quick_gelu=True,
+    ).eval()
+
+
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 90, 120, 3), dtype=np.uint8)
+
+
+def assert_same_vectors(ours: np.ndarray, theirs: torch.Tensor) -> None:
+    reference = F.normalize(theirs, dim=-1).numpy()
+    assert (ours * reference).sum(-1).min() >= 0.99999
+    assert np.abs(ours - reference).max() <= 1e-4
+
+
+@pytest.fixture(scope="module", params=["clip_vit_b32", "clip_vit_b16"])
+def real_size(
+    request: pytest.FixtureRequest, random_state: Callable, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, dict[str, torch.Tensor], Path]]:
+    """Model name, state dict and checkpoint of a random CLIP of real size."""
+    state = random_state(MODELS[request.param].config)
+    path = tmp_path_factory.mktemp("peers") / "model.safetensors"
+    save_file(state, path)
+    yield request.param, state, path
+    path.unlink()
+
+
+@torch.inference_mode()
+def test_vectors_equal_those_of_open_clip(real_size: tuple[str, dict[str, torch.Tensor], Path]) -> None:
+    name, state, path = real_size
+    reference = open_clip.create_model(OPEN_CLIP_NAMES[name], pretrained=None).eval()
+    reference.load_state_dict(state)
+    ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
+    ids = F.pad(ids, (0, 77 - ids.shape[1]))
+    assert_same_vectors(TextEncoder.load(name, path, "cpu")(CAPTIONS), reference.encode_text(ids))
+    embeddings = reference.encode_image(pixel_values(frames()))
+    assert_same_vectors(VideoEncoder.load(name, path, "cpu")(frames()), F.normalize(embeddings, dim=-1).mean(0))
+
+
+@torch.inference_mode()
+def test_vectors_equal_those_of_towhee_models(real_size: tuple[str, dict[str, torch.Tensor], Path]) -> None:
+    name, state, path = real_size
+    reference = towhee_clip4clip.create_model(name, context_length=77, device="cpu").eval()
+    unmatched = reference.load_state_dict({f"clip.{key}": value for key, value in state.items()}, strict=False)
+    assert unmatched.unexpected_keys == []
+    assert [key for key in unmatched.missing_keys if "attn_mask" not in key] == []
+    # The path of the published operator: ids padded with zeros to the context, frames with a mask of ones.
+    tokenizer = TowheeTokenizer()
+    ids = [towhee_clip4clip.convert_tokens_to_id(tokenizer, caption, max_words=77)[0] for caption in CAPTIONS]
+    texts = reference.get_sequence_output(torch.from_numpy(np.stack(ids)), shaped=True).squeeze(1)
+    assert_same_vectors(TextEncoder.load(name, path, "cpu")(CAPTIONS), texts)
+    mask = torch.ones(1, 6)
+    embeddings = F.normalize(reference.get_visual_output(pixel_values(frames()), mask, shaped=True), dim=-1)
+    videos = reference._mean_pooling_for_similarity_visual(embeddings, mask)
+    assert_same_vectors(VideoEncoder.load(name, path, "cpu")([frames()]), videos)
+
+
+def test_ids_equal_those_of_towhee_models(many_strings: list[str]) -> None:
+    assert len(many_strings) >= 2000
+    ours, theirs = default_tokenizer(), TowheeTokenizer()
+    assert [text for text in many_strings if list(ours.iter_ids(text)) != theirs.encode(text)] == []
+
+
+@pytest.fixture(scope="module")
+def plain_strings(many_strings: list[str]) -> list[str]:
+    """Without CLIP's own special tokens inside of text, which open_clip alone takes for plain letters."""
+    return [text for text in many_strings if "<|" not in text]
+
+
+def test_ids_equal_those_of_open_clip(plain_strings: list[str]) -> None:
+    assert len(plain_strings) >= 2000
+    ours, theirs = default_tokenizer(), OpenClipTokenizer()
+    assert [text for text in plain_strings if list(ours.iter_ids(text)) != theirs.encode(text)] == []
+
+
+def test_truncation_equals_that_of_open_clip(plain_strings: list[str]) -> None:
+    long = [" ".join(plain_strings[start : start + 12]) for start in range(0, 240, 12)]
+    theirs = open_clip.get_tokenizer("ViT-B-32-quickgelu")(long).numpy()
+    np.testing.assert_array_equal(default_tokenizer()(long), theirs[:, : default_tokenizer()(long).shape[1]])
+
+
+def test_pixels_equal_those_of_torchvision() -> None:
+    transform = open_clip.image_transform(224, is_train=False, mean=MEAN, std=STD)
+    for width, height in np.random.default_rng(1).integers(60, 900, (60, 2)).tolist():
+        array = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        theirs = transform(Image.fromarray(array))
+        torch.testing.assert_close(pixel_values([array])[0], theirs, atol=1e-6, rtol=0)
+
+
+# What open_clip's model may be written as, each in the way its users write it.
+def as_archive(model: torch.nn.Module, path: Path, config: CLIPConfig) -> None:
+    example = (torch.zeros(1, 3, config.resolution, config.resolution), torch.zeros(1, 77, dtype=torch.long))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(model, example).save(str(path))
+
+
+WRITERS: dict[str, Callable[[torch.nn.Module, Path, CLIPConfig], None]] = {
+    "safetensors": lambda model, path, _: save_file(model.state_dict(), path),
+    "zip": lambda model, path, _: torch.save(model.state_dict(), path),
+    "legacy pickle": lambda model, path, _: torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False),
+    "training checkpoint": lambda model, path, _: torch.save({"epoch": 3, "state_dict": model.state_dict()}, path),
+    "DataParallel": lambda model, path, _: torch.save({"state_dict": torch.nn.DataParallel(model).state_dict()}, path),
+    "TorchScript archive": as_archive,
+}
+
+
+@pytest.mark.parametrize("family", WRITERS)
+@torch.inference_mode()
+def test_what_open_clip_writes_is_read(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = MODELS["tiny"].config
+    model = small_open_clip(config)
+    path = tmp_path / "checkpoint"
+    WRITERS[family](model, path, config)
+    ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
+    assert_same_vectors(
+        TextEncoder.load("tiny", path, "cpu")(CAPTIONS), model.encode_text(F.pad(ids, (0, 77 - ids.shape[1])))
+    )
+    embeddings = F.normalize(model.encode_image(pixel_values(frames(), config.resolution)), dim=-1)
+    assert_same_vectors(VideoEncoder.load("tiny", path, "cpu")(frames()), embeddings.mean(0))
+
+
+@torch.inference_mode()
+def test_half_precision_is_read_as_the_numbers_it_holds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = small_open_clip(MODELS["tiny"].config).half()
+    torch.save(model.state_dict(), tmp_path / "half.pt")
+    ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
+    ids = F.pad(ids, (0, 77 - ids.shape[1]))
+    assert_same_vectors(TextEncoder.load("tiny", tmp_path / "half.pt", "cpu")(CAPTIONS), model.float().encode_text(ids))
+
+
+@torch.inference_mode()
+def test_what_towhee_models_writes_is_read(tmp_path: Path) -> None:
+    config = MODELS["tiny"].config
+    model = towhee_clip4clip.CLIP4Clip(
+        embed_dim=config.embed_dim,
+        image_resolution=config.resolution,
+        vision_layers=config.vision_layers,
+        vision_width=config.vision_width,
+        vision_patch_size=config.patch_size,
+        context_length=config.context_length,
+        vocab_size=config.vocab_size,
+        transformer_width=config.text_width,
+        transformer_heads=config.text_width // 64,
+        transformer_layers=config.text_layers,
+    ).eval()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin.1")
+    mask = torch.ones(1, 6)
+    embeddings = F.normalize(model.get_visual_output(pixel_values(frames(), 32), mask, shaped=True), dim=-1)
+    videos = model._mean_pooling_for_similarity_visual(embeddings, mask)
+    assert_same_vectors(VideoEncoder.load("tiny", tmp_path, "cpu")([frames()]), videos)
