@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -276,17 +277,25 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if zipfile.is_zipfile(path):
         if is_torchscript(path):
             return read_torchscript(path)
-        return _tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        return _unpickle(path, mmap=True)
     if start.startswith(b"PK"):
         raise ValueError("the file is truncated")
     if start.startswith(b"\x80"):
-        return _tensors(torch.load(path, map_location="cpu", weights_only=True))
+        return _unpickle(path, mmap=False)
     if start.startswith(b"version https://git-lfs"):
         raise ValueError("it is a Git LFS pointer, not the file it points to: run git lfs pull")
     raise ValueError(f"it is neither safetensors nor a PyTorch file, it begins with {start[:16]!r}")
 
 
-def _tensors(content: object) -> dict[str, Tensor]:
+def _unpickle(path: Path, mmap: bool) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        # torch's own message tells how to run the code after all.
+        raise ValueError(
+            "it is damaged, or asks for more than tensors, which would run code from it. "
+            "If you trust it, save its state dict anew, best as safetensors"
+        ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -1,0 +1,255 @@
+"""The archives are written by torch itself, or forged by hand; they are read without running what they carry."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clip4clip import CheckpointError, TextEncoder, VideoEncoder
+from clip4clip.model import TextTower, VisionTower
+from clip4clip.torchscript import is_torchscript, read_torchscript
+from clip4clip.weights import MODELS, read_state_dict, tower_state
+
+
+def save_archive(module: nn.Module, path: Path, *example: torch.Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates what OpenAI's files are made of
+        torch.jit.trace(module.eval(), example).save(str(path))
+
+
+class Odd(nn.Module):
+    """Everything a state dict may hold that is easily read wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+        self.transposed = nn.Parameter(torch.randn(5, 3).T)
+        self.halved = nn.Parameter(torch.randn(3).half())
+        self.scalar = nn.Parameter(torch.tensor(2.5))
+        shared = torch.randn(10)
+        self.register_buffer("head", shared[:4])
+        self.register_buffer("tail", shared[4:])
+        self.register_buffer("context_length", torch.tensor(77))
+        self.register_buffer("flags", torch.tensor([True, False]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (
+            self.inner(x) @ self.inner[0].weight * self.scalar
+            + self.transposed.sum()
+            + self.halved
+            + self.head.sum()
+            + self.tail.sum()
+        )
+
+
+def test_tensors_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    module = Odd()
+    save_archive(module, tmp_path / "odd.pt", torch.zeros(2, 3))
+    assert is_torchscript(tmp_path / "odd.pt")
+    read = read_torchscript(tmp_path / "odd.pt")
+    state = torch.jit.load(str(tmp_path / "odd.pt")).state_dict()  # what torch itself reads by running it
+    assert state.keys() <= read.keys()
+    for name, tensor in state.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor)
+    assert torch.equal(read["transposed"], module.transposed)
+
+
+class Clip(nn.Module):
+    """The two towers put together under OpenAI's names."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        config = MODELS["tiny"].config
+        self.visual = VisionTower(config)
+        text = TextTower(config)
+        self.token_embedding, self.transformer, self.ln_final = text.token_embedding, text.transformer, text.ln_final
+        self.positional_embedding, self.text_projection = text.positional_embedding, text.text_projection
+        self.logit_scale = nn.Parameter(torch.tensor(1.0))
+        self.register_buffer("input_resolution", torch.tensor(config.resolution))
+        self.load_state_dict(state, strict=False)
+
+    def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.transformer(self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]], causal=True)
+        return self.visual(pixels), self.ln_final(x)[:, -1] @ self.text_projection * self.logit_scale
+
+
+def test_an_archive_of_clip_gives_the_vectors_of_its_state_dict(
+    tmp_path: Path, tiny_state: dict[str, torch.Tensor], tiny_checkpoint: Path, frames: list[np.ndarray]
+) -> None:
+    path = tmp_path / "ViT.pt"
+    save_archive(Clip(tiny_state), path, torch.zeros(1, 3, 32, 32), torch.ones(1, 4, dtype=torch.long))
+    assert tower_state(read_state_dict(path), "text").keys() == tower_state(tiny_state, "text").keys()
+    np.testing.assert_array_equal(
+        TextEncoder.load("tiny", path, "cpu")("a"), TextEncoder.load("tiny", tiny_checkpoint, "cpu")("a")
+    )
+    video = VideoEncoder.load("tiny", path, "cpu")
+    np.testing.assert_array_equal(video(frames), VideoEncoder.load("tiny", tiny_checkpoint, "cpu")(frames))
+
+
+def test_the_code_inside_is_never_compiled(tmp_path: Path, tiny_state: dict[str, torch.Tensor]) -> None:
+    path = tmp_path / "ViT.pt"
+    save_archive(Clip(tiny_state), path, torch.zeros(1, 3, 32, 32), torch.ones(1, 4, dtype=torch.long))
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "broken.pt", "w") as target:
+        for entry in source.infolist():
+            is_code = "/code/" in entry.filename
+            target.writestr(entry.filename, b"this is no program" if is_code else source.read(entry))
+    with pytest.raises(RuntimeError):
+        torch.jit.load(str(tmp_path / "broken.pt"))
+    assert TextEncoder.load("tiny", tmp_path / "broken.pt", "cpu")("a dog").shape == (64,)
+
+
+# Forged archives
+
+
+def forge(path: Path, pickled: bytes, storage: bytes = bytes(16), compression: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/constants.pkl", b"\x80\x02).")
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/data/0", storage, compression)
+
+
+def glob(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+STORAGE = (
+    b"(X\x07\x00\x00\x00storage" + glob("torch", "FloatStorage") + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+)
+
+
+def module_with(tensor: bytes) -> bytes:
+    """A pickled module whose one parameter is what ``tensor`` builds."""
+    name = b"X\x16\x00\x00\x00token_embedding.weight"
+    return b"\x80\x02" + glob("__torch__.a", "Clip") + b")\x81}" + name + tensor + b"sb."
+
+
+def rebuild(offset: int, size: tuple[int, ...], stride: tuple[int, ...], storage: bytes = STORAGE) -> bytes:
+    def numbers(values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
+
+    head = glob("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + b"J" + struct.pack("<i", offset)
+    return head + numbers(size) + numbers(stride) + b"\x89" + glob("collections", "OrderedDict") + b")RtR"
+
+
+def test_a_forged_archive_that_is_right_is_read(tmp_path: Path) -> None:
+    forge(tmp_path / "a.pt", module_with(rebuild(0, (2, 2), (2, 1))), struct.pack("<4f", 1, 2, 3, 4))
+    assert read_state_dict(tmp_path / "a.pt")["token_embedding.weight"].tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [
+        (1, (2, 2), (2, 1)),
+        (0, (5,), (1,)),
+        (0, (2, 2), (3, 1)),
+        (-1, (2,), (1,)),
+        (3, (2,), (-1,)),
+        (0, (-2,), (1,)),
+        (0, (2**30, 2**30), (1, 0)),
+    ],
+)
+def test_a_tensor_that_reaches_outside_of_its_storage_is_refused(
+    offset: int, size: tuple[int, ...], stride: tuple[int, ...], tmp_path: Path
+) -> None:
+    forge(tmp_path / "a.pt", module_with(rebuild(offset, size, stride)))
+    with pytest.raises(CheckpointError):
+        read_state_dict(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "os.system",
+        "posix.system",
+        "builtins.eval",
+        "builtins.exec",
+        "builtins.getattr",
+        "torch.load",
+        "subprocess.call",
+        "torch._utils._rebuild_wrapper_subclass",
+        "pathlib.Path.touch",
+    ],
+)
+def test_an_archive_that_would_call_anything_is_refused_and_does_not(function: str, tmp_path: Path) -> None:
+    marker = tmp_path / "it_ran"
+    module, _, name = function.rpartition(".")
+    command = f"touch {marker}".encode()
+    call = glob(module, name) + b"(X" + struct.pack("<I", len(command)) + command + b"tR"
+    forge(tmp_path / "a.pt", module_with(call))
+    with pytest.raises(CheckpointError, match="neither a module nor a tensor"):
+        read_state_dict(tmp_path / "a.pt")
+    assert not marker.exists()
+
+
+def test_a_pickled_protocol_4_global_is_refused_too(tmp_path: Path) -> None:
+    forge(tmp_path / "a.pt", pickle.dumps(sys.exit, protocol=4))
+    with pytest.raises(CheckpointError, match="neither a module nor a tensor"):
+        read_state_dict(tmp_path / "a.pt")
+
+
+def nested(depth: int) -> bytes:
+    """Modules within modules, each pickled as the attribute of the one before."""
+    opened = (glob("__torch__.a", "M") + b")\x81}X\x01\x00\x00\x00a") * depth
+    return b"\x80\x02" + opened + b"N" + b"sb" * depth + b"."
+
+
+PAIR = rebuild(0, (2,), (1,))
+ELSEWHERE = STORAGE.replace(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x009")
+FORGED: dict[str, Callable[[Path], None]] = {
+    "compressed storage": lambda path: forge(path, module_with(PAIR), bytes(16), zipfile.ZIP_DEFLATED),
+    "storage of another size": lambda path: forge(path, module_with(PAIR), bytes(12)),
+    "storage that is not there": lambda path: forge(path, module_with(rebuild(0, (2,), (1,), ELSEWHERE))),
+    "no storage at all": lambda path: forge(path, b"\x80\x02X\x01\x00\x00\x00aQ."),
+    "root is a list": lambda path: forge(path, b"\x80\x02]."),
+    "endless nesting": lambda path: forge(path, nested(5000)),
+    "truncated pickle": lambda path: forge(path, module_with(PAIR)[:-20]),
+    "no pickle": lambda path: forge(path, b"hello"),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+def test_a_forged_archive_is_refused(forgery: str, tmp_path: Path) -> None:
+    FORGED[forgery](tmp_path / "a.pt")
+    with pytest.raises(CheckpointError):
+        read_state_dict(tmp_path / "a.pt")
+
+
+def test_a_module_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    # The module is put into its own attributes by the pickle's memo.
+    itself = b"\x80\x02" + glob("__torch__.a", "M") + b")\x81q\x00}X\x01\x00\x00\x00ah\x00sb."
+    forge(tmp_path / "a.pt", itself)
+    with pytest.raises(CheckpointError, match="64 deep"):
+        read_state_dict(tmp_path / "a.pt")
+
+
+def test_an_archive_cut_anywhere_is_an_error(tmp_path: Path) -> None:
+    save_archive(Odd(), tmp_path / "odd.pt", torch.zeros(2, 3))
+    content = (tmp_path / "odd.pt").read_bytes()
+    for cut in range(0, len(content), 997):
+        (tmp_path / "cut.pt").write_bytes(content[:cut])
+        with pytest.raises(CheckpointError):
+            read_state_dict(tmp_path / "cut.pt")
+
+
+def test_flipped_bytes_give_an_error_or_other_numbers_and_nothing_else(tmp_path: Path) -> None:
+    save_archive(Odd(), tmp_path / "odd.pt", torch.zeros(2, 3))
+    content = (tmp_path / "odd.pt").read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        for position in random.integers(0, len(damaged), 4):
+            damaged[position] = random.integers(256)
+        (tmp_path / "damaged.pt").write_bytes(damaged)
+        with pytest.raises(CheckpointError):  # refused at the latest because it is no CLIP
+            read_state_dict(tmp_path / "damaged.pt")

@@ -1,0 +1,445 @@
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from clip4clip import CheckpointError, TextEncoder, UnknownNameError, VideoEncoder, WeightsNotFoundError
+from clip4clip.frames import pixel_values
+from clip4clip.model import CLIPConfig as OurConfig
+from clip4clip.model import SequenceLSTM, SequenceTransformer, TextTower, VisionTower
+from clip4clip.weights import MODELS, check_shape, locate, read_state_dict
+
+State = dict[str, torch.Tensor]
+CAPTIONS = ["a dog", "kids feeding and playing with the horse"]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_checkpoint: Path) -> Callable[[str], np.ndarray]:
+    clip = list(np.random.default_rng(3).integers(0, 256, (5, 45, 60, 3), dtype=np.uint8))
+    vectors = {
+        "text": TextEncoder.load("tiny", tiny_checkpoint, "cpu")(CAPTIONS),
+        "video": VideoEncoder.load("tiny", tiny_checkpoint, "cpu")(clip),
+    }
+    return vectors.__getitem__
+
+
+def vectors_of(path: Path, modality: str) -> np.ndarray:
+    if modality == "text":
+        return TextEncoder.load("tiny", path, "cpu")(CAPTIONS)
+    clip = list(np.random.default_rng(3).integers(0, 256, (5, 45, 60, 3), dtype=np.uint8))
+    return VideoEncoder.load("tiny", path, "cpu")(clip)
+
+
+# How the families of checkpoints are written, from a state dict under OpenAI's names.
+def _half(state: State) -> State:
+    return {name: tensor.half() for name, tensor in state.items()}
+
+
+FAMILIES: dict[str, Callable[[State, Path], object]] = {
+    "safetensors": lambda state, path: save_file(state, path),
+    "zip": lambda state, path: torch.save(state, path),
+    "legacy pickle": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
+    "under state_dict": lambda state, path: torch.save({"epoch": 7, "state_dict": state, "args": {"lr": 0.1}}, path),
+    "prefixed module.": lambda state, path: torch.save(
+        {f"module.{name}": value for name, value in state.items()}, path
+    ),
+    "CLIP4Clip run": lambda state, path: torch.save({f"clip.{name}": value for name, value in state.items()}, path),
+    "CLIP4Clip run, DataParallel": lambda state, path: torch.save(
+        {f"module.clip.{name}": value for name, value in state.items()}, path
+    ),
+    "parameters": lambda state, path: torch.save(
+        {name: torch.nn.Parameter(value) for name, value in state.items()}, path
+    ),
+}
+
+
+@pytest.mark.parametrize("modality", ["text", "video"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_the_same_vectors(
+    family: str, modality: str, tiny_state: State, expected: Callable, tmp_path: Path
+) -> None:
+    FAMILIES[family](tiny_state, tmp_path / "checkpoint")
+    np.testing.assert_allclose(vectors_of(tmp_path / "checkpoint", modality), expected(modality), atol=1e-6)
+
+
+@pytest.mark.parametrize("modality", ["text", "video"])
+def test_half_precision_is_computed_in_single(
+    modality: str, tiny_state: State, expected: Callable, tmp_path: Path
+) -> None:
+    save_file(_half(tiny_state), tmp_path / "model.safetensors")
+    save_file({name: value.float() for name, value in _half(tiny_state).items()}, tmp_path / "single.safetensors")
+    half = vectors_of(tmp_path / "model.safetensors", modality)
+    np.testing.assert_allclose(half, expected(modality), atol=1e-2)
+    np.testing.assert_allclose(half, vectors_of(tmp_path / "single.safetensors", modality), atol=1e-6)
+
+
+def hugging_face_config(config: OurConfig, activation: str = "quick_gelu") -> CLIPConfig:
+    text = CLIPTextConfig(
+        hidden_size=config.text_width,
+        intermediate_size=4 * config.text_width,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=config.text_width // 64,
+        projection_dim=config.embed_dim,
+        hidden_act=activation,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=config.vision_width,
+        intermediate_size=4 * config.vision_width,
+        num_hidden_layers=config.vision_layers,
+        num_attention_heads=config.vision_width // 64,
+        projection_dim=config.embed_dim,
+        image_size=config.resolution,
+        patch_size=config.patch_size,
+        hidden_act=activation,
+    )
+    return CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=config.embed_dim)
+
+
+@pytest.fixture(scope="module")
+def hugging_face_model() -> CLIPModel:
+    torch.manual_seed(0)
+    model = CLIPModel(hugging_face_config(MODELS["tiny"].config)).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    return model
+
+
+@pytest.fixture(scope="module")
+def hugging_face_vectors(hugging_face_model: CLIPModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hugging_face")
+    hugging_face_model.save_pretrained(path)
+    return path
+
+
+def test_hugging_face_snapshot_folder(hugging_face_model: CLIPModel, hugging_face_vectors: Path) -> None:
+    # test_model.py compares whole vectors; here it is that what save_pretrained writes is understood.
+    ids = torch.tensor([[49406, 320, 1929, 49407]])
+    with torch.inference_mode():
+        theirs = hugging_face_model.text_projection(hugging_face_model.text_model(input_ids=ids).pooler_output)
+    ours = TextEncoder.load("tiny", hugging_face_vectors, "cpu")("a dog")
+    np.testing.assert_allclose(ours, F.normalize(theirs, dim=-1)[0], atol=1e-5)
+    assert np.isfinite(vectors_of(hugging_face_vectors, "video")).all()
+
+
+@pytest.mark.parametrize(
+    ("modality", "part"), [("text", CLIPTextModelWithProjection), ("video", CLIPVisionModelWithProjection)]
+)
+def test_hugging_face_tower_alone(modality: str, part: type, hugging_face_vectors: Path, tmp_path: Path) -> None:
+    part.from_pretrained(hugging_face_vectors).save_pretrained(tmp_path)
+    np.testing.assert_array_equal(vectors_of(tmp_path, modality), vectors_of(hugging_face_vectors, modality))
+    other = {"text": "video", "video": "text"}[modality]
+    with pytest.raises(CheckpointError, match="lacks"):
+        vectors_of(tmp_path, other)
+
+
+def test_hugging_face_pickle_with_position_ids(
+    hugging_face_model: CLIPModel, hugging_face_vectors: Path, tmp_path: Path
+) -> None:
+    state = dict(hugging_face_model.state_dict())
+    state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    state["vision_model.embeddings.position_ids"] = torch.arange(5)[None]
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    for modality in ("text", "video"):
+        np.testing.assert_array_equal(vectors_of(tmp_path, modality), vectors_of(hugging_face_vectors, modality))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", {"model_type": "clip", "text_config": {"hidden_act": "gelu"}}),
+        ("config.json", {"model_type": "clip_text_model", "hidden_act": "gelu"}),
+        ("open_clip_config.json", {"model_cfg": {"embed_dim": 512}}),
+    ],
+)
+def test_a_folder_that_asks_for_another_activation_is_refused(
+    name: str, content: dict, tmp_path: Path, tiny_state: State
+) -> None:
+    save_file(tiny_state, tmp_path / "model.safetensors")
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="QuickGELU"):
+        TextEncoder.load("tiny", tmp_path, "cpu")
+
+
+def test_a_folder_of_openai_weights_is_taken(tmp_path: Path, tiny_state: State, expected: Callable) -> None:
+    save_file(tiny_state, tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_base_patch32_clip_224", "num_classes": 0}))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"quick_gelu": True}}))
+    np.testing.assert_array_equal(vectors_of(tmp_path, "text"), expected("text"))
+
+
+# Heads
+
+
+def head_state(kind: str) -> State:
+    torch.manual_seed(1)
+    if kind == "seqLSTM":
+        return dict(SequenceLSTM(64).state_dict()) | {"frame_position_embeddings.weight": torch.randn(77, 64)}
+    head = SequenceTransformer(64, 2, 77)
+    return {name: 0.2 * torch.randn(tensor.shape) for name, tensor in head.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["seqLSTM", "seqTransf"])
+def test_a_sequential_head_is_recognised_and_applied(
+    kind: str, tiny_state: State, expected: Callable, tmp_path: Path
+) -> None:
+    extra = head_state(kind)
+    torch.save({f"clip.{name}": value for name, value in tiny_state.items()} | extra, tmp_path / "pytorch_model.bin.1")
+    encoder = VideoEncoder.load("tiny", tmp_path, "cpu")
+    clip = list(np.random.default_rng(3).integers(0, 256, (5, 45, 60, 3), dtype=np.uint8))
+    head = SequenceLSTM(64) if kind == "seqLSTM" else SequenceTransformer(64, 2, 77)
+    head.load_state_dict({name: extra[name] for name in head.state_dict()})
+    with torch.inference_mode():
+        frames = encoder.model(pixel_values(clip, 32))
+        pooled = F.normalize(head.pool(head(frames, None)), dim=-1).numpy()
+    np.testing.assert_allclose(encoder(clip), pooled, atol=1e-5)
+    assert np.abs(encoder(clip) - expected("video")).max() > 1e-3
+    np.testing.assert_allclose(vectors_of(tmp_path, "text"), expected("text"), atol=1e-6)
+
+
+def test_more_frames_than_a_transformer_head_has_positions_are_an_error(tiny_state: State, tmp_path: Path) -> None:
+    torch.save(tiny_state | head_state("seqTransf"), tmp_path / "pytorch_model.bin")
+    encoder = VideoEncoder.load("tiny", tmp_path, "cpu")
+    frame = np.zeros((8, 8, 3), np.uint8)
+    assert encoder([frame] * 77).shape == (64,)
+    with pytest.raises(ValueError, match="more than 77 frames"):
+        encoder(frame for _ in range(78))
+
+
+@pytest.mark.parametrize("modality", ["text", "video"])
+def test_tight_transformer_is_refused_with_the_reason(modality: str, tiny_state: State, tmp_path: Path) -> None:
+    cross = {"cross.embeddings.word_embeddings.weight": torch.zeros(2, 2), "similarity_dense.weight": torch.zeros(1, 2)}
+    torch.save({f"clip.{name}": value for name, value in tiny_state.items()} | cross, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"tightTransf.*no vector of a video alone"):
+        vectors_of(tmp_path, modality)
+
+
+# What is checked
+
+
+def test_unused_tensors_are_reported_at_info(
+    tiny_state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_file(tiny_state | {"transformer.resblocks.0.extra": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with caplog.at_level(logging.INFO, logger="clip4clip"):
+        TextEncoder.load("tiny", tmp_path, "cpu")
+    assert "not used: transformer.resblocks.0.extra" in caplog.text
+    assert all(record.levelno == logging.INFO for record in caplog.records)
+
+
+def test_missing_tensors_are_an_error_that_names_them(tiny_state: State, tmp_path: Path) -> None:
+    gone = ("ln_final.bias", "transformer.resblocks.1.mlp.c_fc.weight")
+    save_file({name: value for name, value in tiny_state.items() if name not in gone}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks 2 of \d+ tensors: .*c_fc\.weight.*ln_final\.bias"):
+        TextEncoder.load("tiny", tmp_path, "cpu")
+    VideoEncoder.load("tiny", tmp_path, "cpu")  # whose tensors are all there
+
+
+def test_a_wrong_shape_or_type_is_an_error_that_names_it(tiny_state: State, tmp_path: Path) -> None:
+    wrong = {"ln_final.bias": torch.zeros(63), "ln_final.weight": torch.ones(64, dtype=torch.int32)}
+    save_file(tiny_state | wrong, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"ln_final\.weight is \(64,\) torch\.int32.*ln_final\.bias is \(63,\)"):
+        TextEncoder.load("tiny", tmp_path, "cpu")
+
+
+def meta_state(config: OurConfig) -> State:
+    """Shapes without memory."""
+    with torch.device("meta"):
+        vision = {f"visual.{name}": value for name, value in VisionTower(config).state_dict().items()}
+        return vision | TextTower(config).state_dict()
+
+
+@pytest.mark.parametrize(("name", "other"), [("clip_vit_b32", "clip_vit_b16"), ("clip_vit_b16", "clip_vit_b32")])
+def test_a_checkpoint_that_contradicts_its_name_is_refused_with_the_right_name(name: str, other: str) -> None:
+    check_shape(meta_state(MODELS[name].config), name, Path("x.pt"))
+    with pytest.raises(CheckpointError, match=rf"x\.pt is not a {name}: patch_size is .* It fits model_name='{other}'"):
+        check_shape(meta_state(MODELS[other].config), name, Path("x.pt"))
+
+
+def test_a_text_operator_refuses_a_checkpoint_whose_vision_tower_contradicts_the_name(
+    tiny_state: State, tmp_path: Path
+) -> None:
+    save_file(tiny_state | {"visual.conv1.weight": torch.zeros(128, 3, 8, 8)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="patch_size is 8, not 16"):
+        TextEncoder.load("tiny", tmp_path, "cpu")
+
+
+# What is read
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("family", ["safetensors", "zip"])
+def test_parameters_are_the_mapped_file(family: str, tiny_state: State, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    FAMILIES[family](tiny_state, path)
+    tower = TextEncoder.load("tiny", path, "cpu").model
+    mapped = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(str(path)):
+            mapped.append([int(end, 16) for end in line.split()[0].split("-")])
+    assert mapped
+    for parameter in tower.parameters():
+        assert any(start <= parameter.data_ptr() < end for start, end in mapped)
+
+
+def test_the_other_tower_is_not_read(tiny_state: State, tmp_path: Path) -> None:
+    # The vision tower is filled with NaN: whoever reads it, notices.
+    path = tmp_path / "model.safetensors"
+    save_file(tiny_state, path)
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    offsets = json.loads(path.read_bytes()[8 : 8 + header])
+    start, end = offsets["visual.transformer.resblocks.0.mlp.c_fc.weight"]["data_offsets"]
+    damaged = bytearray(path.read_bytes())
+    damaged[8 + header + start : 8 + header + end] = b"\xff" * (end - start)  # NaN, all of it
+    path.write_bytes(damaged)
+    assert np.isfinite(TextEncoder.load("tiny", path, "cpu")("a dog")).all()
+    with pytest.raises(CheckpointError, match="not finite"):
+        vectors_of(path, "video")
+
+
+# What is no checkpoint
+
+
+@pytest.mark.parametrize("family", ["safetensors", "zip", "legacy pickle"])
+def test_a_file_cut_anywhere_is_an_error(family: str, tiny_state: State, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    FAMILIES[family]({name: value for name, value in tiny_state.items() if "token" not in name}, whole)
+    content = whole.read_bytes()
+    cuts = [0, 1, 7, 8, 9, 20, 100, 1000, *np.linspace(2000, len(content) - 1, 30).astype(int), len(content) - 1]
+    for cut in cuts:
+        (tmp_path / "cut").write_bytes(content[:cut])
+        with pytest.raises(CheckpointError, match="cut"):
+            read_state_dict(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("family", ["safetensors", "zip", "legacy pickle"])
+def test_flipped_bytes_are_an_error_or_other_numbers_but_nothing_else(family: str, tmp_path: Path) -> None:
+    state = {"token_embedding.weight": torch.randn(3, 2), "visual.conv1.weight": torch.randn(2, 3, 2, 2)}
+    FAMILIES[family](state, tmp_path / "whole")
+    content = (tmp_path / "whole").read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(content)
+        for position in random.integers(0, len(content), random.integers(1, 4)):
+            damaged[position] = random.integers(256)
+        (tmp_path / "damaged").write_bytes(damaged)
+        try:
+            read_state_dict(tmp_path / "damaged")
+        except CheckpointError:
+            refused += 1
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"hello world, this is text", "neither safetensors nor a PyTorch file"),
+        (b"<!DOCTYPE html><html>404</html>", "neither safetensors nor"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "neither safetensors nor"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 605143284\n", "git lfs pull"),
+        (bytes([255] * 7) + b"\x7f{" + bytes(100), "cannot be read as a checkpoint"),
+        (pickle.dumps([1, 2, 3]), "cannot be read as a checkpoint"),
+    ],
+)
+def test_a_file_of_another_kind_is_an_error_that_says_so(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        TextEncoder.load("tiny", tmp_path / "file", "cpu")
+
+
+def test_another_zip_and_another_network_are_errors(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(CheckpointError):
+        TextEncoder.load("tiny", tmp_path / "zip", "cpu")
+    torch.save({"conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1)}, tmp_path / "resnet.pt")
+    with pytest.raises(
+        CheckpointError, match=r"no CLIP with a vision transformer; its tensors are: conv1\.weight, fc\.bias"
+    ):
+        TextEncoder.load("tiny", tmp_path / "resnet.pt", "cpu")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    with pytest.raises(CheckpointError, match="it holds a Tensor, not a state dict"):
+        TextEncoder.load("tiny", tmp_path / "tensor.pt", "cpu")
+
+
+class _Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_that_would_run_code_is_refused_and_does_not(new: bool, tiny_state: State, tmp_path: Path) -> None:
+    marker = tmp_path / "it_ran"
+    content = dict(tiny_state) | {"bomb": _Bomb(marker)}
+    torch.save(content, tmp_path / "bomb.pt", _use_new_zipfile_serialization=new)
+    with pytest.raises(CheckpointError):
+        TextEncoder.load("tiny", tmp_path / "bomb.pt", "cpu")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(_Bomb(marker)))
+    with pytest.raises(CheckpointError):
+        TextEncoder.load("tiny", tmp_path / "plain.pkl", "cpu")
+    assert not marker.exists()
+
+
+# What is not there
+
+
+def test_nothing_there_is_an_error_that_says_how_to_supply_a_file(tmp_path: Path) -> None:
+    with pytest.raises(WeightsNotFoundError, match=r"nowhere\.pt: there is no such file or folder\. Pass weight_path"):
+        TextEncoder.load("tiny", tmp_path / "nowhere.pt", "cpu")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in the folder .*model\.safetensors"):
+        TextEncoder.load("tiny", tmp_path, "cpu")
+    with pytest.raises(UnknownNameError, match="unknown model 'vit'"):
+        TextEncoder.load("vit", tmp_path, "cpu")
+
+
+def test_no_reference_takes_the_published_file_beside_the_operator(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin.1").touch()
+    assert locate(None, "clip_vit_b32", tmp_path) == tmp_path / "pytorch_model.bin.1"
+
+
+def test_no_reference_offline_is_an_error_that_says_what_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(WeightsNotFoundError) as error:
+        locate(None, "clip_vit_b32", tmp_path)
+    message = str(error.value)
+    assert f"{tmp_path / 'pytorch_model.bin.1'} (no such file)" in message
+    assert "hf://timm/vit_base_patch32_clip_224.openai@ab5b8ef490e86faa07d3523926b842c765de1de5/" in message
+    assert "Pass weight_path" in message
+
+
+def test_the_defaults_are_pinned() -> None:
+    for name in ("clip_vit_b32", "clip_vit_b16"):
+        assert re.search(r"@[0-9a-f]{40}/open_clip_model\.safetensors$", MODELS[name].hub)
+
+
+@pytest.mark.parametrize(
+    "reference", ["hf://", "hf://owner", "hf://owner/", "hf://a/b/../../etc/x", "hf://a/b@/x", "hf://a//b"]
+)
+def test_a_malformed_hub_reference_is_an_error_that_shows_the_form(reference: str) -> None:
+    with pytest.raises(WeightsNotFoundError, match=r"hf://owner/repo\[@revision\]\[/file\]"):
+        locate(reference, "clip_vit_b32")
