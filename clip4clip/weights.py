@@ -246,14 +246,15 @@ def _download(reference: str, tried: list[str]) -> Path:
         )
     repo, revision, file = match["repo"], match["revision"], match["file"]
     reason: Exception | None = None
+    out_of_reach = False
     for name in (file,) if file else FILE_NAMES:
         tried.append(f"hf://{repo}{'@' + revision if revision else ''}/{name}")
         try:
-            return Path(hf_hub_download(repo, name, revision=revision))
+            return Path(hf_hub_download(repo, name, revision=revision, local_files_only=out_of_reach))
         except LocalEntryNotFoundError as error:
-            # Offline, or the hub is out of reach: other names would fail alike unless they are cached already.
             reason = error
             tried[-1] += " (not cached, and the hub cannot be reached)"
+            out_of_reach = True  # do not wait for it again: the other names are looked for in the cache alone
         except EntryNotFoundError as error:
             reason = error
             tried[-1] += " (no such file in the repository)"

@@ -1,0 +1,188 @@
+"""``hf://`` references, by huggingface_hub itself, against a server on loopback that speaks the hub's protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# Run in a process of its own: huggingface_hub reads its environment when it is imported.
+LOCATE = """
+import json, sys
+from clip4clip.errors import Clip4clipError
+from clip4clip.weights import locate
+try:
+    print(json.dumps({"path": str(locate(sys.argv[1] if len(sys.argv) > 1 else None, "clip_vit_b32"))}))
+except Clip4clipError as error:
+    print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+"""
+
+
+@dataclass
+class Hub:
+    """What the server has, what it was asked, and how it fails."""
+
+    files: dict[str, bytes]
+    cut_first_answer_at: int | None = None
+    requests: list[str] = field(default_factory=list)
+    url: str = ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        hub, wanted = self.hub, self.headers.get("Range")
+        hub.requests.append(f"{self.command} {self.path}" + (f" {wanted}" if wanted else ""))
+        match = re.fullmatch(r"/owner/model/resolve/([^/]+)/(.+)", self.path)
+        content = hub.files.get(match[2]) if match else None
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if match else "RepoNotFound")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int(match[1]) if wanted and (match := re.fullmatch(r"bytes=(\d+)-", wanted)) else 0
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content) - start))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if body:
+            end = len(content)
+            if hub.cut_first_answer_at is not None:
+                end, hub.cut_first_answer_at = hub.cut_first_answer_at, None
+            self.wfile.write(content[start:end])
+            if end < len(content):
+                self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    state = Hub({"model.safetensors": os.urandom(300_000), "other/weights.bin": b"other"})
+    handler = type("Handler", (_Handler,), {"hub": state})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        state.url = f"http://127.0.0.1:{server.server_address[1]}"
+        yield state
+        server.shutdown()
+
+
+@pytest.fixture
+def locate(hub: Hub, tmp_path: Path) -> Callable[..., dict[str, str]]:
+    def run(*reference: str, offline: bool = False, endpoint: str | None = None) -> dict[str, str]:
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": endpoint or hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "1" if offline else "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_ETAG_TIMEOUT": "3",
+            "COLUMNS": "120",
+        }
+        terminal, theirs = os.openpty()  # only a terminal is shown a progress bar
+        with os.fdopen(theirs, "wb") as stderr:
+            command = [sys.executable, "-c", LOCATE, *reference]
+            done = subprocess.run(
+                command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, check=True
+            )
+            stderr.write(b"the end")
+        with os.fdopen(terminal, "rb", buffering=0) as shown:
+            return {**json.loads(done.stdout.splitlines()[-1]), "shown": shown.read(4096).decode(errors="replace")}
+
+    return run
+
+
+def test_a_file_at_a_revision_is_fetched_with_a_progress_bar(locate: Callable, hub: Hub) -> None:
+    result = locate("hf://owner/model@v1/model.safetensors")
+    assert Path(result["path"]).read_bytes() == hub.files["model.safetensors"]
+    assert "GET /owner/model/resolve/v1/model.safetensors" in hub.requests
+    assert "model.safetensors" in result["shown"]
+    assert "%" in result["shown"]
+
+
+def test_a_file_in_a_folder_of_the_repository(locate: Callable) -> None:
+    assert Path(locate("hf://owner/model/other/weights.bin")["path"]).read_bytes() == b"other"
+
+
+def test_without_a_file_the_usual_names_are_tried_in_order(locate: Callable, hub: Hub) -> None:
+    assert locate("hf://owner/model")["path"].endswith("model.safetensors")
+    asked = [request.rsplit("/", 1)[1] for request in hub.requests if request.startswith("HEAD")]
+    assert asked[:2] == ["open_clip_model.safetensors", "model.safetensors"]
+
+
+def test_a_second_time_nothing_is_fetched_and_offline_it_still_works(locate: Callable, hub: Hub) -> None:
+    first = locate(f"hf://owner/model@{COMMIT}/model.safetensors")
+    hub.requests.clear()
+    assert locate(f"hf://owner/model@{COMMIT}/model.safetensors")["path"] == first["path"]
+    assert locate("hf://owner/model", offline=True).get("error") == "WeightsNotFoundError"  # main was never seen
+    assert locate(f"hf://owner/model@{COMMIT}", offline=True)["path"] == first["path"]
+    assert not [request for request in hub.requests if request.startswith("GET")]
+
+
+def test_a_dropped_connection_is_resumed_where_it_broke(locate: Callable, hub: Hub) -> None:
+    hub.files["model.safetensors"] = os.urandom(25_000_000)  # more than one of the pieces it is fetched in
+    hub.cut_first_answer_at = 15_000_000
+    result = locate("hf://owner/model@v1/model.safetensors")
+    assert Path(result["path"]).read_bytes() == hub.files["model.safetensors"]
+    again = [int(request.split("bytes=")[1].rstrip("-")) for request in hub.requests if "bytes=" in request]
+    assert len(again) == 1
+    assert 0 < again[0] <= 15_000_000
+
+
+def test_a_file_that_is_not_there_is_named(locate: Callable) -> None:
+    result = locate("hf://owner/model@v1/nothing.pt")
+    assert result["error"] == "WeightsNotFoundError"
+    assert "hf://owner/model@v1/nothing.pt (no such file in the repository)" in result["message"]
+    assert "Pass weight_path" in result["message"]
+
+
+def test_a_repository_that_is_not_there_is_asked_for_once(locate: Callable, hub: Hub) -> None:
+    result = locate("hf://nobody/nothing")
+    assert result["error"] == "WeightsNotFoundError"
+    assert "hf://nobody/nothing/open_clip_model.safetensors" in result["message"]
+    assert len({request for request in hub.requests if "nobody" in request}) == 1
+
+
+def test_offline_and_not_cached_says_all_that_was_tried(locate: Callable, hub: Hub) -> None:
+    result = locate("hf://owner/model", offline=True)
+    assert result["error"] == "WeightsNotFoundError"
+    for name in ("open_clip_model.safetensors", "model.safetensors", "pytorch_model.bin"):
+        assert f"hf://owner/model/{name} (not cached, and the hub cannot be reached)" in result["message"]
+    assert hub.requests == []
+
+
+def test_a_hub_out_of_reach_is_one_error(locate: Callable) -> None:
+    result = locate("hf://owner/model@v1/model.safetensors", endpoint="http://127.0.0.1:9")
+    assert result["error"] == "WeightsNotFoundError"
+    assert "cannot be reached" in result["message"]
+
+
+def test_the_default_is_the_pinned_file(locate: Callable, hub: Hub) -> None:
+    assert locate()["error"] == "WeightsNotFoundError"
+    pinned = "/timm/vit_base_patch32_clip_224.openai/resolve/ab5b8ef490e86faa07d3523926b842c765de1de5/"
+    assert f"HEAD {pinned}open_clip_model.safetensors" in hub.requests
