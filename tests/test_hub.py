@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -102,9 +105,9 @@ def locate(hub: Hub, tmp_path: Path) -> Callable[..., dict[str, str]]:
             "HF_HUB_OFFLINE": "1" if offline else "0",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_ETAG_TIMEOUT": "3",
-            "COLUMNS": "120",
         }
         terminal, theirs = os.openpty()  # only a terminal is shown a progress bar
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
         with os.fdopen(theirs, "wb") as stderr:
             command = [sys.executable, "-c", LOCATE, *reference]
             done = subprocess.run(
