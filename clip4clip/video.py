@@ -45,6 +45,7 @@ FORMATS = (
     ),
     *("h264", "hevc", "m4v", "mpegvideo", "ivf", "obu", "dv", "mjpeg", "yuv4mpegpipe", "gif", "apng"),
     *("png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "webp_pipe"),
+    *("mp3", "wav", "flac", "aac"),  # to say that they have no video stream
 )
 
 
@@ -186,7 +187,9 @@ def _open(name: str, stack: contextlib.ExitStack) -> av.container.InputContainer
             raise VideoError(f"{name}: the file is empty")
         options["protocol_whitelist"] = "pipe"
     try:
-        return cast("av.container.InputContainer", av.open(file, options=options, timeout=TIMEOUT))
+        return cast(
+            "av.container.InputContainer", av.open(file, options=options, timeout=TIMEOUT, metadata_errors="replace")
+        )
     except (av.error.HTTPNotFoundError, av.error.HTTPError, av.error.ConnectionRefusedError) as error:
         raise VideoNotFoundError(f"{name}: cannot be fetched: {error}") from error
     except av.error.FFmpegError as error:
@@ -199,6 +202,8 @@ def _frames_of(container: av.container.InputContainer, name: str) -> Iterator[tu
     stream = next((stream for stream in container.streams.video if not stream.disposition & cover), None)
     if stream is None:
         raise VideoError(f"{name}: it has no video stream")
+    if stream.codec_context is None:
+        raise VideoError(f"{name}: there is no decoder for its video stream")
     stream.thread_type = "AUTO"
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow on the way
     if stream.width * stream.height > MAX_PIXELS:
@@ -207,6 +212,9 @@ def _frames_of(container: av.container.InputContainer, name: str) -> Iterator[tu
         )
     lost = count = 0
     for packet in itertools.chain(_packets(container, stream, name), [None]):  # None: what the decoder still holds
+        if packet is not None and packet.is_corrupt:  # cut off: an error in it would take its neighbours' frames along
+            lost += 1
+            continue
         try:
             frames = stream.decode(packet)
         except av.error.FFmpegError:
