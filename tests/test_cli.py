@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from clip4clip import TextEncoder, VideoEncoder, __version__
+from clip4clip.cli import app
+from clip4clip.video import read_frames
+
+REPOSITORY = Path(__file__).parent.parent
+# `tiny` is a model name of these tests alone, so a process of its own has to be told of it.
+WITH_TINY = """
+import sys
+from clip4clip.cli import main
+from clip4clip.model import CLIPConfig
+from clip4clip.weights import MODELS, Model
+towers = dict(patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2)
+MODELS["tiny"] = Model(CLIPConfig(embed_dim=64, resolution=32, **towers), hub="hf://owner/tiny")
+main()
+"""
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def process(*arguments: object, code: str = WITH_TINY) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ((), ["embed-text", "embed-video", "install-operators"]),
+        (("embed-text",), ["--model", "--weights", "--device", "--output", "--json", "Example:"]),
+        (
+            ("embed-video",),
+            ["--frames", "--model", "--weights", "--device", "--output", "--json", "Ctrl-C", "Example:"],
+        ),
+        (("install-operators",), ["--towhee-home", "--force", "TOWHEE_HOME"]),
+    ],
+)
+def test_help_teaches(command: tuple[str, ...], words: list[str]) -> None:
+    shown = run(*command, "--help").stdout
+    assert [word for word in words if word not in shown] == []
+
+
+def test_version() -> None:
+    assert run("--version").stdout.strip() == __version__
+
+
+@pytest.mark.parametrize("start", [["-m", "clip4clip"], [str(REPOSITORY / "clip4clip.py")]])
+def test_every_way_to_start_it(start: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, *start, "--version"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.strip() == __version__
+
+
+def test_texts_as_a_table(tiny_checkpoint: Path) -> None:
+    shown = run("embed-text", "a dog", "[red]a cat", "-m", "tiny", "-w", tiny_checkpoint).stdout
+    assert "a dog" in shown
+    assert "[red]a cat" in shown
+    assert "1.000000" in shown
+
+
+def test_texts_as_json_lines(tiny_checkpoint: Path) -> None:
+    lines = run("embed-text", "a dog", "ein Küken", "-m", "tiny", "-w", tiny_checkpoint, "--json").stdout.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["text"] for row in rows] == ["a dog", "ein Küken"]
+    expected = TextEncoder.load("tiny", tiny_checkpoint, "cpu")(["a dog", "ein Küken"])
+    np.testing.assert_allclose([row["vector"] for row in rows], expected, atol=1e-6)
+
+
+def test_texts_as_a_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "vectors.npz"
+    assert run("embed-text", "a dog", "b", "-m", "tiny", "-w", tiny_checkpoint, "-o", output).exit_code == 0
+    with np.load(output, allow_pickle=False) as file:
+        assert file["texts"].tolist() == ["a dog", "b"]
+        np.testing.assert_array_equal(file["vectors"], TextEncoder.load("tiny", tiny_checkpoint, "cpu")(["a dog", "b"]))
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_videos_as_a_file_and_a_bad_one_named(tiny_checkpoint: Path, tmp_path: Path, bigbuckbunny: Path) -> None:
+    bad, output = tmp_path / "bad.mp4", tmp_path / "vectors.npz"
+    bad.write_text("no video")
+    result = run(
+        "embed-video", bad, bigbuckbunny, "gone.mp4", "-n", 3, "-m", "tiny", "-w", tiny_checkpoint, "-o", output
+    )
+    assert result.exit_code == 1
+    assert "bad.mp4: not a video file" in result.stderr.replace("\n", "")
+    assert "gone.mp4: there is no such file" in result.stderr.replace("\n", "")
+    assert "2 of 3 videos failed" in result.stderr
+    with np.load(output, allow_pickle=False) as file:
+        assert file["paths"].tolist() == [str(bigbuckbunny)]
+        expected = VideoEncoder.load("tiny", tiny_checkpoint, "cpu")(read_frames(bigbuckbunny, 3))
+        np.testing.assert_array_equal(file["vectors"], [expected])
+
+
+def test_the_folder_of_the_output_is_checked_before_the_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    result = run("embed-text", "a", "-m", "tiny", "-w", tiny_checkpoint, "-o", tmp_path / "no" / "such.npz")
+    assert result.exit_code == 2
+    assert "--output" in result.stderr
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed-text", "a", "-m", "vit"], "unknown model 'vit'; the models are clip_vit_b32, clip_vit_b16"),
+        (["embed-text", "a", "-m", "tiny", "-w", "nowhere.pt"], "no checkpoint at nowhere.pt"),
+        (["embed-text", "a", "-m", "tiny", "-w", "nowhere.pt", "-d", "cuda:99"], "device 'cuda:99' does not exist"),
+    ],
+)
+def test_an_error_is_a_sentence_and_exit_code_2(arguments: list[str], message: str) -> None:
+    done = process(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_keeps_what_is_done(tiny_checkpoint: Path, bigbuckbunny: Path, tmp_path: Path) -> None:
+    # The same clip under many names; the 3rd is a pipe that nobody writes to: there the process waits for the signal.
+    names = [tmp_path / f"{number}.mp4" for number in range(5)]
+    for name in names:
+        name.symlink_to(bigbuckbunny)
+    names[2].unlink()
+    os.mkfifo(names[2])
+    output = tmp_path / "vectors.npz"
+    command = [sys.executable, "-c", WITH_TINY, "embed-video", *map(str, names), "-n", "2", "-m", "tiny"]
+    command += ["-w", str(tiny_checkpoint), "-o", str(output)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        wait_until_blocked_on(names[2], running)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "stopped: 2 of 5 videos are done" in errors
+    with np.load(output, allow_pickle=False) as file:
+        assert file["paths"].tolist() == [str(name) for name in names[:2]]
+
+
+def wait_until_blocked_on(pipe: Path, running: subprocess.Popen) -> None:
+    """Returns when the process has opened ``pipe`` for reading and waits for its first byte."""
+    while running.poll() is None:
+        try:
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody reads yet
+            time.sleep(0.05)
+        else:
+            return

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import clip4clip
+
+PACKAGE = Path(clip4clip.__file__).parent
+HEAVY = {
+    "torch",
+    "towhee",
+    "numpy",
+    "av",
+    "PIL",
+    "transformers",
+    "huggingface_hub",
+    "safetensors",
+    "ftfy",
+    "rich",
+    "typer",
+}
+
+# Who may import whom, from the top floor down. What is not named here is open to everybody: errors, and other packages.
+FLOORS = [
+    {"__main__"},
+    {"cli"},
+    {"operators", "install"},
+    {"encoder"},
+    {"weights", "video", "frames", "tokenizer", "device"},
+    {"model", "torchscript"},
+]
+
+
+def modules_after(code: str) -> set[str]:
+    program = f"import sys\n{code}\nprint(' '.join(sys.modules), file=sys.__stdout__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules that a file imports anywhere, those of this package by their bare name with a dot in front."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            found |= {f".{node.module}"} if node.module else {f".{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_importing_the_package_is_cheap() -> None:
+    assert modules_after("import clip4clip") & HEAVY == set()
+
+
+def test_help_needs_neither_torch_nor_towhee() -> None:
+    loaded = modules_after(
+        "from typer.testing import CliRunner; from clip4clip.cli import app; CliRunner().invoke(app, ['--help'])"
+    )
+    assert loaded & {"torch", "towhee", "av", "huggingface_hub", "numpy"} == set()
+
+
+def test_the_python_face_does_not_need_towhee() -> None:
+    assert "towhee" not in modules_after("from clip4clip import TextEncoder, VideoEncoder; import clip4clip.video")
+
+
+def test_every_public_name_is_there() -> None:
+    for name in clip4clip.__all__:
+        assert getattr(clip4clip, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'Encoder'"):
+        _ = clip4clip.Encoder  # type: ignore[attr-defined]
+
+
+def test_every_error_says_when_it_is_raised_and_is_also_a_built_in_one() -> None:
+    errors = [value for name, value in vars(clip4clip).items() if name.endswith("Error") and name != "Clip4clipError"]
+    assert len(errors) == 9
+    for error in errors:
+        assert issubclass(error, clip4clip.Clip4clipError)
+        assert issubclass(error, ValueError | TypeError | FileNotFoundError | FileExistsError)
+        assert error.__doc__.startswith("Raised when")
+
+
+def test_version_is_the_distributions() -> None:
+    assert clip4clip.__version__ == version("towhee-clip4clip")
+
+
+def test_towhee_is_imported_in_one_file() -> None:
+    assert [path.name for path in PACKAGE.glob("*.py") if "towhee" in imports_of(path)] == ["operators.py"]
+
+
+def floor(module: str) -> int:
+    return next((number for number, names in enumerate(FLOORS) if module in names), len(FLOORS))
+
+
+@pytest.mark.parametrize("module", sorted(set.union(*FLOORS)))
+def test_imports_point_down(module: str) -> None:
+    own = {name[1:] for name in imports_of(PACKAGE / f"{module}.py") if name.startswith(".")}
+    assert {name for name in own if floor(name) <= floor(module)} == set()
+
+
+def test_every_module_has_its_floor() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set.union(*FLOORS) | {"__init__", "errors"}
