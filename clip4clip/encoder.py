@@ -20,6 +20,7 @@ from .frames import HOW_TO_DECODE, is_frame, pixel_values
 from .model import CLIPConfig, MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from .tokenizer import default_tokenizer
 from .weights import (
+    HEAD,
     OPERATOR_FOLDER,
     Reference,
     assign,
@@ -28,8 +29,10 @@ from .weights import (
     locate,
     logger,
     read_state_dict,
+    report_unused,
     sim_header,
     tower_state,
+    unknown,
 )
 
 MODALITIES = ("text", "video")
@@ -163,7 +166,7 @@ class VideoEncoder:
         states: list[Any] = [None] * len(batch)
         with torch.inference_mode():
             for owners, pixels in self._pixel_batches(batch, several):
-                embeddings = self.model(pixels.to(self.device))
+                embeddings = self.model(pixels.to(self.device)).to(self.device)  # a client answers on the CPU
                 for index in sorted(set(owners)):
                     rows = [row for row, owner in enumerate(owners) if owner == index]
                     states[index] = self._advance(embeddings[rows[0] : rows[-1] + 1], states[index])
@@ -219,7 +222,8 @@ def load_tower(
 def load_head(model_name: str, weights: Reference | None, device: torch.device, folder: Path = OPERATOR_FOLDER) -> Head:
     """The pooling head of a checkpoint in evaluation mode, shared like the towers."""
     path = locate(weights, model_name, folder)
-    return _shared((model_name, "head", str(device)), path, lambda: _build_head(path, device))  # type: ignore[return-value]
+    width = get_model(model_name).config.embed_dim
+    return _shared((model_name, "head", str(device)), path, lambda: _build_head(width, path, device))  # type: ignore[return-value]
 
 
 def check_modality(modality: str) -> str:
@@ -248,6 +252,7 @@ def _build_tower(model_name: str, modality: str, path: Path, device: torch.devic
     tensors = read_state_dict(path)
     check_shape(tensors, model_name, path)
     sim_header(tensors, path)  # refuses a checkpoint that has no vectors
+    report_unused(unknown(tensors), path)
     config = get_model(model_name).config
     with torch.device("meta"):  # no memory and no initialisation for what is about to be replaced
         tower = VisionTower(config) if modality == "video" else TextTower(config)
@@ -255,21 +260,20 @@ def _build_tower(model_name: str, modality: str, path: Path, device: torch.devic
     return tower.requires_grad_(False).eval().to(device)
 
 
-def _build_head(path: Path, device: torch.device) -> Head:
+def _build_head(width: int, path: Path, device: torch.device) -> Head:
     tensors = read_state_dict(path)
     kind = sim_header(tensors, path)
-    owned = ("lstm_visual.", "transformerClip.", "frame_position_embeddings.")
-    state = {name: tensor for name, tensor in tensors.items() if name.startswith(owned)}
+    state = {name: tensor for name, tensor in tensors.items() if name.startswith(HEAD)}
     head: Head
     with torch.device("meta"):
         if kind == "meanP":
             head = MeanPooling()
         elif kind == "seqLSTM":
-            head = SequenceLSTM(state["lstm_visual.weight_hh_l0"].shape[1])
+            head = SequenceLSTM(width)
         else:
-            positions, width = state["frame_position_embeddings.weight"].shape
-            layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("transformerClip."))
-            head = SequenceTransformer(width, layers, positions)
+            layers = {name.split(".")[2] for name in state if name.startswith("transformerClip.resblocks.")}
+            positions = state.get("frame_position_embeddings.weight", torch.empty(1, 0)).shape[0]
+            head = SequenceTransformer(width, len(layers), positions)
     assign(head, state, path)
     logger.info("%s: %s head", path, kind)
     return head.requires_grad_(False).eval().to(device)

@@ -4,6 +4,8 @@ All derive from :class:`Clip4clipError` and from the built-in a caller would exp
 ``except Clip4clipError`` and ``except ValueError`` work.
 """
 
+import reprlib
+
 
 class Clip4clipError(Exception):
     """The root: raised only through the classes below."""
@@ -45,7 +47,10 @@ class InstallError(Clip4clipError, FileExistsError):
     """Raised when installing an operator would overwrite something that was not installed by us."""
 
 
-def brief(value: object, length: int = 80) -> str:
-    """``repr(value)``, cut to ``length`` characters, for use in a message."""
-    text = repr(value)
-    return text if len(text) <= length else text[:length] + "…"
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 120
+
+
+def brief(value: object) -> str:
+    """``repr(value)``, however large the value, short enough for a message."""
+    return _short.repr(value)

@@ -6,14 +6,16 @@ Tensors stay mapped from their file wherever its format allows, so that what a t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
+import math
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,7 +55,8 @@ MODELS: Mapping[str, Model] = {
     ),
 }
 
-# What a folder or a hub repository may call its checkpoint, best first.
+# What a folder or a hub repository may call its configuration and its checkpoint, the latter best first.
+CONFIG_NAMES = ("config.json", "open_clip_config.json")
 FILE_NAMES = (
     "open_clip_model.safetensors",
     "model.safetensors",
@@ -61,6 +64,10 @@ FILE_NAMES = (
     "pytorch_model.bin",
     "pytorch_model.bin.1",
 )
+
+# How the names of the text tower's and of the heads' tensors begin.
+_TEXT = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+HEAD = ("lstm_visual.", "transformerClip.", "frame_position_embeddings.")
 
 _HUB_REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
 
@@ -93,10 +100,12 @@ def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_F
             logger.info("weights of %s: %s", model_name, beside)
             return beside
         tried = [f"{beside} (no such file)"] if beside else []
-        return _download(model.hub, tried)
+        return _download(model.hub, tried)[0]
     reference = os.fspath(weights)
     if reference.startswith("hf://"):
-        return _download(reference, [])
+        file, snapshot = _download(reference, [])
+        _check_folder(snapshot)
+        return file
     path = Path(reference).expanduser()
     if path.is_dir():
         _check_folder(path)
@@ -120,9 +129,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     try:
         tensors = _read_file(path)
-    except (
-        Exception
-    ) as error:  # the file is untrusted and its parsers raise all kinds; each means the same to the caller
+    except Exception as error:
+        # The file is untrusted and its parsers raise all kinds of errors: each means the same to the caller.
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
     tensors = _strip(tensors, "module.")
     tensors = {name.removeprefix("clip."): tensor for name, tensor in tensors.items()}
@@ -160,7 +168,7 @@ def observed_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
         patch, positions = size("visual.conv1.weight", 3), size("visual.positional_embedding", 0)
         found |= {
             "embed_dim": size("visual.proj", 1),
-            "resolution": round((positions - 1) ** 0.5) * patch if positions and patch else None,
+            "resolution": math.isqrt(positions - 1) * patch if positions and patch else None,
             "patch_size": patch,
             "vision_width": size("visual.conv1.weight", 0),
             "vision_layers": layers("visual.transformer.resblocks."),
@@ -181,8 +189,7 @@ def tower_state(tensors: Mapping[str, Tensor], modality: str) -> dict[str, Tenso
     if modality == "video":
         state = {name.removeprefix("visual."): tensor for name, tensor in tensors.items() if name.startswith("visual.")}
     else:
-        owned = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
-        state = {name: tensor for name, tensor in tensors.items() if name.startswith(owned)}
+        state = {name: tensor for name, tensor in tensors.items() if name.startswith(_TEXT)}
     return _stack_projections(state)
 
 
@@ -222,10 +229,19 @@ def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> 
     ]
     if wrong:
         raise CheckpointError(f"{path} has {len(wrong)} tensors of the wrong shape or type: {_some(wrong)}")
-    unused = sorted(state.keys() - expected.keys())
-    if unused:
-        logger.info("%s: not used: %s", path, ", ".join(unused))
+    report_unused(state.keys() - expected.keys(), path)
     module.load_state_dict({name: state[name].float().contiguous() for name in expected}, assign=True)
+
+
+def report_unused(names: Iterable[str], path: Path) -> None:
+    """Says at level info which tensors of a checkpoint play no part."""
+    if unused := sorted(names):
+        logger.info("%s: not used: %s", path, ", ".join(unused))
+
+
+def unknown(tensors: Iterable[str]) -> list[str]:
+    """The names that belong to neither tower nor to a head."""
+    return [name for name in tensors if not name.startswith(("visual.", "logit_scale", *_TEXT, *HEAD))]
 
 
 _HOW_TO_SUPPLY = (
@@ -234,8 +250,11 @@ _HOW_TO_SUPPLY = (
 )
 
 
-def _download(reference: str, tried: list[str]) -> Path:
-    """Fetches a hub reference through ``huggingface_hub``: cached, resumed when interrupted, with its progress bar."""
+def _download(reference: str, tried: list[str]) -> tuple[Path, Path]:
+    """Fetches a hub reference by ``huggingface_hub``: cached, resumed when interrupted, with its progress bar.
+
+    Returns the file and the folder of its snapshot, which then also holds the configurations that the repository has.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -250,7 +269,11 @@ def _download(reference: str, tried: list[str]) -> Path:
     for name in (file,) if file else FILE_NAMES:
         tried.append(f"hf://{repo}{'@' + revision if revision else ''}/{name}")
         try:
-            return Path(hf_hub_download(repo, name, revision=revision, local_files_only=out_of_reach))
+            found = Path(hf_hub_download(repo, name, revision=revision, local_files_only=out_of_reach))
+            for config in CONFIG_NAMES:
+                with contextlib.suppress(EntryNotFoundError):
+                    hf_hub_download(repo, config, revision=revision, local_files_only=out_of_reach)
+            return found, found.parents[name.count("/")]
         except LocalEntryNotFoundError as error:
             reason = error
             tried[-1] += " (not cached, and the hub cannot be reached)"
@@ -369,11 +392,7 @@ def _check_folder(folder: Path) -> None:
     def open_clip_fits(config: dict) -> bool:
         return bool(config.get("model_cfg", {}).get("quick_gelu", False))
 
-    checks: dict[str, Callable[[dict], bool]] = {
-        "config.json": hugging_face_fits,
-        "open_clip_config.json": open_clip_fits,
-    }
-    for name, uses_quick_gelu in checks.items():
+    for name, uses_quick_gelu in zip(CONFIG_NAMES, (hugging_face_fits, open_clip_fits), strict=True):
         try:
             config = json.loads((folder / name).read_text(encoding="utf-8"))
             fits = uses_quick_gelu(config)

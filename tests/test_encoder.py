@@ -109,6 +109,18 @@ def test_an_iterator_is_read_as_it_goes_and_its_frames_are_let_go(video: VideoEn
     assert most <= 3
 
 
+def test_the_model_sees_no_more_than_a_batch_at_a_time(video: VideoEncoder) -> None:
+    sizes = []
+
+    def model(pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        return video.model(pixels)
+
+    recording = VideoEncoder(model, video.head, video.config, video.device)
+    recording(iter(clip(3 * FRAMES_AT_ONCE + 5)))
+    assert sizes == [FRAMES_AT_ONCE] * 3 + [5]
+
+
 def test_eight_threads_get_what_one_gets(text: TextEncoder, video: VideoEncoder) -> None:
     videos = [clip(3, seed) for seed in range(40)]
     captions = [f"caption number {n}" for n in range(40)]

@@ -185,6 +185,13 @@ def test_a_hub_out_of_reach_is_one_error(locate: Callable) -> None:
     assert "cannot be reached" in result["message"]
 
 
+def test_a_repository_that_asks_for_another_activation_is_refused(locate: Callable, hub: Hub) -> None:
+    hub.files["config.json"] = json.dumps({"model_type": "clip", "text_config": {"hidden_act": "gelu"}}).encode()
+    result = locate("hf://owner/model@v1/other/weights.bin")
+    assert result["error"] == "CheckpointError"
+    assert "QuickGELU" in result["message"]
+
+
 def test_the_default_is_the_pinned_file(locate: Callable, hub: Hub) -> None:
     assert locate()["error"] == "WeightsNotFoundError"
     pinned = "/timm/vit_base_patch32_clip_224.openai/resolve/ab5b8ef490e86faa07d3523926b842c765de1de5/"

@@ -246,6 +246,47 @@ def test_unused_tensors_are_reported_at_info(
     assert all(record.levelno == logging.INFO for record in caplog.records)
 
 
+def test_tensors_that_belong_to_nothing_are_reported_too(
+    tiny_state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(tiny_state | {"optimizer.step": torch.zeros(1), "visual.extra": torch.zeros(1)}, tmp_path / "a.pt")
+    with caplog.at_level(logging.INFO, logger="clip4clip"):
+        VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu")
+    assert "not used: optimizer.step" in caplog.text
+    assert "not used: extra" in caplog.text
+    assert "token_embedding" not in caplog.text  # the other tower's are not unused, but not needed here
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        ("seqLSTM", {"lstm_visual.weight_hh_l0": None}),
+        ("seqLSTM", {"lstm_visual.weight_hh_l0": torch.zeros(4, 1)}),
+        ("seqTransf", {"frame_position_embeddings.weight": None}),
+        ("seqTransf", {"frame_position_embeddings.weight": torch.zeros(77, 3)}),
+        ("seqTransf", {"transformerClip.resblocks.1.ln_1.bias": None}),
+        ("seqTransf", {"transformerClip.strange": torch.zeros(1)}),
+    ],
+)
+def test_a_damaged_head_is_an_error(kind: str, damage: dict, tiny_state: State, tmp_path: Path) -> None:
+    state = tiny_state | head_state(kind) | damage
+    torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, tmp_path / "a.pt")
+    if "transformerClip.strange" in damage:
+        VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu")
+    else:
+        with pytest.raises(CheckpointError, match=next(iter(damage)).replace(".", r"\.")):
+            VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 128), (1, 128), (6, 128)])
+def test_positions_of_an_impossible_shape_are_an_error(
+    shape: tuple[int, ...], tiny_state: State, tmp_path: Path
+) -> None:
+    torch.save(tiny_state | {"visual.positional_embedding": torch.zeros(shape)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError):
+        VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu")
+
+
 def test_missing_tensors_are_an_error_that_names_them(tiny_state: State, tmp_path: Path) -> None:
     gone = ("ln_final.bias", "transformer.resblocks.1.mlp.c_fc.weight")
     save_file({name: value for name, value in tiny_state.items() if name not in gone}, tmp_path / "model.safetensors")
