@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+MAX_MODULES = 10_000  # a CLIP has a few hundred
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of name and extra field
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -54,7 +55,7 @@ def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
         module = _Unpickler(archive, root, mapped).load()
     if not isinstance(module, _Module):
         raise pickle.UnpicklingError("the archive's root is not a module")
-    return dict(module.named_tensors())
+    return dict(_named_tensors(module))
 
 
 class _Module:
@@ -63,19 +64,28 @@ class _Module:
     def __setstate__(self, state: Any) -> None:
         self.attributes = state if isinstance(state, dict) else {}
 
-    def named_tensors(self, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
-        if depth > 64:
-            raise pickle.UnpicklingError("modules nested more than 64 deep")
-        for name, value in getattr(self, "attributes", {}).items():
+
+def _named_tensors(root: _Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a module and of those within, by their dotted names."""
+    pending = [("", root)]
+    for _ in range(MAX_MODULES):
+        if not pending:
+            return
+        prefix, module = pending.pop()
+        for name, value in getattr(module, "attributes", {}).items():
             if isinstance(value, torch.Tensor):
                 yield f"{prefix}{name}", value
             elif isinstance(value, _Module):
-                yield from value.named_tensors(f"{prefix}{name}.", depth + 1)
+                pending.append((f"{prefix}{name}.", value))
+    raise pickle.UnpicklingError(f"it has more than {MAX_MODULES:,} modules, or one that holds itself")
 
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, root: str, mapped: mmap.mmap) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")))
+        entry = archive.getinfo(f"{root}data.pkl")
+        if entry.compress_type != zipfile.ZIP_STORED:  # as torch writes it; what is stored cannot be a bomb
+            raise ValueError("its data.pkl is compressed")
+        super().__init__(io.BytesIO(archive.read(entry)))
         self._archive, self._root, self._mapped = archive, root, mapped
 
     def find_class(self, module: str, name: str) -> Any:

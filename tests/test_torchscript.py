@@ -229,8 +229,27 @@ def test_a_module_that_holds_itself_is_refused(tmp_path: Path) -> None:
     # The module is put into its own attributes by the pickle's memo.
     itself = b"\x80\x02" + glob("__torch__.a", "M") + b")\x81q\x00}X\x01\x00\x00\x00ah\x00sb."
     forge(tmp_path / "a.pt", itself)
-    with pytest.raises(CheckpointError, match="64 deep"):
+    with pytest.raises(CheckpointError, match="holds itself"):
         read_state_dict(tmp_path / "a.pt")
+
+
+def test_modules_that_hold_another_twice_do_not_take_forever(tmp_path: Path) -> None:
+    # Each of 64 modules holds the next one under two names: 2**64 paths to the last.
+    opened = (glob("__torch__.a", "M") + b")\x81}(X\x01\x00\x00\x00a") * 64
+    closed = b"X\x01\x00\x00\x00bNub" + b"q\x00X\x01\x00\x00\x00bh\x00ub" * 63
+    forge(tmp_path / "a.pt", b"\x80\x02" + opened + b"N" + closed + b".")
+    with pytest.raises(CheckpointError, match="modules"):
+        read_state_dict(tmp_path / "a.pt")
+
+
+def test_a_compressed_pickle_is_refused(tmp_path: Path) -> None:
+    forge(tmp_path / "a.pt", module_with(PAIR))
+    with zipfile.ZipFile(tmp_path / "a.pt") as source, zipfile.ZipFile(tmp_path / "b.pt", "w") as target:
+        for entry in source.infolist():
+            compression = zipfile.ZIP_DEFLATED if entry.filename.endswith("data.pkl") else zipfile.ZIP_STORED
+            target.writestr(entry.filename, source.read(entry), compression)
+    with pytest.raises(CheckpointError, match="compressed"):
+        read_state_dict(tmp_path / "b.pt")
 
 
 def test_an_archive_cut_anywhere_is_an_error(tmp_path: Path) -> None:
