@@ -270,8 +270,12 @@ def _build_head(width: int, path: Path, device: torch.device) -> Head:
             head = MeanPooling()
         elif kind == "seqLSTM":
             head = SequenceLSTM(width)
+            if others := {name for name in state if name.startswith("lstm_visual.")} - head.state_dict().keys():
+                raise CheckpointError(f"{path} has another LSTM head than CLIP4Clip's: {', '.join(sorted(others))}")
         else:
             layers = {name.split(".")[2] for name in state if name.startswith("transformerClip.resblocks.")}
+            if not layers:
+                raise CheckpointError(f"{path} has a seqTransf head without any transformerClip.resblocks")
             positions = state.get("frame_position_embeddings.weight", torch.empty(1, 0)).shape[0]
             head = SequenceTransformer(width, len(layers), positions)
     assign(head, state, path)

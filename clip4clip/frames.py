@@ -15,7 +15,7 @@ from .errors import InputTypeError, InputValueError, brief
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 HOW_TO_DECODE = "decode it first, with ops.video_decode.ffmpeg in a pipeline or clip4clip.video.read_frames in Python"
-MAX_ASPECT = 64  # of a frame; a longer one is cut to its middle first, or resizing it could need any amount of memory
+MAX_ASPECT = 64  # of a frame; of a longer one only the middle is resized, for the whole could need any amount of memory
 
 # towhee.types.Image.mode -> how its array is turned into RGB
 _ARRAY_MODES = {
@@ -58,7 +58,10 @@ def is_frame(data: Any) -> bool:
 def to_image(frame: Any) -> Image.Image:
     """One frame as a PIL image in mode RGB; see :func:`pixel_values` for what is taken and what is raised."""
     if isinstance(frame, Image.Image):
-        image = _pil_to_rgb(frame)
+        try:
+            image = _pil_to_rgb(frame)
+        except OSError as error:  # Pillow reads a file's pixels only now
+            raise InputValueError(f"this PIL image of size {frame.size} cannot be read: {error}") from error
     elif isinstance(frame, np.ndarray):
         image = Image.fromarray(_array_to_rgb(frame))
     else:
@@ -73,22 +76,18 @@ def to_image(frame: Any) -> Image.Image:
 
 def resize_and_crop(image: Image.Image, resolution: int) -> Image.Image:
     """Bicubic (Pillow's, antialiased) to a short side of ``resolution``, then the centre square, as CLIP does it."""
-    image = _limit_aspect(image)
     width, height = image.size
     short = min(width, height)
-    width, height = int(resolution * width / short), int(resolution * height / short)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - resolution) / 2), round((height - resolution) / 2)
+    wide, high = int(resolution * width / short), int(resolution * height / short)
+    left, top = round((wide - resolution) / 2), round((high - resolution) / 2)
+    if max(wide, high) > MAX_ASPECT * resolution:
+        # Only what the crop keeps is resized. Not so for all frames: the box is in 32-bit floats and Pillow chooses the
+        # order of its two passes by the sizes, so that many a pixel comes out a level off.
+        across, down = width / wide, height / high
+        box = (left * across, top * down, (left + resolution) * across, (top + resolution) * down)
+        return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
+    image = image.resize((wide, high), Image.Resampling.BICUBIC)
     return image.crop((left, top, left + resolution, top + resolution))
-
-
-def _limit_aspect(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    long = MAX_ASPECT * min(width, height)
-    if max(width, height) <= long:
-        return image
-    left, top = max(0, (width - long) // 2), max(0, (height - long) // 2)
-    return image.crop((left, top, min(width, left + long), min(height, top + long)))
 
 
 def _array_to_rgb(frame: np.ndarray) -> np.ndarray:

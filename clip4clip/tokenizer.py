@@ -22,6 +22,7 @@ from .errors import WeightsNotFoundError
 MERGES_FILE = "towhee/models/clip/bpe_simple_vocab_16e6.txt.gz"
 N_BYTES = 256
 N_MERGES = 49_152 - N_BYTES - 2  # the table lists more; CLIP's vocabulary ends here
+LONGEST_CACHED = 64
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 # Contractions, letters, single digits and runs of anything else; the two special tokens are understood inside text.
@@ -84,7 +85,8 @@ class Tokenizer:
                 case token if token == END:
                     yield self.end_id
                 case token:
-                    yield from self._word_ids(token)
+                    # Only words of a usual length are kept: their number is bounded, so their length must be too.
+                    yield from (self._word_ids if len(token) <= LONGEST_CACHED else self._encode_word)(token)
 
     def encode(self, text: str, context_length: int = 77) -> list[int]:
         """Ids of one caption with its start and end marks, unpadded.

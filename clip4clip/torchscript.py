@@ -12,10 +12,9 @@ import mmap
 import pickle
 import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -28,6 +27,9 @@ _DTYPES = {
     "DoubleStorage": torch.float64,
     "LongStorage": torch.int64,
     "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
 
@@ -46,11 +48,10 @@ def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
         zipfile.BadZipFile, KeyError, ValueError: when it is damaged.
     """
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        root = next(
-            name[: -len("data.pkl")]
-            for name in archive.namelist()
-            if name.count("/") == 1 and name.endswith("/data.pkl")
-        )
+        pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError("it is a zip file without a data.pkl, or with several")
+        root = pickles[0][: -len("data.pkl")]
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         module = _Unpickler(archive, root, mapped).load()
     if not isinstance(module, _Module):
@@ -80,7 +81,57 @@ def _named_tensors(root: _Module) -> Iterator[tuple[str, torch.Tensor]]:
     raise pickle.UnpicklingError(f"it has more than {MAX_MODULES:,} modules, or one that holds itself")
 
 
-class _Unpickler(pickle.Unpickler):
+# The instructions that torch writes, and those of newer protocols for the same objects.
+_INSTRUCTIONS = (
+    *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.GLOBAL, pickle.STACK_GLOBAL),
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINUNICODE),
+    *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
+    *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_DICT),
+    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.NEWOBJ, pickle.REDUCE, pickle.BINPERSID),
+    *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET),
+)
+
+
+class _Unpickler(pickle._Unpickler):
+    """Pickle's machine, cut down to the instructions and the objects that an archive is made of.
+
+    It is the one in Python: the one in C takes as much memory for its memo as the file says, and overflows its stack
+    on keys of nested tuples.
+    """
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
+    def _refuse(self) -> None:
+        raise pickle.UnpicklingError("its data.pkl holds an instruction that torch does not write")
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._update([key, value])
+
+    def _set_items(self) -> None:
+        self._update(self.pop_mark())
+
+    def _update(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is not dict or not all(isinstance(key, str | int | float) for key in items[::2]):
+            raise pickle.UnpicklingError("its data.pkl sets an item of what is no dict, or under a strange key")
+        target.update(zip(items[::2], items[1::2], strict=True))
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], _Module):  # tensors and functions take a state too, and do things with it
+            raise pickle.UnpicklingError("its data.pkl gives a state to what is no module")
+        self.stack[-1].__setstate__(state)
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **dict.fromkeys(range(256), _refuse),
+        **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in _INSTRUCTIONS},
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.BUILD[0]: _build,
+    }
+
     def __init__(self, archive: zipfile.ZipFile, root: str, mapped: mmap.mmap) -> None:
         entry = archive.getinfo(f"{root}data.pkl")
         if entry.compress_type != zipfile.ZIP_STORED:  # as torch writes it; what is stored cannot be a bomb
@@ -90,34 +141,47 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
-            return type(name, (_Module,), {})
+            return _Module
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild_tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda data, *_: data
-        if module == "torch.jit._pickle" and name.startswith("build_"):
-            return list
+        if module == "torch.jit._pickle" and (name.startswith("build_") or name == "restore_type_tag"):
+            return _typed
         if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
+            return lambda *_: {}  # a tensor's hooks
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither a module nor a tensor")
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
         """One storage: ('storage', dtype, key, device, number of elements), as a flat view of the mapped file."""
         kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError(f"it refers to a {kind!r} of {dtype!r} outside of itself")
+        if kind != "storage" or not (
+            isinstance(dtype, torch.dtype) and isinstance(key, str) and isinstance(count, int)
+        ):
+            raise pickle.UnpicklingError("it refers to something outside of itself")
         entry = self._archive.getinfo(f"{self._root}data/{key}")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != count * dtype.itemsize:
             raise ValueError(f"storage {key} is compressed or has the wrong size")
         if not count:
             return torch.empty(0, dtype=dtype)
-        header = self._mapped[entry.header_offset : entry.header_offset + _LOCAL_HEADER.size]
-        _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-        offset = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+        start = entry.header_offset + _LOCAL_HEADER.size
+        signature, name_length, extra_length = _LOCAL_HEADER.unpack(self._mapped[entry.header_offset : start])
+        if signature != b"PK\x03\x04" or self._mapped[start : start + name_length] != entry.filename.encode():
+            raise ValueError(f"storage {key} is damaged: it is not where the archive's directory says")
+        offset = start + name_length + extra_length
         return torch.frombuffer(self._mapped, dtype=dtype, count=count, offset=offset)
 
 
+def _typed(items: Any, *_: Any) -> Any:
+    """What torch restores the element type of, which for Python is nothing to do."""
+    if not isinstance(items, list | dict):
+        raise pickle.UnpicklingError("a typed list or dict is built from something else")
+    return items
+
+
 def _rebuild_tensor(storage: torch.Tensor, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    return torch.as_strided(storage, tuple(size), tuple(stride), offset)  # refuses what reaches outside of the storage
+    if not (isinstance(size, tuple) and isinstance(stride, tuple)):
+        raise pickle.UnpicklingError("the shape of a tensor is no tuple")
+    return torch.as_strided(storage, size, stride, offset)  # refuses what reaches outside of the storage

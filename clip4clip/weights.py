@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, UnknownNameError, WeightsNotFoundError
+from .errors import CheckpointError, UnknownNameError, WeightsNotFoundError, brief
 from .model import CLIPConfig
 from .torchscript import is_torchscript, read_torchscript
 
@@ -106,14 +106,20 @@ def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_F
         file, snapshot = _download(reference, [])
         _check_folder(snapshot)
         return file
-    path = Path(reference).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(reference).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsNotFoundError(
+            f"no checkpoint at {brief(reference)}: {_first_line(error)}. {_HOW_TO_SUPPLY}"
+        ) from error
+    if is_folder:
         _check_folder(path)
         for name in FILE_NAMES:
             if (path / name).is_file():
                 return path / name
         raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(FILE_NAMES)}")
-    if not path.is_file():
+    if not is_file:
         raise WeightsNotFoundError(f"no checkpoint at {path}: there is no such file or folder. {_HOW_TO_SUPPLY}")
     return path
 
@@ -255,8 +261,8 @@ def _download(reference: str, tried: list[str]) -> tuple[Path, Path]:
 
     Returns the file and the folder of its snapshot, which then also holds the configurations that the repository has.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     match = _HUB_REFERENCE.fullmatch(reference)
     if match is None or ".." in reference.split("/"):
@@ -270,18 +276,21 @@ def _download(reference: str, tried: list[str]) -> tuple[Path, Path]:
         tried.append(f"hf://{repo}{'@' + revision if revision else ''}/{name}")
         try:
             found = Path(hf_hub_download(repo, name, revision=revision, local_files_only=out_of_reach))
+            commit = found.parts[-2 - name.count("/")]
             for config in CONFIG_NAMES:
-                with contextlib.suppress(EntryNotFoundError):
-                    hf_hub_download(repo, config, revision=revision, local_files_only=out_of_reach)
+                if try_to_load_from_cache(repo, config, revision=commit) is None:  # neither there nor known not to be
+                    with contextlib.suppress(EntryNotFoundError):
+                        hf_hub_download(repo, config, revision=commit, local_files_only=out_of_reach)
             return found, found.parents[name.count("/")]
         except LocalEntryNotFoundError as error:
             reason = error
-            tried[-1] += " (not cached, and the hub cannot be reached)"
+            cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
+            tried[-1] += f" (not cached, and the hub cannot be reached{cause})"
             out_of_reach = True  # do not wait for it again: the other names are looked for in the cache alone
         except EntryNotFoundError as error:
             reason = error
             tried[-1] += " (no such file in the repository)"
-        except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
+        except Exception as error:  # huggingface_hub lets the errors of its HTTP client and of the system through
             reason = error
             tried[-1] += f" ({_first_line(error)})"
             break
@@ -299,6 +308,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as checkpoint:
             return {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}  # noqa: SIM118  not a mapping
     if zipfile.is_zipfile(path):
+        _check_zip(path)
         if is_torchscript(path):
             return read_torchscript(path)
         return _unpickle(path, mmap=True)
@@ -325,7 +335,24 @@ def _unpickle(path: Path, mmap: bool) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping):
         raise ValueError(f"it holds a {type(content).__name__}, not a state dict")
-    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    tensors = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+            raise ValueError(f"{name} is no plain tensor but {tensor.layout} on the device {tensor.device}")
+    return tensors
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses a zip that is no checkpoint, and one that was packed anew with compression.
+
+    torch would map what is compressed as if it were not, and unpack a pickle to whatever size it has.
+    """
+    with zipfile.ZipFile(path) as archive:
+        read = [entry for entry in archive.infolist() if re.fullmatch(r"[^/]+/data(\.pkl|/[^/]+)", entry.filename)]
+    if not any(entry.filename.endswith("/data.pkl") for entry in read):
+        raise ValueError("it is a zip file, but not one that PyTorch wrote: it has no data.pkl")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in read):
+        raise ValueError("its tensors are compressed, which PyTorch never does: save its state dict anew")
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -367,6 +394,18 @@ def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def _can_stack(parts: list[Tensor | None]) -> bool:
+    """Whether three tensors are alike, floats, and not larger than what the file holds of them."""
+    return all(
+        part is not None
+        and part.is_floating_point()
+        and part.ndim > 0
+        and part.shape == parts[0].shape  # type: ignore[union-attr]
+        and part.nbytes <= part.untyped_storage().nbytes()
+        for part in parts
+    )
+
+
 _Q_PROJ = re.compile(r"(.*\.attn\.)q_proj\.(weight|bias)")
 
 
@@ -375,7 +414,7 @@ def _stack_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in [name for name in state if _Q_PROJ.fullmatch(name)]:
         prefix, kind = _Q_PROJ.fullmatch(name).groups()  # type: ignore[union-attr]
         parts = [state.pop(f"{prefix}{part}_proj.{kind}", None) for part in "qkv"]
-        if all(part is not None for part in parts):  # otherwise in_proj is reported missing
+        if _can_stack(parts):  # otherwise in_proj is reported missing
             state[f"{prefix}in_proj_{kind}"] = torch.cat(parts)  # type: ignore[arg-type]
     return state
 
@@ -398,7 +437,7 @@ def _check_folder(folder: Path) -> None:
             fits = uses_quick_gelu(config)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{folder / name} is not a model's configuration: {_first_line(error)}") from error
         if not fits:
             raise CheckpointError(

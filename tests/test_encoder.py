@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from clip4clip import CheckpointError, DeviceError, InputTypeError, InputValueError, TextEncoder, VideoEncoder
 from clip4clip.device import available_devices, resolve_device
 from clip4clip.encoder import FRAMES_AT_ONCE
-from clip4clip.model import VisionTower
+from clip4clip.model import MeanPooling, TextTower, VisionTower
+from clip4clip.weights import tower_state
 
 PATH_HINT = r"decode it first, with ops\.video_decode\.ffmpeg"
 
@@ -157,6 +158,26 @@ def test_a_replaced_file_is_loaded_anew(tmp_path: Path, tiny_state: dict[str, to
 def test_nothing_is_recorded_for_gradients(text: TextEncoder) -> None:
     assert not any(parameter.requires_grad for parameter in text.model.parameters())
     assert not text.model.training
+
+
+def test_a_model_that_is_being_trained_may_stand_behind_an_encoder(
+    tiny_state: dict[str, torch.Tensor], text: TextEncoder, video: VideoEncoder, frames: list[np.ndarray]
+) -> None:
+    cpu = torch.device("cpu")
+    text_tower, vision_tower = TextTower(text.config), VisionTower(video.config)
+    text_tower.load_state_dict(tower_state(tiny_state, "text"))
+    vision_tower.load_state_dict(tower_state(tiny_state, "video"))
+    np.testing.assert_array_equal(TextEncoder(text_tower, text.config, cpu)("a dog"), text("a dog"))
+    np.testing.assert_array_equal(VideoEncoder(vision_tower, MeanPooling(), video.config, cpu)(frames), video(frames))
+    assert all(parameter.requires_grad for parameter in [*text_tower.parameters(), *vision_tower.parameters()])
+
+
+def test_a_head_is_loaded_for_evaluation_too(tmp_path: Path, tiny_state: dict[str, torch.Tensor]) -> None:
+    head = {f"lstm_visual.{name}": tensor for name, tensor in torch.nn.LSTM(64, 64).state_dict().items()}
+    save_file(tiny_state | head, tmp_path / "model.safetensors")
+    loaded = VideoEncoder.load("tiny", tmp_path, "cpu").head
+    assert not loaded.training
+    assert [parameter.requires_grad for parameter in loaded.parameters()] == [False] * 4
 
 
 @pytest.mark.parametrize(

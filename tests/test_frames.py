@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import io
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from towhee.types import Image as TowheeImage
 from towhee.types import VideoFrame
 from transformers import CLIPImageProcessorPil
@@ -91,7 +92,7 @@ def test_a_mode_changes_nothing_but_the_order_of_the_channels(frame: object) -> 
         Image.fromarray(RGB[..., 0]),
         Image.fromarray(RGB[..., 0].astype(np.int32)),
         Image.fromarray(RGB[..., 0].astype(np.float32)),
-        Image.fromarray(RGB[..., 0].astype(np.uint16) * 257),
+        Image.fromarray(RGB[..., 0].astype(np.uint16) * 256 + 77),
     ],
     ids=["GRAY 2-D", "GRAY 3-D", "PIL L", "PIL I", "PIL F", "PIL I;16"],
 )
@@ -99,9 +100,64 @@ def test_grey_is_the_same_in_all_three_channels(frame: object) -> None:
     torch.testing.assert_close(pixel_values([frame]), pixel_values([RGB[..., :1].repeat(3, axis=2)]))
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "LA", "PA", "La", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I;16B"])
-def test_every_pil_mode_is_taken(mode: str) -> None:
-    assert torch.isfinite(pixel_values([Image.new(mode, (30, 20))])).all()
+def in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """The same picture in another of Pillow's modes."""
+    if mode == "LAB":
+        profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        return ImageCms.profileToProfile(picture, *profiles, outputMode="LAB")
+    if mode in ("P", "PA"):
+        return picture.convert("P", palette=Image.Palette.ADAPTIVE).convert(mode)
+    if mode.startswith("I;16"):
+        wide = (np.asarray(picture.convert("L")) * np.uint16(256)).astype(">u2" if mode == "I;16B" else "<u2")
+        return Image.frombytes(mode, picture.size, wide.tobytes())
+    # Pillow reaches the premultiplied modes only by way of the plain ones.
+    return picture.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert(mode)
+
+
+def _stripes(*colours: tuple[int, int, int]) -> Image.Image:
+    return Image.fromarray(np.repeat(np.array([colours], np.uint8), 20, axis=1).repeat(30, axis=0))
+
+
+COLOURS = _stripes((200, 100, 50), (60, 120, 180), (90, 160, 90))
+GREYS = _stripes((0, 0, 0), (255, 255, 255))
+
+
+@pytest.mark.parametrize(
+    ("mode", "picture"),
+    [(mode, COLOURS) for mode in ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")]
+    + [(mode, GREYS) for mode in ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")],
+)
+def test_a_pil_picture_looks_the_same_in_every_mode(mode: str, picture: Image.Image) -> None:
+    converted = in_mode(picture, mode)
+    assert converted.mode == mode
+    # HSV, YCbCr and LAB in bytes are up to five levels of 255 off the RGB they came from.
+    torch.testing.assert_close(pixel_values([converted]), pixel_values([picture]), atol=0.08, rtol=0)
+
+
+def test_every_mode_that_pillow_has_is_tested() -> None:
+    marks = test_a_pil_picture_looks_the_same_in_every_mode.pytestmark  # type: ignore[attr-defined]
+    assert {mode for mode, _ in marks[0].args[1]} == set(Image.MODES)
+
+
+def test_transparency_is_dropped() -> None:
+    faint = COLOURS.copy()
+    faint.putalpha(40)
+    torch.testing.assert_close(pixel_values([faint]), pixel_values([COLOURS]))
+
+
+def test_a_pil_picture_that_cannot_be_read_is_an_error() -> None:
+    whole = io.BytesIO()
+    Image.fromarray(_picture(300, 300)).save(whole, "JPEG")
+    truncated = Image.open(io.BytesIO(whole.getvalue()[:2000]))  # Pillow reads the pixels only when asked for them
+    with pytest.raises(InputValueError, match="truncated"):
+        pixel_values([truncated])
+
+
+@pytest.mark.parametrize(("width", "height"), [(65, 1), (301, 1), (1, 301), (5_000, 77)])
+def test_pixels_of_an_extreme_frame_are_those_of_its_very_middle(width: int, height: int) -> None:
+    array = _picture(width, height)
+    # Not to the last level: noise this much enlarged overshoots, and is cut at 0 and 255 in another order.
+    np.testing.assert_allclose(pixel_values([array])[0].numpy(), _resized_then_cropped(array), atol=0.2)
 
 
 @pytest.mark.parametrize(("width", "height"), [(200_000, 1), (1, 200_000), (20_000, 3)])

@@ -13,18 +13,23 @@ import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from clip4clip import TextEncoder
+from clip4clip.weights import MODELS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Run in a process of its own: huggingface_hub reads its environment when it is imported.
 LOCATE = """
-import json, sys
+import json, sys, time
 from clip4clip.errors import Clip4clipError
 from clip4clip.weights import locate
+time.sleep = lambda seconds: None  # the client pauses between its attempts
 try:
     print(json.dumps({"path": str(locate(sys.argv[1] if len(sys.argv) > 1 else None, "clip_vit_b32"))}))
 except Clip4clipError as error:
@@ -38,6 +43,7 @@ class Hub:
 
     files: dict[str, bytes]
     cut_first_answer_at: int | None = None
+    failure: str = ""
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -56,6 +62,12 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(f"{self.command} {self.path}" + (f" {wanted}" if wanted else ""))
         match = re.fullmatch(r"/owner/model/resolve/([^/]+)/(.+)", self.path)
         content = hub.files.get(match[2]) if match else None
+        if hub.failure == "silent":
+            self.close_connection = True
+            return
+        if hub.failure == "forbids":
+            self.send_error(403)
+            return
         if content is None:
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound" if match else "RepoNotFound")
@@ -76,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
             end = len(content)
             if hub.cut_first_answer_at is not None:
                 end, hub.cut_first_answer_at = hub.cut_first_answer_at, None
+            if hub.failure == "drops every answer":
+                end = 1000
             self.wfile.write(content[start:end])
             if end < len(content):
                 self.close_connection = True
@@ -96,22 +110,28 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def locate(hub: Hub, tmp_path: Path) -> Callable[..., dict[str, str]]:
+def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_ETAG_TIMEOUT": "3",
+    }
+
+
+@pytest.fixture
+def locate(environment: dict[str, str]) -> Callable[..., dict[str, str]]:
     def run(*reference: str, offline: bool = False, endpoint: str | None = None) -> dict[str, str]:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": endpoint or hub.url,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_OFFLINE": "1" if offline else "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_ETAG_TIMEOUT": "3",
-        }
+        changes = {"HF_HUB_OFFLINE": "1"} if offline else {}
+        changes |= {"HF_ENDPOINT": endpoint} if endpoint else {}
         terminal, theirs = os.openpty()  # only a terminal is shown a progress bar
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
         with os.fdopen(theirs, "wb") as stderr:
             command = [sys.executable, "-c", LOCATE, *reference]
             done = subprocess.run(
-                command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, check=True
+                command, env=environment | changes, stdout=subprocess.PIPE, stderr=stderr, text=True, check=True
             )
             stderr.write(b"the end")
         with os.fdopen(terminal, "rb", buffering=0) as shown:
@@ -190,6 +210,57 @@ def test_a_repository_that_asks_for_another_activation_is_refused(locate: Callab
     result = locate("hf://owner/model@v1/other/weights.bin")
     assert result["error"] == "CheckpointError"
     assert "QuickGELU" in result["message"]
+
+
+def test_what_is_cached_at_a_commit_is_not_asked_for_again(locate: Callable, hub: Hub) -> None:
+    reference = f"hf://owner/model@{COMMIT}/model.safetensors"
+    first = locate(reference)
+    hub.requests.clear()
+    assert locate(reference)["path"] == first["path"]
+    assert hub.requests == []
+
+
+def test_an_encoder_is_loaded_from_the_hub(
+    hub: Hub, environment: dict[str, str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    hub.files = {"model.safetensors": tiny_checkpoint.read_bytes()}
+    program = """
+import json, sys
+import numpy as np
+from clip4clip import TextEncoder
+from clip4clip.weights import MODELS, CLIPConfig, Model
+MODELS["tiny"] = Model(CLIPConfig(**json.loads(sys.argv[1])), hub="hf://owner/model@v1/model.safetensors")
+np.save(sys.argv[2], [TextEncoder.load("tiny", weights, "cpu")("a dog") for weights in (None, "hf://owner/model")])
+"""
+    config = json.dumps(asdict(MODELS["tiny"].config))
+    subprocess.run([sys.executable, "-c", program, config, str(tmp_path / "a.npy")], env=environment, check=True)
+    expected = TextEncoder.load("tiny", tiny_checkpoint, "cpu")("a dog")
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), [expected, expected], atol=1e-6)
+    assert {"GET /owner/model/resolve/v1/model.safetensors", "HEAD /owner/model/resolve/main/model.safetensors"} <= set(
+        hub.requests
+    )
+
+
+@pytest.mark.parametrize("failure", ["silent", "drops every answer"])
+def test_a_hub_that_never_gets_to_the_end_is_one_error(failure: str, locate: Callable, hub: Hub) -> None:
+    hub.failure = failure
+    result = locate("hf://owner/model@v1/model.safetensors")
+    assert result["error"] == "WeightsNotFoundError"
+    assert "hf://owner/model@v1/model.safetensors (" in result["message"]
+    assert "Pass weight_path" in result["message"]
+
+
+def test_a_refusal_of_the_hub_is_told_apart_from_silence(locate: Callable, hub: Hub) -> None:
+    hub.failure = "forbids"
+    result = locate("hf://owner/model@v1/model.safetensors")
+    assert result["error"] == "WeightsNotFoundError"
+    assert "403" in result["message"]
+
+
+def test_an_endpoint_that_is_no_address_is_one_error(locate: Callable) -> None:
+    result = locate("hf://owner/model@v1/model.safetensors", endpoint="127.0.0.1:9")
+    assert result["error"] == "WeightsNotFoundError"
+    assert "http" in result["message"]
 
 
 def test_the_default_is_the_pinned_file(locate: Callable, hub: Hub) -> None:

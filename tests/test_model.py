@@ -168,16 +168,16 @@ def test_lstm_head_is_an_lstm_added_to_its_input() -> None:
 
 @torch.inference_mode()
 def test_transformer_head_is_a_transformer_added_to_its_input() -> None:
-    head, frames = SequenceTransformer(64, 3, 77), 1e-3 * torch.randn(6, 64)
+    head, frames = SequenceTransformer(128, 3, 77), 1e-3 * torch.randn(6, 128)
     for parameter in head.parameters():
         parameter.copy_(0.2 * torch.randn(parameter.shape))
     head.frame_position_embeddings.weight.mul_(1e-2)  # numbers so small that the norms' epsilon tells
     x = frames + head.frame_position_embeddings.weight[:6]
     for block in head.transformerClip.resblocks:
         reference = torch.nn.TransformerEncoderLayer(
-            64,
-            1,
-            256,
+            128,
+            2,
+            512,
             dropout=0,
             activation=lambda y: y * torch.sigmoid(1.702 * y),
             layer_norm_eps=1e-12,

@@ -136,7 +136,13 @@ def test_pixels_equal_those_of_torchvision() -> None:
 
 
 # What open_clip's model may be written as, each in the way its users write it.
-def as_archive(model: torch.nn.Module, path: Path, config: CLIPConfig) -> None:
+def as_scripted_archive(model: torch.nn.Module, path: Path, config: CLIPConfig) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(model).save(str(path))
+
+
+def as_traced_archive(model: torch.nn.Module, path: Path, config: CLIPConfig) -> None:
     example = (torch.zeros(1, 3, config.resolution, config.resolution), torch.zeros(1, 77, dtype=torch.long))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -149,7 +155,8 @@ WRITERS: dict[str, Callable[[torch.nn.Module, Path, CLIPConfig], None]] = {
     "legacy pickle": lambda model, path, _: torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False),
     "training checkpoint": lambda model, path, _: torch.save({"epoch": 3, "state_dict": model.state_dict()}, path),
     "DataParallel": lambda model, path, _: torch.save({"state_dict": torch.nn.DataParallel(model).state_dict()}, path),
-    "TorchScript archive": as_archive,
+    "TorchScript archive, traced": as_traced_archive,
+    "TorchScript archive, scripted": as_scripted_archive,
 }
 
 
@@ -195,6 +202,9 @@ def test_what_towhee_models_writes_is_read(tmp_path: Path) -> None:
         transformer_layers=config.text_layers,
     ).eval()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin.1")
+    ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
+    texts = model.get_sequence_output(F.pad(ids, (0, 77 - ids.shape[1])), shaped=True).squeeze(1)
+    assert_same_vectors(TextEncoder.load("tiny", tmp_path, "cpu")(CAPTIONS), texts)
     mask = torch.ones(1, 6)
     embeddings = F.normalize(model.get_visual_output(pixel_values(frames(), 32), mask, shaped=True), dim=-1)
     videos = model._mean_pooling_for_similarity_visual(embeddings, mask)

@@ -26,10 +26,11 @@ from transformers import (
 from clip4clip import CheckpointError, TextEncoder, UnknownNameError, VideoEncoder, WeightsNotFoundError
 from clip4clip.frames import pixel_values
 from clip4clip.model import CLIPConfig as OurConfig
-from clip4clip.model import SequenceLSTM, SequenceTransformer, TextTower, VisionTower
-from clip4clip.weights import MODELS, check_shape, locate, read_state_dict
+from clip4clip.model import SequenceLSTM, SequenceTransformer, TextTower, VisionTower, random_state_dict
+from clip4clip.weights import MODELS, Model, check_shape, locate, read_state_dict
 
 State = dict[str, torch.Tensor]
+REPOSITORY = Path(__file__).parent.parent
 CAPTIONS = ["a dog", "kids feeding and playing with the horse"]
 
 
@@ -187,6 +188,58 @@ def test_a_folder_of_openai_weights_is_taken(tmp_path: Path, tiny_state: State, 
     np.testing.assert_array_equal(vectors_of(tmp_path, "text"), expected("text"))
 
 
+@torch.inference_mode()
+def test_hugging_face_vision_is_understood(hugging_face_model: CLIPModel, hugging_face_vectors: Path) -> None:
+    frames = np.random.default_rng(3).integers(0, 256, (4, 45, 60, 3), dtype=np.uint8)
+    hidden = hugging_face_model.vision_model(pixel_values=pixel_values(list(frames), 32)).pooler_output
+    theirs = F.normalize(hugging_face_model.visual_projection(hidden), dim=-1)
+    ours = VideoEncoder.load("tiny", hugging_face_vectors, "cpu")([frame[None] for frame in frames])
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+QUERY, KEY = (f"text_model.encoder.layers.0.self_attn.{part}_proj.weight" for part in "qk")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {KEY: torch.zeros(64, 32)},
+        {KEY: torch.zeros(64)},
+        {KEY: torch.tensor(0.0)},
+        {KEY: torch.zeros(64, 64).to_sparse()},
+        {QUERY: torch.zeros(64, 64, dtype=torch.int32)},
+        {QUERY: torch.zeros(1).expand(2**40, 64)},  # a few bytes in the file, more than any memory once it is copied
+    ],
+    ids=["narrow", "flat", "scalar", "sparse", "integer", "boundless"],
+)
+def test_a_hugging_face_projection_that_cannot_be_stacked_is_an_error(
+    damage: State, hugging_face_model: CLIPModel, tmp_path: Path
+) -> None:
+    torch.save(dict(hugging_face_model.state_dict()) | damage, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"\.0\.(self_)?attn\.(in|q|k)_proj"):
+        TextEncoder.load("tiny", tmp_path, "cpu")
+
+
+def test_a_missing_hugging_face_projection_is_reported(hugging_face_model: CLIPModel, tmp_path: Path) -> None:
+    state = dict(hugging_face_model.state_dict())
+    del state[KEY]
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        CheckpointError, match=r"lacks 1 of \d+ tensors: transformer\.resblocks\.0\.attn\.in_proj_weight"
+    ):
+        TextEncoder.load("tiny", tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff", b'"model_type"', b"[" * 200_000, b'{"model_type": 1, "text_config": 2}']
+)
+def test_a_configuration_that_cannot_be_read_is_an_error(content: bytes, tmp_path: Path, tiny_state: State) -> None:
+    save_file(tiny_state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"config\.json is not a model's configuration"):
+        TextEncoder.load("tiny", tmp_path, "cpu")
+
+
 # Heads
 
 
@@ -231,6 +284,84 @@ def test_tight_transformer_is_refused_with_the_reason(modality: str, tiny_state:
     torch.save({f"clip.{name}": value for name, value in tiny_state.items()} | cross, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"tightTransf.*no vector of a video alone"):
         vectors_of(tmp_path, modality)
+
+
+def published_head(kind: str, width: int) -> State:
+    """A head's tensors under the names and in the shapes that CLIP4Clip's training writes."""
+    shapes: dict[str, tuple[int, ...]] = {"frame_position_embeddings.weight": (77, width)}
+    if kind == "seqLSTM":
+        shapes |= {f"lstm_visual.weight_{part}_l0": (4 * width, width) for part in ("ih", "hh")}
+        shapes |= {f"lstm_visual.bias_{part}_l0": (4 * width,) for part in ("ih", "hh")}
+    else:
+        for layer in ("transformerClip.resblocks.0.", "transformerClip.resblocks.1."):
+            linears = {"attn.in_proj_": (3, 1), "attn.out_proj.": (1, 1), "mlp.c_fc.": (4, 1), "mlp.c_proj.": (1, 4)}
+            for name, (outputs, inputs) in linears.items():
+                shapes |= {f"{layer}{name}weight": (outputs * width, inputs * width)}
+                shapes |= {f"{layer}{name}bias": (outputs * width,)}
+            shapes |= {f"{layer}ln_{n}.{part}": (width,) for n in (1, 2) for part in ("weight", "bias")}
+    generator = torch.Generator().manual_seed(2)
+    return {name: 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def by_hand(kind: str, head: State, frames: torch.Tensor) -> torch.Tensor:
+    """The video's vector from its frames' embeddings, step by step as the paper's section 3.3 has it."""
+    if kind == "seqLSTM":
+        hidden = cell = torch.zeros_like(frames[0])
+        seen = []
+        for frame in frames:
+            gates = head["lstm_visual.weight_ih_l0"] @ frame + head["lstm_visual.bias_ih_l0"]
+            gates = gates + head["lstm_visual.weight_hh_l0"] @ hidden + head["lstm_visual.bias_hh_l0"]
+            enter, forget, new, leave = gates.chunk(4)
+            cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
+            hidden = leave.sigmoid() * cell.tanh()
+            seen.append(hidden)
+        x = torch.stack(seen)
+    else:
+        x = frames + head["frame_position_embeddings.weight"][: len(frames)]
+        for number in range(2):
+            tensors = {name.split(".", 3)[3]: value for name, value in head.items() if f"resblocks.{number}." in name}
+            attention = torch.nn.MultiheadAttention(frames.shape[1], frames.shape[1] // 64, batch_first=True)
+            attention.load_state_dict({name[5:]: value for name, value in tensors.items() if name.startswith("attn.")})
+            y = F.layer_norm(x, x.shape[1:], tensors["ln_1.weight"], tensors["ln_1.bias"], 1e-12)[None]
+            x = x + attention(y, y, y, need_weights=False)[0][0]
+            y = F.layer_norm(x, x.shape[1:], tensors["ln_2.weight"], tensors["ln_2.bias"], 1e-12)
+            y = F.linear(y, tensors["mlp.c_fc.weight"], tensors["mlp.c_fc.bias"])
+            x = x + F.linear(y * (1.702 * y).sigmoid(), tensors["mlp.c_proj.weight"], tensors["mlp.c_proj.bias"])
+    return F.normalize(F.normalize(x + frames, dim=-1).mean(0), dim=-1)
+
+
+@pytest.mark.parametrize("kind", ["seqLSTM", "seqTransf"])
+@torch.inference_mode()
+def test_a_head_computes_what_the_paper_says(
+    kind: str, random_state: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 128 wide, for a head of two attention heads.
+    config = OurConfig(128, 32, 16, vision_width=64, vision_layers=1, vocab_size=49408, text_width=64, text_layers=1)
+    monkeypatch.setitem(MODELS, "two heads", Model(config, hub="hf://owner/model"))
+    head = published_head(kind, 128)
+    path = tmp_path / "pytorch_model.bin.4"
+    torch.save({f"clip.{name}": value for name, value in random_state(config).items()} | head, path)
+    clip = list(np.random.default_rng(3).integers(0, 256, (5, 45, 60, 3), dtype=np.uint8))
+    encoder = VideoEncoder.load("two heads", path, "cpu")
+    embeddings = encoder.model(pixel_values(clip, 32))
+    np.testing.assert_allclose(encoder(clip), by_hand(kind, head, embeddings), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [{"num_layers": 2}, {"bidirectional": True}, {"proj_size": 32}])
+def test_an_lstm_of_another_kind_is_refused_rather_than_half_applied(
+    shape: dict, tiny_state: State, tmp_path: Path
+) -> None:
+    lstm = torch.nn.LSTM(64, 64, **shape)
+    torch.save(tiny_state | {f"lstm_visual.{name}": value for name, value in lstm.state_dict().items()}, tmp_path / "a")
+    with pytest.raises(CheckpointError, match="lstm_visual"):
+        VideoEncoder.load("tiny", tmp_path / "a", "cpu")
+
+
+def test_a_transformer_head_without_layers_is_refused(tiny_state: State, tmp_path: Path) -> None:
+    head = {"frame_position_embeddings.weight": torch.zeros(77, 64), "transformerClip.ln.weight": torch.zeros(64)}
+    torch.save(tiny_state | head, tmp_path / "a")
+    with pytest.raises(CheckpointError, match="transformerClip"):
+        VideoEncoder.load("tiny", tmp_path / "a", "cpu")
 
 
 # What is checked
@@ -324,6 +455,34 @@ def test_a_text_operator_refuses_a_checkpoint_whose_vision_tower_contradicts_the
         TextEncoder.load("tiny", tmp_path, "cpu")
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(64).to_sparse(),
+        torch.ones(64, device="meta"),
+        torch.ones(64, dtype=torch.complex64),
+        torch.ones(64, dtype=torch.bool),
+    ],
+    ids=["sparse", "without numbers", "complex", "bool"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_tensor_of_another_kind_is_an_error_that_names_it(
+    tensor: torch.Tensor, tiny_state: State, tmp_path: Path
+) -> None:
+    torch.save(tiny_state | {"ln_final.weight": tensor}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"ln_final\.weight is"):
+        TextEncoder.load("tiny", tmp_path / "a.pt", "cpu")
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"a": 1, "b": "x"}, {"state_dict": {"a": None}}, {"state_dict": None}, [], "x"]
+)
+def test_a_pickle_without_tensors_is_an_error(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"none at all|not a state dict"):
+        TextEncoder.load("tiny", tmp_path / "a.pt", "cpu")
+
+
 # What is read
 
 
@@ -355,6 +514,42 @@ def test_the_other_tower_is_not_read(tiny_state: State, tmp_path: Path) -> None:
     assert np.isfinite(TextEncoder.load("tiny", path, "cpu")("a dog")).all()
     with pytest.raises(CheckpointError, match="not finite"):
         vectors_of(path, "video")
+
+
+def resident(path: Path) -> int:
+    """How many bytes of a mapped file this process has touched."""
+    total, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            ours = line.endswith(str(path))
+        elif ours and line.startswith("Rss:"):
+            total += 1024 * int(line.split()[1])
+    return total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("modality", ["text", "video"])
+@pytest.mark.parametrize("family", ["safetensors", "zip"])
+def test_of_the_file_only_the_wanted_tower_is_touched(
+    family: str, modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OurConfig(64, 32, 16, vision_width=512, vision_layers=4, text_width=64, text_layers=1)
+    monkeypatch.setitem(MODELS, "large towers", Model(config, hub="hf://owner/model"))
+    state, path = random_state_dict(config), tmp_path / "checkpoint"
+    FAMILIES[family](state, path)
+    sizes = {"text": 0, "video": 0}
+    for name, tensor in state.items():
+        sizes["video" if name.startswith("visual.") else "text"] += tensor.nbytes
+    margin = 2**22  # the system maps some neighbours of each page
+    assert min(sizes.values()) > 2 * margin
+    if modality == "text":
+        encoder = TextEncoder.load("large towers", path, "cpu")
+        encoder("a dog")
+    else:
+        encoder = VideoEncoder.load("large towers", path, "cpu")
+        encoder(np.zeros((1, 32, 32, 3), np.uint8))
+        assert resident(path) > sizes["video"] / 2  # or else this would measure nothing
+    assert resident(path) < sizes[modality] + margin
 
 
 # What is no checkpoint
@@ -444,6 +639,140 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not(new: bool, tiny_st
     assert not marker.exists()
 
 
+SMALL = {"token_embedding.weight": torch.arange(6.0).view(3, 2), "visual.conv1.weight": torch.ones(2, 3, 2, 2)}
+
+
+@pytest.mark.parametrize("family", ["safetensors", "zip", "legacy pickle"])
+def test_a_small_file_cut_at_any_byte_is_an_error(family: str, tmp_path: Path) -> None:
+    FAMILIES[family](SMALL, tmp_path / "whole")
+    content = (tmp_path / "whole").read_bytes()
+    for cut in range(len(content)):
+        (tmp_path / "cut").write_bytes(content[:cut])
+        with pytest.raises(CheckpointError, match="cut"):
+            read_state_dict(tmp_path / "cut")
+
+
+def rezip(source: Path, target: Path, change: Callable[[str, bytes], tuple[bytes, int]]) -> None:
+    """Writes a zip anew, with right checksums and each entry's bytes and compression from ``change``."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, *change(entry.filename, old.read(entry)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # by torch, on pickles of odd protocols
+def test_a_damaged_pickle_with_a_right_checksum_is_an_error_or_other_numbers_but_nothing_else(tmp_path: Path) -> None:
+    torch.save(SMALL, tmp_path / "whole")
+    random = np.random.default_rng(0)
+    refused = 0
+
+    def damage(name: str, content: bytes) -> tuple[bytes, int]:
+        if not name.endswith("data.pkl"):
+            return content, zipfile.ZIP_STORED
+        damaged = bytearray(content)
+        for position in random.integers(0, len(content), random.integers(1, 4)):
+            damaged[position] = random.integers(256)
+        return bytes(damaged), zipfile.ZIP_STORED
+
+    for _ in range(300):
+        rezip(tmp_path / "whole", tmp_path / "damaged", damage)
+        try:
+            read_state_dict(tmp_path / "damaged")
+        except CheckpointError:
+            refused += 1
+    assert refused > 200
+
+
+def test_compressed_tensors_are_refused_or_read_but_never_taken_for_plain_ones(tmp_path: Path) -> None:
+    torch.save(SMALL, tmp_path / "plain")
+    kinds = {"0": zipfile.ZIP_DEFLATED}  # the first tensor: what follows it in the file fills the gap
+    rezip(
+        tmp_path / "plain",
+        tmp_path / "packed",
+        lambda name, content: (content, kinds.get(name.rsplit("/", 1)[1], zipfile.ZIP_STORED)),
+    )
+    try:
+        tensors = read_state_dict(tmp_path / "packed")
+    except CheckpointError as error:
+        assert "compressed" in str(error)  # noqa: PT017  either is right
+    else:
+        assert torch.equal(tensors["token_embedding.weight"], SMALL["token_embedding.weight"])
+
+
+def test_a_pickle_that_would_unpack_to_any_size_is_refused(tmp_path: Path) -> None:
+    torch.save(SMALL, tmp_path / "plain")
+    rezip(
+        tmp_path / "plain",
+        tmp_path / "bomb",
+        lambda name, content: (
+            (content + bytes(10**7), zipfile.ZIP_DEFLATED) if name.endswith("data.pkl") else (content, 0)
+        ),
+    )
+    with pytest.raises(CheckpointError, match="compressed"):
+        read_state_dict(tmp_path / "bomb")
+
+
+def entry(shape: list, offsets: list, dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+HEADERS: dict[str, object] = {
+    "reaching past the end": {"visual.conv1.weight": entry([8], [0, 32])},
+    "far past the end": {"visual.conv1.weight": entry([2**62], [0, 2**64 - 1])},
+    "overflowing": {"visual.conv1.weight": entry([2**32, 2**32], [0, 16])},
+    "overlapping": {"visual.conv1.weight": entry([2], [0, 8]), "token_embedding.weight": entry([2], [4, 12])},
+    "with a hole": {"visual.conv1.weight": entry([1], [0, 4]), "token_embedding.weight": entry([1], [12, 16])},
+    "backwards": {"visual.conv1.weight": entry([4], [16, 0])},
+    "negative": {"visual.conv1.weight": entry([4], [-16, 0])},
+    "of another size": {"visual.conv1.weight": entry([3], [0, 16])},
+    "of no known type": {"visual.conv1.weight": entry([4], [0, 16], "F31")},
+    "without a shape": {"visual.conv1.weight": {"dtype": "F32", "data_offsets": [0, 16]}},
+    "of numbers": {"visual.conv1.weight": 1},
+    "with strange metadata": {"__metadata__": {"a": 1}, "visual.conv1.weight": entry([4], [0, 16])},
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_forged_safetensors_header_is_refused(kind: str, tmp_path: Path) -> None:
+    header = json.dumps(HEADERS[kind]).encode()
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        read_state_dict(tmp_path / "a")
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**27, 2**28 - 9, 2**28 - 8, 2**28, 2**63 - 1, 2**64 - 1])
+def test_a_forged_safetensors_header_length_is_refused(length: int, tmp_path: Path) -> None:
+    with (tmp_path / "a").open("wb") as file:
+        file.write(length.to_bytes(8, "little") + b"{" * 1000)
+        file.truncate(2**28)  # a hole: nothing of it is on the disk
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        read_state_dict(tmp_path / "a")
+
+
+def test_a_safetensors_header_nested_without_end_is_refused(tmp_path: Path) -> None:
+    header = b'{"a":' * 200_000
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        read_state_dict(tmp_path / "a")
+
+
+@pytest.mark.parametrize("entries", [["[Content_Types].xml"], ["a/data.pkl"], ["a/version"], ["a/constants.pkl"], []])
+def test_another_kind_of_zip_is_refused_in_words(entries: list[str], tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.docx", "w") as archive:
+        for name in entries:
+            archive.writestr(name, b"hello")
+    with pytest.raises(CheckpointError, match=r"a\.docx cannot be read as a checkpoint: \w+ \w+") as error:
+        read_state_dict(tmp_path / "a.docx")
+    assert "\n" not in str(error.value)
+
+
+def test_no_version_of_torch_is_allowed_whose_safe_unpickler_is_not() -> None:
+    # CVE-2025-32434: up to 2.5.1 weights_only=True could be made to run code.
+    for file in ("pyproject.toml", "requirements.txt"):
+        floor = re.search(r"\btorch>=(\d+)\.(\d+)", (REPOSITORY / file).read_text("utf-8"))
+        assert floor is not None
+        assert (int(floor[1]), int(floor[2])) >= (2, 6)
+
+
 # What is not there
 
 
@@ -482,5 +811,20 @@ def test_the_defaults_are_pinned() -> None:
     "reference", ["hf://", "hf://owner", "hf://owner/", "hf://a/b/../../etc/x", "hf://a/b@/x", "hf://a//b"]
 )
 def test_a_malformed_hub_reference_is_an_error_that_shows_the_form(reference: str) -> None:
+    with pytest.raises(WeightsNotFoundError, match=r"hf://owner/repo\[@revision\]\[/file\]"):
+        locate(reference, "clip_vit_b32")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "a" * 5000, "~nobody-of-that-name/model.pt", "/dev/null", "/dev/null/x"])
+def test_a_path_that_cannot_be_is_an_error_too(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsNotFoundError, match="no checkpoint"):
+        locate(path, "tiny")
+
+
+@pytest.mark.parametrize(
+    "reference", ["hf://a/b/\0", "hf://a/b@\0/x", "hf://a/b//x", "hf://a/b/c\\..\\x", "hf://-/-/x"]
+)
+def test_a_hub_reference_that_no_file_can_have_is_an_error_too(reference: str) -> None:
     with pytest.raises(WeightsNotFoundError, match=r"hf://owner/repo\[@revision\]\[/file\]"):
         locate(reference, "clip_vit_b32")
