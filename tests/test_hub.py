@@ -195,7 +195,8 @@ def test_offline_and_not_cached_says_all_that_was_tried(locate: Callable, hub: H
     result = locate("hf://owner/model", offline=True)
     assert result["error"] == "WeightsNotFoundError"
     for name in ("open_clip_model.safetensors", "model.safetensors", "pytorch_model.bin"):
-        assert f"hf://owner/model/{name} (not cached, and the hub cannot be reached)" in result["message"]
+        assert f"hf://owner/model/{name} (not cached, and the hub cannot be reached" in result["message"]
+    assert "offline mode is enabled" in result["message"]
     assert hub.requests == []
 
 
