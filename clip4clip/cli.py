@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,31 +127,22 @@ def embed_video(
         encoder = VideoEncoder.load(model, weights, device)
     vectors: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
-    stopped = False
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with _progress() as progress, _interruptible() as stopped:
         task = progress.add_task("embedding", total=len(files))
-        try:
-            for file in files:
-                progress.update(task, description=Path(file).name)
-                try:
-                    vectors[file] = encoder(read_frames(file, frames))
-                except Clip4clipError as error:
-                    failed[file] = str(error)
-                progress.advance(task)
-        except KeyboardInterrupt:
-            stopped = True
+        for file in files:
+            progress.update(task, description=Path(file).name)
+            try:
+                vectors[file] = encoder(read_frames(file, frames))
+            except Clip4clipError as error:
+                failed[file] = str(error)
+            progress.advance(task)
+            if stopped.is_set():
+                break
     if vectors:
         _give("path", list(vectors), np.stack(list(vectors.values())), output, as_json)
     for message in failed.values():
         err.print(f"[red]failed[/] {_plain(message)}", highlight=False)
-    if stopped:
+    if stopped.is_set():
         err.print(f"stopped: {len(vectors)} of {len(files)} videos are done", highlight=False)
         raise typer.Exit(130)
     if failed:
@@ -205,6 +200,32 @@ def _give(kind: str, names: list[str], vectors: np.ndarray, output: Path | None,
             first = "  ".join(f"{value:+.4f}" for value in vector[:4])
             table.add_row(_plain(name), first, f"{float((vector**2).sum() ** 0.5):.6f}")
         out.print(table)
+
+
+def _progress() -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+    return Progress(*columns, MofNCompleteColumn(), TimeRemainingColumn(), console=err, transient=True)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C ends the block and sets the event.
+
+    The event has to be asked now and then: an exception from a signal is lost where it strikes in a callback from C.
+    """
+    stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    except KeyboardInterrupt:
+        stopped.set()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check_output(output: Path | None) -> None:
