@@ -7,6 +7,7 @@ Once this package is imported, Towhee finds its two operators: ``ops.video_text_
 ``ops.video_decode.ffmpeg``.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wrapt import register_post_import_hook
@@ -18,6 +19,9 @@ from .errors import (
     InputTypeError,
     InputValueError,
     InstallError,
+    MissingExtraError,
+    PairsError,
+    TrainingError,
     UnknownNameError,
     VideoError,
     VideoNotFoundError,
@@ -37,7 +41,10 @@ __all__ = [
     "InputTypeError",
     "InputValueError",
     "InstallError",
+    "MissingExtraError",
+    "PairsError",
     "TextEncoder",
+    "TrainingError",
     "UnknownNameError",
     "VideoEncoder",
     "VideoError",
@@ -49,12 +56,10 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # The encoders bring torch along, which takes seconds: only who uses them waits for it.
     if name in ("TextEncoder", "VideoEncoder"):
-        from . import encoder
-
-        return getattr(encoder, name)
+        return getattr(import_module(".encoder", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 if __name__ == "clip4clip":  # not when Towhee itself loads the package from an operator's folder
-    # Runs as soon as Towhee is imported, or now if it is already.
-    register_post_import_hook(f"{__name__}.operators:register", "towhee")
+    # As soon as Towhee is imported, or now if it is already. The operators put themselves into its registry.
+    register_post_import_hook(lambda _: import_module(".operators", __name__), "towhee")

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,8 @@ from .errors import Clip4clipError
 if TYPE_CHECKING:
     import numpy as np
 
+    from .retrieval.evaluation import Evaluation
+
 app = typer.Typer(
     help="Find videos by a sentence: text and video to vectors in one space (CLIP4Clip).",
     no_args_is_help=True,
@@ -33,7 +36,10 @@ app = typer.Typer(
 )
 out, err = Console(), Console(stderr=True)
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="clip_vit_b32 or clip_vit_b16.")]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", help="clip_vit_b32, clip_vit_b16, or clip_vit_tiny_demo: a toy trained on drawings."),
+]
 WeightsOption = Annotated[
     str | None,
     typer.Option(
@@ -45,6 +51,9 @@ WeightsOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", "-d", help="cpu, cuda:1, mps, … Without it: the best there is.")
+]
+FramesOption = Annotated[
+    int, typer.Option("--frames", "-n", min=1, help="Frames to take from each video, spread evenly.")
 ]
 OutputOption = Annotated[
     Path | None,
@@ -101,9 +110,7 @@ def embed_text(
 @app.command()
 def embed_video(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Video files or http(s) URLs.")],
-    frames: Annotated[
-        int, typer.Option("--frames", "-n", min=1, help="Frames to take from each video, spread evenly.")
-    ] = 12,
+    frames: FramesOption = 12,
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -151,6 +158,57 @@ def embed_video(
 
 
 @app.command()
+def demo(
+    sentences: Annotated[
+        list[str] | None,
+        typer.Argument(metavar='["TEXT"…]', help="Sentences of your own to search for, each in quotes."),
+    ] = None,
+    to: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Gets the clips, their captions and results.png.")
+    ] = Path("clip4clip_demo"),
+    clips: Annotated[int, typer.Option(min=1, max=500, help="How many clips to draw and to search.")] = 36,
+    device: DeviceOption = None,
+) -> None:
+    """See it work, offline: draw clips, and find them by sentences through Towhee.
+
+    The model, clip_vit_tiny_demo, comes with this package. It is trained on such drawings: good for trying things out,
+    not for real footage. What it is to find here are combinations that it was never trained on.
+
+    Example: clip4clip demo "two big green stars going round and round on a chess board"
+    """
+    from .demo import BEST, MODEL, PICTURE, run_demo, save_picture
+
+    began = time.perf_counter()
+    with _progress() as progress:
+        found = run_demo(
+            to,
+            sentences or [],
+            clips,
+            device,
+            lambda items, total, what: progress.track(items, total, description=what),
+        )
+    save_picture(found, to / PICTURE)
+    for sentence in found.shown():
+        table = Table("", "score", "clip", "what it shows", title=_plain(f"“{found.sentences[sentence]}”"))
+        table.title_justify, table.title_style = "left", "bold"
+        for place, clip in enumerate(found.best(sentence, BEST), 1):
+            style = "green" if clip == found.matches[sentence] else None
+            score = f"{found.similarity[sentence, clip]:.3f}"
+            table.add_row(str(place), score, found.clips[clip].name, _plain(found.captions[clip]), style=style)
+        out.print(table)
+    metrics = found.metrics
+    out.print(
+        f"All {metrics.queries} captions against all {len(found.clips)} clips: R@1 {metrics.recall_at_1:.0f} %, "
+        f"R@5 {metrics.recall_at_5:.0f} %, R@10 {metrics.recall_at_10:.0f} %. Green is the clip that the sentence "
+        f"describes.\nThe model is {MODEL}, trained on drawings such as these: not for real footage.\n"
+        f"Look at {to / PICTURE}; {to / 'eval.csv'} names the clips. ({time.perf_counter() - began:.0f} s)",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def install_operators(
     towhee_home: Annotated[
         Path | None,
@@ -168,6 +226,214 @@ def install_operators(
 
     for path in install(towhee_home, force):
         out.print(f"placed {path}", highlight=False, soft_wrap=True, markup=False)
+
+
+PairsArgument = Annotated[
+    Path,
+    typer.Argument(metavar="PAIRS", help="CSV or JSON Lines with video and sentence, or a table of MSR-VTT."),
+]
+VideosOption = Annotated[
+    Path, typer.Option("--videos", metavar="FOLDER", help="Folder that the videos in the table are relative to.")
+]
+CaptionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--captions",
+        metavar="MSRVTT_data.json",
+        help="Sentences for a table that has none. Without it: MSRVTT_data.json beside the table.",
+    ),
+]
+
+
+@app.command("eval")
+def evaluate(
+    pairs: PairsArgument,
+    videos: VideosOption,
+    captions: CaptionsOption = None,
+    frames: FramesOption = 12,
+    model: ModelOption = "clip_vit_b32",
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here; - is standard output.")
+    ] = None,
+    histogram: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw how many queries have which rank.")
+    ] = None,
+) -> None:
+    """Measure how well sentences find their videos, and videos their sentences.
+
+    Tells R@1, R@5 and R@10 (percent), median and mean rank. Equal similarities share the average of their ranks. Of
+    several sentences of a video, video→text counts the best. A video that cannot be decoded counts as a miss and is
+    listed; the exit code is then 1.
+
+    Example: clip4clip eval MSRVTT_JSFUSION_test.csv --videos MSRVTT/videos/all --json figures.json
+    """
+    for path in (as_json if str(as_json) != "-" else None, histogram):
+        _check_output(path)
+    from .encoder import TextEncoder, VideoEncoder
+    from .pairs import read_pairs
+    from .retrieval import evaluation
+
+    table = read_pairs(pairs, videos, captions)
+    with err.status(f"loading {model}"):
+        encoders = TextEncoder.load(model, weights, device), VideoEncoder.load(model, weights, device)
+    with _progress() as progress:
+        found = evaluation.evaluate(
+            table, *encoders, frames, lambda items, total, what: progress.track(items, total, description=what)
+        )
+    if str(as_json) == "-":
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
+    else:
+        out.print(_metrics_table(found))
+        if as_json is not None:
+            as_json.write_text(json.dumps(found.to_dict(), ensure_ascii=False, indent=2) + "\n", "utf-8")
+    if histogram is not None:
+        evaluation.save_histogram(found, histogram)
+    for message in found.failed.values():
+        err.print(f"[red]missed[/] {_plain(message)}", highlight=False)
+    if found.failed:
+        err.print(f"{len(found.failed)} of {found.videos} videos failed and count as misses", highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    pairs: PairsArgument,
+    videos: VideosOption,
+    to: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Gets last.safetensors, best.safetensors and log.jsonl.")
+    ],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    captions: CaptionsOption = None,
+    eval_pairs: Annotated[
+        Path | None, typer.Option(metavar="PAIRS", help="Evaluate on these after every epoch, and keep the best.")
+    ] = None,
+    eval_videos: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the videos of --eval-pairs; default: --videos.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without pairs that cannot be used.")] = False,
+    model: ModelOption = "clip_vit_b32",
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|FOLDER|hf://…|random", help="Weights to begin with; default: those of the model."),
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="meanP, seqLSTM or seqTransf; default: the head that --init has.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs in a step, over all processes.")] = 128,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Compute a batch in this many parts: the same result in less memory.")
+    ] = 1,
+    lr: Annotated[float, typer.Option(help="Highest learning rate of CLIP's parameters.")] = 1e-7,
+    new_lr: Annotated[float, typer.Option(help="Highest learning rate of a head that begins new.")] = 1e-4,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW, on matrices alone.")] = 0.2,
+    warmup: Annotated[float, typer.Option(help="Part of all steps in which the learning rate rises.")] = 0.1,
+    max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are cut to this norm.")] = 1.0,
+    freeze_layers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Keep the embeddings and the first N layers of both towers; -1 trains all. "
+            "Default: 0, as the paper does, or -1 for --init random.",
+        ),
+    ] = None,
+    frames: FramesOption = 12,
+    max_words: Annotated[int, typer.Option(help="Token ids of a sentence, its two marks included.")] = 32,
+    seed: Annotated[int, typer.Option(help="Decides on initialisation, order and frames.")] = 42,
+    device: DeviceOption = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; default: bfloat16 on a GPU that has it, else float32."),
+    ] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, a third more computation.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode; default: one per core, at most 8.")
+    ] = None,
+    save_every: Annotated[int, typer.Option(min=1, metavar="STEPS", help="How often the state is kept.")] = 100,
+    save_dtype: Annotated[str, typer.Option(help="float32 or float16, of the checkpoints.")] = "float32",
+) -> None:
+    """Fine-tune on pairs of a video and a sentence, by the protocol of the CLIP4Clip paper.
+
+    Ctrl-C keeps the state after the step at hand; --resume goes on from it. All videos are looked at before anything is
+    trained. Several GPUs or machines: torchrun --nproc-per-node 8 -m clip4clip train …
+
+    Example: clip4clip train MSRVTT_train.9k.csv --videos MSRVTT/videos/all --out run
+    --eval-pairs MSRVTT_JSFUSION_test.csv
+    """
+    from .training.trainer import TrainingConfig
+    from .training.trainer import train as run
+
+    config = TrainingConfig(
+        pairs=pairs,
+        videos=videos,
+        out=to,
+        model=model,
+        init=init,
+        head=head,
+        captions=captions,
+        eval_pairs=eval_pairs,
+        eval_videos=eval_videos,
+        skip_bad=skip_bad,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        new_lr=new_lr,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        max_grad_norm=max_grad_norm,
+        freeze_layers=freeze_layers,
+        frames=frames,
+        max_words=max_words,
+        seed=seed,
+        device=device,
+        precision=precision,
+        recompute=recompute,
+        workers=workers,
+        save_every=save_every,
+        save_dtype=save_dtype,
+    )
+    result = run(config, resume)
+    if not result.finished:
+        err.print(f"stopped after step {result.steps}; the same command with --resume goes on", highlight=False)
+        raise typer.Exit(130)
+    if result.evaluation is not None:
+        out.print(_metrics_table(result.evaluation))
+    err.print(f"wrote {to / 'last.safetensors'} after {result.steps} steps", highlight=False, markup=False)
+
+
+@app.command()
+def synthetic(
+    to: Annotated[Path, typer.Argument(metavar="FOLDER", help="Gets train.csv, eval.csv and the clips.")],
+    train: Annotated[int, typer.Option(min=0, help="Clips to train with.")] = 24_000,
+    evaluation: Annotated[int, typer.Option("--eval", min=0, help="Clips to evaluate on.")] = 500,
+    seed: Annotated[int, typer.Option(help="Another one draws other clips.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
+) -> None:
+    """Draw short clips of moving shapes, with captions, to train and to measure small models on.
+
+    The clips of eval.csv show combinations of a shape, a colour and a background that those of train.csv never do;
+    eval_paraphrased.csv says the same in other sentences. Clips that are there already are kept: stop it at will, and
+    the same command goes on.
+
+    Example: clip4clip synthetic drawings --train 2000 --eval 200
+    """
+    from .training.synthetic import write_dataset
+
+    with _progress() as progress:
+        write_dataset(
+            to,
+            train,
+            evaluation,
+            seed,
+            workers,
+            lambda done, total: progress.track(done, total, description="drawing clips"),
+        )
+    err.print(f"wrote {to / 'train.csv'}, {to / 'eval.csv'} and {to / 'eval_paraphrased.csv'}", markup=False)
 
 
 def main() -> None:
@@ -200,6 +466,14 @@ def _give(kind: str, names: list[str], vectors: np.ndarray, output: Path | None,
             first = "  ".join(f"{value:+.4f}" for value in vector[:4])
             table.add_row(_plain(name), first, f"{float((vector**2).sum() ** 0.5):.6f}")
         out.print(table)
+
+
+def _metrics_table(found: Evaluation) -> Table:
+    table = Table("", "R@1", "R@5", "R@10", "MdR", "MnR", title=f"{found.pairs} sentences, {found.videos} videos")
+    for name, metrics in (("text → video", found.text_to_video), ("video → text", found.video_to_text)):
+        recalls = metrics.recall_at_1, metrics.recall_at_5, metrics.recall_at_10
+        table.add_row(name, *(f"{figure:.1f}" for figure in (*recalls, metrics.median_rank, metrics.mean_rank)))
+    return table
 
 
 def _progress() -> Progress:

@@ -104,7 +104,7 @@ class TextEncoder:
         return vectors[0] if isinstance(texts, str) else vectors
 
     def _embed(self, captions: Sequence[str]) -> Tensor:
-        ids = default_tokenizer()(captions, self.config.context_length)
+        ids = default_tokenizer(self.config.vocab_size)(captions, self.config.context_length)
         return self.model(torch.from_numpy(ids).to(self.device))
 
 

@@ -43,6 +43,18 @@ class VideoError(Clip4clipError, ValueError):
     """Raised when a file is there but no frame can be had from it."""
 
 
+class PairsError(Clip4clipError, ValueError):
+    """Raised when a table of videos and sentences is missing or malformed, or some of its pairs cannot be used."""
+
+
+class TrainingError(Clip4clipError, RuntimeError):
+    """Raised when a training run cannot be begun, resumed or gone on with."""
+
+
+class MissingExtraError(Clip4clipError, ImportError):
+    """Raised when something needs a package that is not installed; the message names the extra that brings it."""
+
+
 class InstallError(Clip4clipError, FileExistsError):
     """Raised when installing an operator would overwrite something that was not installed by us."""
 

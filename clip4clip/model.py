@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 HEAD_WIDTH = 64  # of every attention head in every CLIP
 
@@ -69,10 +70,14 @@ class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, eps) for _ in range(layers))
+        self.recompute = False  # in training: keep no activations of the blocks, compute them again on the way back
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         for block in self.resblocks:
-            x = block(x, causal)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, causal, use_reentrant=False)
+            else:
+                x = block(x, causal)
         return x
 
 
@@ -124,17 +129,17 @@ class VisionTower(nn.Module):
 class MeanPooling(nn.Module):
     """``meanP``: the mean of the normalised frame embeddings. No parameters.
 
-    Like the other heads it takes the frames of one video in pieces of any length, in order:
-    ``state = None``, then ``state = head(frames, state)`` for each piece, then ``head.pool(state)``.
+    Like the other heads it takes the frames of a video, or of several with equally many, in pieces of any length, in
+    order: ``state = None``, then ``state = head(frames, state)`` for each piece, then ``head.pool(state)``.
     """
 
     def forward(self, frames: Tensor, total: Tensor | None = None) -> Tensor:
-        """(T, D) frame embeddings and the sum so far to the new sum, (D,)."""
-        added = F.normalize(frames, dim=-1).sum(0)
+        """(…, T, D) frame embeddings and the sum so far to the new sum, (…, D)."""
+        added = F.normalize(frames, dim=-1).sum(-2)
         return added if total is None else total + added
 
     def pool(self, total: Tensor) -> Tensor:
-        """The video's embedding, (D,), not normalised: a sum points where the mean does."""
+        """The video's embedding, (…, D), not normalised: a sum points where the mean does."""
         return total
 
 
@@ -147,13 +152,13 @@ class SequenceLSTM(nn.Module):
         self.mean = MeanPooling()
 
     def forward(self, frames: Tensor, state: tuple | None = None) -> tuple:
-        """(T, D) frame embeddings and (sum, LSTM state) so far to the new pair."""
+        """(…, T, D) frame embeddings and (sum, LSTM state) so far to the new pair."""
         total, memory = state or (None, None)
         hidden, memory = self.lstm_visual(frames, memory)
         return self.mean(hidden + frames, total), memory
 
     def pool(self, state: tuple) -> Tensor:
-        """The video's embedding, (D,), not normalised."""
+        """The video's embedding, (…, D), not normalised."""
         return state[0]
 
 
@@ -172,13 +177,14 @@ class SequenceTransformer(nn.Module):
         return self.frame_position_embeddings.num_embeddings
 
     def forward(self, frames: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(T, D) frame embeddings and the (S, D) before them to all, (S + T, D); every frame attends to every other."""
-        return frames if seen is None else torch.cat([seen, frames])
+        """(…, T, D) frame embeddings and the (…, S, D) before them to all, (…, S + T, D): all attend to all."""
+        return frames if seen is None else torch.cat([seen, frames], dim=-2)
 
     def pool(self, frames: Tensor) -> Tensor:
-        """The video's embedding, (D,), not normalised."""
-        x = frames + self.frame_position_embeddings.weight[: len(frames)]
-        return self.mean(self.transformerClip(x[None])[0] + frames)
+        """The video's embedding, (…, D), not normalised."""
+        x = frames + self.frame_position_embeddings.weight[: frames.shape[-2]]
+        x = self.transformerClip(x if x.ndim == 3 else x[None]).view_as(frames)
+        return self.mean(x + frames)
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:

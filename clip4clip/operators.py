@@ -1,11 +1,12 @@
-"""The Towhee operators. The only file that imports Towhee."""
+"""The Towhee operators."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from towhee import accelerate
@@ -17,7 +18,11 @@ from .device import resolve_device
 from .encoder import TextEncoder, VideoEncoder, check_modality, load_head, load_tower
 from .errors import InputTypeError, InputValueError, UnknownNameError, brief
 from .video import Frame, decode, sample_every, sample_uniformly
-from .weights import MODELS, OPERATOR_FOLDER, get_model
+from .weights import MODELS, OPERATOR_FOLDER, get_model, locate
+
+if TYPE_CHECKING:
+    from .training.data import VideoTextDataset
+    from .training.towhee_trainer import Clip4clipTrainer
 
 SAMPLE_TYPES = ("uniform_temporal_subsample", "time_step_sample")
 
@@ -26,7 +31,7 @@ class Clip4clip(NNOperator):
     """``ops.video_text_embedding.clip4clip``: text or frames to an L2-normalised vector.
 
     Args:
-        model_name: ``'clip_vit_b32'`` or ``'clip_vit_b16'``.
+        model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings for trials.
         modality: ``'text'`` or ``'video'``; only this tower is built and read.
         weight_path: a checkpoint file; a folder (a Hugging Face snapshot); ``hf://owner/repo[@revision][/file]``;
             or None for ``pytorch_model.bin.1`` beside the operator and, without it, the model's default on the hub.
@@ -37,6 +42,8 @@ class Clip4clip(NNOperator):
     Raises:
         UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: see :mod:`clip4clip.errors`.
     """
+
+    _trainer: Clip4clipTrainer | None
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class Clip4clip(NNOperator):
         if device is None and self._device_id >= 0:
             device = f"cuda:{self._device_id}"
         place = resolve_device(device)
+        self._model_name, self._modality, self._weight_path, self._folder = model_name, modality, weight_path, folder
         # One tensor in, one tensor out. Where Towhee has the model served, a client stands here and nothing is loaded.
         self.model = accelerate(load_tower)(model_name, modality, weight_path, place, folder)
         self._encoder = (
@@ -76,6 +84,62 @@ class Clip4clip(NNOperator):
     def supported_model_names() -> list[str]:
         """The values ``model_name`` may have."""
         return list(MODELS)
+
+    def train(
+        self,
+        training_config: Any = None,
+        train_dataset: VideoTextDataset | None = None,
+        eval_dataset: VideoTextDataset | None = None,
+        resume_checkpoint_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Fine-tunes both towers and the head through Towhee's trainer; from then on this operator uses the result.
+
+        Other operators on the same checkpoint stay as they are. ``<output_dir>/final_epoch/model.safetensors`` is the
+        ``weight_path`` for new ones. A second call goes on from where the first one ended, up to its ``epoch_num``.
+
+        Args:
+            training_config: ``towhee.trainer.training_config.TrainingConfig``, or None for its defaults.
+            train_dataset: pairs to train with.
+            eval_dataset: pairs to evaluate on.
+            resume_checkpoint_path: a folder ``epoch_N`` of an earlier run to go on from. Towhee restores weights, epoch
+                and learning rate from it, not the state of the optimizer.
+            **kwargs: ``train_dataloader``, ``eval_dataloader`` and ``model_card``, as in Towhee.
+
+        Raises:
+            MissingExtraError: without what Towhee's trainer needs, see the extra ``towhee-train``.
+            InputTypeError, InputValueError, TrainingError: see
+                :class:`clip4clip.training.towhee_trainer.Clip4clipTrainer`.
+        """
+        super().train(training_config, train_dataset, eval_dataset, resume_checkpoint_path, **kwargs)
+        # A copy: training may go on, this operator must not change under its callers' hands.
+        model = copy.deepcopy(self.trainer.model).requires_grad_(False).eval().to(self._encoder.device)
+        config, place = self._encoder.config, self._encoder.device
+        if self._modality == "text":
+            self.model, self._encoder = model.text, TextEncoder(model.text, config, place)
+        else:
+            self.model, self._encoder = model.vision, VideoEncoder(model.vision, model.head, config, place)
+
+    def setup_trainer(
+        self,
+        training_config: Any = None,
+        train_dataset: VideoTextDataset | None = None,
+        eval_dataset: VideoTextDataset | None = None,
+        **others: Any,
+    ) -> None:
+        """Makes ``self.trainer``, or gives it what it is to go on with; arguments are those of :meth:`train`."""
+        from .training.model import VideoTextModel
+        from .training.towhee_trainer import Clip4clipTrainer
+
+        if self._trainer is None:
+            weights = locate(self._weight_path, self._model_name, self._folder)
+            model = VideoTextModel.load(self._model_name, weights)
+            self._trainer = Clip4clipTrainer(model, training_config, train_dataset, eval_dataset, **others)
+            return
+        super().setup_trainer(training_config, train_dataset, eval_dataset, **others)
+        self._trainer.check()
+        if training_config is not None:
+            self._trainer.lr_value = training_config.lr  # else it goes on with what the run before ended with
 
 
 class Ffmpeg(PyOperator):
@@ -146,7 +210,7 @@ clip4clip = Clip4clip
 ffmpeg = Ffmpeg
 
 
-def register(_towhee: object = None) -> None:
-    """Makes both operators known to Towhee's registry, before its cache folder and its hub are asked."""
+if __name__ == "clip4clip.operators":  # not when Towhee itself loads the package from an operator's folder
+    # Towhee asks its registry before its cache folder and its hub.
     OperatorRegistry.register(name="video-text-embedding/clip4clip")(Clip4clip)
     OperatorRegistry.register(name="video-decode/ffmpeg")(Ffmpeg)

@@ -21,7 +21,7 @@ from .errors import WeightsNotFoundError
 
 MERGES_FILE = "towhee/models/clip/bpe_simple_vocab_16e6.txt.gz"
 N_BYTES = 256
-N_MERGES = 49_152 - N_BYTES - 2  # the table lists more; CLIP's vocabulary ends here
+VOCAB_SIZE = 49_408  # CLIP's; the table lists more merges than it uses
 LONGEST_CACHED = 64
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -50,19 +50,21 @@ class Tokenizer:
 
     Args:
         merges: path of ``bpe_simple_vocab_16e6.txt.gz``; None finds the copy in the distribution ``towhee.models``.
+        vocab_size: number of ids. A smaller one than CLIP's 49,408 takes the first merges of the table alone, so that
+            rare words become more ids.
 
     Raises:
         WeightsNotFoundError: when the merges table is not there.
     """
 
-    def __init__(self, merges: str | Path | None = None) -> None:
+    def __init__(self, merges: str | Path | None = None, vocab_size: int = VOCAB_SIZE) -> None:
         symbols = _byte_symbols()
         vocabulary = [symbol for _, symbol in symbols]
         vocabulary += [symbol + "</w>" for symbol in vocabulary]  # the same byte at the end of a word
         ids = {symbol: index for index, symbol in enumerate(vocabulary)}
         # A merged pair takes the next id, so the id of a merge is also its rank.
         self._merges: dict[tuple[int, int], int] = {}
-        for left, right in _read_merges(merges):
+        for left, right in _read_merges(merges, vocab_size - 2 * N_BYTES - 2):
             self._merges[ids[left], ids[right]] = ids[left + right] = len(ids)
         self._byte_ids = [0] * N_BYTES
         for index, (byte, _) in enumerate(symbols):
@@ -145,13 +147,13 @@ class Tokenizer:
         return tuple(token_id for token_id in ids if token_id is not None)
 
 
-@functools.lru_cache(maxsize=1)
-def default_tokenizer() -> Tokenizer:
-    """The tokenizer with CLIP's own table, built once per process."""
-    return Tokenizer()
+@functools.lru_cache(maxsize=4)
+def default_tokenizer(vocab_size: int = VOCAB_SIZE) -> Tokenizer:
+    """The tokenizer with CLIP's own table, built once per process and size."""
+    return Tokenizer(vocab_size=vocab_size)
 
 
-def _read_merges(path: str | Path | None) -> list[tuple[str, str]]:
+def _read_merges(path: str | Path | None, count: int) -> list[tuple[str, str]]:
     if path is None:
         try:
             path = Path(str(distribution("towhee.models").locate_file(MERGES_FILE)))
@@ -163,7 +165,7 @@ def _read_merges(path: str | Path | None) -> list[tuple[str, str]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             next(lines)  # a version line
-            merges = [tuple(line.split()) for line, _ in zip(lines, range(N_MERGES), strict=False)]
+            merges = [tuple(line.split()) for line, _ in zip(lines, range(count), strict=False)]
     except (OSError, EOFError) as error:
         raise WeightsNotFoundError(f"cannot read CLIP's merges table at {path}: {error}") from error
     return merges  # type: ignore[return-value]

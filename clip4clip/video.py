@@ -1,6 +1,6 @@
 """A video file or URL to sampled RGB frames, by PyAV.
 
-Every frame before the last one wanted is decoded; only the wanted ones are converted to RGB and kept.
+Every frame before the last one wanted is decoded; only the wanted ones are converted to RGB.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,6 +19,7 @@ from typing import BinaryIO, cast
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from .errors import InputValueError, VideoError, VideoNotFoundError
 
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 Source = str | os.PathLike[str]  # a local path, or an http(s) URL
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect and to wait for the next bytes of a URL
+KEPT_PIXELS = 16_000_000  # of all decoded frames of a video together, while it is not known which are wanted
+THREADED_PIXELS = 320 * 240  # of one frame; for smaller ones more threads cost more than they bring
 MAX_PIXELS = 16_384 * 16_384  # of one frame
 # Containers that hold their own data: playlists and the like name other files or addresses, which we would open.
 FORMATS = (
@@ -85,16 +89,37 @@ def sample_uniformly(
 ) -> Iterator[Frame]:
     """The frames at ``linspace(0, N - 1, num_samples)``, cut to whole numbers, of the N between two times.
 
-    N is not what the container claims but the number of frames that decode, so the video is decoded twice.
-    Arguments and errors are those of :func:`decode`.
+    Arguments and errors are those of :func:`sample_indices`.
     """
     if not (isinstance(num_samples, int) and num_samples > 0):
         raise InputValueError(f"num_samples must be a whole number above 0, not {num_samples!r}")
-    count = sum(1 for _ in _decode(source, start_time, end_time))
+    return sample_indices(
+        source, lambda count: np.linspace(0, count - 1, num_samples).astype(int), start_time, end_time
+    )
+
+
+def sample_indices(
+    source: Source,
+    choose: Callable[[int], Iterable[int]],
+    start_time: float | None = None,
+    end_time: float | None = None,
+) -> Iterator[Frame]:
+    """The frames whose numbers ``choose`` gives, in rising order, for the number of frames between two times.
+
+    That number is not what the container claims but that of the frames that decode, so a video too large to be kept in
+    memory is decoded twice. Arguments and errors are those of :func:`decode`.
+    """
+    count = pixels = 0
+    kept: list[tuple[float, av.VideoFrame]] = []
+    for timed in _decode(source, start_time, end_time):
+        count += 1
+        pixels += timed[1].width * timed[1].height
+        if pixels <= KEPT_PIXELS:
+            kept.append(timed)
     if not count:
         raise _nothing_between(source, start_time, end_time)
-    wanted = np.linspace(0, count - 1, num_samples).astype(int).tolist()
-    frames = enumerate(_decode(source, start_time, end_time))
+    wanted = [int(index) for index in choose(count)]
+    frames = enumerate(kept if len(kept) == count else _decode(source, start_time, end_time))
     for index, repeats in itertools.groupby(wanted):
         found = next((timed for number, timed in frames if number == index), None)
         if found is None:
@@ -205,6 +230,8 @@ def _frames_of(container: av.container.InputContainer, name: str) -> Iterator[tu
     if stream.codec_context is None:
         raise VideoError(f"{name}: there is no decoder for its video stream")
     stream.thread_type = "AUTO"
+    if stream.width * stream.height <= THREADED_PIXELS:
+        stream.thread_count = 1
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow on the way
     if stream.width * stream.height > MAX_PIXELS:
         raise VideoError(
@@ -242,8 +269,14 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream, nam
         logger.warning("%s: cannot be read to its end: %s", name, error)
 
 
+_of_thread = threading.local()
+
+
 def _convert(time: float, frame: av.VideoFrame) -> Frame:
-    rgb = frame.to_ndarray(format="rgb24")
+    # Kept, and without threads: to set up either for every frame costs more than to convert a small one.
+    if not hasattr(_of_thread, "reformatter"):
+        _of_thread.reformatter = VideoReformatter()
+    rgb = _of_thread.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, like numpy's
     return Frame(np.ascontiguousarray(np.rot90(rgb, turns)), time, bool(frame.key_frame))
 

