@@ -58,7 +58,10 @@ FramesOption = Annotated[
 OutputOption = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="FILE.npz", help="Write vectors (float32, n×512) and names here, instead of printing."
+        "--output",
+        "-o",
+        metavar="FILE.npz",
+        help="Write vectors (float32, a row each) and names here, instead of printing.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, with the whole vector.")]
@@ -171,10 +174,12 @@ def demo(
 ) -> None:
     """See it work, offline: draw clips, and find them by sentences through Towhee.
 
-    The model, clip_vit_tiny_demo, comes with this package. It is trained on such drawings: good for trying things out,
-    not for real footage. What it is to find here are combinations that it was never trained on.
+    The model, clip_vit_tiny_demo, comes with this package. It is trained on
+    such drawings: good for trying things out, not for real footage. What it is
+    to find here are combinations that it was never trained on.
 
-    Example: clip4clip demo "two big green stars going round and round on a chess board"
+    Example: clip4clip demo "two big green stars going round and round on a
+    chess board"
     """
     from .demo import BEST, MODEL, PICTURE, run_demo, save_picture
 
@@ -263,18 +268,22 @@ def evaluate(
 ) -> None:
     """Measure how well sentences find their videos, and videos their sentences.
 
-    Tells R@1, R@5 and R@10 (percent), median and mean rank. Equal similarities share the average of their ranks. Of
-    several sentences of a video, video→text counts the best. A video that cannot be decoded counts as a miss and is
-    listed; the exit code is then 1.
+    Tells R@1, R@5 and R@10 (percent), median and mean rank. Equal similarities
+    share the average of their ranks. Of several sentences of a video,
+    video→text counts the best. A video that cannot be decoded counts as a miss
+    and is listed; the exit code is then 1.
 
-    Example: clip4clip eval MSRVTT_JSFUSION_test.csv --videos MSRVTT/videos/all --json figures.json
+    Example: clip4clip eval MSRVTT_JSFUSION_test.csv --videos MSRVTT/videos/all
+    --json figures.json
     """
-    for path in (as_json if str(as_json) != "-" else None, histogram):
-        _check_output(path)
+    _check_output(as_json if str(as_json) != "-" else None, "--json")
+    _check_output(histogram, "--histogram")
     from .encoder import TextEncoder, VideoEncoder
     from .pairs import read_pairs
     from .retrieval import evaluation
 
+    if histogram is not None:
+        evaluation.check_matplotlib()
     table = read_pairs(pairs, videos, captions)
     with err.status(f"loading {model}"):
         encoders = TextEncoder.load(model, weights, device), VideoEncoder.load(model, weights, device)
@@ -356,13 +365,15 @@ def train(
     save_every: Annotated[int, typer.Option(min=1, metavar="STEPS", help="How often the state is kept.")] = 100,
     save_dtype: Annotated[str, typer.Option(help="float32 or float16, of the checkpoints.")] = "float32",
 ) -> None:
-    """Fine-tune on pairs of a video and a sentence, by the protocol of the CLIP4Clip paper.
+    """Fine-tune on pairs of a video and a sentence, by the protocol of the
+    CLIP4Clip paper.
 
-    Ctrl-C keeps the state after the step at hand; --resume goes on from it. All videos are looked at before anything is
-    trained. Several GPUs or machines: torchrun --nproc-per-node 8 -m clip4clip train …
+    Ctrl-C keeps the state after the step at hand; --resume goes on from it. All
+    videos are looked at before anything is trained. Several GPUs or machines:
+    torchrun --nproc-per-node 8 -m clip4clip train …
 
-    Example: clip4clip train MSRVTT_train.9k.csv --videos MSRVTT/videos/all --out run
-    --eval-pairs MSRVTT_JSFUSION_test.csv
+    Example: clip4clip train MSRVTT_train.9k.csv --videos MSRVTT/videos/all
+    --out run --eval-pairs MSRVTT_JSFUSION_test.csv
     """
     from .training.trainer import TrainingConfig
     from .training.trainer import train as run
@@ -414,18 +425,20 @@ def synthetic(
     seed: Annotated[int, typer.Option(help="Another one draws other clips.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
 ) -> None:
-    """Draw short clips of moving shapes, with captions, to train and to measure small models on.
+    """Draw short clips of moving shapes, with captions, to train and to measure
+    small models on.
 
-    The clips of eval.csv show combinations of a shape, a colour and a background that those of train.csv never do;
-    eval_paraphrased.csv says the same in other sentences. Clips that are there already are kept: stop it at will, and
-    the same command goes on.
+    The clips of eval.csv show combinations of a shape, a colour and a
+    background that those of train.csv never do; eval_paraphrased.csv says the
+    same in other sentences. Clips that are there already are kept: stop it at
+    will, and the same command goes on.
 
     Example: clip4clip synthetic drawings --train 2000 --eval 200
     """
     from .training.synthetic import write_dataset
 
     with _progress() as progress:
-        write_dataset(
+        tables = write_dataset(
             to,
             train,
             evaluation,
@@ -433,14 +446,15 @@ def synthetic(
             workers,
             lambda done, total: progress.track(done, total, description="drawing clips"),
         )
-    err.print(f"wrote {to / 'train.csv'}, {to / 'eval.csv'} and {to / 'eval_paraphrased.csv'}", markup=False)
+    for table in tables:
+        err.print(f"wrote {table}", highlight=False, markup=False)
 
 
 def main() -> None:
-    """Runs the command line; an error of the package becomes one sentence and the exit code 2."""
+    """Runs the command line; an error of the package or of the file system becomes a sentence and the exit code 2."""
     try:
         app()
-    except Clip4clipError as error:
+    except (Clip4clipError, OSError) as error:
         err.print(f"[red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
@@ -502,10 +516,10 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _check_output(output: Path | None) -> None:
+def _check_output(output: Path | None, option: str = "--output") -> None:
     """Before the work, not after it."""
     if output is not None and not output.parent.is_dir():
-        raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint="--output")
+        raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint=option)
 
 
 def _plain(text: str) -> str:

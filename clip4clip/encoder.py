@@ -67,7 +67,7 @@ class TextEncoder:
         """The text encoder of a checkpoint; the vision tower is neither built nor read.
 
         Args:
-            model_name: ``'clip_vit_b32'`` or ``'clip_vit_b16'``.
+            model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings.
             weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the default of the model.
             device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, …, or None for the best there is.
 
@@ -81,10 +81,11 @@ class TextEncoder:
         """Unit vectors of one caption or of several.
 
         Args:
-            texts: one string, or a list or tuple of n strings. A caption of more than 75 tokens is cut, as CLIP does.
+            texts: one string, or a list or tuple of n strings. A caption of more than 75 tokens is cut, as CLIP does
+                (46 for ``clip_vit_tiny_demo``).
 
         Returns:
-            float32 of shape (D,) for a string, (n, D) for a list; D is 512.
+            float32 of shape (D,) for a string, (n, D) for a list; D is 512, of ``clip_vit_tiny_demo`` 128.
 
         Raises:
             InputTypeError: for anything but strings.
@@ -150,7 +151,7 @@ class VideoEncoder:
                 read as they go, and memory does not grow with the number of frames.
 
         Returns:
-            float32 of shape (D,) for one video, (n, D) for a list of videos; D is 512.
+            float32 of shape (D,) for one video, (n, D) for a list of videos; D is 512, of ``clip_vit_tiny_demo`` 128.
 
         Raises:
             InputTypeError: for a path, a single frame, or anything else that is not a video.

@@ -70,7 +70,7 @@ class Clip4clip(NNOperator):
         )
 
     def __call__(self, data: Any) -> np.ndarray:
-        """Unit vectors, float32: (512,) for one text or one video, (n, 512) for a list of n.
+        """Unit vectors, float32: (512,) for one text or one video, (n, 512) for a list of n; 128 for the demo model.
 
         Args:
             data: what :class:`~clip4clip.TextEncoder` or :class:`~clip4clip.VideoEncoder` takes, by modality.

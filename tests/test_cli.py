@@ -42,7 +42,11 @@ def process(*arguments: object, code: str = WITH_TINY) -> subprocess.CompletedPr
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ((), ["embed-text", "embed-video", "install-operators"]),
+        ((), ["demo", "embed-text", "embed-video", "eval", "train", "synthetic", "install-operators"]),
+        (("demo",), ["--out", "--clips", "--device", "clip_vit_tiny_demo", "drawings", "Example:"]),
+        (("eval",), ["--videos", "--captions", "--json", "--histogram", "--model", "--weights", "Example:"]),
+        (("train",), ["--init", "--resume", "--skip-bad", "--head", "--freeze-layers", "torchrun", "Example:"]),
+        (("synthetic",), ["--train", "--eval", "--seed", "Example:"]),
         (("embed-text",), ["--model", "--weights", "--device", "--output", "--json", "Example:"]),
         (
             ("embed-video",),
@@ -121,6 +125,10 @@ def test_the_folder_of_the_output_is_checked_before_the_work(tiny_checkpoint: Pa
         (["embed-text", "a", "-m", "vit"], "unknown model 'vit'; the models are clip_vit_b32, clip_vit_b16"),
         (["embed-text", "a", "-m", "tiny", "-w", "nowhere.pt"], "no checkpoint at nowhere.pt"),
         (["embed-text", "a", "-m", "tiny", "-w", "nowhere.pt", "-d", "cuda:99"], "device 'cuda:99' does not exist"),
+        (["demo", "--out", "/dev/null/no", "-d", "cuda:99"], "device 'cuda:99' does not exist"),
+        (["eval", "nowhere.csv", "--videos", "."], "no table at nowhere.csv"),
+        (["train", "nowhere.csv", "--videos", ".", "--out", "run"], "no table at nowhere.csv"),
+        (["synthetic", "/dev/null/no", "--train", "1", "--eval", "0"], "/dev/null/no"),
     ],
 )
 def test_an_error_is_a_sentence_and_exit_code_2(arguments: list[str], message: str) -> None:
@@ -149,6 +157,69 @@ def test_ctrl_c_keeps_what_is_done(tiny_checkpoint: Path, bigbuckbunny: Path, tm
     assert "stopped: 2 of 5 videos are done" in errors
     with np.load(output, allow_pickle=False) as file:
         assert file["paths"].tolist() == [str(name) for name in names[:2]]
+
+
+def test_evaluation_as_a_table_as_json_and_as_a_picture(tiny_checkpoint: Path, drawings: Path, tmp_path: Path) -> None:
+    figures, picture = tmp_path / "figures.json", tmp_path / "ranks.png"
+    arguments = ["eval", drawings / "eval.csv", "--videos", drawings, "-n", 2, "-m", "tiny", "-w", tiny_checkpoint]
+    result = run(*arguments, "--json", figures, "--histogram", picture)
+    assert result.exit_code == 0
+    for word in ("24 sentences, 24 videos", "R@1", "R@5", "R@10", "MdR", "MnR", "text → video", "video → text"):
+        assert word in result.stdout
+    written = json.loads(figures.read_text("utf-8"))
+    assert (written["pairs"], written["videos"], written["failed"]) == (24, 24, {})
+    assert f"{written['text_to_video']['mean_rank']:.1f}" in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(run(*arguments, "--json", "-").stdout) == written
+
+
+def test_evaluation_lists_what_it_missed(tiny_checkpoint: Path, drawings: Path, tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("video,sentence\neval/0-000000.mp4,a\ngone,b\n")
+    result = run("eval", table, "--videos", drawings, "-n", 2, "-m", "tiny", "-w", tiny_checkpoint)
+    assert result.exit_code == 1
+    assert "missed" in result.stderr
+    assert "gone: there is no such file" in result.stderr.replace("\n", "")
+    assert "1 of 2 videos failed and count as misses" in result.stderr
+
+
+def test_evaluation_checks_its_outputs_before_the_work(drawings: Path, tmp_path: Path) -> None:
+    for option in ("--json", "--histogram"):
+        result = run("eval", drawings / "eval.csv", "--videos", drawings, option, tmp_path / "no" / "such")
+        assert result.exit_code == 2
+        assert option in result.stderr
+
+
+def test_training_with_a_bad_pair_and_without_it(drawings: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text((drawings / "train.csv").read_text("utf-8") + "gone.mp4,a dog\n", "utf-8")
+    arguments = ["train", table, "--videos", drawings, "--out", tmp_path / "run", "-m", "tiny", "--epochs", 1]
+    arguments += ["--init", tiny_checkpoint, "--batch-size", 24, "-n", 2, "--workers", 0, "-d", "cpu"]
+    refused = process(*arguments)
+    assert refused.returncode == 2
+    assert "1 of 49 pairs" in refused.stderr
+    assert "--skip-bad" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    done = process(*arguments, "--skip-bad", "--eval-pairs", drawings / "eval.csv")
+    assert done.returncode == 0, done.stderr
+    assert "24 sentences, 24 videos" in done.stdout
+    assert "after 2 steps" in done.stderr
+    assert (tmp_path / "run/best.safetensors").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_keeps_the_clips_that_are_drawn(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "clip4clip", "synthetic", str(tmp_path), "--train", "3000", "--eval", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        while running.poll() is None and len(list(tmp_path.glob("train/0-*.mp4"))) < 4:
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the processes that draw, too
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode not in (0, None)
+    assert "Traceback" not in errors
+    clips = list((tmp_path / "train").iterdir())
+    assert 4 <= len(clips) < 3000
+    assert all(not clip.name.startswith(".") for clip in clips)
 
 
 def wait_until_blocked_on(pipe: Path, running: subprocess.Popen) -> None:

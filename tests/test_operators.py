@@ -71,7 +71,7 @@ def test_no_device_follows_the_one_towhee_configures(tiny_checkpoint: Path) -> N
 
 
 def test_supported_model_names() -> None:
-    assert {"clip_vit_b32", "clip_vit_b16"} <= set(Clip4clip.supported_model_names())
+    assert {"clip_vit_b32", "clip_vit_b16", "clip_vit_tiny_demo"} <= set(Clip4clip.supported_model_names())
 
 
 def test_input_errors_reach_the_caller(tiny_checkpoint: Path) -> None:

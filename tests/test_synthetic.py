@@ -146,5 +146,12 @@ def test_what_is_there_already_is_kept_and_no_half_file_is_left(tmp_path: Path) 
     assert len(list(tmp_path.rglob("*.mp4"))) == len([p for p in tmp_path.rglob("*") if "mp4" in p.name]) == 4
 
 
+def test_tables_that_were_not_asked_for_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("mine")
+    tables = write_dataset(tmp_path, train=0, evaluation=1, workers=1)
+    assert [path.name for path in tables] == ["eval.csv", "eval_paraphrased.csv"]
+    assert (tmp_path / "train.csv").read_text() == "mine"
+
+
 def test_a_longer_data_set_begins_like_a_shorter_one() -> None:
     assert some(5) == list(itertools.islice(some(9), 5))

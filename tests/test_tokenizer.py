@@ -98,6 +98,15 @@ def test_known_ids() -> None:
     assert default_tokenizer().vocab_size == 49408
 
 
+def test_a_smaller_vocabulary_has_the_first_merges_and_its_marks_at_its_end() -> None:
+    small, whole = default_tokenizer(8192), default_tokenizer()
+    assert small.vocab_size == 8192
+    assert small.encode("a photo of a cat") == [8190, *whole.encode("a photo of a cat")[1:-1], 8191]
+    rare = small.encode("an elephant")
+    assert max(rare) == rare[-1] == 8191
+    assert len(rare) > len(whole.encode("an elephant"))  # in more pieces
+
+
 def test_text_is_cleaned_as_clip_does_it() -> None:
     assert clean("  L&amp;amp;Ã©on\n\t \u00a0DOG ") == "l&éon dog"
 

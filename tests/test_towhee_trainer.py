@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from towhee import ops
 
 from clip4clip import InputTypeError, InputValueError, MissingExtraError, TextEncoder, TrainingError, VideoEncoder
 from clip4clip.operators import Clip4clip
@@ -51,7 +52,7 @@ def test_an_operator_trains_and_then_uses_the_result(
     from towhee.trainer.callback import Callback
     from towhee.trainer.training_config import TrainingConfig
 
-    operator = Clip4clip("tiny", "video", tiny_checkpoint, "cpu")
+    operator = ops.video_text_embedding.clip4clip("tiny", "video", str(tiny_checkpoint), "cpu").get_op()
     bystander = Clip4clip("tiny", "video", tiny_checkpoint, "cpu")
     frames = list(np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8))
     before = operator(frames)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from clip4clip import InputValueError, VideoError, VideoNotFoundError, video
-from clip4clip.video import decode, read_frames, sample_every, sample_uniformly
+from clip4clip.video import decode, read_frames, sample_every, sample_indices, sample_uniformly
 
 RATE = 10
 
@@ -189,6 +189,19 @@ def test_uniform_samples_are_a_truncated_linspace(count: int, clip: Path) -> Non
 def test_uniform_samples_of_a_part(clip: Path) -> None:
     times = [frame.time for frame in sample_uniformly(clip, 3, 0.5, 1.5)]
     np.testing.assert_allclose(times, [0.5, 1.0, 1.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [0, 100_000, 1 << 40])
+def test_a_video_kept_in_memory_and_one_too_large_for_it_give_the_same(
+    kept: int, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = straight(clip)
+    monkeypatch.setattr(video, "KEPT_PIXELS", kept)
+    counts: list[int] = []
+    wanted = [0, 3, 3, 20, 24]
+    frames = list(sample_indices(clip, lambda count: counts.append(count) or wanted))  # type: ignore[func-returns-value]
+    assert counts == [25]
+    assert_same_frames([frame.rgb for frame in frames], [every[index] for index in wanted])
 
 
 def test_the_last_sample_of_a_video_with_sound_is_its_last_frame(bigbuckbunny: Path) -> None:

@@ -139,16 +139,23 @@ def _embed_videos(
     return vectors, failed
 
 
+def check_matplotlib() -> None:
+    """MissingExtraError when :func:`save_histogram` could not work; to be known before hours of work."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("a histogram needs matplotlib: pip install 'towhee-clip4clip[plot]'") from error
+
+
 def save_histogram(evaluation: Evaluation, path: Path) -> None:
     """How many queries have which rank, in both directions, as a picture; needs matplotlib.
 
     Raises:
         MissingExtraError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("a histogram needs matplotlib: pip install 'towhee-clip4clip[plot]'") from error
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     edges = np.unique(np.round(np.geomspace(1, max(evaluation.videos, 2) + 1, 24)))
     panels = (

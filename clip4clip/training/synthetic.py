@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -232,7 +233,7 @@ def write_dataset(
     seed: int = 0,
     workers: int | None = None,
     track: Callable[[Iterable[None], int], Iterable[None]] = lambda done, total: done,  # noqa: ARG005
-) -> None:
+) -> list[Path]:
     """Draws, encodes and describes a data set. Clips that are there already are kept: it can be stopped and repeated.
 
     Args:
@@ -244,11 +245,15 @@ def write_dataset(
         seed: another one gives other clips, under other names.
         workers: processes; None takes one per core.
         track: wraps the iteration over what is done, given how much there is; for a progress bar.
+
+    Returns:
+        The tables written; none for a kind of which no clips were asked for.
     """
     jobs: list[tuple[Scene, np.random.Generator, Path]] = []
     tables: dict[str, list[tuple[str, str]]] = {"train": [], "eval": [], "eval_paraphrased": []}
     for kind, count in (("train", train), ("eval", evaluation)):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
+        if count:
+            (folder / kind).mkdir(parents=True, exist_ok=True)
         for number, (scene, random) in enumerate(scenes(count, seed, held_out=kind == "eval")):
             name = f"{kind}/{seed}-{number:06}.mp4"
             tables[kind].append((name, describe(scene, random)))
@@ -256,13 +261,20 @@ def write_dataset(
                 tables["eval_paraphrased"].append((name, describe(scene, random, PARAPHRASES)))
             if not (folder / name).exists():
                 jobs.append((scene, random, folder / name))
-    # Spawned, not forked: the caller may run threads, torch's for one.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for _ in track(pool.map(_draw_and_write, jobs, chunksize=CLIPS_AT_ONCE), len(jobs)):
-            pass
-    for name, rows in tables.items():
-        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("video", "sentence"), *rows])
+    # Spawned, not forked: the caller may run threads, torch's for one. Ctrl-C is for the caller alone.
+    ignore = signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, get_context("spawn"), *ignore) as pool:
+        try:
+            for _ in track(pool.map(_draw_and_write, jobs, chunksize=CLIPS_AT_ONCE), len(jobs)):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    written = [folder / f"{name}.csv" for name, rows in tables.items() if rows]
+    for path in written:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("video", "sentence"), *tables[path.stem]])
+    return written
 
 
 def _draw_and_write(job: tuple[Scene, np.random.Generator, Path]) -> None:

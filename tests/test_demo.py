@@ -1,0 +1,181 @@
+"""The demo model, wherever a meaning is asserted: the right clip wins, through every face of the package."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from towhee import ops, pipe
+
+import clip4clip
+from clip4clip import CheckpointError, TextEncoder, VideoEncoder
+from clip4clip.demo import MODEL, Demo, run_demo, save_picture
+from clip4clip.pairs import Pair, read_pairs
+from clip4clip.retrieval.evaluation import evaluate
+from clip4clip.retrieval.metrics import RetrievalMetrics
+from clip4clip.training.synthetic import Scene, describe, draw, random_scene, scenes, write_dataset
+from clip4clip.video import read_frames
+from clip4clip.weights import MODELS, locate
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def text() -> TextEncoder:
+    return TextEncoder.load(MODEL, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def video() -> VideoEncoder:
+    return VideoEncoder.load(MODEL, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    return run_demo(tmp_path_factory.mktemp("demo"), ["two large green stars moving up and down"], clips=16)
+
+
+def test_its_weights_are_small_half_precision_and_in_the_package() -> None:
+    path = locate(None, MODEL)
+    assert path.parent == Path(clip4clip.__file__).parent
+    assert path.stat().st_size <= 8e6
+    with safe_open(path, "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118  not a mapping
+        assert all(name.startswith("clip.") for name in file.keys())  # noqa: SIM118
+    with pytest.raises(CheckpointError, match=f"It fits model_name='{MODEL}'"):
+        TextEncoder.load("clip_vit_b32", path)
+
+
+def test_it_meets_its_bars_on_clips_of_combinations_it_never_saw(
+    text: TextEncoder, video: VideoEncoder, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path, train=0, evaluation=500)
+    tables = [read_pairs(tmp_path / f"{name}.csv", tmp_path) for name in ("eval", "eval_paraphrased")]
+    found = evaluate([*tables[0], *tables[1]], text, video)  # together, so that every clip is decoded once
+    assert found.failed == {}
+    plain, paraphrased = (RetrievalMetrics.of(ranks, 500) for ranks in np.split(found.text_ranks, 2))
+    assert plain.recall_at_1 >= 60
+    assert plain.recall_at_5 >= 95
+    assert paraphrased.recall_at_1 >= plain.recall_at_1 - 10
+
+
+@pytest.mark.parametrize("attribute", ["shape", "colour", "texture", "size", "count", "background", "motion"])
+def test_each_attribute_alone_tells_clips_apart(text: TextEncoder, video: VideoEncoder, attribute: str) -> None:
+    right = []
+    for scene, random in scenes(12, 5, held_out=True):
+        other = scene
+        while getattr(other, attribute) == getattr(scene, attribute):
+            other = replace(scene, **{attribute: getattr(random_scene(random, held_out=True), attribute)})
+        # One shape has a place and several have none; and not every motion is to be seen in every place.
+        both = [replace(each, position="middle" if each.count == 1 else None) for each in (scene, other)]
+        captions = text([describe(each, random) for each in both])
+        similarity = captions @ video([draw(each, random) for each in both]).T
+        right += [*(similarity.argmax(0) == [0, 1]), *(similarity.argmax(1) == [0, 1])]
+    assert np.mean(right) > 0.75  # by chance a half
+
+
+def test_the_frames_and_not_their_number_or_size_decide(text: TextEncoder, video: VideoEncoder) -> None:
+    clip = draw(Scene("heart", "pink", "plain", "large", 2, "black", "horizontal", None), np.random.default_rng(0))
+    wide = [np.asarray(Image.fromarray(frame).resize((360, 360))) for frame in clip[::3]]
+    caption = text("two big pink hearts sliding left and right on a black background")
+    assert caption @ video(clip) > 0.5
+    assert caption @ video(wide) > 0.5
+    assert video(clip) @ video(wide) > 0.9
+
+
+def test_the_right_clip_wins_in_a_pipeline_and_in_the_demo(demo: Demo) -> None:
+    assert demo.metrics.queries == 16
+    assert demo.metrics.recall_at_1 >= 80
+    assert demo.metrics.recall_at_5 == 100
+    assert demo.similarity.shape == (17, 16)
+    assert demo.matches[:2] == [None, 0]
+    query = (
+        pipe.input("text")
+        .map("text", "vec", ops.video_text_embedding.clip4clip(MODEL, "text", device="cpu"))
+        .output("vec")
+    )
+    np.testing.assert_allclose(
+        query(demo.captions[3]).get()[0], TextEncoder.load(MODEL, device="cpu")(demo.captions[3]), atol=1e-6
+    )
+
+
+def test_the_demo_draws_a_picture(demo: Demo, tmp_path: Path) -> None:
+    save_picture(demo, tmp_path / "results.png")
+    assert demo.shown()[0] == 0  # the caller's sentence comes first
+    assert len(demo.shown()) == 4
+    with Image.open(tmp_path / "results.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    green = (np.abs(pixels - [31, 157, 85]).sum(-1) < 10).sum()
+    assert green > 1000  # the frame of a right clip
+    assert [path.name for path in tmp_path.iterdir()] == ["results.png"]
+
+
+def test_the_demo_as_a_command_offline(tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOWHEE_URL": "http://127.0.0.1:9", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "clip4clip", "demo", "a big [red] star", "--clips", "10", "-d", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "“a big [red] star”" in done.stdout
+    for word in ("score", "R@1", "R@5", "R@10", "trained on drawings", "not for real footage", "results.png"):
+        assert word in done.stdout
+    assert "pkg_resources" not in done.stderr
+    assert (tmp_path / "clip4clip_demo/results.png").is_file()
+    assert len((tmp_path / "clip4clip_demo/eval.csv").read_text("utf-8").splitlines()) == 11
+
+
+def test_the_right_clip_wins_in_the_shell(demo: Demo, tmp_path: Path) -> None:
+    pairs = [Pair(clip.name, clip, caption) for clip, caption in zip(demo.clips, demo.captions, strict=True)][:8]
+    run = [sys.executable, "-m", "clip4clip"]
+    model = ["-m", MODEL, "-d", "cpu"]
+    files = [str(pair.path) for pair in pairs]
+    subprocess.run([*run, "embed-video", *files, *model, "-o", tmp_path / "videos.npz"], check=True)
+    shown = subprocess.run(
+        [*run, "embed-text", *(pair.sentence for pair in pairs), *model, "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    texts = np.array([json.loads(line)["vector"] for line in shown.stdout.splitlines()])
+    similarity = texts @ np.load(tmp_path / "videos.npz")["vectors"].T
+    assert np.mean(similarity.argmax(1) == np.arange(8)) >= 0.75
+
+
+def test_its_weights_come_along_when_towhees_hub_is_the_door(demo: Demo, tmp_path: Path) -> None:
+    listing = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    operator = tmp_path / "operators/video-text-embedding/clip4clip/versions/main"
+    for name in listing.stdout.splitlines():  # as a hub download leaves them
+        (operator / name).parent.mkdir(parents=True, exist_ok=True)
+        (operator / name).symlink_to(REPOSITORY / name)
+    code = f"""
+import sys
+sys.modules["clip4clip"] = None  # nothing is installed
+import numpy
+from towhee import ops
+encode = ops.video_text_embedding.clip4clip({MODEL!r}, "text", device="cpu")
+numpy.save("vec.npy", encode({demo.captions[0]!r}))
+"""
+    environment = {**os.environ, "TOWHEE_HOME": str(tmp_path), "TOWHEE_URL": "http://127.0.0.1:9"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, env=environment, check=True)
+    shown = VideoEncoder.load(MODEL, device="cpu")(read_frames(demo.clips[0]))
+    assert np.load(tmp_path / "vec.npy") @ shown > 0.5
+
+
+def test_it_says_what_it_is_wherever_it_is_named() -> None:
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    assert "trained on drawings" in readme.split(f"`{MODEL}`", 1)[1][:200]
+    for shown in (
+        subprocess.run(
+            [sys.executable, "-m", "clip4clip", command, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        for command in ("embed-text", "eval", "demo")
+    ):
+        assert "drawings" in shown
+    assert "drawings" in (clip4clip.operators.Clip4clip.__doc__ or "")  # type: ignore[attr-defined]
+    assert MODELS[MODEL].config.embed_dim == 128
