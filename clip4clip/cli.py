@@ -55,6 +55,13 @@ DeviceOption = Annotated[
 FramesOption = Annotated[
     int, typer.Option("--frames", "-n", min=1, help="Frames to take from each video, spread evenly.")
 ]
+SeekOption = Annotated[
+    str,
+    typer.Option(
+        metavar="exact|keyframe",
+        help="keyframe takes the key frames nearest to the frames due: much cheaper for long videos, less exact.",
+    ),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option(
@@ -114,6 +121,7 @@ def embed_text(
 def embed_video(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Video files or http(s) URLs.")],
     frames: FramesOption = 12,
+    seek: SeekOption = "exact",
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -142,7 +150,7 @@ def embed_video(
         for file in files:
             progress.update(task, description=Path(file).name)
             try:
-                vectors[file] = encoder(read_frames(file, frames))
+                vectors[file] = encoder(read_frames(file, frames, seek=seek))
             except Clip4clipError as error:
                 failed[file] = str(error)
             progress.advance(task)
@@ -151,7 +159,7 @@ def embed_video(
     if vectors:
         _give("path", list(vectors), np.stack(list(vectors.values())), output, as_json)
     for message in failed.values():
-        err.print(f"[red]failed[/] {_plain(message)}", highlight=False)
+        err.print(f"[red]failed[/] {_plain(message)}", highlight=False, soft_wrap=True)
     if stopped.is_set():
         err.print(f"stopped: {len(vectors)} of {len(files)} videos are done", highlight=False)
         raise typer.Exit(130)
@@ -256,6 +264,7 @@ def evaluate(
     videos: VideosOption,
     captions: CaptionsOption = None,
     frames: FramesOption = 12,
+    seek: SeekOption = "exact",
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -289,7 +298,7 @@ def evaluate(
         encoders = TextEncoder.load(model, weights, device), VideoEncoder.load(model, weights, device)
     with _progress() as progress:
         found = evaluation.evaluate(
-            table, *encoders, frames, lambda items, total, what: progress.track(items, total, description=what)
+            table, *encoders, frames, seek, lambda items, total, what: progress.track(items, total, description=what)
         )
     if str(as_json) == "-":
         print(json.dumps(found.to_dict(), ensure_ascii=False))
@@ -300,7 +309,7 @@ def evaluate(
     if histogram is not None:
         evaluation.save_histogram(found, histogram)
     for message in found.failed.values():
-        err.print(f"[red]missed[/] {_plain(message)}", highlight=False)
+        err.print(f"[red]missed[/] {_plain(message)}", highlight=False, soft_wrap=True)
     if found.failed:
         err.print(f"{len(found.failed)} of {found.videos} videos failed and count as misses", highlight=False)
         raise typer.Exit(1)

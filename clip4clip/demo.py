@@ -167,5 +167,5 @@ def _film_strip(picture: Image.Image, clip: Path, x: int, y: int, is_right: bool
         pen.rounded_rectangle((x - 4, y - 4, x + width + 3, y + _SIDE + 5), 5, _RIGHT)
     pen.rectangle((x, y, x + width - 1, y + _SIDE + 1), "#20262d")
     for number, frame in enumerate(read_frames(clip, _FRAMES)):
-        small = Image.fromarray(frame).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        small = Image.fromarray(frame.rgb).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
         picture.paste(small, (x + 2 + number * (_SIDE + 2), y + 1))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .device import resolve_device
 from .errors import CheckpointError, InputTypeError, InputValueError, UnknownNameError, brief
-from .frames import HOW_TO_DECODE, is_frame, pixel_values
+from .frames import HOW_TO_DECODE, FrameRows, is_frame
 from .model import CLIPConfig, MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from .tokenizer import default_tokenizer
 from .weights import (
@@ -191,20 +191,20 @@ class VideoEncoder:
     def _pixel_batches(self, videos: Sequence[Iterable[Any]], several: bool) -> Iterator[tuple[list[int], Tensor]]:
         """Frames of all videos in full batches, each with the index of the video every frame belongs to."""
         owners: list[int] = []
-        pixels: list[Tensor] = []
+        rows = FrameRows(FRAMES_AT_ONCE, self.config.resolution)
         for index, video in enumerate(videos):
             for number, frame in enumerate(video):
                 try:
-                    pixels.append(pixel_values([frame], self.config.resolution))
+                    rows.append(frame)
                 except (InputTypeError, InputValueError) as error:
                     where = f"frame {number} of video {index}" if several else f"frame {number}"
                     raise type(error)(f"{where}: {error}") from error
                 owners.append(index)
                 if len(owners) == FRAMES_AT_ONCE:
-                    yield owners, torch.cat(pixels)
-                    owners, pixels = [], []
+                    yield owners, rows.pixel_values()
+                    owners, rows = [], FrameRows(FRAMES_AT_ONCE, self.config.resolution)
         if owners:
-            yield owners, torch.cat(pixels)
+            yield owners, rows.pixel_values()
 
 
 def load_tower(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from .errors import InputTypeError, InputValueError, brief
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 HOW_TO_DECODE = "decode it first, with ops.video_decode.ffmpeg in a pipeline or clip4clip.video.read_frames in Python"
+THREADS = min(4, os.cpu_count() or 1)  # that resize; Pillow works on one frame with one
 MAX_ASPECT = 64  # of a frame; of a longer one only the middle is resized, for the whole could need any amount of memory
 
 # towhee.types.Image.mode -> how its array is turned into RGB
@@ -32,8 +36,8 @@ def pixel_values(frames: Sequence[Any], resolution: int = 224) -> torch.Tensor:
     """Frames to the vision tower's input.
 
     Args:
-        frames: uint8 H×W×3 RGB arrays, ``towhee.types.Image``/``VideoFrame`` (whose mode RGB, BGR, RGBA, BGRA or GRAY
-            is honoured; transparency is dropped) or PIL images, of any sizes.
+        frames: :class:`clip4clip.video.Frame`, uint8 H×W×3 RGB arrays, ``towhee.types.Image``/``VideoFrame`` (whose
+            mode RGB, BGR, RGBA, BGRA or GRAY is honoured; transparency is dropped) or PIL images, of any sizes.
         resolution: side of the square the model takes.
 
     Returns:
@@ -43,20 +47,65 @@ def pixel_values(frames: Sequence[Any], resolution: int = 224) -> torch.Tensor:
         InputTypeError: for something that is not a frame.
         InputValueError: for a frame of the wrong dtype, shape, mode or size.
     """
-    pixels = torch.empty(len(frames), resolution, resolution, 3)
-    for target, frame in zip(pixels, frames, strict=True):
-        target.copy_(torch.from_numpy(np.array(resize_and_crop(to_image(frame), resolution))))
-    pixels.div_(255).sub_(torch.tensor(MEAN)).div_(torch.tensor(STD))
-    return pixels.permute(0, 3, 1, 2)
+    rows = FrameRows(len(frames), resolution)
+    for frame in frames:
+        rows.append(frame)
+    return rows.pixel_values()
+
+
+class FrameRows:
+    """Pixels of as many frames as there is room for, filled by a few threads while the next frames are decoded.
+
+    Args:
+        size: how many frames there is room for.
+        resolution: side of the square the model takes.
+    """
+
+    def __init__(self, size: int, resolution: int) -> None:
+        self._pixels = torch.empty(size, resolution, resolution, 3)
+        self._pending: deque[Future[None]] = deque()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, frame: Any) -> None:
+        """Takes one more frame; see :func:`pixel_values` for what is taken and what is raised."""
+        image = to_image(frame)
+        while len(self._pending) >= 2 * THREADS:
+            self._pending.popleft().result()
+        row = self._pixels[self._length].numpy()
+        self._length += 1
+        self._pending.append(_pool(os.getpid()).submit(_fill, row, image))
+
+    def pixel_values(self) -> torch.Tensor:
+        """float32 of shape (len(self), 3, resolution, resolution). Nothing can be appended afterwards."""
+        while self._pending:
+            self._pending.popleft().result()
+        pixels = self._pixels[: self._length]
+        pixels.div_(255).sub_(torch.tensor(MEAN)).div_(torch.tensor(STD))
+        return pixels.permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:  # noqa: ARG001
+    """The threads of a process: those of its parent did not come along."""
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="clip4clip-frames")
+
+
+def _fill(row: np.ndarray, image: Image.Image) -> None:
+    # numpy and not torch, which would bring threads of its own.
+    row[...] = resize_and_crop(image, len(row))
 
 
 def is_frame(data: Any) -> bool:
     """Whether ``data`` looks like one frame, right or wrong, and not like several."""
-    return isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4)
+    return hasattr(data, "rgb") or isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4)
 
 
 def to_image(frame: Any) -> Image.Image:
     """One frame as a PIL image in mode RGB; see :func:`pixel_values` for what is taken and what is raised."""
+    frame = getattr(frame, "rgb", frame)  # of a clip4clip.video.Frame
     if isinstance(frame, Image.Image):
         try:
             image = _pil_to_rgb(frame)

@@ -16,15 +16,16 @@ from towhee.types import VideoFrame
 
 from .device import resolve_device
 from .encoder import TextEncoder, VideoEncoder, check_modality, load_head, load_tower
-from .errors import InputTypeError, InputValueError, UnknownNameError, brief
-from .video import Frame, decode, sample_every, sample_uniformly
+from .errors import InputValueError, UnknownNameError
+from .video import read_frames
 from .weights import MODELS, OPERATOR_FOLDER, get_model, locate
 
 if TYPE_CHECKING:
     from .training.data import VideoTextDataset
     from .training.towhee_trainer import Clip4clipTrainer
 
-SAMPLE_TYPES = ("uniform_temporal_subsample", "time_step_sample")
+# Each with its argument.
+SAMPLE_TYPES = {"uniform_temporal_subsample": "num_samples", "time_step_sample": "time_step"}
 
 
 class Clip4clip(NNOperator):
@@ -149,7 +150,8 @@ class Ffmpeg(PyOperator):
         start_time: seconds; None begins at the first frame.
         end_time: seconds; None goes to the last frame.
         sample_type: ``'uniform_temporal_subsample'``, ``'time_step_sample'``, or None for every frame.
-        args: ``{'num_samples': n}`` for the first, ``{'time_step': seconds}`` for the second.
+        args: ``{'num_samples': n}`` for the first, ``{'time_step': seconds}`` for the second; for either also
+            ``'seek'``, which :func:`clip4clip.video.read_frames` explains, as it does the rest.
 
     Raises:
         UnknownNameError: for another sample type.
@@ -164,20 +166,17 @@ class Ffmpeg(PyOperator):
         args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._between = start_time, end_time
-        self._sample_type = sample_type.lower() if sample_type else None
-        self._args = args or {}
-        if self._sample_type not in (None, *SAMPLE_TYPES):
+        self._arguments: dict[str, Any] = {"num_samples": None, "start_time": start_time, "end_time": end_time}
+        if not sample_type:
+            return
+        needed = SAMPLE_TYPES.get(sample_type.lower())
+        if needed is None:
             raise UnknownNameError(
                 f"unknown sample_type {sample_type!r}; it must be None or one of {', '.join(SAMPLE_TYPES)}"
             )
-        needed = {"uniform_temporal_subsample": "num_samples", "time_step_sample": "time_step"}.get(
-            self._sample_type or ""
-        )
-        if needed and self._args.get(needed) is None:
-            raise InputValueError(
-                f"sample_type {self._sample_type!r} needs args={{{needed!r}: …}}, but args is {args!r}"
-            )
+        if not args or args.get(needed) is None:
+            raise InputValueError(f"sample_type {sample_type!r} needs args={{{needed!r}: …}}, but args is {args!r}")
+        self._arguments |= {needed: args[needed], "seek": args.get("seek", "exact")}
 
     def __call__(self, video_path: str | os.PathLike[str]) -> Iterator[VideoFrame]:
         """Frames one by one, as they are asked for: ``towhee.types.VideoFrame``, RGB, timestamp in milliseconds.
@@ -186,23 +185,10 @@ class Ffmpeg(PyOperator):
             video_path: local path or http(s) URL.
 
         Raises:
-            VideoNotFoundError, VideoError, InputValueError: see :func:`clip4clip.video.decode`.
+            VideoNotFoundError, VideoError, InputValueError: see :func:`clip4clip.video.read_frames`.
         """
-        if not isinstance(video_path, str | os.PathLike):
-            raise InputTypeError(
-                f"a video must be a path or a URL, not {type(video_path).__name__}: {brief(video_path)}"
-            )
-        for frame in self._sample(video_path):
+        for frame in read_frames(video_path, **self._arguments):
             yield VideoFrame(frame.rgb, "RGB", round(frame.time * 1000), int(frame.key_frame))
-
-    def _sample(self, source: str | os.PathLike[str]) -> Iterator[Frame]:
-        match self._sample_type:
-            case "uniform_temporal_subsample":
-                return sample_uniformly(source, self._args["num_samples"], *self._between)
-            case "time_step_sample":
-                return sample_every(source, self._args["time_step"], *self._between)
-            case _:
-                return decode(source, *self._between)
 
 
 # The factories, under the names by which Towhee asks for them.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .errors import Clip4clipError, PairsError, VideoError, brief
-from .video import decode
+from .errors import Clip4clipError, PairsError, brief
+from .video import read_frames
 
 # Where a table names a video without its extension, the first of these that there is.
 EXTENSIONS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".flv", ".ts", ".gif")
@@ -107,8 +107,7 @@ def find_bad(
 
 def _problem(path: Path) -> str | None:
     try:
-        if next(decode(path), None) is None:
-            raise VideoError(f"{path}: it has no frames")
+        next(read_frames(path, None))
     except Clip4clipError as error:
         return str(error)
     return None

@@ -1,56 +1,35 @@
-"""A video file or URL to sampled RGB frames, by PyAV.
+"""A video to its frames, sampled: planned first, then decoded no further than each frame wanted needs it.
 
-Every frame before the last one wanted is decoded; only the wanted ones are converted to RGB.
+Frames are what the file says, at their display orientation, but neither stretched to square pixels nor deinterlaced.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
-import os
+import operator
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import av
-import av.error
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .errors import InputValueError, VideoError, VideoNotFoundError
+from .container import Container, Source, name_of
+from .errors import InputValueError, UnknownNameError, VideoError
+from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, timeline
 
 logger = logging.getLogger(__name__)
 
-Source = str | os.PathLike[str]  # a local path, or an http(s) URL
+SEEKS = ("exact", "keyframe")
+KEPT_PIXELS = 16_000_000  # of all frames together, of a video that must be decoded to know which are wanted
+GAP = 8  # frames that are rather decoded than jumped over
 
-TIMEOUT = (10.0, 30.0)  # seconds to connect and to wait for the next bytes of a URL
-KEPT_PIXELS = 16_000_000  # of all decoded frames of a video together, while it is not known which are wanted
-THREADED_PIXELS = 320 * 240  # of one frame; for smaller ones more threads cost more than they bring
-MAX_PIXELS = 16_384 * 16_384  # of one frame
-# Containers that hold their own data: playlists and the like name other files or addresses, which we would open.
-FORMATS = (
-    *(
-        "mov,mp4,m4a,3gp,3g2,mj2",
-        "matroska,webm",
-        "avi",
-        "mpegts",
-        "mpeg",
-        "flv",
-        "ogg",
-        "asf",
-        "mxf",
-        "nut",
-        "rm",
-        "wtv",
-    ),
-    *("h264", "hevc", "m4v", "mpegvideo", "ivf", "obu", "dv", "mjpeg", "yuv4mpegpipe", "gif", "apng"),
-    *("png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "webp_pipe"),
-    *("mp3", "wav", "flac", "aac"),  # to say that they have no video stream
-)
+Choice = Callable[[Times | Timeline, range], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -68,205 +47,294 @@ class Frame:
     key_frame: bool
 
 
-def read_frames(source: Source, num_samples: int = 12) -> list[np.ndarray]:
-    """Frames spread evenly over a whole video, ready for :class:`~clip4clip.VideoEncoder`.
-
-    Args:
-        source: local path, or http(s) URL.
-        num_samples: how many frames; from a video with fewer, some come more than once.
-
-    Returns:
-        uint8 RGB arrays of shape (height, width, 3).
-
-    Raises:
-        VideoNotFoundError, VideoError: see :func:`decode`.
-    """
-    return [frame.rgb for frame in sample_uniformly(source, num_samples)]
-
-
-def sample_uniformly(
-    source: Source, num_samples: int, start_time: float | None = None, end_time: float | None = None
-) -> Iterator[Frame]:
-    """The frames at ``linspace(0, N - 1, num_samples)``, cut to whole numbers, of the N between two times.
-
-    Arguments and errors are those of :func:`sample_indices`.
-    """
-    if not (isinstance(num_samples, int) and num_samples > 0):
-        raise InputValueError(f"num_samples must be a whole number above 0, not {num_samples!r}")
-    return sample_indices(
-        source, lambda count: np.linspace(0, count - 1, num_samples).astype(int), start_time, end_time
-    )
-
-
-def sample_indices(
+def read_frames(
     source: Source,
-    choose: Callable[[int], Iterable[int]],
+    num_samples: int | None = 12,
+    *,
+    time_step: float | None = None,
+    indices: Iterable[int] | Callable[[int], Iterable[int]] | None = None,
+    times: Iterable[float] | None = None,
     start_time: float | None = None,
     end_time: float | None = None,
+    seek: str = "exact",
+    threads: int = 0,
 ) -> Iterator[Frame]:
-    """The frames whose numbers ``choose`` gives, in rising order, for the number of frames between two times.
+    """Frames of a video, lazily, in the order in which they are shown, none of them twice.
 
-    That number is not what the container claims but that of the frames that decode, so a video too large to be kept in
-    memory is decoded twice. Arguments and errors are those of :func:`decode`.
-    """
-    count = pixels = 0
-    kept: list[tuple[float, av.VideoFrame]] = []
-    for timed in _decode(source, start_time, end_time):
-        count += 1
-        pixels += timed[1].width * timed[1].height
-        if pixels <= KEPT_PIXELS:
-            kept.append(timed)
-    if not count:
-        raise _nothing_between(source, start_time, end_time)
-    wanted = [int(index) for index in choose(count)]
-    frames = enumerate(kept if len(kept) == count else _decode(source, start_time, end_time))
-    for index, repeats in itertools.groupby(wanted):
-        found = next((timed for number, timed in frames if number == index), None)
-        if found is None:
-            return  # the source became shorter between the two passes
-        converted = _convert(*found)
-        for _ in repeats:
-            yield converted
-
-
-def sample_every(
-    source: Source, time_step: float, start_time: float | None = None, end_time: float | None = None
-) -> Iterator[Frame]:
-    """For each of the times ``start_time + k * time_step`` the first frame at or after it.
-
-    A frame comes more than once where several of these times lie before it. Arguments and errors are those of
-    :func:`decode`.
-    """
-    if not time_step > 0:
-        raise InputValueError(f"time_step must be a number of seconds above 0, not {time_step!r}")
-    steps = ((start_time or 0) + step * time_step for step in itertools.count())
-    due = next(steps)
-    empty = True
-    for time, frame in _decode(source, start_time, end_time):
-        converted = None
-        while due <= time:
-            converted = converted or _convert(time, frame)
-            yield converted
-            due, empty = next(steps), False
-    if empty:
-        raise _nothing_between(source, start_time, end_time)
-
-
-def decode(source: Source, start_time: float | None = None, end_time: float | None = None) -> Iterator[Frame]:
-    """Every frame of a video, lazily, in presentation order.
+    What it costs depends on the frames that are wanted and not on the length of the video. A video of which fewer
+    frames can be had than are wanted gives each of them once, as does a still image its one.
 
     Args:
-        source: local path, or http(s) URL.
-        start_time: seconds; frames presented before it are left out.
-        end_time: seconds; frames presented after it are left out.
+        source: local path, http(s) URL, the bytes of a file, or a binary file object, which is read from its beginning.
+        num_samples: how many, spread evenly: those at ``linspace(0, n - 1, num_samples)``, cut to whole numbers, of the
+            n frames there are. None for every frame. Not looked at with one of the next three.
+        time_step: seconds: for each of the times ``start_time + k * time_step`` the first frame at or after it.
+        indices: numbers of frames, from 0, or from -1 backwards; or a function from how many there are to such numbers.
+        times: seconds: for each the frame that is shown then.
+        start_time: seconds, as the file counts them; the frames shown before it are as if they were not there.
+        end_time: seconds; likewise the frames shown after it.
+        seek: ``'exact'``, or ``'keyframe'`` for the key frame nearest to each frame wanted, for a small part of the
+            cost. Videos whose key frames are not known give the exact frames.
+        threads: how many the decoder may use; 0 for one per core. To read several videos at once, give each 1.
 
     Raises:
         VideoNotFoundError: when there is nothing at ``source``.
-        VideoError: when it is no video, has no picture stream, or no frame of it can be decoded. Damage in the middle
-            or at the end is no error: the frames that can be had are given, and a warning counts what was lost.
-        InputValueError: for times that cannot be, or between which there is no frame.
+        VideoError: when it is no video, has no picture stream, is over a limit, or no frame wanted can be decoded.
+            Damage is no error: the frames that can be had are given, and one warning counts what was lost.
+        InputValueError: for arguments that cannot be, and times or numbers at which the video has no frame.
+        InputTypeError, UnknownNameError: for another kind of source, or of seek.
     """
-    empty = True
-    for time, frame in _decode(source, start_time, end_time):
-        yield _convert(time, frame)
-        empty = False
-    if empty:
-        raise _nothing_between(source, start_time, end_time)
-
-
-def _decode(source: Source, start_time: float | None, end_time: float | None) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Decoded frames between two times, not yet converted, each with its time."""
+    choose = _choice(num_samples, time_step, indices, times, start_time or 0.0)
     start, end = start_time or 0.0, math.inf if end_time is None else end_time
     if not 0 <= start <= end:
         raise InputValueError(
             f"start_time must be at least 0 and at most end_time, but they are {start_time!r} and {end_time!r}"
         )
-    name = os.fspath(source)
-    decoded = False
-    with contextlib.ExitStack() as stack:
-        container = stack.enter_context(_open(name, stack))
-        for time, frame in _frames_of(container, name):
-            decoded = True
-            if time > end:
-                break
-            if time >= start:
-                yield time, frame
-    if not decoded:
-        raise VideoError(f"{name}: no frame of its video stream can be decoded")
+    if seek not in SEEKS:
+        raise UnknownNameError(f"unknown seek {seek!r}; it must be {' or '.join(map(repr, SEEKS))}")
+    name_of(source)
+    return _read(source, choose, start, end, seek == "keyframe", threads)
 
 
-def _open(name: str, stack: contextlib.ExitStack) -> av.container.InputContainer:
-    options = {"format_whitelist": ",".join(FORMATS)}
-    file: str | BinaryIO = name
-    if name.startswith(("http://", "https://")):
-        options["protocol_whitelist"] = "http,https,tcp,tls"
-    else:
-        # Opened by Python, so that to FFmpeg its name is neither a pattern nor a protocol.
-        try:
-            file = stack.enter_context(Path(name).open("rb"))  # noqa: SIM115  the stack closes it
-        except FileNotFoundError as error:
-            raise VideoNotFoundError(f"{name}: there is no such file") from error
-        except (OSError, ValueError) as error:
-            raise VideoError(f"{name}: cannot be opened: {error}") from error
-        if not os.fstat(file.fileno()).st_size:
-            raise VideoError(f"{name}: the file is empty")
-        options["protocol_whitelist"] = "pipe"
+def _choice(
+    num_samples: int | None,
+    time_step: float | None,
+    indices: Iterable[int] | Callable[[int], Iterable[int]] | None,
+    times: Iterable[float] | None,
+    start: float,
+) -> Choice | None:
+    """Which numbers are wanted among those between two times; None for all of them."""
+    if sum(given is not None for given in (time_step, indices, times)) > 1:
+        raise InputValueError("only one of time_step, indices and times can be given")
+    if time_step is not None:
+        if not time_step > 0:
+            raise InputValueError(f"time_step must be a number of seconds above 0, not {time_step!r}")
+        return lambda shown, among: _at_steps(shown, among, start, time_step)
+    if indices is not None:
+        return lambda _, among: _at_indices(among, indices(len(among)) if callable(indices) else indices)
+    if times is not None:
+        return lambda shown, among: [_at_time(shown, among, time) for time in times]
+    if num_samples is None:
+        return None
+    if not (isinstance(num_samples, int) and num_samples > 0):
+        raise InputValueError(f"num_samples must be a whole number above 0, or None, not {num_samples!r}")
+    return lambda _, among: np.linspace(among[0], among[-1], num_samples).astype(int).tolist()
+
+
+def _at_steps(shown: Times | Timeline, among: range, start: float, step: float) -> list[int]:
+    numbers = []
+    number = max(shown.before(start), among[0])
+    while number <= among[-1]:
+        numbers.append(number)
+        steps = math.floor((shown.time(number) + SLACK - start) / step) + 1
+        number = max(shown.before(start + steps * step), number + 1)
+    return numbers
+
+
+def _at_indices(among: range, indices: Iterable[int]) -> list[int]:
     try:
-        return cast(
-            "av.container.InputContainer", av.open(file, options=options, timeout=TIMEOUT, metadata_errors="replace")
-        )
-    except (av.error.HTTPNotFoundError, av.error.HTTPError, av.error.ConnectionRefusedError) as error:
-        raise VideoNotFoundError(f"{name}: cannot be fetched: {error}") from error
-    except av.error.FFmpegError as error:
-        raise VideoError(f"{name}: not a video file of a kind that is read here ({error})") from error
+        return [among[operator.index(index)] for index in indices]
+    except (IndexError, TypeError) as error:
+        raise InputValueError(
+            f"indices must be whole numbers below {len(among)}, which is how many frames there are: {error}"
+        ) from error
 
 
-def _frames_of(container: av.container.InputContainer, name: str) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Decodes packet by packet, so that a damaged one costs only what depends on it."""
-    cover = av.stream.Disposition.attached_pic
-    stream = next((stream for stream in container.streams.video if not stream.disposition & cover), None)
-    if stream is None:
-        raise VideoError(f"{name}: it has no video stream")
-    if stream.codec_context is None:
-        raise VideoError(f"{name}: there is no decoder for its video stream")
-    stream.thread_type = "AUTO"
-    if stream.width * stream.height <= THREADED_PIXELS:
-        stream.thread_count = 1
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow on the way
-    if stream.width * stream.height > MAX_PIXELS:
-        raise VideoError(
-            f"{name}: its frames of {stream.width}×{stream.height} are over the limit of {MAX_PIXELS:,} pixels"
-        )
-    lost = count = 0
-    for packet in itertools.chain(_packets(container, stream, name), [None]):  # None: what the decoder still holds
-        if packet is not None and packet.is_corrupt:  # cut off: an error in it would take its neighbours' frames along
-            lost += 1
-            continue
-        try:
-            frames = stream.decode(packet)
-        except av.error.FFmpegError:
-            lost += packet is not None
-            continue
-        for frame in frames:
-            # Not frame.time, which PyAV leaves undefined for the last frames. A raw stream has no times of its own.
-            yield (
-                float(
-                    count / (stream.average_rate or 25) if frame.pts is None else frame.pts * (stream.time_base or 0)
-                ),
-                frame,
+def _at_time(shown: Times | Timeline, among: range, time: float) -> int:
+    first, last = shown.time(among[0]), shown.time(among[-1])
+    # How long the last frame is shown is seldom told.
+    interval = (last - first) / (len(among) - 1) if len(among) > 1 else math.inf
+    if not first - SLACK <= time <= last + interval:
+        raise InputValueError(f"no frame is shown at {time!r} s: there are frames from {first:g} s to {last:g} s")
+    return min(shown.before(time + 2 * SLACK) - 1, among[-1])
+
+
+def _read(
+    source: Source, choose: Choice | None, start: float, end: float, only_keys: bool, threads: int
+) -> Iterator[Frame]:
+    given = False
+    with Container(source, threads) as container:
+        for time, frame in _wanted(container, choose, start, end, only_keys):
+            yield _convert(time, frame)
+            given = True
+        if not given:
+            raise VideoError(f"{container.name}: no frame of its video stream can be decoded")
+        if container.damage:
+            logger.warning(
+                "%s is damaged: %d of its packets or frames are lost, or not as they were",
+                container.name,
+                container.damage,
             )
-            count += 1
-    if lost:
-        logger.warning("%s: %d packets could not be decoded; their frames are left out", name, lost)
 
 
-def _packets(container: av.container.InputContainer, stream: av.VideoStream, name: str) -> Iterator[av.Packet]:
-    try:
-        for packet in container.demux(stream):
-            if packet.size:  # the empty one at the end would flush the decoder
-                yield packet
-    except av.error.FFmpegError as error:
-        logger.warning("%s: cannot be read to its end: %s", name, error)
+def _wanted(
+    container: Container, choose: Choice | None, start: float, end: float, only_keys: bool
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    if choose is None and not start and not only_keys:
+        for time, frame in _decode_all(container):
+            if time > end + SLACK:
+                return
+            yield time, frame
+        return
+    line = timeline(container)
+    if line is None:
+        container.rewind()
+        yield from _choose_among_decoded(container, choose, start, end)
+        return
+    among = _between(container, line, start, end)
+    numbers = _numbers(choose, line, among)
+    frames = _key_frames(container, line, numbers, among) if only_keys else _exact_frames(container, line, numbers)
+    for frame in frames:
+        yield container.seconds(frame.pts), frame
+
+
+def _between(container: Container, shown: Times | Timeline, start: float, end: float) -> range:
+    first = shown.before(start) if start else 0
+    among = range(first, shown.count if end == math.inf else shown.before(end + 2 * SLACK))
+    if shown.count and not among:
+        until = "its end" if end == math.inf else f"{end:g} s"
+        raise InputValueError(f"{container.name}: it has no frame between {start:g} s and {until}")
+    return among
+
+
+def _numbers(choose: Choice | None, shown: Times | Timeline, among: range) -> Sequence[int]:
+    """Which frames are wanted, rising; of those between two times."""
+    numbers = among if choose is None else sorted(set(choose(shown, among)))
+    if not numbers:
+        raise InputValueError("no frame is wanted: neither indices nor times may be empty")
+    return numbers
+
+
+def _exact_frames(container: Container, line: Timeline, numbers: Iterable[int]) -> Iterator[av.VideoFrame]:
+    """Part by part, each from its key frame to the last frame wanted and no further.
+
+    Where frames are missing, what the file calls a key frame may be none, or the file is damaged: then from the key
+    frame before, and if that does not help, all the rest from the beginning.
+    """
+    left, damage = deque(numbers), container.damage
+    while left:
+        part = _first_part(line, left)
+        group = line.group(part[0])
+        for start in range(group, max(group - 2, -1), -1):
+            container.damage = damage
+            for number, frame in _decode_from(container, line, start, part):
+                if number != left[0] or frame.is_corrupt:
+                    break
+                left.popleft()
+                yield frame
+            part = [number for number in part if left and number >= left[0]]
+            if not part:
+                break
+        else:
+            break
+    container.damage = damage if left else container.damage
+    for number, frame in _decode_from(container, line, 0, left) if left else ():
+        while left and left[0] < number:
+            left.popleft()
+            container.damage += 1
+        if left and left[0] == number:  # else it comes after frames that are shown later
+            left.popleft()
+            yield frame
+    container.damage += len(left)
+
+
+def _first_part(line: Timeline, numbers: Iterable[int]) -> list[int]:
+    """Frames that are decoded in one go: those of one group, and of the next if only a few frames lie between them."""
+    part: list[int] = []
+    for number in numbers:
+        if part and number - part[-1] > GAP and line.group(number) != line.group(part[-1]):
+            break
+        part.append(number)
+    return part
+
+
+def _decode_from(
+    container: Container, line: Timeline, group: int, numbers: Iterable[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The frames wanted that come of decoding from a group's key frame on, with their numbers."""
+    container.flush()
+    left = set(numbers)
+    due: dict[int, int] = {}  # number of each frame wanted that the decoder was given, by its time stamp
+    first = None
+    for packet, number in line.packets(group):
+        first = number if first is None else first
+        is_wanted = number in left
+        if is_wanted:
+            if number < first and group:
+                return  # shown before the key frame, it needs the group before
+            due[cast("int", packet.pts)] = number
+            left.remove(number)
+        container.skip_unreferenced(not is_wanted)
+        for frame in container.decode(packet):
+            if frame.pts in due:
+                yield due.pop(frame.pts), frame
+        if not left:
+            break
+    for frame in container.decode(None):
+        if frame.pts in due:
+            yield due.pop(frame.pts), frame
+
+
+def _key_frames(container: Container, line: Timeline, numbers: Sequence[int], among: range) -> Iterator[av.VideoFrame]:
+    within = [group for group, key in enumerate(line.keys) if key in among] or list(range(len(line.keys)))
+    nearest = {min(within, key=lambda group: abs(line.keys[group] - number)) for number in numbers}
+    groups = sorted(nearest)
+    for place, group in enumerate(groups):
+        container.flush()
+        container.skip_unreferenced(False)
+        packet, _ = next(line.packets(group))
+        frames = [*container.decode(packet), *container.decode(None)]
+        if not frames:  # what the file calls a key frame needs others, or is not shown
+            yield from _exact_frames(container, line, [int(line.keys[group]) for group in groups[place:]])
+            return
+        yield frames[0]
+
+
+def _choose_among_decoded(
+    container: Container, choose: Choice | None, start: float, end: float
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """For a video without a timeline: decoded to its end, and if that cannot be kept, once more."""
+    kept: list[tuple[float, av.VideoFrame]] = []
+    seconds: list[float] = []
+    pixels = 0
+    for time, frame in _decode_all(container):
+        seconds.append(time)
+        pixels += frame.width * frame.height
+        if pixels <= KEPT_PIXELS:
+            kept.append((time, frame))
+    shown = Times(np.maximum.accumulate(seconds))
+    among = _between(container, shown, start, end)
+    if not seconds:
+        return
+    wanted = _numbers(choose, shown, among)
+    if len(kept) < len(seconds):
+        damage = container.damage
+        container.rewind()
+        for number, timed in enumerate(_decode_all(container)):
+            if number in wanted:
+                yield timed
+            if number == wanted[-1]:
+                break
+        container.damage = damage
+    else:
+        yield from (kept[number] for number in wanted)
+
+
+def _decode_all(container: Container) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Every frame from the beginning, with its time."""
+    count, last = 0, -math.inf
+    for packet in itertools.chain(container.packets(), [None]):  # None: what the decoder still holds
+        for frame in container.decode(packet):
+            # Not frame.time, which PyAV leaves undefined for the last frames.
+            if frame.pts is None or container.format in UNTIMED_FORMATS:
+                time = float(count / (container.stream.average_rate or 25))
+            else:
+                time = container.seconds(frame.pts)
+            if container.damage and last - 1 < time <= last:  # after damage, the decoder may mix up their order
+                container.damage += 1
+                continue
+            yield time, frame
+            count, last = count + 1, time
 
 
 _of_thread = threading.local()
@@ -279,8 +347,3 @@ def _convert(time: float, frame: av.VideoFrame) -> Frame:
     rgb = _of_thread.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, like numpy's
     return Frame(np.ascontiguousarray(np.rot90(rgb, turns)), time, bool(frame.key_frame))
-
-
-def _nothing_between(source: Source, start_time: float | None, end_time: float | None) -> InputValueError:
-    end = "its end" if end_time is None else f"{end_time} s"
-    return InputValueError(f"{os.fspath(source)}: it has no frame between {start_time or 0} s and {end}")

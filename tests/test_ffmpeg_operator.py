@@ -13,7 +13,7 @@ from towhee.types import VideoFrame
 import clip4clip  # noqa: F401  makes the operators known to Towhee
 from clip4clip import InputTypeError, InputValueError, UnknownNameError, VideoError, VideoNotFoundError
 from clip4clip.operators import Ffmpeg
-from clip4clip.video import decode
+from clip4clip.video import read_frames
 
 UNIFORM = {"sample_type": "uniform_temporal_subsample", "args": {"num_samples": 12}}
 
@@ -48,7 +48,7 @@ def test_frames_come_as_they_are_asked_for(bigbuckbunny: Path) -> None:
 def test_every_frame_between_two_times(bigbuckbunny: Path) -> None:
     frames = list(Ffmpeg(start_time=1.0, end_time=1.2)(bigbuckbunny))
     assert [frame.timestamp for frame in frames] == [1000, 1040, 1080, 1120, 1160, 1200]
-    every = [frame.rgb for frame in decode(bigbuckbunny, 1.0, 1.2)]
+    every = [frame.rgb for frame in read_frames(bigbuckbunny, None, start_time=1.0, end_time=1.2)]
     np.testing.assert_array_equal(np.stack(frames), np.stack(every))
 
 
@@ -75,7 +75,7 @@ def test_wrong_arguments_are_errors_at_once(arguments: dict, error: type, messag
 
 
 def test_wrong_videos_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputTypeError, match="must be a path or a URL, not int: 3"):
+    with pytest.raises(InputTypeError, match="must be a path, a URL, bytes or a binary file object, not int: 3"):
         list(Ffmpeg()(3))  # type: ignore[arg-type]
     with pytest.raises(VideoNotFoundError):
         list(Ffmpeg(**UNIFORM)(tmp_path / "nowhere.mp4"))

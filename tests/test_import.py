@@ -35,7 +35,8 @@ FLOORS = [
     {"training.model", "training.data", "training.synthetic", "retrieval.evaluation"},
     {"encoder", "pairs", "retrieval.metrics"},
     {"weights", "video", "frames", "tokenizer", "device"},
-    {"model", "torchscript"},
+    {"model", "torchscript", "timeline"},
+    {"container"},
 ]
 MODULES = set().union(*FLOORS)
 

@@ -12,7 +12,7 @@ import pytest
 from clip4clip import InputValueError
 from clip4clip.training import synthetic
 from clip4clip.training.synthetic import PARAPHRASES, Scene, describe, draw, scenes, write_dataset
-from clip4clip.video import decode
+from clip4clip.video import read_frames
 
 
 def some(count: int, seed: int = 0, held_out: bool = False) -> list[Scene]:
@@ -130,7 +130,7 @@ def test_a_data_set_is_real_h264_files_and_tables_that_name_them(drawings: Path)
         sentence = describe(scene, random)
         assert row["sentence"] == describe(scene, random, PARAPHRASES) != sentence
         drawn = draw(scene, random).astype(int)
-        decoded = np.stack([frame.rgb for frame in decode(drawings / row["video"])]).astype(int)
+        decoded = np.stack([frame.rgb for frame in read_frames(drawings / row["video"], None)]).astype(int)
         assert decoded.shape == drawn.shape == (16, 128, 128, 3)
         assert np.abs(decoded - drawn).mean() < 6  # lossy, and colour at half the resolution
 

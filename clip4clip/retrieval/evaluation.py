@@ -13,7 +13,7 @@ import numpy as np
 from ..encoder import CAPTIONS_AT_ONCE, TextEncoder, VideoEncoder
 from ..errors import Clip4clipError, InputValueError, MissingExtraError
 from ..pairs import Pair
-from ..video import read_frames
+from ..video import Frame, read_frames
 from .metrics import RetrievalMetrics, best_of_each, ranks
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ def evaluate(
     text_encoder: TextEncoder,
     video_encoder: VideoEncoder,
     frames: int = 12,
+    seek: str = "exact",
     track: Track = lambda items, total, what: items,  # noqa: ARG005
 ) -> Evaluation:
     """Embeds every sentence and every video once and ranks all against all.
@@ -77,6 +78,7 @@ def evaluate(
         text_encoder: of the model to measure.
         video_encoder: of the same model.
         frames: taken from each video, spread evenly.
+        seek: ``'exact'`` or ``'keyframe'``, see :func:`clip4clip.video.read_frames`.
         track: wraps an iteration, given its length and what it does; for a progress bar.
 
     Raises:
@@ -97,7 +99,7 @@ def evaluate(
     sentences = list(rows)
     chunks = [sentences[start : start + CAPTIONS_AT_ONCE] for start in range(0, len(sentences), CAPTIONS_AT_ONCE)]
     texts = np.concatenate([text_encoder(chunk) for chunk in track(chunks, len(chunks), "embedding sentences")])
-    videos, failed = _embed_videos(columns, names, video_encoder, frames, track)
+    videos, failed = _embed_videos(columns, names, video_encoder, frames, seek, track)
     distinct = np.round(texts.astype(np.float64) @ videos.T.astype(np.float64), DECIMALS)
     similarity = distinct[[rows[pair.sentence] for pair in pairs]]
     text_ranks = ranks(similarity, owners)
@@ -116,12 +118,12 @@ def evaluate(
 
 
 def _embed_videos(
-    paths: Iterable[Path], names: Sequence[str], encoder: VideoEncoder, frames: int, track: Track
+    paths: Iterable[Path], names: Sequence[str], encoder: VideoEncoder, frames: int, seek: str, track: Track
 ) -> tuple[np.ndarray, dict[str, str]]:
     """One row for each video, NaN for those that failed, and why they did."""
     vectors = np.full((len(names), encoder.config.embed_dim), np.nan, np.float32)
     failed: dict[str, str] = {}
-    waiting: list[tuple[int, list[np.ndarray]]] = []
+    waiting: list[tuple[int, list[Frame]]] = []
 
     def embed_waiting() -> None:
         if waiting:
@@ -130,7 +132,7 @@ def _embed_videos(
 
     for index, path in enumerate(track(paths, len(names), "embedding videos")):
         try:
-            waiting.append((index, read_frames(path, frames)))
+            waiting.append((index, list(read_frames(path, frames, seek=seek))))
         except Clip4clipError as error:
             failed[names[index]] = str(error)
         if len(waiting) == VIDEOS_AT_ONCE:

@@ -14,7 +14,7 @@ from ..frames import pixel_values
 from ..model import CLIPConfig
 from ..pairs import Pair
 from ..tokenizer import default_tokenizer
-from ..video import sample_indices
+from ..video import read_frames
 
 
 class Batch(NamedTuple):
@@ -67,7 +67,7 @@ class VideoTextDataset(Dataset):
             offsets = np.random.default_rng([self.seed, epoch, index]).random(self.frames)
             return np.minimum(edges[:-1] + offsets * np.diff(edges), count - 1).astype(int).tolist()
 
-        frames = [frame.rgb for frame in sample_indices(pair.path, choose)]
+        frames = list(read_frames(pair.path, indices=choose, threads=1))  # other workers need the other cores
         ids = default_tokenizer(self.config.vocab_size).encode(pair.sentence, self.max_words)
         return ids, pixel_values(frames, self.config.resolution)
 

@@ -1,0 +1,162 @@
+"""Video files of every kind, made on the spot, and what a plain decoder makes of them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+RATE = 10
+
+
+def picture(number: int, width: int = 160, height: int = 96) -> np.ndarray:
+    """A frame that tells its number by its grey and a moving bar, and its orientation by a red corner, top left."""
+    frame = np.full((height, width, 3), 40 + 6 * number % 200, np.uint8)
+    left = 5 * number % width
+    frame[height // 2 :, left : left + width // 8] = (30, 200, 90)
+    frame[: height // 3, : width // 3] = (250, 20, 20)
+    return frame
+
+
+def write(
+    path: Path,
+    codec: str = "libx264",
+    count: int = 25,
+    size: tuple[int, int] = (160, 96),
+    pixels: str = "yuv420p",
+    *,
+    muxer: dict[str, str] | None = None,
+    sound: bool = False,
+    pts: Callable[[int], int] = lambda number: number,
+    shift: int = 0,
+    **options: str,
+) -> Path:
+    """A video of ``count`` pictures.
+
+    Args:
+        path: its ending decides on the container.
+        codec: FFmpeg's name of the encoder.
+        count: how many pictures.
+        size: width and height.
+        pixels: FFmpeg's name of the pixel format.
+        muxer: options of the container.
+        sound: whether it has a sound track as well, longer than the pictures.
+        pts: when a picture is shown, in tenths of a second.
+        shift: added to all time stamps once it is encoded, in tenths of a second.
+        options: of the encoder.
+    """
+    with av.open(str(path), "w", options=muxer or {}) as file:
+        stream = file.add_stream(codec, rate=RATE, options=options)
+        stream.width, stream.height, stream.pix_fmt = *size, pixels
+        stream.codec_context.thread_count = 1  # else the file is another one on another machine
+        noise = file.add_stream("aac", rate=16000) if sound else None
+
+        def mux(packets: Sequence[av.Packet]) -> None:
+            for packet in packets:
+                ticks = round(shift / RATE / packet.time_base)
+                packet.pts += ticks
+                packet.dts += ticks
+                file.mux(packet)
+
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
+            frame.pts = pts(number)
+            mux(stream.encode(frame))
+        mux(stream.encode(None))
+        if noise is not None:
+            samples = np.random.default_rng(0).normal(0, 0.1, (1, 16000 * (count + 10) // RATE)).astype(np.float32)
+            heard = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            heard.sample_rate = 16000
+            file.mux(noise.encode(heard))
+            file.mux(noise.encode(None))
+    return path
+
+
+class Kind(NamedTuple):
+    """How to write a file that is difficult in one way."""
+
+    name: str  # of the file
+    arguments: dict[str, Any]
+
+
+X264 = {"g": "8", "bf": "3", "sc_threshold": "0"}
+KINDS = {
+    "h264": Kind("a.mp4", X264),
+    "h264, one group": Kind("a.mp4", {"g": "1000"}),
+    "h264, every frame a key frame": Kind("a.mp4", {"g": "1"}),
+    "h264, no b-frames": Kind("a.mp4", {**X264, "bf": "0"}),
+    "h264, b-pyramid": Kind("a.mp4", {**X264, "g": "12", "bf": "5", "x264-params": "b-adapt=0:b-pyramid=normal"}),
+    "h264, open groups": Kind("a.mp4", {**X264, "x264-params": "open-gop=1:b-adapt=0"}),
+    "h264, open groups, mkv": Kind("a.mkv", {**X264, "x264-params": "open-gop=1:b-adapt=0"}),
+    "h264, open groups, ts": Kind("a.ts", {**X264, "x264-params": "open-gop=1:b-adapt=0"}),
+    "h264, intra refresh": Kind("a.mp4", {"g": "8", "intra-refresh": "1"}),
+    "h264, intra refresh, ts": Kind("a.ts", {"g": "8", "intra-refresh": "1"}),
+    "h264, interlaced": Kind("a.mp4", {**X264, "flags": "+ilme+ildct"}),
+    "h264, interlaced, ts": Kind("a.ts", {**X264, "flags": "+ilme+ildct"}),
+    "h264, 10 bit": Kind("a.mp4", {**X264, "pixels": "yuv420p10le"}),
+    "h264, odd size": Kind("a.mp4", {**X264, "size": (161, 97), "pixels": "yuv444p"}),
+    "h264, large enough for threads": Kind("a.mp4", {**X264, "size": (640, 360)}),
+    "h264, with sound": Kind("a.mp4", {**X264, "sound": True}),
+    "h264, index in front": Kind("a.mp4", {**X264, "sound": True, "muxer": {"movflags": "faststart"}}),
+    "h264, fragments": Kind("a.mp4", {**X264, "muxer": {"movflags": "frag_keyframe+empty_moov"}}),
+    "h264, fragments after an index": Kind("a.mp4", {**X264, "muxer": {"movflags": "frag_keyframe"}}),
+    "h264, edit list": Kind("a.mp4", {**X264, "shift": -5}),
+    "h264, edit list, mov": Kind("a.mov", {**X264, "shift": -10}),
+    "h264, begins late": Kind("a.mp4", {**X264, "shift": 20}),
+    "h264, begins late, ts": Kind("a.ts", {**X264, "shift": 20}),
+    "h264, begins late, mkv": Kind("a.mkv", {**X264, "shift": 20}),
+    "h264, variable rate": Kind("a.mp4", {**X264, "pts": lambda number: number + number * number // 9}),
+    "h264, variable rate, mkv": Kind("a.mkv", {**X264, "pts": lambda number: number + number * number // 9}),
+    "h264, mkv": Kind("a.mkv", X264),
+    "h264, ts": Kind("a.ts", {**X264, "sound": True}),
+    "h264, mov": Kind("a.mov", X264),
+    "h264, flv": Kind("a.flv", X264),
+    "h264, avi": Kind("a.avi", X264),
+    "h264, raw": Kind("a.h264", X264),
+    "hevc": Kind("a.mp4", {"codec": "libx265", "x265-params": "keyint=8:min-keyint=8:open-gop=0:log-level=none"}),
+    "hevc, open groups": Kind("a.mp4", {"codec": "libx265", "x265-params": "keyint=8:open-gop=1:log-level=none"}),
+    "hevc, open groups, mkv": Kind("a.mkv", {"codec": "libx265", "x265-params": "keyint=8:open-gop=1:log-level=none"}),
+    "hevc, open groups, ts": Kind("a.ts", {"codec": "libx265", "x265-params": "keyint=8:open-gop=1:log-level=none"}),
+    "hevc, 10 bit": Kind("a.mp4", {"codec": "libx265", "pixels": "yuv420p10le", "x265-params": "log-level=none"}),
+    "vp8, hidden frames": Kind("a.webm", {"codec": "libvpx", "g": "12", "auto-alt-ref": "1", "lag-in-frames": "12"}),
+    "vp9, hidden frames": Kind("a.webm", {"codec": "libvpx-vp9", "g": "8", "auto-alt-ref": "1", "lag-in-frames": "8"}),
+    "vp9, mp4": Kind("a.mp4", {"codec": "libvpx-vp9", "g": "8"}),
+    "av1": Kind("a.mp4", {"codec": "libsvtav1", "g": "8", "preset": "10"}),
+    "av1, webm": Kind("a.webm", {"codec": "libsvtav1", "g": "8", "preset": "10"}),
+    "mpeg-2, ts": Kind("a.ts", {"codec": "mpeg2video", "g": "8", "bf": "2"}),
+    "mpeg-2, ps": Kind("a.mpg", {"codec": "mpeg2video", "g": "8", "bf": "2"}),
+    "mpeg-4, avi": Kind("a.avi", {"codec": "mpeg4", "g": "8", "bf": "2"}),
+    "flv1": Kind("a.flv", {"codec": "flv", "g": "8"}),
+    "mjpeg": Kind("a.mov", {"codec": "mjpeg", "pixels": "yuvj420p"}),
+    "gif": Kind("a.gif", {"codec": "gif", "pixels": "rgb8"}),
+    "apng": Kind("a.apng", {"codec": "apng", "pixels": "rgb24"}),
+    "still": Kind("a.jpg", {"codec": "mjpeg", "pixels": "yuvj420p", "count": 1}),
+}
+
+
+def make(kind: str, folder: Path, count: int = 25) -> Path:
+    """A file of one of ``KINDS``."""
+    name, arguments = KINDS[kind]
+    return write(folder / name, **{"count": count, **arguments})
+
+
+def straight(path: Path) -> list[np.ndarray]:
+    """Every frame as PyAV gives it without any care."""
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+
+
+def turn(path: Path, turns: int, to: Path) -> Path:
+    """A copy of an MP4 that is to be shown turned by quarters, clockwise."""
+    # The display matrix in tkhd, 16.16 fixed point (ISO 14496-12, 8.3.2).
+    one = 1 << 16
+    a, b, c, d = [(one, 0, 0, one), (0, one, -one, 0), (-one, 0, 0, -one), (0, -one, one, 0)][turns]
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 4 + 40
+    content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    to.write_bytes(content)
+    return to

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from clips import X264, make, straight, write
+
+from clip4clip import VideoError, VideoNotFoundError, container
+from clip4clip.video import read_frames
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make("h264", tmp_path_factory.mktemp("container"))
+
+
+def every(path: Path | str) -> list[np.ndarray]:
+    return [frame.rgb for frame in read_frames(path, None)]
+
+
+# What is no video
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(VideoNotFoundError, match=r"nowhere\.mp4: there is no such file"):
+        every(tmp_path / "nowhere.mp4")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "the file is empty"), (b"hello world" * 50, "not a video file"), (bytes(5000), "not a video file")],
+)
+def test_a_file_of_another_kind(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match=rf"a\.mp4: {message}"):
+        every(tmp_path / "a.mp4")
+    with pytest.raises(VideoError, match=f"video of {len(content):,} bytes: {message}"):
+        next(read_frames(content))
+
+
+def test_a_folder_and_an_impossible_name(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="cannot be opened"):
+        every(tmp_path)
+    with pytest.raises(VideoError, match="cannot be opened"):
+        every("a\0b.mp4")
+
+
+def test_sound_alone(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.wav"), "w") as file:
+        stream = file.add_stream("pcm_s16le", rate=8000)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), layout="mono")
+        samples.sample_rate = 8000
+        file.mux(stream.encode(samples))
+        file.mux(stream.encode(None))
+    with pytest.raises(VideoError, match=r"sound\.wav: it has no video stream"):
+        every(tmp_path / "sound.wav")
+
+
+@pytest.mark.parametrize("with_video", [False, True])
+def test_a_cover_picture_is_not_the_video(with_video: bool, tmp_path: Path) -> None:
+    cover = write(tmp_path / "cover.jpg", "mjpeg", count=1, size=(64, 64), pixels="yuvj420p").read_bytes()
+    path = tmp_path / ("film.mp4" if with_video else "song.mp3")
+    with av.open(str(path), "w") as file:
+        image = file.add_stream("mjpeg")
+        image.width, image.height, image.pix_fmt = 64, 64, "yuvj420p"
+        image.disposition = av.stream.Disposition.attached_pic
+        other = file.add_stream("libx264", rate=10) if with_video else file.add_stream("libmp3lame", rate=44100)
+        if with_video:
+            other.width, other.height, other.pix_fmt = 160, 96, "yuv420p"
+        packet = av.Packet(cover)
+        packet.stream, packet.pts, packet.dts = image, 0, 0
+        file.mux(packet)
+        for _ in range(10):
+            if with_video:
+                content = av.VideoFrame.from_ndarray(np.zeros((96, 160, 3), np.uint8), format="rgb24")
+            else:
+                content = av.AudioFrame.from_ndarray(np.zeros((2, 1152), np.float32), format="fltp", layout="stereo")
+                content.sample_rate = 44100
+            file.mux(other.encode(content))
+        file.mux(other.encode(None))
+    if with_video:
+        assert [frame.shape for frame in every(path)] == [(96, 160, 3)] * 10
+    else:
+        with pytest.raises(VideoError, match="no video stream"):
+            every(path)
+
+
+# Limits
+
+
+def test_frames_over_the_limit(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "MAX_PIXELS", 160 * 96 - 1)
+    with pytest.raises(VideoError, match="160×96 are over the limit of 15,359 pixels"):
+        every(clip)
+
+
+def test_streams_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.mp4", sound=True)
+    assert len(every(path)) == 25
+    monkeypatch.setattr(container, "MAX_STREAMS", 1)
+    with pytest.raises(VideoError, match=r"a\.mp4: not a video file of a kind that is read here"):
+        every(path)
+
+
+# What a name or a file may not make us do
+
+
+@pytest.mark.parametrize("name", ["frame%03d.mp4", "concat:a.mp4", "file:a.mp4", "a b'c\".mp4", "-i.mp4", "http:a.mp4"])
+def test_any_name_is_a_plain_file(name: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).write_bytes(clip.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert len(every(name)) == 25
+
+
+@pytest.mark.parametrize("name", ["rtsp://127.0.0.1/a", "ftp://127.0.0.1/a", "data:video/mp4;base64,AA", "pipe:0"])
+def test_other_protocols_are_only_names_of_files(name: str) -> None:
+    with pytest.raises(VideoNotFoundError, match="there is no such file"):
+        every(name)
+
+
+PLAYLISTS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:2.5,\n{target}\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile '{target}'\n",
+    "list.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    "list.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT2S"><Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1">'
+    "<BaseURL>{target}</BaseURL></Representation></AdaptationSet></Period></MPD>",
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_a_playlist_cannot_make_us_open_what_it_names(name: str, tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "secret.ts").write_bytes(clip.read_bytes())
+    for target in ("secret.ts", tmp_path / "secret.ts", f"file://{tmp_path}/secret.ts"):
+        (tmp_path / name).write_text(PLAYLISTS[name].format(target=target))
+        with pytest.raises(VideoError, match="not a video file"):
+            every(tmp_path / name)
+
+
+def test_an_mp4_cannot_make_us_read_another_file(tmp_path: Path) -> None:
+    """Its data reference can name a file (ISO 14496-12, 8.7.2); the frames still come from its own bytes, or not."""
+    other = write(tmp_path / "other.mp4", **X264)
+    content = other.read_bytes()
+    own = b"\0\0\0\x0curl \0\0\0\x01"
+    assert content.count(own) == 1
+    place = str(other).encode() + b"\0"
+    foreign = (12 + len(place)).to_bytes(4, "big") + b"url \0\0\0\0" + place
+    changed = bytearray(content.replace(own, foreign))
+    start, end = changed.index(b"mdat") + 4, changed.index(b"moov") - 4
+    changed[start:end] = bytes(end - start)
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        at = changed.index(name) - 4
+        size = int.from_bytes(changed[at : at + 4], "big") + len(foreign) - len(own)
+        changed[at : at + 4] = size.to_bytes(4, "big")
+    (tmp_path / "crafted.mp4").write_bytes(changed)
+    with pytest.raises(VideoError):
+        every(tmp_path / "crafted.mp4")
+
+
+# Over HTTP
+
+
+class _Server(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    folder: Path
+    requests: list[str]
+    sent: list[int]
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionResetError):  # the reader has what it wants
+            super().handle()
+
+    def do_GET(self) -> None:
+        self.requests.append(self.path)
+        name = self.path[1:]
+        if name == "broken":
+            self.send_error(500)
+        elif name == "to_file":
+            self.send_response(302)
+            self.send_header("Location", f"file://{self.folder}/clip.mp4")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif not (self.folder / name).is_file():
+            self.send_error(404)
+        else:
+            self._send((self.folder / name).read_bytes(), "plain" not in name)
+
+    def _send(self, content: bytes, ranges: bool) -> None:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if ranges else None
+        start = int(wanted[1]) if wanted else 0
+        end = min(int(wanted[2]) + 1 if wanted and wanted[2] else len(content), len(content))
+        if start >= len(content):
+            self.send_error(416)
+            return
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+            self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        try:
+            for place in range(start, end, 1 << 14):
+                self.wfile.write(content[place : min(place + (1 << 14), end)])
+                self.sent.append(min(1 << 14, end - place))
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the reader has what it wants
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def handler(tmp_path: Path) -> type[_Server]:
+    return type("Handler", (_Server,), {"folder": tmp_path, "requests": [], "sent": []})
+
+
+@pytest.fixture
+def server(handler: type[_Server], tmp_path: Path, clip: Path) -> Iterator[str]:
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    write(tmp_path / "plain.mp4", muxer={"movflags": "faststart"}, **X264)
+    write(tmp_path / "plain.ts", **X264)
+    write(tmp_path / "clip.ts", **X264)
+    write(tmp_path / "clip.mkv", **X264)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        http.daemon_threads = True
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_address[1]}"
+        http.shutdown()
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.ts", "clip.mkv", "plain.mp4", "plain.ts"])
+def test_a_url_gives_what_the_file_gives(name: str, server: str, tmp_path: Path) -> None:
+    """With ranges and, the plain ones, without."""
+    frames = straight(tmp_path / name)
+    ours = every(f"{server}/{name}")
+    assert len(ours) == 25
+    np.testing.assert_array_equal(ours, frames)
+    sampled = [frame.rgb for frame in read_frames(f"{server}/{name}", 5)]
+    np.testing.assert_array_equal(sampled, [frames[number] for number in (0, 6, 12, 18, 24)])
+
+
+def test_only_the_groups_that_are_touched_are_fetched(
+    server: str, handler: type[_Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Noise, so that it is large: 20 groups of 2 MB or so.
+    random = np.random.default_rng(0)
+    monkeypatch.setattr("clips.picture", lambda number, width, height: random.integers(
+        0, 255, (height, width, 3), np.uint8))  # fmt: skip
+    path = write(tmp_path / "large.mp4", count=100, size=(640, 360), g="5", preset="ultrafast", crf="20", sound=True)
+    groups, size = 20, path.stat().st_size
+    assert size > 15_000_000
+    for wanted in ([2], [2, 51], [0, 33, 66, 99]):
+        handler.sent.clear()
+        frames = list(read_frames(f"{server}/large.mp4", indices=wanted))
+        assert len(frames) == len(wanted)
+        # The index, what is asked for at once, and what was on its way when enough had come.
+        assert sum(handler.sent) < len(wanted) * (size / groups + 2_500_000) + 2_500_000
+    handler.sent.clear()
+    list(read_frames(f"{server}/large.mp4", 12))
+    assert sum(handler.sent) < 1.2 * size
+
+
+@pytest.mark.parametrize("path", ["nothing.mp4", "broken"])
+def test_a_url_that_cannot_be_fetched(path: str, server: str) -> None:
+    with pytest.raises(VideoNotFoundError, match=f"{path}: cannot be fetched"):
+        every(f"{server}/{path}")
+
+
+def test_nobody_at_the_address() -> None:
+    with pytest.raises(VideoNotFoundError, match="cannot be fetched"):
+        every("http://127.0.0.1:9/clip.mp4")
+
+
+def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "TIMEOUT", (1.0, 1.0))
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(VideoNotFoundError, match="cannot be fetched"):
+        every(f"http://127.0.0.1:{silent.getsockname()[1]}/clip.mp4")
+
+
+def test_a_redirection_to_a_local_file_is_refused(server: str) -> None:
+    with pytest.raises(VideoError):
+        every(f"{server}/to_file")
+
+
+def test_a_playlist_over_http_cannot_make_us_fetch_what_it_names(server: str, tmp_path: Path) -> None:
+    (tmp_path / "list.m3u8").write_text(PLAYLISTS["list.m3u8"].format(target=f"{server}/clip.ts"))
+    with pytest.raises(VideoError, match="not a video file"):
+        every(f"{server}/list.m3u8")
