@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,12 +56,18 @@ DeviceOption = Annotated[
 FramesOption = Annotated[
     int, typer.Option("--frames", "-n", min=1, help="Frames to take from each video, spread evenly.")
 ]
+
+
+class Seek(str, Enum):
+    """How exact a frame has to be."""
+
+    exact = "exact"
+    keyframe = "keyframe"
+
+
 SeekOption = Annotated[
-    str,
-    typer.Option(
-        metavar="exact|keyframe",
-        help="keyframe takes the key frames nearest to the frames due: much cheaper for long videos, less exact.",
-    ),
+    Seek,
+    typer.Option(help="keyframe takes the key frames nearest to the frames due: much cheaper, less exact."),
 ]
 OutputOption = Annotated[
     Path | None,
@@ -121,7 +128,7 @@ def embed_text(
 def embed_video(
     files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Video files or http(s) URLs.")],
     frames: FramesOption = 12,
-    seek: SeekOption = "exact",
+    seek: SeekOption = Seek.exact,
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -150,7 +157,7 @@ def embed_video(
         for file in files:
             progress.update(task, description=Path(file).name)
             try:
-                vectors[file] = encoder(read_frames(file, frames, seek=seek))
+                vectors[file] = encoder(read_frames(file, frames, seek=seek.value))
             except Clip4clipError as error:
                 failed[file] = str(error)
             progress.advance(task)
@@ -264,7 +271,7 @@ def evaluate(
     videos: VideosOption,
     captions: CaptionsOption = None,
     frames: FramesOption = 12,
-    seek: SeekOption = "exact",
+    seek: SeekOption = Seek.exact,
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -298,7 +305,11 @@ def evaluate(
         encoders = TextEncoder.load(model, weights, device), VideoEncoder.load(model, weights, device)
     with _progress() as progress:
         found = evaluation.evaluate(
-            table, *encoders, frames, seek, lambda items, total, what: progress.track(items, total, description=what)
+            table,
+            *encoders,
+            frames,
+            seek.value,
+            lambda items, total, what: progress.track(items, total, description=what),
         )
     if str(as_json) == "-":
         print(json.dumps(found.to_dict(), ensure_ascii=False))

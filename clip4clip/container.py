@@ -73,7 +73,8 @@ class Container:
     """
 
     def __init__(self, source: Source, threads: int = 0) -> None:
-        self.name, self._threads = name_of(source), threads
+        self.name, self._given = name_of(source), source
+        self.cores, self._threads = threads or cores(), threads
         self.damage = 0  # packets and frames that could not be had as they were meant
         self._files = contextlib.ExitStack()
         try:
@@ -94,6 +95,15 @@ class Container:
         if hasattr(self, "_container"):
             self._container.close()
         self._files.close()
+
+    @property
+    def can_open_again(self) -> bool:
+        """Whether the source can be read at two places at once, and cheaply."""
+        return isinstance(self._given, str | os.PathLike | bytes) and not is_url(self.name)
+
+    def again(self, threads: int) -> Container:
+        """The same video, opened once more."""
+        return Container(self._given, threads)
 
     @property
     def format(self) -> str:
@@ -225,6 +235,11 @@ class Container:
         stream.thread_count = 1 if stream.width * stream.height <= THREADED_PIXELS else self._threads
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow on the way
         return stream
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def name_of(source: Source) -> str:

@@ -5,6 +5,7 @@ Frames are numbered in the order in which they are shown. Those that are decoded
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 from abc import ABC, abstractmethod
@@ -56,10 +57,17 @@ class Timeline(ABC):
 
     count: int
     keys: np.ndarray
+    _container: Container
 
     def group(self, number: int) -> int:
         """The group of a frame."""
         return int(np.searchsorted(self.keys, number, "right")) - 1
+
+    def on(self, container: Container) -> Timeline:
+        """The same timeline for the same video, opened once more."""
+        other = copy.copy(self)
+        other._container = container
+        return other
 
     @abstractmethod
     def before(self, time: float) -> int:
@@ -161,16 +169,19 @@ def timeline(container: Container) -> Timeline | None:
     """The timeline of a video, or None when it cannot be trusted or not be had. The container is read in any case."""
     if container.codec not in CODECS or container.format in UNTIMED_FORMATS:
         return None
-    found = _by_index(container) or _by_packets(container)
-    if found is not None and found.count > MAX_FRAMES:
-        raise VideoError(f"{container.name}: it has {found.count:,} frames, over the limit of {MAX_FRAMES:,}")
-    return found
+    return _by_index(container) or _by_packets(container)
+
+
+def _check(container: Container, count: int) -> None:
+    if count > MAX_FRAMES:
+        raise VideoError(f"{container.name}: it has over {MAX_FRAMES:,} frames, which is the limit")
 
 
 def _by_index(container: Container) -> IndexTimeline | None:
     entries, size = container.stream.index_entries, container.size
-    if "mp4" not in container.format or not len(entries) or len(entries) > MAX_FRAMES:
+    if "mp4" not in container.format or not len(entries):
         return None
+    _check(container, len(entries))
     if len(entries) > container.stream.frames:  # in fragments, of which not all may be known
         return None
     keys, stamps, count, cut = [], [], 0, 0
@@ -198,6 +209,7 @@ def _by_packets(container: Container) -> PacketTimeline | None:
     shown: list[int] = []
     keys: list[int] = []
     for packet in container.packets():
+        _check(container, len(shown))
         if packet.is_corrupt:
             container.damage += 1
         elif packet.pts is None or not (keys or packet.is_keyframe):

@@ -5,6 +5,7 @@ Frames are what the file says, at their display orientation, but neither stretch
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -12,14 +13,16 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import cast
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .container import Container, Source, name_of
+from .container import THREADED_PIXELS, Container, Source, name_of
 from .errors import InputValueError, UnknownNameError, VideoError
 from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, timeline
 
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 SEEKS = ("exact", "keyframe")
 KEPT_PIXELS = 16_000_000  # of all frames together, of a video that must be decoded to know which are wanted
+AHEAD_PIXELS = 64_000_000  # of the frames that are decoded before they are asked for
 GAP = 8  # frames that are rather decoded than jumped over
 
 Choice = Callable[[Times | Timeline, range], Sequence[int]]
@@ -206,15 +210,61 @@ def _numbers(choose: Choice | None, shown: Times | Timeline, among: range) -> Se
 
 
 def _exact_frames(container: Container, line: Timeline, numbers: Iterable[int]) -> Iterator[av.VideoFrame]:
+    """Several parts at once while all is well, each with a decoder of its own; else one after the other.
+
+    Decoders that know nothing of each other use the cores better than the threads of one.
+    """
+    left = deque(numbers)
+    parts = list(_parts(line, left))
+    workers = _workers(container, max(map(len, parts)), len(parts))
+    if workers > 1:
+        with contextlib.ExitStack() as stack:
+            idle: SimpleQueue[Container] = SimpleQueue()
+            for _ in range(workers):
+                idle.put(stack.enter_context(container.again(max(container.cores // workers, 1))))
+            pool = stack.enter_context(ThreadPoolExecutor(workers))
+            stack.callback(pool.shutdown, cancel_futures=True)
+
+            def decode(part: list[int]) -> list[av.VideoFrame]:
+                own = idle.get()
+                try:
+                    found = list(_decode_from(own, line.on(own), line.group(part[0]), part))
+                finally:
+                    idle.put(own)
+                sound = not own.damage and [number for number, _ in found] == part
+                return [frame for _, frame in found] if sound else []
+
+            ahead = deque(pool.submit(decode, part) for part in parts[:workers])
+            for later in itertools.chain(parts[workers:], itertools.repeat(None, workers)):
+                frames = ahead.popleft().result()
+                if not frames:
+                    break
+                for frame in frames:
+                    left.popleft()
+                    yield frame
+                if later:
+                    ahead.append(pool.submit(decode, later))
+    yield from _exact_frames_in_turn(container, line, left)
+
+
+def _workers(container: Container, longest: int, parts: int) -> int:
+    """How many parts of at most so many frames to decode at once."""
+    pixels = container.stream.width * container.stream.height
+    if pixels <= THREADED_PIXELS or not container.can_open_again:
+        return 1
+    return min(container.cores, parts, AHEAD_PIXELS // max(longest * pixels, 1))
+
+
+def _exact_frames_in_turn(container: Container, line: Timeline, numbers: Iterable[int]) -> Iterator[av.VideoFrame]:
     """Part by part, each from its key frame to the last frame wanted and no further.
 
     Where frames are missing, what the file calls a key frame may be none, or the file is damaged: then from the key
     frame before, and if that does not help, all the rest from the beginning.
     """
-    left, damage = deque(numbers), container.damage
+    left = deque(numbers)
     while left:
-        part = _first_part(line, left)
-        group = line.group(part[0])
+        part = next(_parts(line, left))
+        group, damage = line.group(part[0]), container.damage
         for start in range(group, max(group - 2, -1), -1):
             container.damage = damage
             for number, frame in _decode_from(container, line, start, part):
@@ -226,9 +276,15 @@ def _exact_frames(container: Container, line: Timeline, numbers: Iterable[int]) 
             if not part:
                 break
         else:
-            break
-    container.damage = damage if left else container.damage
-    for number, frame in _decode_from(container, line, 0, left) if left else ():
+            container.damage = damage
+            yield from _what_can_be_had(container, line, left)
+            return
+
+
+def _what_can_be_had(container: Container, line: Timeline, numbers: Iterable[int]) -> Iterator[av.VideoFrame]:
+    """From the beginning, without those that are missing."""
+    left = deque(numbers)
+    for number, frame in _decode_from(container, line, 0, left):
         while left and left[0] < number:
             left.popleft()
             container.damage += 1
@@ -238,14 +294,15 @@ def _exact_frames(container: Container, line: Timeline, numbers: Iterable[int]) 
     container.damage += len(left)
 
 
-def _first_part(line: Timeline, numbers: Iterable[int]) -> list[int]:
+def _parts(line: Timeline, numbers: Iterable[int]) -> Iterator[list[int]]:
     """Frames that are decoded in one go: those of one group, and of the next if only a few frames lie between them."""
     part: list[int] = []
     for number in numbers:
         if part and number - part[-1] > GAP and line.group(number) != line.group(part[-1]):
-            break
+            yield part
+            part = []
         part.append(number)
-    return part
+    yield part
 
 
 def _decode_from(
@@ -276,16 +333,17 @@ def _decode_from(
 
 
 def _key_frames(container: Container, line: Timeline, numbers: Sequence[int], among: range) -> Iterator[av.VideoFrame]:
-    within = [group for group, key in enumerate(line.keys) if key in among] or list(range(len(line.keys)))
-    nearest = {min(within, key=lambda group: abs(line.keys[group] - number)) for number in numbers}
+    first, end = np.searchsorted(line.keys, (among.start, among.stop))
+    within = np.arange(first, end) if first < end else np.arange(len(line.keys))
+    nearest = {int(within[np.abs(line.keys[within] - number).argmin()]) for number in numbers}
     groups = sorted(nearest)
     for place, group in enumerate(groups):
         container.flush()
         container.skip_unreferenced(False)
-        packet, _ = next(line.packets(group))
-        frames = [*container.decode(packet), *container.decode(None)]
+        packets = [packet for packet, _ in itertools.islice(line.packets(group), 1)]
+        frames = [frame for packet in [*packets, None] for frame in container.decode(packet)]
         if not frames:  # what the file calls a key frame needs others, or is not shown
-            yield from _exact_frames(container, line, [int(line.keys[group]) for group in groups[place:]])
+            yield from _exact_frames(container, line, sorted({int(line.keys[group]) for group in groups[place:]}))
             return
         yield frames[0]
 
@@ -307,17 +365,18 @@ def _choose_among_decoded(
     if not seconds:
         return
     wanted = _numbers(choose, shown, among)
-    if len(kept) < len(seconds):
-        damage = container.damage
-        container.rewind()
-        for number, timed in enumerate(_decode_all(container)):
-            if number in wanted:
-                yield timed
-            if number == wanted[-1]:
-                break
-        container.damage = damage
-    else:
+    if len(kept) == len(seconds):
         yield from (kept[number] for number in wanted)
+        return
+    container.damage = 0
+    container.rewind()
+    left = deque(wanted)
+    for number, timed in enumerate(_decode_all(container)):
+        if number == left[0]:
+            yield timed
+            left.popleft()
+        if not left:
+            return
 
 
 def _decode_all(container: Container) -> Iterator[tuple[float, av.VideoFrame]]:

@@ -83,6 +83,7 @@ class Kind(NamedTuple):
     arguments: dict[str, Any]
 
 
+OPEN_X265 = "keyint=10:min-keyint=1:open-gop=1:bframes=3:b-adapt=0:scenecut=0:log-level=none"
 X264 = {"g": "8", "bf": "3", "sc_threshold": "0"}
 KINDS = {
     "h264": Kind("a.mp4", X264),
@@ -99,7 +100,7 @@ KINDS = {
     "h264, interlaced, ts": Kind("a.ts", {**X264, "flags": "+ilme+ildct"}),
     "h264, 10 bit": Kind("a.mp4", {**X264, "pixels": "yuv420p10le"}),
     "h264, odd size": Kind("a.mp4", {**X264, "size": (161, 97), "pixels": "yuv444p"}),
-    "h264, large enough for threads": Kind("a.mp4", {**X264, "size": (640, 360)}),
+    "h264, 640×360": Kind("a.mp4", {**X264, "size": (640, 360), "muxer": {"movflags": "faststart"}}),
     "h264, with sound": Kind("a.mp4", {**X264, "sound": True}),
     "h264, index in front": Kind("a.mp4", {**X264, "sound": True, "muxer": {"movflags": "faststart"}}),
     "h264, fragments": Kind("a.mp4", {**X264, "muxer": {"movflags": "frag_keyframe+empty_moov"}}),
@@ -118,9 +119,9 @@ KINDS = {
     "h264, avi": Kind("a.avi", X264),
     "h264, raw": Kind("a.h264", X264),
     "hevc": Kind("a.mp4", {"codec": "libx265", "x265-params": "keyint=8:min-keyint=8:open-gop=0:log-level=none"}),
-    "hevc, open groups": Kind("a.mp4", {"codec": "libx265", "x265-params": "keyint=8:open-gop=1:log-level=none"}),
-    "hevc, open groups, mkv": Kind("a.mkv", {"codec": "libx265", "x265-params": "keyint=8:open-gop=1:log-level=none"}),
-    "hevc, open groups, ts": Kind("a.ts", {"codec": "libx265", "x265-params": "keyint=8:open-gop=1:log-level=none"}),
+    "hevc, open groups": Kind("a.mp4", {"codec": "libx265", "x265-params": OPEN_X265}),
+    "hevc, open groups, mkv": Kind("a.mkv", {"codec": "libx265", "x265-params": OPEN_X265}),
+    "hevc, open groups, ts": Kind("a.ts", {"codec": "libx265", "x265-params": OPEN_X265}),
     "hevc, 10 bit": Kind("a.mp4", {"codec": "libx265", "pixels": "yuv420p10le", "x265-params": "log-level=none"}),
     "vp8, hidden frames": Kind("a.webm", {"codec": "libvpx", "g": "12", "auto-alt-ref": "1", "lag-in-frames": "12"}),
     "vp9, hidden frames": Kind("a.webm", {"codec": "libvpx-vp9", "g": "8", "auto-alt-ref": "1", "lag-in-frames": "8"}),

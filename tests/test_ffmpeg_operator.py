@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import write
 from towhee import ops, pipe
 from towhee.operator import PyOperator
 from towhee.types import VideoFrame
@@ -50,6 +51,18 @@ def test_every_frame_between_two_times(bigbuckbunny: Path) -> None:
     assert [frame.timestamp for frame in frames] == [1000, 1040, 1080, 1120, 1160, 1200]
     every = [frame.rgb for frame in read_frames(bigbuckbunny, None, start_time=1.0, end_time=1.2)]
     np.testing.assert_array_equal(np.stack(frames), np.stack(every))
+
+
+def test_key_frames(bigbuckbunny: Path) -> None:
+    frames = Ffmpeg(sample_type="uniform_temporal_subsample", args={"num_samples": 12, "seek": "keyframe"})(
+        bigbuckbunny
+    )
+    assert [(frame.timestamp, frame.key_frame) for frame in frames] == [(0, 1)]  # the only one it has
+
+
+def test_a_short_video_gives_each_frame_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "short.mp4", count=5)
+    assert [frame.timestamp for frame in Ffmpeg(**UNIFORM)(path)] == [0, 100, 200, 300, 400]
 
 
 def test_time_steps(bigbuckbunny: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import tracemalloc
 from pathlib import Path
 
@@ -211,3 +212,25 @@ def test_a_frame_that_is_wrong_is_an_error_that_says_how(frame: object, message:
 def test_what_is_no_frame_is_an_error_that_names_its_type(frame: object, message: str) -> None:
     with pytest.raises(InputTypeError, match=message):
         pixel_values([frame])
+
+
+def test_frames_are_resized_in_a_forked_process_too(frames: list[np.ndarray]) -> None:
+    """Such as a DataLoader's worker, to which the threads of its parent do not come along."""
+    expected = pixel_values(frames, 32)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.apply_async(_resized, (frames,)).get(timeout=60)
+    np.testing.assert_array_equal(found, expected.numpy())
+
+
+def _resized(frames: list[np.ndarray]) -> np.ndarray:
+    torch.set_num_threads(1)  # as a DataLoader's worker does: OpenMP's threads do not come along either
+    return pixel_values(frames, 32).numpy()
+
+
+def test_many_frames_keep_their_order_and_their_error(frames: list[np.ndarray]) -> None:
+    many = [frames[number % 5] for number in range(40)]
+    together = pixel_values(many, 32)
+    for number, one in enumerate(together):
+        assert torch.equal(one, pixel_values([many[number]], 32)[0])
+    with pytest.raises(InputTypeError, match="a frame must be"):
+        pixel_values([*many, 3], 32)

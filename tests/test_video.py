@@ -18,7 +18,6 @@ from clip4clip import InputTypeError, InputValueError, UnknownNameError, VideoEr
 from clip4clip import container as container_module
 from clip4clip import video as video_module
 from clip4clip.container import Container
-from clip4clip.timeline import timeline
 from clip4clip.video import Frame, read_frames
 
 
@@ -181,6 +180,15 @@ def test_only_what_is_asked_for_is_decoded(work: Work, clip: Path) -> None:
     frames.close()  # type: ignore[attr-defined]  # a file left open would be a ResourceWarning, an error in this suite
 
 
+def test_groups_decoded_at_once_stop_when_no_more_is_wanted(tmp_path: Path, work: Work) -> None:
+    path = make("h264, 640×360", tmp_path, 200)
+    frames = read_frames(path, 12, threads=2)
+    next(frames)
+    frames.close()  # type: ignore[attr-defined]
+    assert work.opened == 3
+    assert work.packets < 80
+
+
 def test_a_video_that_must_be_decoded_to_its_end_need_not_fit_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +200,7 @@ def test_a_video_that_must_be_decoded_to_its_end_need_not_fit_into_memory(
 
 
 def test_frames_are_the_same_with_any_number_of_threads(tmp_path: Path) -> None:
-    path = make("h264, large enough for threads", tmp_path, 43)
+    path = make("h264, 640×360", tmp_path, 43)
     every = straight(path)
     for threads in (0, 1, 2, 5):
         assert_frames(read_frames(path, 12, threads=threads), uniform(43, 12), every)
@@ -371,7 +379,8 @@ def truncations(path: Path, step: int) -> Iterator[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["h264, index in front", "h264, mkv", "h264, ts", "h264, fragments", "vp9, hidden frames", "hevc"]
+    "kind",
+    ["h264, index in front", "h264, mkv", "h264, ts", "h264, fragments", "vp9, hidden frames", "hevc", "h264, 640×360"],
 )
 def test_a_file_cut_off_anywhere_gives_the_frames_it_has(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -394,7 +403,7 @@ def test_a_file_cut_off_anywhere_gives_the_frames_it_has(
     assert most == 12
 
 
-@pytest.mark.parametrize("kind", ["h264", "h264, ts", "h264, mkv", "hevc", "vp9, mp4", "av1"])
+@pytest.mark.parametrize("kind", ["h264", "h264, ts", "h264, mkv", "hevc", "vp9, mp4", "av1", "h264, 640×360"])
 def test_damage_never_gives_a_wrong_frame_unannounced(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -499,12 +508,3 @@ def test_a_file_object_that_cannot_seek(clip: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(container_module, "MAX_COPIED", 100)
     with pytest.raises(VideoError, match="cannot seek, and is over the 100 bytes that are copied"):
         list(read_frames(Pipe(clip.read_bytes())))  # type: ignore[arg-type]
-
-
-def test_the_timeline_is_read_without_decoding(work: Work, tmp_path: Path) -> None:
-    for kind in ("h264", "h264, ts"):
-        with Container(make(kind, tmp_path)) as container:
-            found = timeline(container)
-            assert found is not None
-            assert (found.count, found.keys.tolist()) == (25, [0, 8, 16, 24])
-    assert work.packets == 0
