@@ -239,23 +239,30 @@ def several(path: Path, rounds: int) -> dict[str, float]:
     return {name: statistics.median(all_times) for name, all_times in times.items()}
 
 
-def table_of(rows: dict[str, dict[str, dict[str, float]]]) -> Table:
-    table = Table(title=f"{FRAMES} frames: seconds (times clip4clip's), megabytes, largest difference of a pixel")
-    table.add_column("video")
+def cells_of(row: dict[str, dict[str, float]]) -> list[str]:
+    """Of each tool seconds (times clip4clip's); megabytes; the largest difference of a pixel."""
+    cells = []
     for tool in TOOLS:
-        table.add_column(tool, justify="right")
+        if tool not in row:
+            cells.append("–")
+            continue
+        figures = row[tool]
+        ratio = figures["seconds"] / row["clip4clip"]["seconds"]
+        difference = f"; {figures['difference']:.0f}" if "difference" in figures else ""
+        cells.append(f"{figures['seconds']:.2f} s ({ratio:.2f}); {figures['megabytes']:.0f}{difference}")
+    return cells
+
+
+def table_of(rows: dict[str, dict[str, dict[str, float]]]) -> Table:
+    table = Table("video", *TOOLS, title="seconds (times clip4clip's); megabytes; largest difference of a pixel")
     for video, row in rows.items():
-        cells = []
-        for tool in TOOLS:
-            if tool not in row:
-                cells.append("–")
-                continue
-            figures = row[tool]
-            ratio = figures["seconds"] / row["clip4clip"]["seconds"]
-            difference = f"{figures['difference']:.0f}" if "difference" in figures else "–"
-            cells.append(f"{figures['seconds']:.2f} ({ratio:.2f}) {figures['megabytes']:.0f} {difference}")
-        table.add_row(video, *cells)
+        table.add_row(video, *cells_of(row))
     return table
+
+
+def markdown_of(rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    lines = [["video", *TOOLS], ["---"] * (1 + len(TOOLS)), *([video, *cells_of(row)] for video, row in rows.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def plot(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
@@ -284,7 +291,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keeps the inputs for another time")
-    parser.add_argument("--only", default="", help="videos whose name contains this")
+    parser.add_argument(
+        "--only", default="", help="videos whose name contains this; of the others the figures in --json are kept"
+    )
+    parser.add_argument("--markdown", action="store_true", help="also print the table as Markdown")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
@@ -296,7 +306,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = {}
+        report = {"frames": FRAMES, "versions": {}, "videos": {}, "eight videos": {}}
+        if arguments.only and arguments.json and arguments.json.exists():
+            report = json.loads(arguments.json.read_text("utf-8"))
+        rows = report["videos"]
         for video, path in inputs(folder, console).items():
             if arguments.only in video:
                 tools = [
@@ -307,12 +320,15 @@ def main() -> None:
                 ]
                 rows[video] = compare(path, arguments.rounds, Path(temporary), tools)
                 console.print(video, {tool: round(figures["seconds"], 2) for tool, figures in rows[video].items()})
-        at_once = several(folder / "h264-g250 10 s.mp4", arguments.rounds)
-        console.print(table_of(rows))
-        console.print("eight videos of 10 s:", {name: round(seconds, 2) for name, seconds in at_once.items()})
-    versions = {name: version(name) for name in ("av", "torchcodec", "decord") if importlib.util.find_spec(name)}
+        report["eight videos"] = several(folder / "h264-g250 10 s.mp4", arguments.rounds)
+    console.print(table_of(rows))
+    console.print(
+        "eight videos of 10 s:", {name: round(seconds, 2) for name, seconds in report["eight videos"].items()}
+    )
+    report["versions"] = {name: version(name) for name in ("av", *MODULES) if importlib.util.find_spec(name)}
+    if arguments.markdown:
+        print(markdown_of(rows))
     if arguments.json:
-        report = {"frames": FRAMES, "versions": versions, "videos": rows, "eight videos": at_once}
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     if arguments.plot:
         plot(rows, arguments.plot)
