@@ -3,8 +3,8 @@
 >>> from clip4clip import TextEncoder, VideoEncoder
 >>> text = TextEncoder.load()("kids feeding and playing with the horse")  # float32, (512,)
 
-Once this package is imported, Towhee finds its two operators: ``ops.video_text_embedding.clip4clip`` and
-``ops.video_decode.ffmpeg``.
+Once this package is imported, Towhee finds its operators: ``ops.video_text_embedding.clip4clip`` and the companions
+``ops.video_decode.ffmpeg``, ``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``.
 """
 
 from importlib import import_module
@@ -16,14 +16,18 @@ from .errors import (
     CheckpointError,
     Clip4clipError,
     DeviceError,
+    IndexUnavailableError,
     InputTypeError,
     InputValueError,
     InstallError,
+    LibraryError,
     MissingExtraError,
+    ModelMismatchError,
     PairsError,
     TrainingError,
     UnknownNameError,
     VideoError,
+    VideoIndexError,
     VideoNotFoundError,
     WeightsNotFoundError,
 )
@@ -38,16 +42,20 @@ __all__ = [
     "CheckpointError",
     "Clip4clipError",
     "DeviceError",
+    "IndexUnavailableError",
     "InputTypeError",
     "InputValueError",
     "InstallError",
+    "LibraryError",
     "MissingExtraError",
+    "ModelMismatchError",
     "PairsError",
     "TextEncoder",
     "TrainingError",
     "UnknownNameError",
     "VideoEncoder",
     "VideoError",
+    "VideoIndexError",
     "VideoNotFoundError",
     "WeightsNotFoundError",
 ]

@@ -10,16 +10,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from . import __version__
 from .errors import Clip4clipError
@@ -175,6 +184,244 @@ def embed_video(
         raise typer.Exit(1)
 
 
+class Engine(str, Enum):
+    """Where videos are embedded."""
+
+    local = "local"
+    ray = "ray"
+
+
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Videos to decode at once; default: one per core. On Ray, of each actor.")
+]
+UriOption = Annotated[
+    str,
+    typer.Option(
+        envvar="CLIP4CLIP_URI",
+        metavar="FILE.db|http(s)://HOST:PORT",
+        help="The index: a local file (milvus-lite), a Milvus server, or Zilliz Cloud.",
+    ),
+]
+CollectionOption = Annotated[str, typer.Option(envvar="CLIP4CLIP_COLLECTION", help="Of the index.")]
+TokenOption = Annotated[
+    str | None, typer.Option(envvar="CLIP4CLIP_TOKEN", help="USER:PASSWORD or key, where a server asks for one.")
+]
+IndexModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Default: the one whose vectors the index has, or clip_vit_b32.")
+]
+
+
+@app.command()
+def embed(
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER|TABLE.csv|LIST.txt", help="Videos; a list has a path or URL a line.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.parquet", help="Table of the vectors.")],
+    videos: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="What paths in a table or list are relative to; default: its own folder."),
+    ] = None,
+    frames: FramesOption = 12,
+    seek: SeekOption = Seek.exact,
+    model: ModelOption = "clip_vit_b32",
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the videos again that failed.")] = False,
+    engine: Annotated[Engine, typer.Option(help="ray: on a cluster, whose machines must see the same paths.")] = (
+        Engine.local
+    ),
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster; default: $RAY_ADDRESS, or else one started here.")
+    ] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Of Ray; default: as many as there is room for.")] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="That each actor of Ray takes.")] = 0,
+) -> None:
+    """Embed a library of videos into a table, and go on where it stopped.
+
+    Stop it at any moment, by Ctrl-C or a kill: the same command goes on. Run
+    again later, it embeds what is new or has changed. A video that cannot be
+    read has a row that says why, and is listed at the end; the exit code is
+    then 1.
+
+    The table is Parquet: id, path, vector, duration, frame_count, model,
+    fingerprint, size, mtime, error. Add it to an index with clip4clip index.
+
+    Example: clip4clip embed ~/Videos -o vectors.parquet
+    """
+    _check_output(output)
+    with err.status(f"loading {model}"):
+        from .retrieval.library import embed_library
+    with _progress("videos/s") as progress, _interruptible() as stopped:
+        report = embed_library(
+            source,
+            output,
+            folder=videos,
+            model_name=model,
+            weights=weights,
+            device=device,
+            frames=frames,
+            seek=seek.value,
+            workers=workers,
+            retry_failed=retry_failed,
+            engine=engine.value,
+            address=address,
+            actors=actors,
+            gpus=gpus,
+            track=_tracker(progress, stopped),
+        )
+    if stopped.is_set():
+        err.print("stopped: what is done is kept, and the same command goes on", highlight=False)
+        raise typer.Exit(130)
+    _list_failed(report.failed)
+    done = report.videos - len(report.failed)
+    err.print(
+        f"{done} of {report.videos} videos are in {output}: {report.embedded} embedded now"
+        f" in {report.seconds:.0f} s, {report.kept} known before, {len(report.failed)} failed",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def index(
+    source: Annotated[Path, typer.Argument(metavar="TABLE.parquet|FOLDER", help="A table of vectors, or videos.")],
+    uri: UriOption = "./videos.db",
+    collection: CollectionOption = "videos",
+    token: TokenOption = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", "-n", min=1, help="Of each video; default: as the index, or 12.")
+    ] = None,
+    seek: Annotated[Seek | None, typer.Option(help="exact or keyframe; default: as the index, or exact.")] = None,
+    model: IndexModelOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Put videos into an index, to be found by clip4clip search and serve.
+
+    A table that clip4clip embed wrote is added; what the index has already is
+    replaced. A folder is synchronised: new videos are embedded and added,
+    changed ones embedded anew, vanished ones dropped; only a folder needs the
+    options of the model.
+
+    Examples: clip4clip index vectors.parquet
+    clip4clip index ~/Videos --uri http://localhost:19530
+    """
+    from .retrieval.index import VideoIndex
+
+    with (
+        VideoIndex(uri, collection, token=token, model_name=model, weights=weights, device=device) as videos,
+        _progress("videos/s") as progress,
+        _interruptible() as stopped,
+    ):
+        track = _tracker(progress, stopped)
+        failed: dict[str, str] = {}
+        if source.is_dir():
+            way = seek.value if seek else None
+            report = videos.sync(source, frames=frames, seek=way, workers=workers, track=track)
+            told = (
+                f"{report.added} added, {report.changed} changed, {report.dropped} dropped, "
+                f"{report.unchanged} as before"
+            )
+            failed = report.failed
+        else:
+            told = f"{videos.add(source, track=track)} added or replaced"
+        count = videos.count()
+    if stopped.is_set():
+        err.print("stopped: what is done is kept, and the same command goes on", highlight=False)
+        raise typer.Exit(130)
+    _list_failed(failed)
+    err.print(f"{told}; {count} videos in {collection!r} of {uri}", highlight=False, markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(metavar='["TEXT"]', help="What the videos are to show.")] = None,
+    video: Annotated[
+        str | None, typer.Option(metavar="FILE|URL", help="Instead of a text: find videos like this one.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=16384, help="How many videos.")] = 10,
+    where: Annotated[
+        str, typer.Option("--filter", metavar="EXPRESSION", help="Milvus's, such as 'duration < 60'.")
+    ] = "",
+    uri: UriOption = "./videos.db",
+    collection: CollectionOption = "videos",
+    token: TokenOption = None,
+    model: IndexModelOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Find videos by a sentence, or by a video.
+
+    Examples: clip4clip search "kids feeding a horse"
+    clip4clip search --video clip.mp4 -k 5 --json
+    """
+    if (text is None) == (video is None):
+        raise typer.BadParameter("give either a text or --video", param_hint="TEXT")
+    with err.status("opening the index"):
+        from .retrieval.index import VideoIndex
+
+        with VideoIndex(uri, collection, token=token, model_name=model, weights=weights, device=device) as videos:
+            hits = videos.search(text, video=video, limit=limit, filter=where)
+    if as_json:
+        for hit in hits:
+            print(json.dumps({"id": hit.id, "score": hit.score, "path": hit.path, **hit.fields}, ensure_ascii=False))
+        return
+    if not hits:
+        err.print("no videos were found", highlight=False)
+        return
+    table = Table("", "score", "length", "video")
+    for place, hit in enumerate(hits, 1):
+        length = hit.fields.get("duration")
+        clock = f"{int(length // 60)}:{int(length % 60):02}" if length is not None else ""
+        table.add_row(str(place), f"{hit.score:.3f}", clock, _plain(hit.path or str(hit.id)))
+    out.print(table)
+
+
+@app.command()
+def serve(
+    uri: UriOption = "./videos.db",
+    collection: CollectionOption = "videos",
+    token: TokenOption = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; set a password then.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    user: Annotated[str | None, typer.Option(envvar="CLIP4CLIP_USER", help="Asked for, with --password.")] = None,
+    password: Annotated[str | None, typer.Option(envvar="CLIP4CLIP_PASSWORD", help="Asked for, with --user.")] = None,
+    model: IndexModelOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Open a page to search an index with, in a browser.
+
+    Only videos that the index names can be fetched through it. It speaks HTTP:
+    for other machines, put it behind a proxy that speaks HTTPS.
+
+    Example: clip4clip serve --uri ./videos.db
+    """
+    if (user is None) != (password is None):
+        raise typer.BadParameter("--user and --password go together", param_hint="--user")
+    with err.status("opening the index"):
+        from .retrieval.index import VideoIndex
+        from .retrieval.page import run_page
+
+        videos = VideoIndex(uri, collection, token=token, model_name=model, weights=weights, device=device)
+    with videos:
+        run_page(
+            videos,
+            host,
+            port,
+            (user, password) if user is not None and password is not None else None,
+            lambda url: err.print(f"open {url} (Ctrl-C stops)", highlight=False, markup=False, soft_wrap=True),
+        )
+
+
 @app.command()
 def demo(
     sentences: Annotated[
@@ -238,9 +485,10 @@ def install_operators(
         bool, typer.Option("--force", help="Replace an operator that this command did not place.")
     ] = False,
 ) -> None:
-    """Place both operators where Towhee looks first, so that its pipelines find them offline.
+    """Place the operators where Towhee looks first, so that its pipelines find them offline.
 
-    These are ops.video_text_embedding.clip4clip and ops.video_decode.ffmpeg.
+    These are ops.video_text_embedding.clip4clip, ops.video_decode.ffmpeg,
+    ops.ann_insert.milvus_client and ops.ann_search.milvus_client.
     """
     from .install import install_operators as install
 
@@ -510,9 +758,37 @@ def _metrics_table(found: Evaluation) -> Table:
     return table
 
 
-def _progress() -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
-    return Progress(*columns, MofNCompleteColumn(), TimeRemainingColumn(), console=err, transient=True)
+class _SpeedColumn(TextColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__("")
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} {self._unit}" if task.speed else "")
+
+
+def _progress(speed: str | None = None) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    told = (_SpeedColumn(speed),) if speed else ()
+    # Videos come in batches: a speed over half a minute would jump.
+    return Progress(*columns, *told, TimeRemainingColumn(), console=err, transient=True, speed_estimate_period=300)
+
+
+def _tracker(progress: Progress, stopped: threading.Event) -> Callable[[Iterable[Any], int, str], Iterator[Any]]:
+    """A progress bar that also notices Ctrl-C where the exception of the signal was lost."""
+
+    def track(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+        for item in progress.track(items, total or None, description=what):
+            yield item
+            if stopped.is_set():
+                raise KeyboardInterrupt
+
+    return track
+
+
+def _list_failed(failed: dict[str, str]) -> None:
+    for message in failed.values():
+        err.print(f"[red]failed[/] {_plain(message)}", highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

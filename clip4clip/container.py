@@ -116,6 +116,13 @@ class Container:
         return self.stream.codec.canonical_name
 
     @property
+    def duration(self) -> float | None:
+        """Seconds, as the stream or else the file says it; None when neither does."""
+        if self.stream.duration:
+            return float(self.seconds(self.stream.duration))
+        return self._container.duration / av.time_base if self._container.duration else None
+
+    @property
     def size(self) -> int:
         """Bytes of the file; 0 or less when that is not known."""
         return self._container.size

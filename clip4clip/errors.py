@@ -47,6 +47,22 @@ class PairsError(Clip4clipError, ValueError):
     """Raised when a table of videos and sentences is missing or malformed, or some of its pairs cannot be used."""
 
 
+class LibraryError(Clip4clipError, ValueError):
+    """Raised when a library of videos cannot be listed, or a table of its vectors be read or written."""
+
+
+class VideoIndexError(Clip4clipError, RuntimeError):
+    """Raised when an index of videos cannot be searched or changed as asked: no such collection, a wrong filter."""
+
+
+class ModelMismatchError(VideoIndexError, ValueError):
+    """Raised when vectors of one model are to be compared with those of another, or of other weights."""
+
+
+class IndexUnavailableError(VideoIndexError, ConnectionError):
+    """Raised when an index cannot be reached: its server does not answer, or its file is in use by another process."""
+
+
 class TrainingError(Clip4clipError, RuntimeError):
     """Raised when a training run cannot be begun, resumed or gone on with."""
 

@@ -22,6 +22,12 @@ clip4clip = partial(Clip4clip, folder=Path(__file__).parent)
     "video-decode/ffmpeg": """\
 from clip4clip.operators import ffmpeg  # noqa: F401
 """,
+    "ann-insert/milvus-client": """\
+from clip4clip.operators import MilvusInsert as milvus_client  # noqa: F401
+""",
+    "ann-search/milvus-client": """\
+from clip4clip.operators import MilvusSearch as milvus_client  # noqa: F401
+""",
 }
 
 
@@ -31,7 +37,7 @@ def towhee_home() -> Path:
 
 
 def install_operators(home: str | os.PathLike[str] | None = None, force: bool = False) -> list[Path]:
-    """Places ``video-text-embedding/clip4clip`` and ``video-decode/ffmpeg`` under ``home``.
+    """Places ``video-text-embedding/clip4clip`` and its companions, all of ``OPERATORS``, under ``home``.
 
     Each becomes a folder with one file that hands over to the installed package, so an upgrade of the package is an
     upgrade of the operators. Other files in these folders, such as a checkpoint, are left alone.
@@ -44,7 +50,7 @@ def install_operators(home: str | os.PathLike[str] | None = None, force: bool = 
         The files placed.
 
     Raises:
-        InstallError: when one of the two folders has an operator not placed by this function; neither is touched.
+        InstallError: when one of the folders has an operator not placed by this function; none is touched.
     """
     root = Path(home).expanduser() if home is not None else towhee_home()
     files = {root / "operators" / name / "versions" / "main" / "__init__.py": code for name, code in OPERATORS.items()}

@@ -15,7 +15,10 @@ from .errors import Clip4clipError, PairsError, brief
 from .video import read_frames
 
 # Where a table names a video without its extension, the first of these that there is.
-EXTENSIONS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".flv", ".ts", ".gif")
+EXTENSIONS = (
+    *(".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".flv", ".ts", ".gif"),
+    *(".wmv", ".mts", ".m2ts", ".3gp", ".ogv", ".vob"),
+)
 VIDEO_COLUMNS = ("video", "video_id")
 SENTENCE_COLUMNS = ("sentence", "caption")
 CAPTIONS_BESIDE = "MSRVTT_data.json"

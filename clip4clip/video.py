@@ -12,7 +12,7 @@ import math
 import operator
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -51,6 +51,38 @@ class Frame:
     key_frame: bool
 
 
+@dataclass
+class VideoInfo:
+    """What is known of a video.
+
+    Attributes:
+        frame_count: how many frames it has; None where that is not known without decoding it.
+        duration: seconds, as the file says it; None where it does not.
+    """
+
+    frame_count: int | None = None
+    duration: float | None = None
+
+
+class Frames(Iterator[Frame]):
+    """The frames that :func:`read_frames` gives, as they come.
+
+    Attributes:
+        info: of their video; complete once the first frame is there.
+    """
+
+    def __init__(self, frames: Generator[Frame, None, None], info: VideoInfo) -> None:
+        self.info = info
+        self._frames = frames
+
+    def __next__(self) -> Frame:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Closes the video, before its last frame is taken."""
+        self._frames.close()
+
+
 def read_frames(
     source: Source,
     num_samples: int | None = 12,
@@ -62,7 +94,7 @@ def read_frames(
     end_time: float | None = None,
     seek: str = "exact",
     threads: int = 0,
-) -> Iterator[Frame]:
+) -> Frames:
     """Frames of a video, lazily, in the order in which they are shown, none of them twice.
 
     What it costs depends on the frames that are wanted and not on the length of the video. A video of which fewer
@@ -97,7 +129,8 @@ def read_frames(
     if seek not in SEEKS:
         raise UnknownNameError(f"unknown seek {seek!r}; it must be {' or '.join(map(repr, SEEKS))}")
     name_of(source)
-    return _read(source, choose, start, end, seek == "keyframe", threads)
+    info = VideoInfo()
+    return Frames(_read(source, choose, start, end, seek == "keyframe", threads, info), info)
 
 
 def _choice(
@@ -154,11 +187,12 @@ def _at_time(shown: Times | Timeline, among: range, time: float) -> int:
 
 
 def _read(
-    source: Source, choose: Choice | None, start: float, end: float, only_keys: bool, threads: int
-) -> Iterator[Frame]:
+    source: Source, choose: Choice | None, start: float, end: float, only_keys: bool, threads: int, info: VideoInfo
+) -> Generator[Frame, None, None]:
     given = False
     with Container(source, threads) as container:
-        for time, frame in _wanted(container, choose, start, end, only_keys):
+        info.duration = container.duration
+        for time, frame in _wanted(container, choose, start, end, only_keys, info):
             yield _convert(time, frame)
             given = True
         if not given:
@@ -172,7 +206,7 @@ def _read(
 
 
 def _wanted(
-    container: Container, choose: Choice | None, start: float, end: float, only_keys: bool
+    container: Container, choose: Choice | None, start: float, end: float, only_keys: bool, info: VideoInfo
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     if choose is None and not start and not only_keys:
         for time, frame in _decode_all(container):
@@ -183,8 +217,9 @@ def _wanted(
     line = timeline(container)
     if line is None:
         container.rewind()
-        yield from _choose_among_decoded(container, choose, start, end)
+        yield from _choose_among_decoded(container, choose, start, end, info)
         return
+    info.frame_count = line.count
     among = _between(container, line, start, end)
     numbers = _numbers(choose, line, among)
     frames = _key_frames(container, line, numbers, among) if only_keys else _exact_frames(container, line, numbers)
@@ -349,7 +384,7 @@ def _key_frames(container: Container, line: Timeline, numbers: Sequence[int], am
 
 
 def _choose_among_decoded(
-    container: Container, choose: Choice | None, start: float, end: float
+    container: Container, choose: Choice | None, start: float, end: float, info: VideoInfo
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """For a video without a timeline: decoded to its end, and if that cannot be kept, once more."""
     kept: list[tuple[float, av.VideoFrame]] = []
@@ -360,6 +395,7 @@ def _choose_among_decoded(
         pixels += frame.width * frame.height
         if pixels <= KEPT_PIXELS:
             kept.append((time, frame))
+    info.frame_count = len(seconds)
     shown = Times(np.maximum.accumulate(seconds))
     among = _between(container, shown, start, end)
     if not seconds:

@@ -7,6 +7,7 @@ Tensors stay mapped from their file wherever its format allows, so that what a t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import logging
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +86,8 @@ FILE_NAMES = (
 # How the names of the text tower's and of the heads' tensors begin.
 _TEXT = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 HEAD = ("lstm_visual.", "transformerClip.", "frame_position_embeddings.")
+
+FINGERPRINT_VALUES = 64  # of each tensor
 
 _HUB_REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
 
@@ -235,6 +239,48 @@ def sim_header(tensors: Iterable[str], path: Path) -> str:
             "there is no vector of a video alone. Use a checkpoint trained with meanP, seqLSTM or seqTransf."
         )
     return "meanP"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which vectors can be compared: those of one model with the same weights.
+
+    Attributes:
+        model: key of :data:`MODELS`.
+        fingerprint: of the weights, 16 hexadecimal digits; the same for the same numbers in another kind of file.
+    """
+
+    model: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return f"{self.model} with the weights {self.fingerprint}"
+
+
+def identify(weights: Reference | None, model_name: str) -> Identity:
+    """The identity of a checkpoint; arguments and errors are those of :func:`locate` and :func:`read_state_dict`.
+
+    So that a mapped file need not be read through, each tensor counts by its name, its shape and 64 of its values.
+    Another training changes them all; it is no seal against somebody who wants two checkpoints to look the same.
+    """
+    path = locate(weights, model_name)
+    tensors = read_state_dict(path)
+    check_shape(tensors, model_name, path)
+    parts: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith(("visual.", *_TEXT, *HEAD)) or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        if ".attn.in_proj_" in name:  # kept apart by Hugging Face
+            for part, third in zip("qkv", tensor.chunk(3), strict=False):
+                parts[name.replace("in_proj_", f"{part}_proj.")] = third
+        else:
+            parts[name] = tensor
+    digest = hashlib.sha256()
+    for name, tensor in sorted(parts.items()):
+        places = np.linspace(0, tensor.numel() - 1, FINGERPRINT_VALUES).astype(np.int64)
+        values = tensor[tuple(map(torch.from_numpy, np.unravel_index(places, tensor.shape)))].float().numpy()
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode() + values.astype("<f4").tobytes())
+    return Identity(model_name, digest.hexdigest()[:16])
 
 
 def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

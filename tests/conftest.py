@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from servers import MilvusServer
 
 from clip4clip.model import CLIPConfig, random_state_dict
+from clip4clip.pairs import read_pairs
 from clip4clip.training.synthetic import write_dataset
 from clip4clip.weights import MODELS, Model
 
 # No test may reach for the network: only the loopback servers that a test starts itself.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = CLIPConfig(
@@ -84,6 +89,67 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawings")
     write_dataset(folder, train=48, evaluation=24)
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawings_table(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 24 clips of ``eval.csv``, embedded by the demo model."""
+    from clip4clip.retrieval import embed_library
+
+    table = tmp_path_factory.mktemp("table") / "vectors.parquet"
+    embed_library(drawings / "eval", table, model_name="clip_vit_tiny_demo")
+    return table
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """A real Milvus server, empty at first, that can be killed and started again."""
+    pytest.importorskip("milvus", reason="there is a wheel of the Milvus server for Linux on x86-64 only")
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def captions(drawings: Path) -> dict[str, str]:
+    """Caption to path, of the 24 clips of ``eval.csv``."""
+    return {pair.sentence: str(pair.path) for pair in read_pairs(drawings / "eval.csv", drawings)}
+
+
+@pytest.fixture(scope="session")
+def easy(captions: dict[str, str], drawings_table: Path) -> tuple[str, str]:
+    """The caption that the demo model is surest about, and the name of its clip."""
+    from clip4clip import TextEncoder
+    from clip4clip.retrieval.table import read_rows
+
+    rows = list(read_rows(drawings_table))
+    matrix = np.stack([row["vector"] for row in rows])
+    sure: dict[float, tuple[str, str]] = {}
+    for caption, path in captions.items():
+        similarity = matrix @ TextEncoder.load("clip_vit_tiny_demo")(caption)
+        best, second = np.argsort(-similarity)[:2]
+        if rows[best]["path"] == path:
+            sure[float(similarity[best] - similarity[second])] = caption, Path(path).name
+    return sure[max(sure)]
+
+
+# Nothing but the page is to be fetched, in a container too.
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, by playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_cache_folder_works_offline(
 def test_cache_folder_takes_the_checkpoint_beside_it(
     run_example: Callable, tmp_path: Path, random_state: Callable
 ) -> None:
-    operator, _ = install_operators(tmp_path / "towhee")
+    operator, *_ = install_operators(tmp_path / "towhee")
     other = {f"clip.{name}": tensor for name, tensor in random_state(MODELS["clip_vit_b32"].config, 7).items()}
     text_only = {name: tensor for name, tensor in other.items() if "visual" not in name}
     torch.save(text_only, operator.parent / "pytorch_model.bin.1")
@@ -191,7 +191,7 @@ def test_legacy_loader_executes_clip4clip_py_alone(
     modality: str, run_example: Callable, expected: dict[str, np.ndarray], tmp_path: Path, tracked_files: list[str]
 ) -> None:
     # Without an __init__.py the loader has nothing but clip4clip.py to execute.
-    _, decoder = install_operators(tmp_path / "towhee")
+    _, decoder, *_ = install_operators(tmp_path / "towhee")
     operator = decoder.parents[4] / "video-text-embedding/clip4clip/versions/main"
     shutil.rmtree(operator)
     for name in tracked_files:

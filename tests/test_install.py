@@ -15,18 +15,18 @@ def folder(home: Path, operator: str) -> Path:
     return home / "operators" / operator / "versions" / "main"
 
 
-def test_both_operators_are_placed_and_named(tmp_path: Path) -> None:
+def test_all_operators_are_placed_and_named(tmp_path: Path) -> None:
     placed = install_operators(tmp_path)
-    assert placed == [
-        folder(tmp_path, name) / "__init__.py" for name in ("video-text-embedding/clip4clip", "video-decode/ffmpeg")
-    ]
+    names = ["video-text-embedding/clip4clip", "video-decode/ffmpeg"]
+    names += ["ann-insert/milvus-client", "ann-search/milvus-client"]
+    assert placed == [folder(tmp_path, name) / "__init__.py" for name in names]
     for path in placed:
         ast.parse(path.read_text())
         assert [entry.name for entry in path.parent.iterdir()] == ["__init__.py"]
 
 
 def test_twice_is_as_good_as_once_and_an_older_one_is_refreshed(tmp_path: Path) -> None:
-    first, second = install_operators(tmp_path)
+    first, second, *_ = install_operators(tmp_path)
     fresh = first.read_text()
     first.write_text(fresh.splitlines()[0] + "\nold = True\n")
     install_operators(tmp_path)

@@ -177,14 +177,14 @@ def test_only_what_is_asked_for_is_decoded(work: Work, clip: Path) -> None:
     assert work.opened == 0
     assert next(frames).time == 0
     assert work.packets < 10
-    frames.close()  # type: ignore[attr-defined]  # a file left open would be a ResourceWarning, an error in this suite
+    frames.close()  # a file left open would be a ResourceWarning, an error in this suite
 
 
 def test_groups_decoded_at_once_stop_when_no_more_is_wanted(tmp_path: Path, work: Work) -> None:
     path = make("h264, 640×360", tmp_path, 200)
     frames = read_frames(path, 12, threads=2)
     next(frames)
-    frames.close()  # type: ignore[attr-defined]
+    frames.close()
     assert work.opened == 3
     assert work.packets < 80
 

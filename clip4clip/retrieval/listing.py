@@ -1,0 +1,148 @@
+"""A folder, a table or a list of videos to what is to be embedded."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..container import is_url
+from ..errors import LibraryError, brief
+from ..pairs import EXTENSIONS, MAX_TABLE_BYTES
+
+ID_COLUMNS = ("id", "video_id")
+PATH_COLUMNS = ("path", "video_path", "video", "video_id")
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video of a library, as it was when the library was listed.
+
+    Attributes:
+        id: its name in the table, or its path.
+        path: absolute local path, or http(s) URL.
+        size: bytes; None for a URL, and where there is no file.
+        mtime: time of its last change, nanoseconds since 1970; None likewise.
+    """
+
+    id: str
+    path: str
+    size: int | None
+    mtime: int | None
+
+
+def list_videos(
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], folder: str | os.PathLike[str] | None = None
+) -> list[Video]:
+    """The videos of a library, each once, in the order of the source; a folder's by their paths.
+
+    Args:
+        source: one of
+
+            - a folder, which is searched with the folders in it for the extensions of videos; names that begin with a
+              dot are left out, and links to folders are not followed;
+            - a table ``*.csv`` with a header and a column ``path``, ``video_path``, ``video`` or ``video_id``, and with
+              the name of each video in ``id`` or ``video_id``, if it has these; other columns are ignored, and a video
+              may be in several rows, as in ``MSRVTT_JSFUSION_test.csv``;
+            - any other file: a list, one path or http(s) URL a line; ``#`` begins a line to be ignored;
+            - paths and URLs.
+        folder: what relative paths in a table or list are relative to; None for the folder that it lies in. A name that
+            is no file there is tried with the extensions of videos.
+
+    Raises:
+        LibraryError: when there is nothing at ``source``, it is malformed, names no video, or has one name for several.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return _distinct(((None, os.fspath(path)) for path in source), Path(folder or "."), "the list of videos")
+    path = Path(source)
+    if path.is_dir():
+        videos = [_describe(None, found) for found in _walk(path)]
+        if not videos:
+            raise LibraryError(f"no videos in {path}: none of its files ends in {', '.join(EXTENSIONS)}")
+        return videos
+    if not path.is_file():
+        raise LibraryError(f"no library at {path}: a folder of videos, a CSV table or a list of paths is due")
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise LibraryError(f"{path} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
+    rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_list(path)
+    try:
+        return _distinct(rows, Path(folder) if folder is not None else path.parent, str(path))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise LibraryError(f"{path} cannot be read as a table or a list of videos: {error}") from error
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path from the root on, without ``..``; links stay, as people know their files by them."""
+    return os.path.normpath(Path(path).absolute())
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(absolute(folder)):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
+                yield f"{parent}{os.sep}{name}"
+
+
+def _read_csv(table: Path) -> Iterator[tuple[str | None, str]]:
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or ()
+        name = next((column for column in ID_COLUMNS if column in columns), None)
+        path = next((column for column in PATH_COLUMNS if column in columns), None)
+        if path is None:
+            raise LibraryError(
+                f"{table} needs a header with one of the columns {', '.join(PATH_COLUMNS)}; "
+                f"its first line is {brief(list(columns))}"
+            )
+        for row in reader:
+            if not row[path] or (name and not row[name]):
+                raise LibraryError(f"{table}, line {reader.line_num}: it names no video")
+            yield row[name] if name else None, row[path]
+
+
+def _read_list(file: Path) -> Iterator[tuple[None, str]]:
+    with file.open(encoding="utf-8-sig") as lines:
+        for line in lines:
+            if line.strip() and not line.startswith("#"):
+                yield None, line.strip()
+
+
+def _distinct(rows: Iterable[tuple[str | None, str]], folder: Path, where: str) -> list[Video]:
+    paths: dict[str, str] = {}
+    videos: list[Video] = []
+    for name, given in rows:
+        if "\0" in given:
+            raise LibraryError(f"{where}: {brief(given)} is no path")
+        path = given if is_url(given) else _find(absolute(folder / Path(given).expanduser()))
+        known = paths.setdefault(name or path, path)
+        if known != path:
+            raise LibraryError(f"{where}: {brief(name)} is the name of two videos, {known} and {path}")
+        if len(paths) > len(videos):
+            videos.append(_describe(name, path))
+    if not videos:
+        raise LibraryError(f"{where} names no video")
+    return videos
+
+
+def _find(path: str) -> str:
+    """The path itself, or with the extension of a video where only so there is a file."""
+    if Path(path).is_file():
+        return path
+    return next((path + extension for extension in EXTENSIONS if Path(path + extension).is_file()), path)
+
+
+def _describe(name: str | None, path: str) -> Video:
+    size = mtime = None
+    if not is_url(path):
+        try:
+            status = Path(path).stat()
+        except OSError:
+            pass  # what is wrong with it is told when it is to be decoded
+        else:
+            size, mtime = status.st_size, status.st_mtime_ns
+    # Neither Parquet nor Milvus takes a name that is not UTF-8.
+    shown = path.encode(errors="surrogateescape").decode(errors="replace")
+    return Video(name or shown, path, size, mtime)

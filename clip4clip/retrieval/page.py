@@ -1,0 +1,287 @@
+"""The page: a search box over an index, in a browser."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import html
+import io
+import logging
+import mimetypes
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from PIL import Image
+
+from ..container import is_url
+from ..errors import Clip4clipError, IndexUnavailableError, MissingExtraError
+from ..video import read_frames
+from .index import Hit, VideoIndex
+
+try:
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, PlainTextResponse, Response
+except ImportError as error:  # pragma: no cover
+    raise MissingExtraError("the page needs gradio: pip install 'towhee-clip4clip[retrieval]'") from error
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 12  # results: whole rows of two, three and four
+MAX_QUERY = 2000  # characters
+MAX_UPLOAD = "500mb"
+POSTER_WIDTH = 480
+POSTERS_KEPT = 1000
+
+# The address bar carries the query, so that a search can be sent to somebody.
+KEEP_QUERY = """(query) => {
+    const url = new URL(window.location);
+    if (query) url.searchParams.set('q', query); else url.searchParams.delete('q');
+    window.history.replaceState(null, '', url);
+}"""
+
+CSS = """
+.gradio-container .fillable {padding: .5rem 1rem !important}
+.gradio-container main {width: 100%; max-width: 1180px !important; margin: 0 auto !important;
+                        padding: 0 0 2rem !important}
+#title h1 {font-size: 1.7rem; margin: 1.2rem 0 .1rem; letter-spacing: -.01em}
+#title p {margin: 0 0 .4rem; color: var(--body-text-color-subdued)}
+#query textarea, #query input {font-size: 1.1rem}
+#status {min-height: 1.8rem; color: var(--body-text-color-subdued)}
+#status a {color: inherit; text-decoration: underline; margin-left: .6em}
+#status .wrong {color: var(--error-text-color, #b91c1c); font-weight: 600}
+.hits {list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
+       grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr))}
+.hits li {margin: 0; border: 1px solid var(--border-color-primary); border-radius: 10px; overflow: hidden;
+          background: var(--block-background-fill)}
+.hits li:focus-within {border-color: var(--color-accent); box-shadow: 0 0 0 2px var(--color-accent-soft)}
+.hits video {display: block; width: 100%; aspect-ratio: 16/9; object-fit: contain; background: #111}
+/* Controls would dim the picture: with a mouse they come when it is over it, by keyboard with the focus. */
+@media (hover: hover) and (pointer: fine) {
+  .hits video:not(:hover):not(:focus)::-webkit-media-controls {opacity: 0}
+}
+.hits .told {display: flex; gap: .6rem; align-items: baseline; padding: .5rem .7rem .6rem; font-size: .92rem}
+.hits .name {flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap}
+.hits .name a {color: var(--body-text-color)}
+.hits .length, .hits .score {color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums}
+.hits .score {font-weight: 600; color: var(--body-text-color)}
+"""
+
+
+def run_page(
+    index: VideoIndex,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    login: tuple[str, str] | None = None,
+    ready: Callable[[str], object] = print,
+) -> None:
+    """Serves the page until Ctrl-C.
+
+    Args:
+        index: to search.
+        host: address to listen on; 127.0.0.1 is this machine alone.
+        port: to listen on; 0 takes a free one.
+        login: user and password to ask for.
+        ready: is told the page's address once it can be opened.
+
+    Raises:
+        VideoIndexError: when the index cannot be searched with this model; see :meth:`VideoIndex.search`.
+        OSError: when the port is taken.
+    """
+    index.search("a video", limit=1)  # loads the model, and tells now what would be wrong with every search
+    with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads, socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen()  # who comes now is answered as soon as it runs
+        app: Any = make_app(index, Path(uploads))
+        if login is not None:
+            app = _Login(app, *login)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        ready(f"http://{host}:{listening.getsockname()[1]}/")
+        with contextlib.suppress(KeyboardInterrupt):  # which comes when all connections are closed
+            server.run(sockets=[listening])
+
+
+def make_app(index: VideoIndex, uploads: Path) -> FastAPI:
+    """The page and the videos it shows, as a web application without a login.
+
+    Args:
+        index: to search.
+        uploads: folder for the clips that are searched by, each of which is deleted once it is embedded.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def library(request: Request) -> Response:
+        """A video of the index, or a picture of it; the path is the index's and never the visitor's."""
+        try:
+            hit = await run_in_threadpool(index.get, request.query_params.get("id", ""))
+        except Clip4clipError as error:
+            return PlainTextResponse(_sentence(error), 503)
+        if hit is None or is_url(hit.path) or not Path(hit.path).is_file():
+            return PlainTextResponse("there is no such video", 404)
+        if request.url.path.endswith("/poster"):
+            picture = await run_in_threadpool(_poster, hit.path, hit.fields.get("mtime"))
+            kept = {"Cache-Control": "private, max-age=3600"}
+            return Response(picture, media_type="image/jpeg", headers=kept) if picture else Response(status_code=404)
+        kind = mimetypes.guess_type(hit.path)[0] or ""
+        # Nothing is to be run that lies among the videos.
+        safe = kind if kind.startswith("video/") else "application/octet-stream"
+        return FileResponse(hit.path, media_type=safe, headers={"X-Content-Type-Options": "nosniff"})
+
+    app.add_api_route("/library/video", library, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/library/poster", library, methods=["GET"], response_model=None)
+    blocks = _blocks(index)
+    blocks.GRADIO_CACHE = str(uploads)
+    theme = gr.themes.Default(
+        primary_hue="blue",
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],  # of the machine: none is fetched
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return gr.mount_gradio_app(
+        app, blocks, "/", theme=theme, css=CSS, footer_links=[], show_error=False, max_file_size=MAX_UPLOAD
+    )
+
+
+def _blocks(index: VideoIndex) -> gr.Blocks:
+    def by_text(query: str) -> tuple[str, str]:
+        query = query.strip()
+        if not query:
+            return _status("Type what the video shows, or search by a clip of your own."), ""
+        if len(query) > MAX_QUERY:
+            return _status(f"That is longer than {MAX_QUERY} characters.", wrong=True), ""
+        return _answer(index, f"“{query}”", f"?{urlencode({'q': query})}", text=query)
+
+    def by_clip(path: str | None) -> tuple[str, str, str]:
+        if path is None:
+            return "", *by_text("")
+        clip = Path(path)
+        try:
+            return "", *_answer(index, f"the clip {clip.name}", None, video=clip)
+        finally:
+            clip.unlink(missing_ok=True)
+
+    def arrive(request: gr.Request) -> tuple[Any, ...]:
+        query = request.query_params.get("q", "")
+        # Without a query, what has been typed meanwhile is to stay.
+        return (query, *by_text(query)) if query else (gr.skip(), gr.skip(), gr.skip())
+
+    with gr.Blocks(title="clip4clip", analytics_enabled=False, fill_width=True) as blocks:
+        gr.HTML("<h1>Find videos by a sentence</h1><p>Say what is to be seen in them.</p>", elem_id="title")
+        with gr.Row(equal_height=True):
+            query = gr.Textbox(
+                show_label=False,
+                label="What the video shows",
+                placeholder="kids feeding and playing with the horse",
+                elem_id="query",
+                autofocus=True,
+                scale=6,
+                min_width=220,
+                lines=1,
+                max_lines=1,
+                max_length=MAX_QUERY,
+                html_attributes=gr.InputHTMLAttributes(enterkeyhint="search"),
+            )
+            go = gr.Button("Search", variant="primary", elem_id="go", scale=1, min_width=100)
+            clip = gr.UploadButton("Search by a clip", file_types=["video"], elem_id="clip", scale=1, min_width=190)
+        status = gr.HTML(by_text("")[0], elem_id="status")
+        hits = gr.HTML(elem_id="hits")
+        shown = [status, hits]
+        hidden: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+        for event in (query.submit, go.click):
+            event(by_text, query, shown, **hidden)
+            event(None, query, None, js=KEEP_QUERY, api_visibility="private")
+        clip.upload(by_clip, clip, [query, *shown], **hidden)
+        clip.upload(None, None, None, js="() => (" + KEEP_QUERY + ")('')", api_visibility="private")
+        blocks.load(arrive, None, [query, *shown], **hidden)
+    blocks.queue(default_concurrency_limit=4)
+    return blocks
+
+
+def _answer(index: VideoIndex, what: str, link: str | None, **query: Any) -> tuple[str, str]:
+    """Status and results of a search, as HTML."""
+    began = time.perf_counter()
+    try:
+        hits = index.search(limit=SHOWN, **query)
+        seconds = time.perf_counter() - began
+        count = index.count()
+    except Clip4clipError as error:
+        return _status(_sentence(error), wrong=True), ""
+    except Exception:
+        logger.exception("a search failed")
+        return _status("The search failed. The log of the server says more.", wrong=True), ""
+    if not hits:
+        return _status(f"No videos were found for {what}: the index has {count:,}."), ""
+    told = f"{len(hits)} of {count:,} videos for {what}, in {1000 * seconds:.0f} ms"
+    return _status(told, link), f'<ol class="hits">{"".join(map(_card, hits))}</ol>'
+
+
+def _sentence(error: Clip4clipError) -> str:
+    """What a visitor is told: where the index is, is none of their business."""
+    if isinstance(error, IndexUnavailableError):
+        return "The index does not answer at the moment. Please try again in a minute."
+    return f"That did not work: {error}."
+
+
+def _status(text: str, link: str | None = None, wrong: bool = False) -> str:
+    role, kind = ("alert", ' class="wrong"') if wrong else ("status", "")
+    linked = f' <a href="{html.escape(link)}">link to this search</a>' if link else ""
+    return f'<div role="{role}"{kind}>{html.escape(text)}{linked}</div>'
+
+
+def _card(hit: Hit) -> str:
+    name = html.escape(Path(hit.path).name or str(hit.id))
+    query = quote(str(hit.id), safe="")
+    source = html.escape(hit.path) if is_url(hit.path) else f"library/video?id={query}"
+    picture = 'preload="metadata"' if is_url(hit.path) else f'preload="none" poster="library/poster?id={query}"'
+    length = hit.fields.get("duration")
+    clock = f'<span class="length">{int(length // 60)}:{int(length % 60):02}</span>' if length is not None else ""
+    return (
+        f'<li><video controls playsinline loop {picture} src="{source}" aria-label="{name}"></video>'
+        f'<div class="told"><span class="name" title="{html.escape(hit.path)}">'
+        f'<a href="{source}" target="_blank" rel="noopener noreferrer">{name}</a></span>{clock}'
+        f'<span class="score" title="similarity, at most 1">{hit.score:.3f}</span></div></li>'
+    )
+
+
+@functools.lru_cache(POSTERS_KEPT)
+def _poster(path: str, mtime: int | None) -> bytes | None:  # noqa: ARG001  a changed file has another picture
+    """A frame from the middle of a video, as JPEG; None when there is none to be had."""
+    try:
+        frame = next(read_frames(path, indices=lambda count: [count // 2], seek="keyframe"))
+    except Clip4clipError:
+        return None
+    image = Image.fromarray(frame.rgb)
+    image.thumbnail((POSTER_WIDTH, POSTER_WIDTH))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+class _Login:
+    """Asks for a user and a password (HTTP Basic) before anything else is reached."""
+
+    def __init__(self, app: Any, user: str, password: str) -> None:
+        self._app = app
+        self._expected = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not secrets.compare_digest(given, self._expected):
+                if scope["type"] == "http":
+                    asked = {"WWW-Authenticate": 'Basic realm="clip4clip", charset="UTF-8"'}
+                    await PlainTextResponse("a user and a password are due", 401, asked)(scope, receive, send)
+                else:
+                    await send({"type": "websocket.close", "code": 1008})
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,95 @@
+"""The local engine's work on a Ray cluster: actors that hold the model, fed and watched over by Ray Data."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+import numpy as np
+
+from ..encoder import VideoEncoder
+from ..errors import MissingExtraError
+from ..weights import Reference, get_model
+from .listing import Video
+from .local_engine import VIDEOS_AT_ONCE, Row, embed_videos
+
+try:
+    import pyarrow as pa
+    import ray
+except ImportError as error:  # pragma: no cover
+    raise MissingExtraError("engine 'ray' needs ray: pip install 'towhee-clip4clip[ray]'") from error
+
+
+class RayEngine:
+    """Videos to rows, as :func:`clip4clip.retrieval.local_engine.embed_videos`; arguments as of ``embed_library``."""
+
+    def __init__(
+        self,
+        model_name: str,
+        weights: Reference | None,
+        device: str | None,
+        frames: int,
+        seek: str,
+        workers: int | None,
+        address: str | None,
+        actors: int | None,
+        gpus: float,
+    ) -> None:
+        self.dim = get_model(model_name).config.embed_dim
+        self._arguments = (model_name, weights, device, frames, seek, workers)
+        self._address, self._actors, self._gpus = address, actors, gpus
+
+    def __call__(self, videos: Sequence[Video]) -> Iterator[Row]:
+        if not videos:
+            return
+        if not ray.is_initialized():
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody unless it is wanted
+            ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its times, of every call
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        blocks = -(-len(videos) // VIDEOS_AT_ONCE)
+        dataset = ray.data.from_items([asdict(video) for video in videos], override_num_blocks=blocks).map_batches(
+            Embedder,
+            fn_constructor_args=self._arguments,
+            batch_size=VIDEOS_AT_ONCE,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._actors),
+            num_gpus=self._gpus or None,
+        )
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from cast("pa.Table", batch).to_pylist()
+
+
+class Embedder:
+    """What an actor does: holds the model, turns batches of videos into rows."""
+
+    def __init__(
+        self,
+        model_name: str,
+        weights: Reference | None,
+        device: str | None,
+        frames: int,
+        seek: str,
+        workers: int | None,
+    ) -> None:
+        self._encoder = VideoEncoder.load(model_name, weights, device)
+        self._frames, self._seek, self._workers = frames, seek, workers
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of ``Video`` to rows of a table of vectors, as dictionaries in one column would lose their types."""
+        videos = [Video(**row) for row in batch.to_pylist()]
+        rows: list[dict[str, Any]] = list(embed_videos(videos, self._encoder, self._frames, self._seek, self._workers))
+        types = {"vector": pa.list_(pa.float32()), "duration": pa.float64(), "frame_count": pa.int64()}
+        types |= {"size": pa.int64(), "mtime": pa.int64(), "error": pa.string()}
+        return pa.table(
+            {name: pa.array([_plain(row[name]) for row in rows], types.get(name, pa.string())) for name in rows[0]}
+        )
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -1,0 +1,535 @@
+"""The index, in a local file and on a real Milvus server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+from servers import MilvusServer, PageServer, ask, free_port
+from typer.testing import CliRunner
+
+from clip4clip import (
+    IndexUnavailableError,
+    InputTypeError,
+    InputValueError,
+    LibraryError,
+    ModelMismatchError,
+    TextEncoder,
+    VideoIndexError,
+)
+from clip4clip.cli import app
+from clip4clip.retrieval import Hit, VideoIndex
+from clip4clip.retrieval.table import read_rows
+from clip4clip.weights import identify
+
+DEMO = "clip_vit_tiny_demo"
+numbers = itertools.count()
+
+
+@pytest.fixture(params=["lite", "server"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "lite":
+        return str(tmp_path / "videos.db")
+    return request.getfixturevalue("milvus").uri
+
+
+@pytest.fixture
+def collection(request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"videos{next(numbers)}"
+    yield name
+    if "milvus" in request.fixturenames or "[server" in request.node.name:  # it starts the sooner the less it has
+        with VideoIndex(request.getfixturevalue("milvus").uri, name) as index:
+            index._client.drop_collection(name)
+
+
+@pytest.fixture
+def index(uri: str, collection: str) -> Iterator[VideoIndex]:
+    with VideoIndex(uri, collection, model_name=DEMO) as opened:
+        yield opened
+
+
+def made_up(count: int, start: int = 0, dim: int = 128) -> list[dict[str, Any]]:
+    """Rows with random vectors, always the same."""
+    demo = identify(None, DEMO)
+    vectors = np.random.default_rng(start).normal(size=(count, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return [
+        {"id": f"v{number}", "path": f"/videos/v{number}.mp4", "vector": vector, "duration": float(number)}
+        | {"model": demo.model, "fingerprint": demo.fingerprint}
+        for number, vector in enumerate(vectors, start)
+    ]
+
+
+def ids(hits: list[Hit]) -> list[str]:
+    return [hit.id for hit in hits]
+
+
+def test_sentences_find_their_clips_as_brute_force_does(
+    index: VideoIndex, drawings_table: Path, captions: dict[str, str]
+) -> None:
+    assert index.add(drawings_table) == 24
+    assert index.count() == 24
+    rows = list(read_rows(drawings_table))
+    matrix = np.stack([row["vector"] for row in rows])
+    first = 0
+    for caption, path in captions.items():
+        hits = index.search(caption, limit=5)
+        similarity = matrix @ TextEncoder.load(DEMO)(caption)
+        best = np.argsort(-similarity)[:5]
+        assert ids(hits) == [rows[place]["id"] for place in best]
+        np.testing.assert_allclose([hit.score for hit in hits], similarity[best], atol=1e-5)
+        first += hits[0].path == path
+    assert first >= 20  # of 24; what the demo model is capable of is measured elsewhere
+
+
+def test_a_video_finds_itself_and_its_fields_are_told(index: VideoIndex, drawings_table: Path) -> None:
+    index.add(drawings_table)
+    row = next(iter(read_rows(drawings_table)))
+    for video in (row["path"], Path(row["path"]), Path(row["path"]).read_bytes()):
+        hit = index.search(video=video, limit=1)[0]
+        assert (hit.id, hit.path, hit.score) == (row["id"], row["path"], pytest.approx(1, abs=1e-5))
+    told = {"duration": row["duration"], "frame_count": 16, "size": row["size"], "mtime": row["mtime"]}
+    assert hit.fields == told
+    assert index.search(vector=row["vector"], limit=1, output_fields=["size"])[0].fields == {"size": row["size"]}
+    found = index.get(row["id"])
+    assert found is not None
+    assert (found.path, found.fields) == (row["path"], told)
+    assert index.get("none") is None
+
+
+NASTY = [
+    "it's",
+    'say "hi"',
+    "back\\slash\\",
+    "x' or id != '",
+    'x"] or id not in ["',
+    "a\nb\tc",
+    "你好 🎬",
+    "%_{id}",
+    "<b>&amp;",
+]
+
+
+def test_names_of_any_kind_are_names_and_nothing_more(index: VideoIndex) -> None:
+    rows = [row | {"id": name, "path": f"/v/{name}"} for row, name in zip(made_up(len(NASTY)), NASTY, strict=True)]
+    index.add(rows[1:])
+    for row in rows[1:]:
+        found = index.get(row["id"])
+        assert found is not None
+        assert (found.id, found.path) == (row["id"], row["path"])
+        assert index.search(vector=row["vector"], limit=1)[0].id == row["id"]
+    assert index.get(rows[0]["id"]) is None
+    assert index.delete([rows[0]["id"]]) == 0
+    for left, name in enumerate(NASTY[:0:-1], 1):
+        assert index.delete([name]) == 1
+        assert index.count() == len(NASTY) - 1 - left
+
+
+def test_filters_are_milvuss(index: VideoIndex) -> None:
+    index.add(made_up(30))
+    query = made_up(30)[7]["vector"]
+    assert len(index.search(vector=query, limit=30)) == 30
+    hits = index.search(vector=query, limit=30, filter='duration < 10 and path like "/videos/%"')
+    assert sorted(ids(hits)) == sorted(f"v{number}" for number in range(10))
+    assert hits[0].id == "v7"
+    assert index.search(vector=query, filter='id == "none"') == []
+    with pytest.raises(VideoIndexError, match="says: "):
+        index.search(vector=query, filter="duration <")
+
+
+def test_adding_again_replaces(index: VideoIndex) -> None:
+    rows = made_up(10)
+    assert index.add(rows) == 10
+    assert index.add(rows[:5] + made_up(3, start=10)) == 8
+    assert index.count() == 13
+    moved = rows[0] | {"vector": rows[1]["vector"], "duration": 99.0}
+    index.add([moved])
+    assert index.count() == 13
+    assert set(ids(index.search(vector=rows[1]["vector"], limit=2))) == {"v0", "v1"}
+    hit = index.get("v0")
+    assert hit is not None
+    assert hit.fields["duration"] == 99
+
+
+def test_deleting_tells_how_many_there_were(index: VideoIndex) -> None:
+    index.add(made_up(20))
+    assert index.delete(["v3", "v4", "none"]) == 2
+    assert index.delete(["v3"]) == 0
+    assert index.delete(filter="duration >= 15") == 5
+    assert index.count() == 13
+    assert "v3" not in ids(index.search(vector=made_up(20)[3]["vector"], limit=20))
+    with pytest.raises(InputTypeError, match="must be a list of ids"):
+        index.delete("v3")
+
+
+def test_it_is_all_there_when_it_is_opened_again(uri: str, collection: str) -> None:
+    with VideoIndex(uri, collection) as index:
+        index.add(made_up(25))
+    with VideoIndex(uri, collection) as index:
+        assert index.count() == 25
+        assert index.model == identify(None, DEMO)
+        assert index.search("a red square", limit=3)  # by the model that the index names
+
+
+def test_another_model_is_refused_with_both_names(
+    index: VideoIndex, uri: str, collection: str, tmp_path: Path, random_state: Callable[..., Any]
+) -> None:
+    from clip4clip.weights import MODELS
+
+    index.add(made_up(3))
+    weights = tmp_path / "other.safetensors"
+    save_file(random_state(MODELS[DEMO].config, 7), weights)
+    with VideoIndex(uri, collection, model_name=DEMO, weights=weights) as other:
+        ours, theirs = identify(None, DEMO).fingerprint, identify(weights, DEMO).fingerprint
+        both = f"has vectors of {DEMO} with the weights {ours}, .* of {DEMO} with the weights {theirs}"
+        with pytest.raises(ModelMismatchError, match=both):
+            other.search("a red square")
+        with pytest.raises(ModelMismatchError, match=both):
+            other.sync(tmp_path if list(tmp_path.glob("*.mp4")) else made_video(tmp_path))
+        with pytest.raises(ModelMismatchError, match=both):
+            other.add([made_up(1)[0] | {"fingerprint": theirs}])
+        assert other.search(vector=made_up(1)[0]["vector"], limit=1)[0].id == "v0"
+    assert index.count() == 3
+
+
+def made_video(folder: Path) -> Path:
+    from clips import write
+
+    (folder / "one").mkdir()
+    write(folder / "one" / "a.mp4", count=5)
+    return folder / "one"
+
+
+def test_sync_follows_a_folder(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
+    folder, other = tmp_path / "clips", tmp_path / "clips-of-others"
+    shutil.copytree(drawings / "eval", folder)
+    shutil.copytree(drawings / "eval", other)
+    names = sorted(path.name for path in folder.iterdir())
+    assert index.sync(folder).added == 24
+    assert index.sync(other).added == 24
+    report = index.sync(folder)
+    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 0, 0, 24)
+    shutil.copy(folder / names[0], folder / names[1])
+    (folder / names[2]).unlink()
+    shutil.copy(folder / names[3], folder / "new.mp4")
+    (folder / "bad.mp4").write_text("not a video")
+    report = index.sync(folder)
+    assert (report.added, report.changed, report.dropped, report.unchanged) == (1, 1, 1, 22)
+    assert list(report.failed) == [str(folder / "bad.mp4")]
+    (folder / "bad.mp4").unlink()
+    report = index.sync(folder)
+    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 0, 0, 24)
+    assert index.count() == 48
+    twins = index.search(video=folder / names[0], limit=3)
+    assert {str(folder / names[0]), str(folder / names[1])} < set(ids(twins))
+    with pytest.raises(ModelMismatchError, match="vectors of 12 frames, seek 'exact', not of 4"):
+        index.sync(folder, frames=4)
+    # A good file that is damaged is not found any more.
+    (folder / names[5]).write_text("damaged")
+    report = index.sync(folder)
+    assert (report.dropped, list(report.failed)) == (1, [str(folder / names[5])])
+    assert index.count() == 47
+
+
+def test_a_folder_that_is_not_mounted_empties_nothing(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    shutil.copytree(drawings / "eval", folder)
+    index.sync(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(InputValueError, match="no folder at"):
+        index.sync(folder)
+    folder.mkdir()
+    with pytest.raises(LibraryError, match="no videos in"):
+        index.sync(folder)
+    assert index.count() == 24
+
+
+def test_what_cannot_be_searched_for_is_said(index: VideoIndex, tmp_path: Path) -> None:
+    with pytest.raises(VideoIndexError, match="there is no collection"):
+        index.search("a")
+    index.create()
+    index.create()
+    assert index.search("a red square") == []
+    with pytest.raises(InputTypeError, match="one of text, video and vector"):
+        index.search("a", video="b.mp4")
+    with pytest.raises(InputTypeError, match="one of text, video and vector"):
+        index.search()
+    for limit in (0, -1, 16385, 1.5):
+        with pytest.raises(InputValueError, match=r"from 1 to 16,384, not"):
+            index.search("a", limit=limit)  # type: ignore[arg-type]
+    for vector in (np.zeros(128), np.full(128, np.nan), np.ones(64), np.ones((1, 128))):
+        with pytest.raises(InputValueError, match="the vector to search for"):
+            index.search(vector=vector)
+    with pytest.raises(FileNotFoundError):
+        index.search(video=tmp_path / "none.mp4")
+
+
+def test_rows_that_are_none_are_refused_whole(index: VideoIndex) -> None:
+    good = made_up(1)[0]
+    for bad, message in (
+        ({"id": ""}, "id must be a string of 1 to"),
+        ({"id": 5}, "id must be a string of 1 to"),
+        ({"path": "x" * 70_000}, "path must be a string of 1 to"),
+        ({"vector": np.ones(5)}, "shape"),
+        ({"vector": np.zeros(128)}, "all zeros"),
+    ):
+        with pytest.raises(InputValueError, match=message):
+            index.add([good, good | bad])
+    with pytest.raises(InputValueError, match="a row has no fingerprint"):
+        index.add([{name: value for name, value in good.items() if name != "fingerprint"}])
+    if index._find():
+        assert index.count() == 0
+
+
+def test_several_threads_search_at_once(index: VideoIndex) -> None:
+    rows = made_up(50)
+    index.add(rows)
+    found: dict[int, str] = {}
+
+    def search(number: int) -> None:
+        found[number] = index.search(vector=rows[number]["vector"], limit=1)[0].id
+
+    threads = [threading.Thread(target=search, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: f"v{number}" for number in range(16)}
+
+
+def test_a_collection_of_somebody_else_takes_vectors_and_no_sentences(uri: str, collection: str) -> None:
+    from pymilvus import MilvusClient
+
+    with VideoIndex(uri, collection) as index:
+        client: MilvusClient = index._client
+        client.create_collection(collection, dimension=128, metric_type="COSINE", auto_id=False)
+        row = made_up(2)[1]
+        index.insert(7, row["vector"])
+        assert index.search(vector=row["vector"], limit=1)[0].id == 7
+        with pytest.raises(ModelMismatchError, match="been made by something else than clip4clip"):
+            index.search("a red square")
+        with pytest.raises(ModelMismatchError):
+            index.add([row])
+        with pytest.raises(InputValueError, match="3 values were given for the fields id, vector"):
+            index.insert(1, 2, 3)
+
+
+# A local file alone
+
+
+@pytest.mark.parametrize("uri_", ["videos.sqlite", "none/videos.db", "videos"])
+def test_a_uri_that_is_none_is_refused(uri_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VideoIndexError, match=f"'.*{uri_}' (is no index|cannot be)"):
+        VideoIndex(uri_)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_cannot_open_one_file_and_are_told(tmp_path: Path) -> None:
+    code = "import sys; from clip4clip.retrieval import VideoIndex; VideoIndex(sys.argv[1])"
+    with VideoIndex(tmp_path / "videos.db"), VideoIndex(tmp_path / "videos.db"):  # one process can, twice
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / "videos.db"], capture_output=True, text=True)
+        assert "IndexUnavailableError: the index" in done.stderr
+        assert "another process is using it" in done.stderr
+    subprocess.run([sys.executable, "-c", code, tmp_path / "videos.db"], check=True)
+
+
+def test_a_file_that_is_closed_by_one_stays_open_for_the_other(tmp_path: Path) -> None:
+    first, second = VideoIndex(tmp_path / "videos.db"), VideoIndex(tmp_path / "videos.db")
+    first.add(made_up(3))
+    first.close()
+    first.close()
+    assert second.count() == 3
+    second.close()
+
+
+ADDING = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from test_index import made_up
+from clip4clip.retrieval import VideoIndex
+with VideoIndex(sys.argv[1], sys.argv[2]) as index:
+    def track(rows, total, what):
+        for number, row in enumerate(rows):
+            yield row
+            if number == 2000:
+                print("half", flush=True)
+    print(index.add(made_up(5000), track))
+"""
+
+
+def adding(uri: str, collection: str) -> subprocess.Popen[str]:
+    """A process that adds 5,000 videos, some of which are there when this returns."""
+    command = [sys.executable, "-c", ADDING, uri, collection, str(Path(__file__).parent)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "half\n"
+    return process
+
+
+def everything_is_there_once(index: VideoIndex, count: int) -> None:
+    assert index.count() == count
+    there = [name for name, _ in index._files()]
+    assert len(there) == len(set(there)) == count
+    rows = made_up(count)
+    for number in range(0, count, count // 50):
+        assert index.search(vector=rows[number]["vector"], limit=1)[0].id == f"v{number}"
+
+
+def test_a_process_killed_while_it_adds_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+    uri = str(tmp_path / "videos.db")
+    process = adding(uri, "videos")
+    process.kill()
+    process.communicate()
+    with VideoIndex(uri) as index:
+        before = index.count()
+        assert 1500 <= before < 5000  # what was acknowledged is there
+        index.add(made_up(5000))
+        everything_is_there_once(index, 5000)
+
+
+# A server alone
+
+
+def test_a_server_killed_in_mid_upsert_loses_nothing_and_doubles_nothing(milvus: MilvusServer, collection: str) -> None:
+    process = adding(milvus.uri, collection)
+    rows = made_up(5000)
+    with VideoIndex(milvus.uri, collection, timeout=20) as index:
+        assert index.search(vector=rows[3]["vector"], limit=1)[0].id == "v3"
+        milvus.kill()
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 1
+        assert "IndexUnavailableError: the index at" in said
+        with pytest.raises(IndexUnavailableError, match="does not answer"):
+            index.search(vector=rows[3]["vector"])
+        milvus.start()
+        end = time.monotonic() + 60
+        while True:  # what was open before goes on by itself, once the server has loaded its collections
+            try:
+                assert index.search(vector=rows[3]["vector"], limit=1)[0].id == "v3"
+                break
+            except IndexUnavailableError:
+                assert time.monotonic() < end
+                time.sleep(0.5)
+        assert 1500 <= index.count() <= 5000
+        index.add(rows)
+        everything_is_there_once(index, 5000)
+        kind = index._client.describe_index(collection, "vector")
+        assert (kind["index_type"], kind["metric_type"]) == ("HNSW", "COSINE")
+
+
+def test_the_page_says_in_a_sentence_that_its_server_is_down(
+    milvus: MilvusServer, collection: str, browser: Any, drawings_table: Path, easy: tuple[str, str]
+) -> None:
+    caption, name = easy
+    with VideoIndex(milvus.uri, collection) as index:
+        index.add(drawings_table)
+        clip = next(row["id"] for row in read_rows(drawings_table) if Path(row["path"]).name == name)
+    with PageServer(milvus.uri, "--collection", collection) as page, browser.new_page() as tab:
+        tab.goto(f"{page.url}?q={caption}")
+        first = tab.locator(".hits li").first
+        first.get_by_text(name).wait_for()
+        assert page.get(f"/library/video?id={quote(clip, safe='')}")[0] == 200
+        milvus.kill()
+        ask(tab, "a red square")
+        alert = tab.get_by_role("alert")
+        alert.wait_for(timeout=60_000)
+        assert alert.inner_text() == "The index does not answer at the moment. Please try again in a minute."
+        assert tab.locator(".hits li").count() == 0
+        assert page.get(f"/library/video?id={quote(clip, safe='')}")[0] == 503
+        milvus.start()
+        end = time.monotonic() + 60
+        while not tab.locator(".hits li").count():  # what is open goes on by itself
+            assert time.monotonic() < end
+            ask(tab, caption)
+            tab.wait_for_timeout(2000)
+        first.get_by_text(name).wait_for()
+        assert "Traceback" not in page.stop()
+
+
+def test_a_server_that_is_not_there_is_said_in_a_sentence() -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(IndexUnavailableError, match=f"the index at {uri} does not answer"):
+        VideoIndex(uri, timeout=3)
+    result = subprocess.run(
+        [sys.executable, "-m", "clip4clip", "search", "a red square", "--uri", uri],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert result.returncode == 2
+    assert f"error the index at {uri} does not answer" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# The commands
+
+
+def test_three_commands_find_the_right_clip(
+    drawings: Path, drawings_table: Path, captions: dict[str, str], easy: tuple[str, str], uri: str, collection: str
+) -> None:
+    where = ["--uri", uri, "--collection", collection]
+    run = CliRunner()
+    result = run.invoke(app, ["index", str(drawings_table), *where])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert f"24 added or replaced; 24 videos in '{collection}' of {uri}" in result.stderr
+    caption, path = easy[0], captions[easy[0]]
+    found = run.invoke(app, ["search", caption, "-k", "3", "--json", *where])
+    assert found.exit_code == 0
+    lines = [json.loads(line) for line in found.stdout.splitlines()]
+    assert (len(lines), lines[0]["path"], lines[0]["duration"]) == (3, path, 2.0)
+    like = run.invoke(app, ["search", "--video", path, "-k", "1", "--json", *where])
+    assert json.loads(like.stdout)["path"] == path
+    shown = run.invoke(app, ["search", caption, *where], env={"COLUMNS": "300"})
+    assert Path(path).name in shown.stdout.splitlines()[3]
+    none = run.invoke(app, ["search", caption, "--filter", "duration > 100", *where])
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert "no videos were found" in none.stderr
+    assert run.invoke(app, ["search", caption, "--video", path, *where]).exit_code == 2
+    again = run.invoke(app, ["index", str(drawings / "eval"), *where])
+    assert "0 added, 0 changed, 0 dropped, 24 as before; 24 videos" in again.stderr
+    (Path(uri).parent / "x.txt").write_text("x") if "://" not in uri else None
+    wrong = run.invoke(app, ["search", caption, "-m", "clip_vit_b32", "-w", "none", *where])
+    assert isinstance(wrong.exception, Exception)
+
+
+# The published tutorial
+
+
+def tutorial(drawings: Path, *where: str) -> list[str]:
+    """What the example prints."""
+    script = Path(__file__).parent.parent / "examples" / "text_video_retrieval.py"
+    command = [sys.executable, str(script), str(drawings / "eval.csv"), *where]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_tutorial_counts_what_the_matrix_of_similarities_has(
+    drawings: Path, drawings_table: Path, captions: dict[str, str], uri: str, collection: str
+) -> None:
+    where = ["--uri", uri] if "://" not in uri else ["--host", "127.0.0.1", "--port", uri.rsplit(":", 1)[1]]
+    said = tutorial(drawings, *where, "--collection", collection)
+    rows = list(read_rows(drawings_table))
+    paths, matrix = [row["path"] for row in rows], np.stack([row["vector"] for row in rows])
+    similarity = {path: matrix @ TextEncoder.load(DEMO)(text) for text, path in captions.items()}
+    ranks = [int((scores > scores[paths.index(path)]).sum()) for path, scores in similarity.items()]
+    assert len(ranks) == 24
+    assert said == [
+        f"the right video is among the first {first}: {100 * np.mean(np.array(ranks) < first):.1f} %"
+        for first in (1, 5, 10)
+    ]
+    assert tutorial(drawings, *where, "--collection", collection) == said  # again, on a collection made anew

@@ -1,0 +1,414 @@
+"""Folders, tables and lists of videos to a Parquet table of vectors, and what is left of it after a kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from clip4clip import LibraryError, UnknownNameError, VideoEncoder
+from clip4clip.cli import app
+from clip4clip.retrieval import local_engine
+from clip4clip.retrieval.library import Report, embed_library
+from clip4clip.retrieval.listing import Video, list_videos
+from clip4clip.retrieval.table import Recipe, TableWriter, number_of_rows, read_rows
+from clip4clip.video import read_frames
+from clip4clip.weights import identify
+
+DEMO = "clip_vit_tiny_demo"
+
+
+@pytest.fixture
+def clips(drawings: Path, tmp_path: Path) -> Path:
+    """A folder with ten of the drawn clips, two of them in a folder below."""
+    folder = tmp_path / "clips"
+    (folder / "below").mkdir(parents=True)
+    for number, clip in enumerate(sorted((drawings / "eval").iterdir())[:10]):
+        shutil.copy(clip, folder / ("below" if number > 7 else ".") / f"{number}.mp4")
+    return folder
+
+
+def embed(source: Any, output: Path, **options: Any) -> Report:
+    return embed_library(source, output, model_name=DEMO, **options)
+
+
+def table_of(path: Path) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in read_rows(path)}
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# Listing
+
+
+def test_a_folder_is_searched_to_its_ends_for_videos_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("b.mp4", "a.MOV", "deep/er/c.webm", "notes.txt", ".hidden.mp4", ".trash/d.mp4"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"123")
+    found = list_videos(tmp_path)
+    assert [Path(video.path).relative_to(tmp_path).as_posix() for video in found] == [
+        "a.MOV",
+        "b.mp4",
+        "deep/er/c.webm",
+    ]
+    assert all(video.id == video.path and video.size == 3 for video in found)
+    assert found[0].mtime == (tmp_path / "a.MOV").stat().st_mtime_ns
+
+
+def test_the_tables_of_the_tutorial_and_of_msrvtt_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for number in range(2):
+        (tmp_path / "videos" / f"video{number}.mp4").touch()
+    table = tmp_path / "msrvtt.csv"
+    table.write_text(
+        "id,video_path,sentence\nv0,videos/video0.mp4,a\nv1,./videos/video1.mp4,b\nv1,videos/video1.mp4,c\n"
+    )
+    assert [(video.id, video.path) for video in list_videos(table)] == [
+        (f"v{number}", str(tmp_path / "videos" / f"video{number}.mp4")) for number in range(2)
+    ]
+    (tmp_path / "jsfusion.csv").write_text("\ufeffkey,video_id,sentence\nret0,video1,a\nret1,video0,b\n", "utf-8")
+    found = list_videos(tmp_path / "jsfusion.csv", tmp_path / "videos")
+    assert [(video.id, Path(video.path).name) for video in found] == [
+        ("video1", "video1.mp4"),
+        ("video0", "video0.mp4"),
+    ]
+
+
+def test_a_list_has_paths_and_urls_and_each_video_once(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"# mine\n\na.mp4\nhttps://example.org/b.mp4?x=1\n{tmp_path}/a.mp4\n./x/../a.mp4\nnone.mp4\n")
+    found = list_videos(listing)
+    assert [video.path for video in found] == [
+        f"{tmp_path}/a.mp4",
+        "https://example.org/b.mp4?x=1",
+        f"{tmp_path}/none.mp4",
+    ]
+    assert [video.size for video in found] == [0, None, None]
+    assert list_videos([str(tmp_path / "a.mp4")]) == found[:1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "video,sentence\n,b\n", "line 2: it names no video"),
+        ("a.csv", "file,sentence\na,b\n", "needs a header with one of the columns path, video_path"),
+        ("a.csv", "id,path\n1,a.mp4\n1,b.mp4\n", "is the name of two videos"),
+        ("a.csv", "id,path\n", "names no video"),
+        ("a.txt", "# nothing\n", "names no video"),
+        ("a.txt", "a\0b\n", "is no path"),
+        ("a.txt", b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(LibraryError, match=message):
+        list_videos(tmp_path / name)
+
+
+def test_an_empty_folder_and_no_folder_are_different_things(tmp_path: Path) -> None:
+    with pytest.raises(LibraryError, match="no videos in"):
+        list_videos(tmp_path)
+    with pytest.raises(LibraryError, match="no library at"):
+        list_videos(tmp_path / "none")
+
+
+# Embedding
+
+
+def test_every_column_is_what_the_files_are(clips: Path, tmp_path: Path) -> None:
+    output = tmp_path / "vectors.parquet"
+    report = embed(clips, output)
+    assert (report.videos, report.embedded, report.kept, report.failed) == (10, 10, 0, {})
+    schema = pq.read_schema(output)
+    assert schema.field("vector").type == pa.list_(pa.float32(), 128)
+    names = "id path vector duration frame_count model fingerprint size mtime error"
+    assert schema.names == names.split()
+    encoder = VideoEncoder.load(DEMO)
+    rows = list(read_rows(output))
+    assert [row["id"] for row in rows] == [video.id for video in list_videos(clips)]
+    for row in rows:
+        path = Path(row["path"])
+        assert (row["size"], row["mtime"]) == (path.stat().st_size, path.stat().st_mtime_ns)
+        assert (row["frame_count"], row["duration"], row["error"]) == (16, pytest.approx(2.0), None)
+        assert (row["model"], row["fingerprint"]) == (DEMO, identify(None, DEMO).fingerprint)
+        np.testing.assert_allclose(row["vector"], encoder(read_frames(path)), atol=1e-6)
+    assert files_in(tmp_path)[-1] == "vectors.parquet"  # and nothing beside it
+
+
+def test_again_it_does_what_is_new_and_changed_alone(clips: Path, tmp_path: Path) -> None:
+    output = tmp_path / "vectors.parquet"
+    embed(clips, output)
+    before = output.read_bytes()
+    again = embed(clips, output)
+    assert (again.embedded, again.kept) == (0, 10)
+    assert output.read_bytes() == before
+    shutil.copy(clips / "1.mp4", clips / "new.mp4")
+    shutil.copy(clips / "2.mp4", clips / "3.mp4")  # changes size and time
+    (clips / "4.mp4").unlink()
+    third = embed(clips, output)
+    assert (third.videos, third.embedded, third.kept) == (10, 2, 8)
+    rows = table_of(output)
+    assert len(rows) == number_of_rows(output) == 11  # what vanished stays in a table; see VideoIndex.sync
+    np.testing.assert_allclose(rows[str(clips / "3.mp4")]["vector"], rows[str(clips / "2.mp4")]["vector"], atol=1e-6)
+
+
+def test_bad_files_have_rows_that_say_why_and_stop_nobody(clips: Path, tmp_path: Path) -> None:
+    (clips / "0text.mp4").write_text("this is not a video")
+    (clips / "5empty.mp4").touch()
+    good = (clips / "1.mp4").read_bytes()
+    (clips / "6half.mp4").write_bytes(good[: len(good) // 2])
+    output = tmp_path / "vectors.parquet"
+    report = embed(clips, output)
+    bad = {str(clips / name) for name in ("0text.mp4", "5empty.mp4", "6half.mp4")}
+    assert set(report.failed) == bad
+    rows = table_of(output)
+    assert {name for name, row in rows.items() if row["error"]} == bad
+    assert {name for name, row in rows.items() if row["vector"] is None} == bad
+    assert len(rows) == 13
+    # They are not tried again, until they change or are asked for.
+    assert embed(clips, output).embedded == 0
+    assert embed(clips, output, retry_failed=True).embedded == 3
+    (clips / "5empty.mp4").write_bytes(good)
+    assert embed(clips, output).embedded == 1
+    assert table_of(output)[str(clips / "5empty.mp4")]["error"] is None
+
+
+def test_names_that_are_no_text_fail_and_odd_ones_do_not(clips: Path, tmp_path: Path) -> None:
+    odd = clips / "a b 'c' \"d\" #é % 你好 <b>.mp4"
+    shutil.copy(clips / "1.mp4", odd)
+    listed = [odd]
+    if sys.platform == "linux":
+        broken = os.fsdecode(os.fsencode(clips) + b"/\xff.mp4")
+        shutil.copy(clips / "1.mp4", broken)
+        listed.append(Path(broken))
+    report = embed(listed, tmp_path / "vectors.parquet")
+    assert len(report.failed) == len(listed) - 1
+    assert all("its name is not UTF-8" in reason for reason in report.failed.values())
+    assert table_of(tmp_path / "vectors.parquet")[str(odd)]["error"] is None
+
+
+def test_a_crash_in_the_middle_of_a_decoder_is_a_row_too(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: str, *arguments: Any, **options: Any) -> Any:
+        if path.endswith("3.mp4"):
+            raise ZeroDivisionError("a fault of a library")
+        return read_frames(path, *arguments, **options)
+
+    monkeypatch.setattr(local_engine, "read_frames", read)
+    report = embed(clips, tmp_path / "vectors.parquet")
+    assert list(report.failed) == [str(clips / "3.mp4")]
+    assert "ZeroDivisionError: a fault of a library" in report.failed[str(clips / "3.mp4")]
+
+
+def test_a_table_holds_vectors_of_one_recipe(clips: Path, tmp_path: Path) -> None:
+    output = tmp_path / "vectors.parquet"
+    embed(clips, output)
+    kept = output.read_bytes()
+    with pytest.raises(LibraryError, match=r"was made with .*12 frames, seek exact, not with .*4 frames"):
+        embed(clips, output, frames=4)
+    with pytest.raises(LibraryError, match="seek keyframe"):
+        embed(clips, output, seek="keyframe")
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "theirs.parquet")
+    with pytest.raises(LibraryError, match="is not a table that clip4clip embed has written"):
+        embed(clips, tmp_path / "theirs.parquet")
+    with pytest.raises(LibraryError, match="a file in a folder that exists"):
+        embed(clips, tmp_path / "none" / "v.parquet")
+    with pytest.raises(UnknownNameError, match="'local' or 'ray'"):
+        embed(clips, output, engine="spark")
+    assert output.read_bytes() == kept
+
+
+def test_two_processes_cannot_write_one_table(clips: Path, tmp_path: Path) -> None:
+    output = tmp_path / "vectors.parquet"
+    with (
+        TableWriter(output, Recipe(identify(None, DEMO), 128, 12, "exact")),
+        pytest.raises(LibraryError, match="another process is writing"),
+    ):
+        embed(clips, output)
+    assert embed(clips, output).embedded == 10
+
+
+def test_a_vector_that_is_none_is_not_read(tmp_path: Path) -> None:
+    recipe = Recipe(identify(None, DEMO), 128, 12, "exact")
+    row = {"id": "a", "path": "a", "model": DEMO, "fingerprint": "0", "vector": np.full(128, 0.5, np.float32)}
+    with TableWriter(tmp_path / "v.parquet", recipe) as table:
+        table.add([row])
+        table.finish()
+    with pytest.raises(LibraryError, match="whose norm is not 1"):
+        list(read_rows(tmp_path / "v.parquet"))
+    (tmp_path / "w.parquet").write_bytes((tmp_path / "v.parquet").read_bytes()[:-9])
+    with pytest.raises(LibraryError, match="is not a table"):
+        list(read_rows(tmp_path / "w.parquet"))
+
+
+def test_memory_holds_no_more_than_a_few_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    handed = 0
+
+    def decode(video: Video, *_: object) -> Any:
+        decoded.append(video.id)
+        assert len(decoded) - handed <= 3 * local_engine.VIDEOS_AT_ONCE
+        return local_engine._Decoded(video, [np.zeros((112, 112, 3), np.uint8)], local_engine.VideoInfo(), None)
+
+    monkeypatch.setattr(local_engine, "_decode", decode)
+    videos = (Video(str(number), str(number), None, None) for number in range(200))
+    for row in local_engine.embed_videos(videos, VideoEncoder.load(DEMO)):
+        assert row["id"] == str(handed)
+        handed += 1
+    assert handed == 200
+
+
+# Stopping
+
+
+def test_ctrl_c_keeps_every_video_that_was_done(clips: Path, tmp_path: Path) -> None:
+    def stop(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number == 5:
+                raise KeyboardInterrupt
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(clips, tmp_path / "vectors.parquet", track=stop)
+    report = embed(clips, tmp_path / "vectors.parquet")
+    assert (report.embedded, report.kept) == (5, 5)
+    assert list(table_of(tmp_path / "vectors.parquet")) == [video.id for video in list_videos(clips)]
+
+
+KILLED = """
+import sys
+from clip4clip.retrieval import library, local_engine
+library.PART_VIDEOS = 8
+decode = local_engine._decode
+def noted(video, *rest):
+    with open(sys.argv[3], "a") as log:
+        print(video.id, file=log)
+    return decode(video, *rest)
+local_engine._decode = noted
+print(library.embed_library(sys.argv[1], sys.argv[2], model_name="clip_vit_tiny_demo", workers=1).embedded)
+"""
+
+
+def run_killed(arguments: list[Any], when: Callable[[], bool], how: int) -> bool:
+    """Runs it until ``when``; whether it was killed before it had ended by itself."""
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, arguments)], stdout=subprocess.PIPE)
+    while process.poll() is None and not when():
+        time.sleep(0.002)
+    process.send_signal(how)
+    process.communicate()
+    return process.returncode == -how
+
+
+def test_killed_several_times_it_goes_on_and_loses_one_part_at_most(drawings: Path, tmp_path: Path) -> None:
+    folder, output, log = tmp_path / "clips", tmp_path / "vectors.parquet", tmp_path / "log"
+    folder.mkdir()
+    for copy in range(2):
+        for clip in (drawings / "eval").iterdir():
+            shutil.copy(clip, folder / f"{copy}-{clip.name}")
+    parts, log_ = tmp_path / "vectors.parquet.parts", log
+    log_.touch()
+    kills = 0
+    for round_ in range(1, 4):
+        done = len(list(parts.glob("part-*.parquet"))) if parts.exists() else 0
+
+        def reached(due: int = done + 1) -> bool:
+            return parts.exists() and len(list(parts.glob("part-*.parquet"))) >= due
+
+        kills += run_killed([folder, output, log], reached, signal.SIGKILL)
+        kept = TableWriter(output, Recipe(identify(None, DEMO), 128, 12, "exact"))
+        known = len(kept.known())
+        kept.close()
+        assert known >= 8 * round_
+    assert kills == 3
+    report = embed(folder, output)
+    assert report.kept >= 24
+    assert report.embedded == 48 - report.kept
+    assert len(table_of(output)) == number_of_rows(output) == 48
+    assert not parts.exists()
+    whole = tmp_path / "whole.parquet"
+    embed(folder, whole)
+    for name, row in table_of(whole).items():
+        np.testing.assert_allclose(row["vector"], table_of(output)[name]["vector"], atol=1e-6)
+    # What was decoded twice was on its way when the kill came: at most a part, and three batches in memory.
+    decoded = log.read_text().split()
+    assert len(decoded) - len(set(decoded)) <= 3 * (8 + 24)
+
+
+@pytest.mark.parametrize("moment", ["write", "replace", "rmtree"])
+def test_killed_while_the_parts_are_put_together_nothing_is_lost(
+    moment: str, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "vectors.parquet"
+    embed(clips, output)
+    shutil.copy(clips / "1.mp4", clips / "new.mp4")
+
+    def die(*_: object, **__: object) -> None:
+        raise SystemError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *{"write": (pq.ParquetWriter, "write_table"), "replace": (Path, "replace"), "rmtree": (shutil, "rmtree")}[
+                moment
+            ],
+            die,
+        )
+        with pytest.raises(SystemError):
+            embed(clips, output)
+    report = embed(clips, output)
+    assert report.embedded == (0 if moment == "rmtree" else 1)
+    assert number_of_rows(output) == len(table_of(output)) == 11
+
+
+# The command
+
+
+def test_the_command_tells_what_it_did_and_lists_what_failed(clips: Path, tmp_path: Path) -> None:
+    (clips / "bad.mp4").write_text("not a video")
+    command = ["embed", str(clips), "-o", str(tmp_path / "v.parquet"), "-m", DEMO]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "10 of 11 videos are in" in result.stderr
+    assert f"failed {clips / 'bad.mp4'}: not a video file" in result.stderr
+    (clips / "bad.mp4").unlink()
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0
+    assert "0 embedded now" in result.stderr
+    assert "10 known before" in result.stderr
+
+
+def test_ctrl_c_on_the_command_says_that_it_goes_on(drawings: Path, tmp_path: Path) -> None:
+    folder, output = tmp_path / "clips", tmp_path / "v.parquet"
+    folder.mkdir()
+    for copy in range(12):
+        for clip in (drawings / "eval").iterdir():
+            (folder / f"{copy}-{clip.name}").symlink_to(clip)
+    command = [sys.executable, "-m", "clip4clip", "embed", folder, "-o", output, "-m", DEMO, "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not Path(f"{output}.parts").exists():
+        time.sleep(0.01)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped: what is done is kept, and the same command goes on" in said
+    assert "Traceback" not in said
+    report = embed(folder, output)
+    assert report.kept > 0
+    assert report.kept + report.embedded == report.videos == len(table_of(output)) == 288

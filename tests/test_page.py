@@ -1,0 +1,218 @@
+"""The page in a real browser: headless Chromium through playwright, over an index of the drawn clips."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from servers import PageServer, ask
+
+from clip4clip.retrieval import VideoIndex
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+expect.set_options(timeout=20_000)
+DEMO = "clip_vit_tiny_demo"
+RESULTS = ".hits li"
+NASTY = '<img src=x onerror=alert(1)> "it\'s" #1 & 100%.mp4'
+
+
+@pytest.fixture(scope="module")
+def library(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``clips``, which the index ``videos.db`` names, and files that it does not."""
+    folder = tmp_path_factory.mktemp("library")
+    shutil.copytree(drawings / "eval", folder / "clips")
+    first = min((folder / "clips").iterdir())
+    shutil.copy(first, folder / "clips" / NASTY)
+    shutil.copy(first, folder / "secret.mp4")
+    (folder / "secret.txt").write_text("secret")
+    (folder / "broken.mp4").write_text("secret")
+    with VideoIndex(folder / "videos.db", model_name=DEMO) as index:
+        assert index.sync(folder / "clips").added == 25
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(library: Path) -> Iterator[PageServer]:
+    with PageServer(str(library / "videos.db")) as running:
+        yield running
+
+
+@pytest.fixture
+def tab(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
+    with browser.new_page(viewport={"width": 1200, "height": 900}) as opened:
+        opened.set_default_timeout(20_000)
+        yield opened
+
+
+def test_a_sentence_brings_the_right_clip_first_and_it_plays(
+    page: PageServer, tab: sync_api.Page, easy: tuple[str, str]
+) -> None:
+    caption, name = easy
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.url)
+    ask(tab, caption)
+    first = tab.locator(RESULTS).first
+    expect(first).to_contain_text(name)
+    expect(tab.locator(RESULTS)).to_have_count(12)
+    status = tab.locator("#status").inner_text()
+    assert re.search(rf"12 of 25 videos for “{re.escape(caption)}”, in \d+ ms", status)
+    scores = [float(each) for each in tab.locator(".hits .score").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)
+    video = first.locator("video")
+    video.evaluate("video => video.play()")
+    tab.wait_for_function("video => video.currentTime > 0.2", arg=video.element_handle())
+    assert video.evaluate("video => [video.videoWidth, video.error]") == [128, None]
+    # Its picture before it plays is one of its own.
+    poster = video.get_attribute("poster")
+    assert page.get(f"/{poster}")[1][:3] == b"\xff\xd8\xff"
+    # Nothing is fetched from anywhere else: it works without a network, and tells nobody.
+    assert {url.split("/")[2] for url in asked if url.startswith("http")} == {page.url.split("/")[2]}
+
+
+def test_a_link_carries_the_query(page: PageServer, tab: sync_api.Page, easy: tuple[str, str]) -> None:
+    caption, name = easy
+    tab.goto(page.url)
+    ask(tab, caption)
+    expect(tab.locator(RESULTS).first).to_contain_text(name)
+    assert tab.url == f"{page.url}?q={quote(caption).replace('%20', '+')}"
+    link = tab.get_by_role("link", name="link to this search").get_attribute("href")
+    tab.goto(page.url)
+    expect(tab.locator(RESULTS)).to_have_count(0)
+    tab.goto(page.url + str(link))
+    expect(tab.locator(RESULTS).first).to_contain_text(name)
+    expect(tab.get_by_label("What the video shows")).to_have_value(caption)
+
+
+def test_a_clip_of_ones_own_finds_itself_and_is_not_kept(page: PageServer, tab: sync_api.Page, library: Path) -> None:
+    clip = sorted((library / "clips").glob("0-*.mp4"))[5]
+    tab.goto(page.url)
+    tab.locator("input[type=file]").set_input_files(clip)
+    first = tab.locator(RESULTS).first
+    expect(first).to_contain_text(clip.name)
+    expect(first).to_contain_text("1.000")
+    expect(tab.locator("#status")).to_contain_text("for the clip")
+    folders = list(Path(os.environ.get("TMPDIR", "/tmp")).glob("clip4clip-page-*"))
+    assert [path for folder in folders for path in folder.rglob("*.mp4")] == []
+    tab.locator("input[type=file]").set_input_files(library / "broken.mp4")
+    expect(tab.get_by_role("alert")).to_contain_text("That did not work")
+    expect(tab.locator(RESULTS)).to_have_count(0)
+
+
+def test_it_is_usable_by_keyboard_alone(page: PageServer, tab: sync_api.Page, easy: tuple[str, str]) -> None:
+    caption, name = easy
+    tab.goto(page.url)
+    expect(tab.get_by_label("What the video shows")).to_be_focused()
+    tab.keyboard.type(caption)
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent").strip() == "Search"
+    tab.keyboard.press("Enter")
+    expect(tab.locator(RESULTS).first).to_contain_text(name)
+    reached = []
+    for _ in range(6):
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate("document.activeElement.tagName"))
+    assert "VIDEO" in reached
+    assert tab.locator("#status [role=status]").count() == 1
+
+
+def test_it_fits_a_phone(page: PageServer, browser: sync_api.Browser, easy: tuple[str, str]) -> None:
+    with browser.new_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True) as phone:
+        phone.goto(page.url)
+        ask(phone, easy[0])
+        expect(phone.locator(RESULTS).first).to_contain_text(easy[1])
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 360
+        for place in ("#query", "#go", "#clip", f"{RESULTS} video"):
+            box = phone.locator(place).first.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 360
+
+
+def test_names_and_queries_are_text_and_no_html(page: PageServer, tab: sync_api.Page, library: Path) -> None:
+    alerts: list[str] = []
+    tab.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+    tab.goto(page.url)
+    tab.locator("input[type=file]").set_input_files(library / "secret.mp4")  # the same clip as the nasty one's
+    card = tab.locator(RESULTS).filter(has_text=NASTY)
+    expect(card).to_have_count(1)
+    video = card.locator("video")
+    video.evaluate("video => video.play()")
+    tab.wait_for_function("video => video.currentTime > 0", arg=video.element_handle())
+    ask(tab, "<img src=x onerror=alert(2)>")
+    expect(tab.locator("#status")).to_contain_text("<img src=x onerror=alert(2)>")
+    assert alerts == []
+
+
+def test_an_empty_query_and_one_that_is_too_long_are_answered(page: PageServer, tab: sync_api.Page) -> None:
+    tab.goto(page.url)
+    ask(tab, "   ")
+    expect(tab.locator("#status")).to_contain_text("Type what the video shows")
+    expect(tab.locator(RESULTS)).to_have_count(0)
+    tab.goto(f"{page.url}?q={'a' * 2001}")  # the box itself takes no more than 2000
+    expect(tab.get_by_role("alert")).to_have_text("That is longer than 2000 characters.")
+    expect(tab.locator(RESULTS)).to_have_count(0)
+
+
+def test_an_index_without_videos_has_no_results(tmp_path: Path, browser: sync_api.Browser) -> None:
+    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+        index.create()
+    with PageServer(str(tmp_path / "videos.db")) as running, browser.new_page() as tab:
+        tab.goto(running.url)
+        ask(tab, "a red square")
+        expect(tab.locator("#status")).to_contain_text("No videos were found for “a red square”: the index has 0.")
+        assert "Traceback" not in running.stop()
+
+
+def test_nothing_can_be_fetched_that_the_index_does_not_name(page: PageServer, library: Path) -> None:
+    clip = sorted((library / "clips").glob("0-*.mp4"))[0]
+    status, body = page.get(f"/library/video?id={quote(str(clip), safe='')}")
+    assert (status, body) == (200, clip.read_bytes())
+    status, body = page.get(f"/library/video?id={quote(str(clip), safe='')}", Range="bytes=10-19")
+    assert (status, body) == (206, clip.read_bytes()[10:20])
+    secrets = [library / "secret.txt", library / "secret.mp4", library / "videos.db", Path("/etc/passwd")]
+    inner = library / "clips" / ".." / "secret.mp4"
+    for secret in (*secrets, inner):
+        plain, coded = str(secret), quote(str(secret), safe="")
+        for path in (
+            f"/library/video?id={coded}",
+            f"/library/poster?id={coded}",
+            f"/library/video?id={quote(str(clip), safe='')}%00{coded}",
+            f"/library/..{plain}",
+            f"/library/%2e%2e{coded}",
+            f"/file={plain}",
+            f"/file={coded}",
+            f"/gradio_api/file={plain}",
+            f"/gradio_api/file={coded}",
+            f"/gradio_api/file={clip.parent}/../{secret.name}",
+            f"/static/..{plain}",
+            f"/assets/%2e%2e{coded}",
+            plain,
+            f"/..{plain}",
+        ):
+            status, body = page.get(path)
+            assert status >= 400 or b"Find videos by a sentence" in body, (path, status)
+            assert b"secret" not in body.replace(b"secrets", b"") or status >= 400, path
+    # A clip that the index names is had by its id alone, and not by Gradio's own door.
+    assert page.get(f"/gradio_api/file={clip}")[0] >= 400
+    assert page.get("/library/video?id=x%27%20or%20id%20!=%20%27")[0] == 404
+    assert page.get("/library/video?id=x%22]%20or%20id%20not%20in%20[%22")[0] == 404
+    assert page.get("/library/video")[0] == 404
+
+
+def test_a_password_is_asked_for_before_anything_else(library: Path, tmp_path: Path) -> None:
+    shutil.copytree(library / "videos.db", tmp_path / "videos.db")
+    right = "Basic " + base64.b64encode("ann:s3cret: é".encode()).decode()
+    with PageServer(str(tmp_path / "videos.db"), "--user", "ann", "--password", "s3cret: é") as running:
+        for path in ("/", "/library/video?id=x", "/gradio_api/info", "/config"):
+            assert running.get(path)[0] == 401
+            assert running.get(path, Authorization="Basic " + base64.b64encode(b"ann:wrong").decode())[0] == 401
+        assert running.get("/", Authorization=right)[0] == 200
+        assert running.get("/library/video?id=x", Authorization=right)[0] == 404
