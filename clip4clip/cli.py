@@ -27,7 +27,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from . import __version__
@@ -377,7 +377,7 @@ def search(
     if not hits:
         err.print("no videos were found", highlight=False)
         return
-    table = Table("", "score", "length", "video")
+    table = Table("", "score", "length", Column("video", overflow="fold"))
     for place, hit in enumerate(hits, 1):
         length = hit.fields.get("duration")
         clock = f"{int(length // 60)}:{int(length % 60):02}" if length is not None else ""

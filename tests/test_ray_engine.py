@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from servers import free_port
 
+from clip4clip import LibraryError
 from clip4clip.retrieval.library import embed_library
 from clip4clip.retrieval.table import read_rows
 
@@ -19,7 +21,14 @@ ray = pytest.importorskip("ray")
 
 @pytest.fixture(autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    for attempt in range(3):  # Ray gives a node half a minute to start, which a busy machine may not have
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            break
+        except Exception:
+            ray.shutdown()
+            if attempt == 2:
+                raise
     yield
     ray.shutdown()
 
@@ -46,3 +55,10 @@ def test_its_rows_are_those_of_the_local_engine_and_it_goes_on_where_that_stoppe
     shutil.copy(min(folder.iterdir()), folder / "new.mp4")
     assert embed_library(folder, here, model_name=DEMO, engine="ray", actors=2, workers=1).embedded == 1
     assert embed_library(folder, here, model_name=DEMO, engine="ray").embedded == 0
+
+
+def test_a_cluster_that_is_not_there_is_said(drawings: Path, tmp_path: Path) -> None:
+    ray.shutdown()
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(LibraryError, match=f"no Ray cluster answers at {address}"):
+        embed_library(drawings / "eval", tmp_path / "v.parquet", model_name=DEMO, engine="ray", address=address)

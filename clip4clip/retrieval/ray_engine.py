@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -11,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..encoder import VideoEncoder
-from ..errors import MissingExtraError
+from ..errors import LibraryError, MissingExtraError
 from ..weights import Reference, get_model
 from .listing import Video
 from .local_engine import VIDEOS_AT_ONCE, Row, embed_videos
@@ -24,7 +25,10 @@ except ImportError as error:  # pragma: no cover
 
 
 class RayEngine:
-    """Videos to rows, as :func:`clip4clip.retrieval.local_engine.embed_videos`; arguments as of ``embed_library``."""
+    """Videos to rows, as :func:`clip4clip.retrieval.local_engine.embed_videos`; arguments as of ``embed_library``.
+
+    Calling it raises LibraryError when no cluster answers.
+    """
 
     def __init__(
         self,
@@ -47,7 +51,12 @@ class RayEngine:
             return
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody unless it is wanted
-            ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            try:
+                _check_address(self._address)
+                ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            except Exception as error:  # of many kinds, a bare Exception among them
+                place = f"no Ray cluster answers at {self._address}" if self._address else "Ray does not start here"
+                raise LibraryError(f"{place}: {error}") from error
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its times, of every call
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -63,6 +72,13 @@ class RayEngine:
         )
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from cast("pa.Table", batch).to_pylist()
+
+
+def _check_address(address: str | None) -> None:
+    """OSError where nobody listens: Ray itself would try for many minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class Embedder:
