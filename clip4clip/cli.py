@@ -276,7 +276,7 @@ def embed(
     _list_failed(report.failed)
     done = report.videos - len(report.failed)
     err.print(
-        f"{done} of {report.videos} videos are in {output}: {report.embedded} embedded now"
+        f"{done} of {report.videos} videos are in {output}: {report.embedded} looked at now"
         f" in {report.seconds:.0f} s, {report.kept} known before, {len(report.failed)} failed",
         highlight=False,
         markup=False,

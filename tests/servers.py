@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -63,14 +64,16 @@ class MilvusServer:
                 client.close()
                 return
             except MilvusException:
-                assert self._process.poll() is None, (self.folder / "log").read_text(errors="replace")[-2000:]
-                assert time.monotonic() < end, (self.folder / "log").read_text(errors="replace")[-2000:]
+                if self._process.poll() is not None or time.monotonic() > end:
+                    self.kill()
+                    raise AssertionError((self.folder / "log").read_text(errors="replace")[-2000:]) from None
                 time.sleep(0.5)
 
     def kill(self) -> None:
         """As a failure of the power would."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
@@ -109,9 +112,9 @@ class PageServer:
         finally:
             connection.close()
 
-    def stop(self) -> str:
-        """By Ctrl-C; what it said."""
-        self._process.send_signal(signal.SIGINT)
+    def stop(self, how: int = signal.SIGINT) -> str:
+        """By Ctrl-C or another signal; what it said."""
+        self._process.send_signal(how)
         self.said += self._process.communicate(timeout=30)[1]
         return self.said
 

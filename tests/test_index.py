@@ -288,6 +288,8 @@ def test_rows_that_are_none_are_refused_whole(index: VideoIndex) -> None:
     ):
         with pytest.raises(InputValueError, match=message):
             index.add([good, good | bad])
+    with pytest.raises(InputValueError, match="a row has no fingerprint, model, path, vector"):
+        index.add([{"id": "a"}])
     with pytest.raises(InputValueError, match="a row has no fingerprint"):
         index.add([{name: value for name, value in good.items() if name != "fingerprint"}])
     if index._find():
@@ -344,6 +346,9 @@ def test_two_processes_cannot_open_one_file_and_are_told(tmp_path: Path) -> None
         done = subprocess.run([sys.executable, "-c", code, tmp_path / "videos.db"], capture_output=True, text=True)
         assert "IndexUnavailableError: the index" in done.stderr
         assert "another process is using it" in done.stderr
+        command = [sys.executable, "-m", "clip4clip", "search", "a", "--uri", tmp_path / "videos.db"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     subprocess.run([sys.executable, "-c", code, tmp_path / "videos.db"], check=True)
 
 

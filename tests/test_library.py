@@ -389,7 +389,7 @@ def test_the_command_tells_what_it_did_and_lists_what_failed(clips: Path, tmp_pa
     (clips / "bad.mp4").unlink()
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0
-    assert "0 embedded now" in result.stderr
+    assert "0 looked at now" in result.stderr
     assert "10 known before" in result.stderr
 
 

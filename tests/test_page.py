@@ -6,9 +6,12 @@ import base64
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import pytest
 from servers import PageServer, ask
@@ -216,3 +219,58 @@ def test_a_password_is_asked_for_before_anything_else(library: Path, tmp_path: P
             assert running.get(path, Authorization="Basic " + base64.b64encode(b"ann:wrong").decode())[0] == 401
         assert running.get("/", Authorization=right)[0] == 200
         assert running.get("/library/video?id=x", Authorization=right)[0] == 404
+
+
+PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{}\n#EXT-X-ENDLIST\n"
+
+
+def posted(name: str, content: str) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a form with a file."""
+    form = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.mp4"\r\n\r\n{content}\r\n--x--\r\n'
+    return form.encode(), {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def test_no_other_door_of_gradio_is_open(page: PageServer, library: Path) -> None:
+    # Behind the first of them ffmpeg runs, which a playlist makes read whatever file it names.
+    form = posted("video", PLAYLIST.format(library / "secret.mp4"))
+    for door in ("process_recording", "vibe-edit", "queue/join", "call/by_text", "stream/x", "cancel", "reset"):
+        with pytest.raises(HTTPError) as refused:
+            urlopen(Request(f"{page.url}gradio_api/{door}", *form))
+        assert (refused.value.code, refused.value.read()) == (404, b"there is nothing here")
+        refused.value.close()
+    for door in ("monitoring", "gradio_api/info", "gradio_api/openapi.json", "gradio_api/proxy=http://127.0.0.1"):
+        assert page.get(f"/{door}")[0] == 404
+
+
+def test_a_query_that_comes_at_once_is_answered(
+    page: PageServer, browser: sync_api.Browser, easy: tuple[str, str]
+) -> None:
+    for _ in range(8):
+        with browser.new_page() as fresh:
+            fresh.goto(page.url)
+            ask(fresh, easy[0])
+            expect(fresh.locator(RESULTS).first).to_contain_text(easy[1])
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_sent_and_not_asked_about_goes_with_the_page(
+    how: int, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(library / "videos.db", tmp_path / "videos.db")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    with PageServer(str(tmp_path / "videos.db")) as running:
+        urlopen(Request(f"{running.url}gradio_api/upload", *posted("files", "clip"))).close()
+        assert list((tmp_path / "tmp").rglob("a.mp4"))
+        assert "Traceback" not in running.stop(how)
+    assert [path for path in (tmp_path / "tmp").rglob("*") if path.is_file()] == []
+
+
+def test_one_video_plays_at_a_time(page: PageServer, tab: sync_api.Page, easy: tuple[str, str]) -> None:
+    tab.goto(page.url)
+    ask(tab, easy[0])
+    alone = "at => [...document.querySelectorAll('.hits video')].every((one, place) => one.paused === (place !== at))"
+    for place in (0, 1):
+        tab.locator(".hits .play").nth(place).click()
+        tab.wait_for_function(alone, arg=place)
+    assert tab.evaluate("document.activeElement.tagName") == "VIDEO"

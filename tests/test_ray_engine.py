@@ -23,7 +23,7 @@ ray = pytest.importorskip("ray")
 def cluster() -> Iterator[None]:
     for attempt in range(3):  # Ray gives a node half a minute to start, which a busy machine may not have
         try:
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
             break
         except Exception:
             ray.shutdown()

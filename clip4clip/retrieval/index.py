@@ -55,7 +55,7 @@ _local: Counter[str] = Counter()
 _local_lock = threading.Lock()
 
 # pymilvus raises what it logs; and milvus-lite's server lacks a call that pymilvus makes and can do without.
-for name in ("pymilvus", "grpc._server"):
+for name in ("pymilvus", "grpc._server", "milvus_lite"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -217,7 +217,7 @@ class VideoIndex:
         added = 0
         batch: list[Mapping[str, Any]] = []
         for row in track(rows, total, "indexing"):
-            if row.get("vector") is not None:
+            if "vector" not in row or row["vector"] is not None:  # null is a video that failed; none at all is an error
                 batch.append(row)
             if len(batch) == ROWS_AT_ONCE:
                 added += self._upsert(batch)

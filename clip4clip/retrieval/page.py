@@ -9,9 +9,13 @@ import html
 import io
 import logging
 import mimetypes
+import os
+import re
 import secrets
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +44,17 @@ logger = logging.getLogger(__name__)
 SHOWN = 12  # results: whole rows of two, three and four
 MAX_QUERY = 2000  # characters
 MAX_UPLOAD = "500mb"
+AT_ONCE = 4  # searches; others wait
 POSTER_WIDTH = 480
 POSTERS_KEPT = 1000
+
+# What the page needs. All else that Gradio serves is shut: its screen recorder, for one, hands what it is sent to the
+# program ffmpeg, and a playlist makes that read any video of this machine.
+DOORS = {
+    "GET": r"/|/library/(video|poster)|/(assets|static|svelte)/.*|/(config|theme\.css|favicon\.ico|manifest\.json)"
+    r"|/gradio_api/(startup-events|upload_progress|heartbeat/\w+)",
+    "POST": r"/gradio_api/(upload|run/\w+)/?",
+}
 
 # The address bar carries the query, so that a search can be sent to somebody.
 KEEP_QUERY = """(query) => {
@@ -50,29 +63,64 @@ KEEP_QUERY = """(query) => {
     window.history.replaceState(null, '', url);
 }"""
 
+# Of the box: its text from the address, and the focus. As an output of an event, and by Gradio's own autofocus, it would
+# draw the focus to itself again and again, from whoever goes on by keyboard.
+ARRIVE = """() => {
+    const query = new URL(window.location).searchParams.get('q'), box = document.querySelector('#query textarea');
+    if (query && !box.value) { box.value = query; box.dispatchEvent(new Event('input')); }
+    box.focus();
+}"""
+
+# One video at a time: several voices at once are none.
+PLAYED = (
+    "this.parentNode.classList.add('played');"
+    "document.querySelectorAll('.hits video').forEach(other => other === this || other.pause())"
+)
+PLAY = "this.previousElementSibling.play(); this.previousElementSibling.focus()"
+
 CSS = """
-.gradio-container .fillable {padding: .5rem 1rem !important}
+.gradio-container .fillable {padding: 0 1rem !important}
 .gradio-container main {width: 100%; max-width: 1180px !important; margin: 0 auto !important;
-                        padding: 0 0 2rem !important}
-#title h1 {font-size: 1.7rem; margin: 1.2rem 0 .1rem; letter-spacing: -.01em}
+                        padding: 0 0 2.5rem !important; gap: 1rem}
+.html-container {padding: 0 !important}
+#title h1 {font-size: clamp(1.2rem, 5.4vw, 1.75rem); line-height: 1.25; margin: 2.2rem 0 .15rem; letter-spacing: -.01em}
 #title p {margin: 0 0 .4rem; color: var(--body-text-color-subdued)}
-#query textarea, #query input {font-size: 1.1rem}
-#status {min-height: 1.8rem; color: var(--body-text-color-subdued)}
-#status a {color: inherit; text-decoration: underline; margin-left: .6em}
+/* One line of things alike in height; on a phone the sentence has a line of its own. */
+#ask {gap: .6rem; align-items: stretch}
+#ask button {min-height: 3rem; padding: 0 1.2rem; font-size: 1rem}
+#query {border: 1px solid var(--neutral-500); border-radius: var(--button-large-radius)}
+#query:focus-within {border-color: var(--color-accent); box-shadow: 0 0 0 2px var(--color-accent)}
+#query textarea {font-size: 1.1rem; line-height: 1.5; min-height: 3rem; padding: .7rem .9rem}
+@media (max-width: 700px) {#query {flex: 1 0 100% !important}}
+#status {min-height: 1.6rem}
+#status [role] {display: flex; flex-wrap: wrap; gap: 0 .8em}
+#status a {padding: 0; color: inherit; text-decoration: underline}
 #status .wrong {color: var(--error-text-color, #b91c1c); font-weight: 600}
 .hits {list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
        grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr))}
-.hits li {margin: 0; border: 1px solid var(--border-color-primary); border-radius: 10px; overflow: hidden;
-          background: var(--block-background-fill)}
-.hits li:focus-within {border-color: var(--color-accent); box-shadow: 0 0 0 2px var(--color-accent-soft)}
-.hits video {display: block; width: 100%; aspect-ratio: 16/9; object-fit: contain; background: #111}
-/* Controls would dim the picture: with a mouse they come when it is over it, by keyboard with the focus. */
-@media (hover: hover) and (pointer: fine) {
-  .hits video:not(:hover):not(:focus)::-webkit-media-controls {opacity: 0}
-}
-.hits .told {display: flex; gap: .6rem; align-items: baseline; padding: .5rem .7rem .6rem; font-size: .92rem}
+.hits li {margin: 0 !important; padding: 0; border: 1px solid var(--border-color-primary); border-radius: 10px;
+          overflow: hidden; background: var(--block-background-fill)}
+.hits li:focus-within {border-color: var(--color-accent); box-shadow: 0 0 0 2px var(--color-accent)}
+/* What a picture of another shape leaves free is filled with itself, out of focus. */
+.hits .stage {position: relative; overflow: hidden; background: #1d2127}
+.hits .stage::before {content: ""; position: absolute; inset: -1.5rem; background: var(--poster) center/cover;
+                      filter: blur(14px) brightness(.62)}
+.hits video {display: block; position: relative; width: 100%; aspect-ratio: 16/9; object-fit: contain}
+.hits .stage.played {background: #000}
+.hits .stage.played::before {content: none}
+/* Until a video is played its controls, which dim it, come with the keyboard's focus alone; a click plays it. */
+.hits .stage:not(.played) video:not(:focus)::-webkit-media-controls {opacity: 0}
+.hits .play {position: absolute; inset: 0; cursor: pointer}
+.hits .play::before {content: ""; position: absolute; left: .6rem; bottom: .6rem; width: 2.5rem; height: 2.5rem;
+                     border-radius: 50%; background: #000c; box-shadow: 0 0 0 1.5px #fffb}
+.hits .play::after {content: ""; position: absolute; left: 1.5rem; bottom: 1.35rem; width: .85rem; height: 1rem;
+                    background: #fff; clip-path: polygon(0 0, 100% 50%, 0 100%)}
+.hits .play:hover::before {background: var(--button-primary-background-fill)}
+.hits .played .play, .hits video:focus + .play {display: none}
+.hits .told {display: flex; gap: .6rem; align-items: baseline; padding: .55rem .75rem .65rem; font-size: .92rem}
 .hits .name {flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap}
-.hits .name a {color: var(--body-text-color)}
+#hits .name a {padding: 0; color: inherit; text-decoration: none}
+#hits .name a:hover, #hits .name a:focus-visible {text-decoration: underline}
 .hits .length, .hits .score {color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums}
 .hits .score {font-weight: 600; color: var(--body-text-color)}
 """
@@ -85,7 +133,7 @@ def run_page(
     login: tuple[str, str] | None = None,
     ready: Callable[[str], object] = print,
 ) -> None:
-    """Serves the page until Ctrl-C.
+    """Serves the page until Ctrl-C or SIGTERM; from the main thread.
 
     Args:
         index: to search.
@@ -108,6 +156,7 @@ def run_page(
             app = _Login(app, *login)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         ready(f"http://{host}:{listening.getsockname()[1]}/")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # that is to leave nothing behind either
         with contextlib.suppress(KeyboardInterrupt):  # which comes when all connections are closed
             server.run(sockets=[listening])
 
@@ -119,6 +168,7 @@ def make_app(index: VideoIndex, uploads: Path) -> FastAPI:
         index: to search.
         uploads: folder for the clips that are searched by, each of which is deleted once it is embedded.
     """
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     async def library(request: Request) -> Response:
@@ -140,54 +190,63 @@ def make_app(index: VideoIndex, uploads: Path) -> FastAPI:
 
     app.add_api_route("/library/video", library, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/library/poster", library, methods=["GET"], response_model=None)
-    blocks = _blocks(index)
-    blocks.GRADIO_CACHE = str(uploads)
+    app.add_middleware(_Doors)
     theme = gr.themes.Default(
         primary_hue="blue",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],  # of the machine: none is fetched
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        body_text_color_subdued="*neutral_600",  # Gradio's own is too pale to be read by everybody
+        body_text_color_subdued_dark="*neutral_400",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
     )
     return gr.mount_gradio_app(
-        app, blocks, "/", theme=theme, css=CSS, footer_links=[], show_error=False, max_file_size=MAX_UPLOAD
+        app, _blocks(index), "/", theme=theme, css=CSS, footer_links=[], show_error=False, max_file_size=MAX_UPLOAD
     )
 
 
 def _blocks(index: VideoIndex) -> gr.Blocks:
+    turn = threading.BoundedSemaphore(AT_ONCE)
+
     def by_text(query: str) -> tuple[str, str]:
         query = query.strip()
         if not query:
             return _status("Type what the video shows, or search by a clip of your own."), ""
         if len(query) > MAX_QUERY:
             return _status(f"That is longer than {MAX_QUERY} characters.", wrong=True), ""
-        return _answer(index, f"“{query}”", f"?{urlencode({'q': query})}", text=query)
+        with turn:
+            return _answer(index, f"“{query}”", f"?{urlencode({'q': query})}", text=query)
 
     def by_clip(path: str | None) -> tuple[str, str, str]:
         if path is None:
             return "", *by_text("")
         clip = Path(path)
         try:
-            return "", *_answer(index, f"the clip {clip.name}", None, video=clip)
+            with turn:
+                return "", *_answer(index, f"the clip {clip.name}", None, video=clip)
         finally:
             clip.unlink(missing_ok=True)
 
     def arrive(request: gr.Request) -> tuple[Any, ...]:
         query = request.query_params.get("q", "")
-        # Without a query, what has been typed meanwhile is to stay.
-        return (query, *by_text(query)) if query else (gr.skip(), gr.skip(), gr.skip())
+        return by_text(query) if query else (gr.skip(), gr.skip())
 
     with gr.Blocks(title="clip4clip", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML("<h1>Find videos by a sentence</h1><p>Say what is to be seen in them.</p>", elem_id="title")
-        with gr.Row(equal_height=True):
+        with gr.Row(elem_id="ask"):
             query = gr.Textbox(
                 show_label=False,
+                container=False,
                 label="What the video shows",
                 placeholder="kids feeding and playing with the horse",
                 elem_id="query",
-                autofocus=True,
                 scale=6,
                 min_width=220,
                 lines=1,
-                max_lines=1,
+                max_lines=3,
                 max_length=MAX_QUERY,
                 html_attributes=gr.InputHTMLAttributes(enterkeyhint="search"),
             )
@@ -196,14 +255,16 @@ def _blocks(index: VideoIndex) -> gr.Blocks:
         status = gr.HTML(by_text("")[0], elem_id="status")
         hits = gr.HTML(elem_id="hits")
         shown = [status, hits]
-        hidden: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+        # Each answer by itself: Gradio's queue loses what is asked while it closes the stream of the answer before.
+        hidden: dict[str, Any] = {"queue": False, "show_progress": "minimal", "api_visibility": "private"}
+        hidden["show_progress_on"] = [status]
         for event in (query.submit, go.click):
             event(by_text, query, shown, **hidden)
             event(None, query, None, js=KEEP_QUERY, api_visibility="private")
         clip.upload(by_clip, clip, [query, *shown], **hidden)
         clip.upload(None, None, None, js="() => (" + KEEP_QUERY + ")('')", api_visibility="private")
-        blocks.load(arrive, None, [query, *shown], **hidden)
-    blocks.queue(default_concurrency_limit=4)
+        blocks.load(arrive, None, shown, **hidden)
+        blocks.load(None, None, None, js=ARRIVE, api_visibility="private")
     return blocks
 
 
@@ -241,12 +302,17 @@ def _status(text: str, link: str | None = None, wrong: bool = False) -> str:
 def _card(hit: Hit) -> str:
     name = html.escape(Path(hit.path).name or str(hit.id))
     query = quote(str(hit.id), safe="")
-    source = html.escape(hit.path) if is_url(hit.path) else f"library/video?id={query}"
-    picture = 'preload="metadata"' if is_url(hit.path) else f'preload="none" poster="library/poster?id={query}"'
+    if is_url(hit.path):
+        source, picture, backdrop = html.escape(hit.path), 'preload="metadata"', ""
+    else:
+        source, poster = f"library/video?id={query}", f"library/poster?id={query}"
+        picture, backdrop = f'preload="none" poster="{poster}"', f"--poster: url('{poster}')"
     length = hit.fields.get("duration")
     clock = f'<span class="length">{int(length // 60)}:{int(length % 60):02}</span>' if length is not None else ""
     return (
-        f'<li><video controls playsinline loop {picture} src="{source}" aria-label="{name}"></video>'
+        f'<li><div class="stage" style="{backdrop}"><video controls playsinline loop {picture} src="{source}"'
+        f' onplay="{PLAYED}" aria-label="{name}"></video>'
+        f'<span class="play" aria-hidden="true" onclick="{PLAY}"></span></div>'
         f'<div class="told"><span class="name" title="{html.escape(hit.path)}">'
         f'<a href="{source}" target="_blank" rel="noopener noreferrer">{name}</a></span>{clock}'
         f'<span class="score" title="similarity, at most 1">{hit.score:.3f}</span></div></li>'
@@ -267,6 +333,21 @@ def _poster(path: str, mtime: int | None) -> bytes | None:  # noqa: ARG001  a ch
     return out.getvalue()
 
 
+class _Doors:
+    """Lets through to what the page needs, and to nothing else."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            method = scope.get("method", "").replace("HEAD", "GET")
+            if method not in DOORS or not re.fullmatch(DOORS[method], scope["path"]):
+                await _refuse(PlainTextResponse("there is nothing here", 404), scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class _Login:
     """Asks for a user and a password (HTTP Basic) before anything else is reached."""
 
@@ -278,10 +359,14 @@ class _Login:
         if scope["type"] != "lifespan":
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not secrets.compare_digest(given, self._expected):
-                if scope["type"] == "http":
-                    asked = {"WWW-Authenticate": 'Basic realm="clip4clip", charset="UTF-8"'}
-                    await PlainTextResponse("a user and a password are due", 401, asked)(scope, receive, send)
-                else:
-                    await send({"type": "websocket.close", "code": 1008})
+                asked = {"WWW-Authenticate": 'Basic realm="clip4clip", charset="UTF-8"'}
+                await _refuse(PlainTextResponse("a user and a password are due", 401, asked), scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+async def _refuse(answer: Response, scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "http":
+        await answer(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": 1008})

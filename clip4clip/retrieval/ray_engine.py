@@ -57,8 +57,8 @@ class RayEngine:
             except Exception as error:  # of many kinds, a bare Exception among them
                 place = f"no Ray cluster answers at {self._address}" if self._address else "Ray does not start here"
                 raise LibraryError(f"{place}: {error}") from error
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its times, of every call
         context = ray.data.DataContext.get_current()
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan and its times, of every call
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         blocks = -(-len(videos) // VIDEOS_AT_ONCE)

@@ -1,0 +1,108 @@
+"""The notebook of the whole story: what is committed, and what comes out when it is run."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+nbclient = pytest.importorskip("nbclient")
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("ipykernel")
+
+NOTEBOOK = Path(__file__).parent.parent / "examples" / "find_videos.ipynb"
+
+
+def said(notebook: Any, cell: str) -> list[str]:
+    """The lines that a cell printed."""
+    (outputs,) = (each.outputs for each in notebook.cells if each.id == cell)
+    return "".join(output.text for output in outputs if output.output_type == "stream").splitlines()
+
+
+@pytest.fixture(scope="module")
+def committed() -> Any:
+    return nbformat.read(NOTEBOOK, 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the notebook is run."""
+    return tmp_path_factory.mktemp("somewhere")
+
+
+@pytest.fixture(scope="module")
+def executed(committed: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The notebook, run by this very interpreter; an exception in it is an error here."""
+    home = tmp_path_factory.mktemp("jupyter")
+    (home / "kernels" / "this").mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "this", "language": "python"}
+    (home / "kernels" / "this" / "kernel.json").write_text(json.dumps(spec))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("JUPYTER_PATH", str(home))
+        environment.setenv("JUPYTER_RUNTIME_DIR", str(home / "runtime"))
+        environment.setenv("IPYTHONDIR", str(home / "ipython"))
+        where = {"metadata": {"path": str(folder)}}
+        client = nbclient.NotebookClient(copy.deepcopy(committed), kernel_name="this", timeout=300, resources=where)
+        return client.execute()
+
+
+def test_it_is_committed_with_what_it_showed_and_nothing_of_where_that_was(committed: Any) -> None:
+    code = [cell for cell in committed.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 4
+    assert NOTEBOOK.stat().st_size < 400_000
+    assert all(cell.metadata == {} for cell in committed.cells)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert committed.metadata == {"kernelspec": kernel, "language_info": {"name": "python"}}
+    for output in outputs:
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr"
+        texts = [text for kind, text in output.get("data", {}).items() if not kind.startswith("image/")]
+        for text in (*texts, output.get("text", "")):
+            assert not re.search(r"(^|[\s'\"(=])(/|~/|[A-Z]:\\)\w", text), text  # a path of somebody's machine
+
+
+def test_sentences_and_videos_find_the_right_clips(executed: Any) -> None:
+    sentence, video, filtered = (said(executed, cell) for cell in ("sentence", "video", "filter"))
+    assert [len(sentence), len(video), len(filtered)] == [4, 4, 3]
+    right = "0-000008.mp4: three big blue triangles on a brown background, rising and falling"
+    assert re.fullmatch(rf"1\. 0\.\d{{3}} {re.escape(right)}", sentence[0])
+    assert video[0].startswith("1. 1.000 0-000027.mp4: a video of a large purple dotted diamond")
+    assert "0-000014.mp4: two huge blue triangles" in filtered[0]
+    assert all(re.search(r": (.* )?(two|a pair of) ", line) for line in filtered)
+
+
+def test_what_was_done_is_not_done_again_and_the_index_follows_the_folder(executed: Any) -> None:
+    assert said(executed, "embed") == ["60 videos: 60 embedded, 0 known before, 0 failed"]
+    assert said(executed, "again") == ["60 videos: 0 embedded, 60 known before, 0 failed"]
+    assert said(executed, "index")[0].startswith("60 videos, vectors of clip_vit_tiny_demo with the weights ")
+    assert said(executed, "sync") == [
+        "1 added, 1 changed, 1 dropped, 58 as before",
+        "could not be read: ['notes.mp4']",
+        "60 videos in the index",
+    ]
+    assert {line.split()[2] for line in said(executed, "synced")[:2]} == {"0-000014.mp4:", "0-000020.mp4:"}
+
+
+def test_the_tutorial_finds_the_right_videos(executed: Any) -> None:
+    pattern = r"the right video is among the first (1|5|10): (\d+) of 60, \d+\.\d %"
+    found = [re.fullmatch(pattern, line) for line in said(executed, "towhee")]
+    ratios = {int(each[1]): int(each[2]) for each in found if each}
+    assert list(ratios) == [1, 5, 10]
+    assert 50 <= ratios[1] <= ratios[5] <= ratios[10] == 60
+
+
+def test_it_says_now_what_it_said_when_it_was_committed(executed: Any, committed: Any) -> None:
+    for cell in ("draw", "embed", "again", "index", "sync"):
+        assert said(executed, cell) == said(committed, cell)
+
+
+def test_it_leaves_nothing_behind(executed: Any, folder: Path) -> None:
+    assert list(folder.iterdir()) == []
