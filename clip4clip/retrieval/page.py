@@ -63,8 +63,8 @@ KEEP_QUERY = """(query) => {
     window.history.replaceState(null, '', url);
 }"""
 
-# Of the box: its text from the address, and the focus. As an output of an event, and by Gradio's own autofocus, it would
-# draw the focus to itself again and again, from whoever goes on by keyboard.
+# Of the box: its text from the address, and the focus. As an output of an event, and by Gradio's own autofocus, it
+# would draw the focus to itself again and again, from whoever goes on by keyboard.
 ARRIVE = """() => {
     const query = new URL(window.location).searchParams.get('q'), box = document.querySelector('#query textarea');
     if (query && !box.value) { box.value = query; box.dispatchEvent(new Event('input')); }
