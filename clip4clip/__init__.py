@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from wrapt import register_post_import_hook
 
 from .errors import (
+    CacheError,
     CheckpointError,
     Clip4clipError,
     DeviceError,
+    ExportError,
     IndexUnavailableError,
     InputTypeError,
     InputValueError,
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"  # and in pyproject.toml, whose build backend would take clip4clip.py for the package
 
 __all__ = [
+    "CacheError",
     "CheckpointError",
     "Clip4clipError",
     "DeviceError",
+    "ExportError",
     "IndexUnavailableError",
     "InputTypeError",
     "InputValueError",

@@ -62,6 +62,30 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option("--device", "-d", help="cpu, cuda:1, mps, … Without it: the best there is.")
 ]
+
+
+class Runtime(str, Enum):
+    """What computes."""
+
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+
+
+class Precision(str, Enum):
+    """In which numbers."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
+RuntimeOption = Annotated[
+    Runtime | None, typer.Option(help="Without it: the faster one, onnxruntime on a CPU where it is installed.")
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="int8 is the fastest on a CPU, float16 on a GPU; vectors differ a little.")
+]
 FramesOption = Annotated[
     int, typer.Option("--frames", "-n", min=1, help="Frames to take from each video, spread evenly.")
 ]
@@ -118,6 +142,8 @@ def embed_text(
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
+    runtime: RuntimeOption = None,
+    precision: PrecisionOption = Precision.float32,
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -129,7 +155,7 @@ def embed_text(
     from .encoder import TextEncoder
 
     with err.status(f"loading {model}"):
-        encoder = TextEncoder.load(model, weights, device)
+        encoder = TextEncoder.load(model, weights, **_how(device, runtime, precision))
     _give("text", texts, encoder(texts), output, as_json)
 
 
@@ -141,6 +167,8 @@ def embed_video(
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
+    runtime: RuntimeOption = None,
+    precision: PrecisionOption = Precision.float32,
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -158,7 +186,7 @@ def embed_video(
     from .video import read_frames
 
     with err.status(f"loading {model}"):
-        encoder = VideoEncoder.load(model, weights, device)
+        encoder = VideoEncoder.load(model, weights, **_how(device, runtime, precision))
     vectors: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
     with _progress() as progress, _interruptible() as stopped:
@@ -226,6 +254,8 @@ def embed(
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
+    runtime: RuntimeOption = None,
+    precision: PrecisionOption = Precision.float32,
     workers: WorkersOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the videos again that failed.")] = False,
     engine: Annotated[Engine, typer.Option(help="ray: on a cluster, whose machines must see the same paths.")] = (
@@ -259,7 +289,7 @@ def embed(
             folder=videos,
             model_name=model,
             weights=weights,
-            device=device,
+            **_how(device, runtime, precision),
             frames=frames,
             seek=seek.value,
             workers=workers,
@@ -299,6 +329,8 @@ def index(
     model: IndexModelOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
+    runtime: RuntimeOption = None,
+    precision: PrecisionOption = Precision.float32,
     workers: WorkersOption = None,
 ) -> None:
     """Put videos into an index, to be found by clip4clip search and serve.
@@ -314,7 +346,14 @@ def index(
     from .retrieval.index import VideoIndex
 
     with (
-        VideoIndex(uri, collection, token=token, model_name=model, weights=weights, device=device) as videos,
+        VideoIndex(
+            uri,
+            collection,
+            token=token,
+            model_name=model,
+            weights=weights,
+            **_how(device, runtime, precision),
+        ) as videos,
         _progress("videos/s") as progress,
         _interruptible() as stopped,
     ):
@@ -356,6 +395,8 @@ def search(
     model: IndexModelOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
+    runtime: RuntimeOption = None,
+    precision: PrecisionOption = Precision.float32,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Find videos by a sentence, or by a video.
@@ -368,7 +409,14 @@ def search(
     with err.status("opening the index"):
         from .retrieval.index import VideoIndex
 
-        with VideoIndex(uri, collection, token=token, model_name=model, weights=weights, device=device) as videos:
+        with VideoIndex(
+            uri,
+            collection,
+            token=token,
+            model_name=model,
+            weights=weights,
+            **_how(device, runtime, precision),
+        ) as videos:
             hits = videos.search(text, video=video, limit=limit, filter=where)
     if as_json:
         for hit in hits:
@@ -397,6 +445,8 @@ def serve(
     model: IndexModelOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
+    runtime: RuntimeOption = None,
+    precision: PrecisionOption = Precision.float32,
 ) -> None:
     """Open a page to search an index with, in a browser.
 
@@ -411,7 +461,14 @@ def serve(
         from .retrieval.index import VideoIndex
         from .retrieval.page import run_page
 
-        videos = VideoIndex(uri, collection, token=token, model_name=model, weights=weights, device=device)
+        videos = VideoIndex(
+            uri,
+            collection,
+            token=token,
+            model_name=model,
+            weights=weights,
+            **_how(device, runtime, precision),
+        )
     with videos:
         run_page(
             videos,
@@ -523,6 +580,8 @@ def evaluate(
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
+    runtime: RuntimeOption = None,
+    precision: PrecisionOption = Precision.float32,
     as_json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here; - is standard output.")
     ] = None,
@@ -550,7 +609,8 @@ def evaluate(
         evaluation.check_matplotlib()
     table = read_pairs(pairs, videos, captions)
     with err.status(f"loading {model}"):
-        encoders = TextEncoder.load(model, weights, device), VideoEncoder.load(model, weights, device)
+        how = _how(device, runtime, precision)
+        encoders = TextEncoder.load(model, weights, **how), VideoEncoder.load(model, weights, **how)
     with _progress() as progress:
         found = evaluation.evaluate(
             table,
@@ -810,6 +870,11 @@ def _interruptible() -> Iterator[threading.Event]:
         stopped.set()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _how(device: str | None, runtime: Runtime | None, precision: Precision) -> dict[str, Any]:
+    """What the encoders are told of where and how to compute."""
+    return {"device": device, "runtime": runtime.value if runtime else None, "precision": precision.value}
 
 
 def _check_output(output: Path | None, option: str = "--output") -> None:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 import av
 import av.error
 
+from .device import cores
 from .errors import InputTypeError, VideoError, VideoNotFoundError, brief
 
 logger = logging.getLogger(__name__)
@@ -242,11 +243,6 @@ class Container:
         stream.thread_count = 1 if stream.width * stream.height <= THREADED_PIXELS else self._threads
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow on the way
         return stream
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def name_of(source: Source) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .device import resolve_device
+from .device import resolve_placement
 from .retrieval.metrics import RetrievalMetrics, ranks
 from .training.synthetic import write_dataset
 from .video import read_frames
@@ -82,7 +82,7 @@ def run_demo(
         InputValueError: for more clips than there are scenes.
         DeviceError: for a device that is not there.
     """
-    resolve_device(device)  # an error from within a pipeline would be Towhee's
+    resolve_placement(device)  # an error from within a pipeline would be Towhee's
     write_dataset(folder, 0, clips, track=lambda done, total: track(done, total, "drawing clips"))
     with (folder / "eval.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -63,6 +63,14 @@ class IndexUnavailableError(VideoIndexError, ConnectionError):
     """Raised when an index cannot be reached: its server does not answer, or its file is in use by another process."""
 
 
+class ExportError(Clip4clipError, RuntimeError):
+    """Raised when a model cannot be written in another format, or what was written gives other vectors."""
+
+
+class CacheError(Clip4clipError, OSError):
+    """Raised when what is made from a checkpoint once cannot be kept: its folder cannot be written to, or is full."""
+
+
 class TrainingError(Clip4clipError, RuntimeError):
     """Raised when a training run cannot be begun, resumed or gone on with."""
 
@@ -82,3 +90,8 @@ _short.maxstring = _short.maxother = 120
 def brief(value: object) -> str:
     """``repr(value)``, however large the value, short enough for a message."""
     return _short.repr(value)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

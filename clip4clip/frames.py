@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .errors import InputTypeError, InputValueError, brief
@@ -20,6 +19,11 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 HOW_TO_DECODE = "decode it first, with ops.video_decode.ffmpeg in a pipeline or clip4clip.video.read_frames in Python"
 THREADS = min(4, os.cpu_count() or 1)  # that resize; Pillow works on one frame with one
 MAX_ASPECT = 64  # of a frame; of a longer one only the middle is resized, for the whole could need any amount of memory
+
+# What each of the 256 levels of a channel becomes, in the steps and the precision of the references.
+_NORMALISED = (np.arange(256, dtype=np.float32) / 255 - np.array(MEAN, np.float32)[:, None]) / np.array(
+    STD, np.float32
+)[:, None]
 
 # towhee.types.Image.mode -> how its array is turned into RGB
 _ARRAY_MODES = {
@@ -32,7 +36,7 @@ _ARRAY_MODES = {
 _CHANNELS = {"RGB": 3, "BGR": 3, "RGBA": 4, "BGRA": 4, "GRAY": 1}
 
 
-def pixel_values(frames: Sequence[Any], resolution: int = 224) -> torch.Tensor:
+def pixel_values(frames: Sequence[Any], resolution: int = 224) -> np.ndarray:
     """Frames to the vision tower's input.
 
     Args:
@@ -62,7 +66,7 @@ class FrameRows:
     """
 
     def __init__(self, size: int, resolution: int) -> None:
-        self._pixels = torch.empty(size, resolution, resolution, 3)
+        self._pixels = np.empty((size, 3, resolution, resolution), np.float32)
         self._pending: deque[Future[None]] = deque()
         self._length = 0
 
@@ -74,17 +78,15 @@ class FrameRows:
         image = to_image(frame)
         while len(self._pending) >= 2 * THREADS:
             self._pending.popleft().result()
-        row = self._pixels[self._length].numpy()
+        row = self._pixels[self._length]
         self._length += 1
         self._pending.append(_pool(os.getpid()).submit(_fill, row, image))
 
-    def pixel_values(self) -> torch.Tensor:
+    def pixel_values(self) -> np.ndarray:
         """float32 of shape (len(self), 3, resolution, resolution). Nothing can be appended afterwards."""
         while self._pending:
             self._pending.popleft().result()
-        pixels = self._pixels[: self._length]
-        pixels.div_(255).sub_(torch.tensor(MEAN)).div_(torch.tensor(STD))
-        return pixels.permute(0, 3, 1, 2)
+        return self._pixels[: self._length]
 
 
 @functools.lru_cache(maxsize=1)
@@ -94,8 +96,9 @@ def _pool(process: int) -> ThreadPoolExecutor:  # noqa: ARG001
 
 
 def _fill(row: np.ndarray, image: Image.Image) -> None:
-    # numpy and not torch, which would bring threads of its own.
-    row[...] = resize_and_crop(image, len(row))
+    levels = np.asarray(resize_and_crop(image, row.shape[-1]))
+    for channel, values in enumerate(_NORMALISED):
+        np.take(values, levels[..., channel], out=row[channel])
 
 
 def is_frame(data: Any) -> bool:

@@ -7,29 +7,15 @@ CLIP4Clip, arXiv 2104.08860 (section 3.3, similarity calculators: meanP, seqLSTM
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .config import CLIPConfig
+
 HEAD_WIDTH = 64  # of every attention head in every CLIP
-
-
-@dataclass(frozen=True)
-class CLIPConfig:
-    """Shape of a CLIP with a vision transformer. The defaults are ViT-B/32."""
-
-    embed_dim: int = 512
-    resolution: int = 224
-    patch_size: int = 32
-    vision_width: int = 768
-    vision_layers: int = 12
-    context_length: int = 77
-    vocab_size: int = 49408
-    text_width: int = 512
-    text_layers: int = 12
 
 
 class QuickGELU(nn.Module):
@@ -50,6 +36,16 @@ class Attention(nn.Module):
         x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, L, C)
 
+    def at(self, one: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What one token of each row, (B, 1, C), sees of those that ``mask``, (B, 1, 1, L), lets it see."""
+        width = x.shape[-1]
+        q = F.linear(one, self.in_proj_weight[:width], self.in_proj_bias[:width])
+        kv = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        q = q.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2)  # (B, heads, 1, 64)
+        k, v = kv.unflatten(-1, (2, -1, HEAD_WIDTH)).permute(2, 0, 3, 1, 4)  # 2 x (B, heads, L, 64)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, 1, C)
+
 
 class Block(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
@@ -61,8 +57,15 @@ class Block(nn.Module):
         )
         self.ln_2 = nn.LayerNorm(width, eps)
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        x = x + self.attn(self.ln_1(x), causal)
+    def forward(self, x: Tensor, causal: bool, only: Tensor | None = None) -> Tensor:
+        """(B, L, C) to (B, L, C); with ``only``, (B,) positions, to (B, C): what is not asked for is not computed."""
+        if only is None:
+            x = x + self.attn(self.ln_1(x), causal)
+            return x + self.mlp(self.ln_2(x))
+        rows = torch.arange(x.shape[0], device=x.device)
+        y = self.ln_1(x)
+        mask = (torch.arange(x.shape[1], device=x.device) <= only[:, None])[:, None, None] if causal else None
+        x = x[rows, only] + self.attn.at(y[rows, only][:, None], y, mask)[:, 0]  # (B, C)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -72,12 +75,15 @@ class Transformer(nn.Module):
         self.resblocks = nn.ModuleList(Block(width, eps) for _ in range(layers))
         self.recompute = False  # in training: keep no activations of the blocks, compute them again on the way back
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        for block in self.resblocks:
+    def forward(self, x: Tensor, causal: bool = False, only: Tensor | None = None) -> Tensor:
+        """(B, L, C) to (B, L, C); with ``only``, the positions of one token in each row, to these, (B, C)."""
+        last = len(self.resblocks) - 1
+        for number, block in enumerate(self.resblocks):
+            arguments = (x, causal, only if number == last else None)
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, causal, use_reentrant=False)
+                x = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x = block(x, causal)
+                x = block(*arguments)
         return x
 
 
@@ -86,6 +92,7 @@ class TextTower(nn.Module):
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
+        self.config = config
         self.token_embedding = _embedding(config.vocab_size, config.text_width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.text_width))
         self.transformer = Transformer(config.text_width, config.text_layers)
@@ -98,10 +105,9 @@ class TextTower(nn.Module):
         Attention is causal, so what follows the end mark of a shorter row changes nothing.
         """
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]  # (B, L, C)
-        x = self.transformer(x, causal=True)
         end = ids.argmax(-1)  # the end mark has the highest id
-        x = self.ln_final(x[torch.arange(len(x), device=x.device), end])  # (B, C)
-        return x @ self.text_projection
+        x = self.transformer(x, causal=True, only=end)  # (B, C)
+        return self.ln_final(x) @ self.text_projection
 
 
 class VisionTower(nn.Module):
@@ -109,6 +115,7 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
+        self.config = config
         width, patches = config.vision_width, (config.resolution // config.patch_size) ** 2
         self.conv1 = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
@@ -121,9 +128,10 @@ class VisionTower(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, resolution, resolution) normalised pixels to (N, embed_dim), not normalised."""
         x = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # (N, patches, C)
-        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1)  # (N, 1 + patches, C)
-        x = self.transformer(self.ln_pre(x + self.positional_embedding))
-        return self.ln_post(x[:, 0]) @ self.proj
+        x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], dim=1)  # (N, 1 + patches, C)
+        first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)  # the class token
+        x = self.transformer(self.ln_pre(x + self.positional_embedding), only=first)  # (N, C)
+        return self.ln_post(x) @ self.proj
 
 
 class MeanPooling(nn.Module):

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from towhee import accelerate
 from towhee.operator import NNOperator, PyOperator
 from towhee.runtime.operator_manager import OperatorRegistry
+from towhee.runtime.runtime_conf import get_accelerator
 from towhee.types import VideoFrame
 
-from .device import resolve_device
-from .encoder import TextEncoder, VideoEncoder, check_modality, load_head, load_tower
+from .config import MODELS, get_model
+from .device import Placement, check_onnx, resolve_placement
+from .encoder import FRAMES_AT_ONCE, TOKENS_AT_ONCE, TextEncoder, VideoEncoder
 from .errors import InputValueError, UnknownNameError
+from .runtime import check_modality, load_head, load_tower
+from .tower import Tower
 from .video import read_frames
-from .weights import MODELS, OPERATOR_FOLDER, get_model, locate
+from .weights import OPERATOR_FOLDER, locate
 
 if TYPE_CHECKING:
     from .retrieval.index import Hit, VideoIndex
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 # Each with its argument.
 SAMPLE_TYPES = {"uniform_temporal_subsample": "num_samples", "time_step_sample": "time_step"}
+
+SHORTEST = 2  # ids of a caption: its begin and its end
 
 
 class Clip4clip(NNOperator):
@@ -40,12 +47,17 @@ class Clip4clip(NNOperator):
             or None for ``pytorch_model.bin.1`` beside the operator and, without it, the model's default on the hub.
         device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, …. None follows the device that Towhee configures for the node, and
             without one takes the best there is.
+        runtime: ``'torch'``, ``'onnxruntime'``, or None for the faster one of those that are installed.
+        precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``;
+            :func:`clip4clip.device.resolve_placement` tells where there is which.
+        compiled: by ``torch.compile``: the first calls take a minute, the others less than without.
         folder: where ``pytorch_model.bin.1`` may lie.
 
     Raises:
         UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: see :mod:`clip4clip.errors`.
     """
 
+    supported_formats: ClassVar[list[str]] = ["onnx"]
     _trainer: Clip4clipTrainer | None
 
     def __init__(
@@ -55,6 +67,9 @@ class Clip4clip(NNOperator):
         weight_path: str | os.PathLike[str] | None = None,
         device: str | None = None,
         *,
+        runtime: str | None = None,
+        precision: str = "float32",
+        compiled: bool = False,
         folder: Path = OPERATOR_FOLDER,
     ) -> None:
         super().__init__()
@@ -62,14 +77,18 @@ class Clip4clip(NNOperator):
         check_modality(modality)
         if device is None and self._device_id >= 0:
             device = f"cuda:{self._device_id}"
-        place = resolve_device(device)
+        # Where Towhee has the tower served, its device is the server's business, and only a head is computed here.
+        served = get_accelerator() is not None
+        where = Placement("torch", "cpu") if served else resolve_placement(device, runtime, precision, compiled)
+        self._where = where
         self._model_name, self._modality, self._weight_path, self._folder = model_name, modality, weight_path, folder
-        # One tensor in, one tensor out. Where Towhee has the model served, a client stands here and nothing is loaded.
-        self.model = accelerate(load_tower)(model_name, modality, weight_path, place, folder)
+        # One tensor in, one tensor out. Of a tower that is served a client stands here, and nothing is loaded.
+        self.model = accelerate(load_tower)(model_name, modality, weight_path, where, folder)
+        tower = self.model if isinstance(self.model, Tower) else _ServedTower(self.model)
         self._encoder = (
-            TextEncoder(self.model, config, place)
+            TextEncoder(tower, config)
             if modality == "text"
-            else VideoEncoder(self.model, load_head(model_name, weight_path, place, folder), config, place)
+            else VideoEncoder(tower, load_head(model_name, weight_path, where, folder), config)
         )
 
     def __call__(self, data: Any) -> np.ndarray:
@@ -87,6 +106,62 @@ class Clip4clip(NNOperator):
     def supported_model_names() -> list[str]:
         """The values ``model_name`` may have."""
         return list(MODELS)
+
+    def save_model(
+        self,
+        model_type: str = "onnx",
+        output_file: str | os.PathLike[str] = "default",
+        *,
+        pooled: bool = False,
+        precision: str = "float32",
+    ) -> bool:
+        """Writes this operator's tower as an ONNX graph, number of inputs and, for text, their length free.
+
+        ``ids``, int64 (batch, length), or ``pixel_values``, float32 (frames, 3, R, R), to ``embeddings``, float32,
+        not normalised. ONNX Runtime's answers are compared with torch's before this returns. Towhee calls it where a
+        pipeline is made for Triton; then Triton's ``config.pbtxt`` of the model is told how large batches may be.
+
+        Args:
+            model_type: ``'onnx'``, one of ``supported_formats``.
+            output_file: of the graph; ``'default'`` for ``<model_name>-<modality>.onnx`` in the current folder.
+            pooled: of video: the frames are those of one video, and the graph gives its ``vector``, (D,), of norm 1.
+            precision: ``'float32'``, ``'float16'`` or ``'int8'``; see :func:`clip4clip.onnx_export.save_tower`.
+
+        Returns:
+            True.
+
+        Raises:
+            UnknownNameError: for another format or precision.
+            InputValueError: for ``pooled`` where there is nothing to pool, or a folder that is not there.
+            MissingExtraError: without onnx and onnxruntime, see the extra ``onnx``.
+            ExportError: when the graph gives other vectors.
+        """
+        if model_type not in self.supported_formats:
+            raise UnknownNameError(f"unknown format {model_type!r}; it must be {self.supported_formats[0]!r}")
+        if pooled and self._modality != "video":
+            raise InputValueError("pooled=True is for video: of a text there is nothing to pool")
+        to = Path(f"{self._model_name}-{self._modality}.onnx" if output_file == "default" else output_file)
+        if not to.parent.is_dir():
+            raise InputValueError(f"{to} cannot be written: there is no folder {to.parent}")
+        check_onnx()
+        from .model import MeanPooling
+        from .onnx_export import save_tower
+        from .torch_runtime import TorchHead, TorchTower, build_head, build_tower
+
+        head = None
+        if isinstance(self.model, TorchTower):  # it may have been trained since it was loaded
+            tower: Any = copy.deepcopy(self.model.module).cpu().float()
+            if pooled:
+                given = self._encoder.head  # type: ignore[union-attr]
+                head = copy.deepcopy(given.module).cpu() if isinstance(given, TorchHead) else MeanPooling()
+        else:
+            path = locate(self._weight_path, self._model_name, self._folder)
+            tower = build_tower(self._model_name, self._modality, path)
+            head = build_head(tower.config.embed_dim, path) if pooled else None
+        save_tower(tower, to, head, precision)
+        if not pooled:
+            _allow_batches(to, TOKENS_AT_ONCE // SHORTEST if self._modality == "text" else FRAMES_AT_ONCE)
+        return True
 
     def train(
         self,
@@ -115,13 +190,13 @@ class Clip4clip(NNOperator):
                 :class:`clip4clip.training.towhee_trainer.Clip4clipTrainer`.
         """
         super().train(training_config, train_dataset, eval_dataset, resume_checkpoint_path, **kwargs)
+        from .training.model import encoders
+
         # A copy: training may go on, this operator must not change under its callers' hands.
-        model = copy.deepcopy(self.trainer.model).requires_grad_(False).eval().to(self._encoder.device)
-        config, place = self._encoder.config, self._encoder.device
-        if self._modality == "text":
-            self.model, self._encoder = model.text, TextEncoder(model.text, config, place)
-        else:
-            self.model, self._encoder = model.vision, VideoEncoder(model.vision, model.head, config, place)
+        device = self._where.device if self._where.runtime == "torch" else "cpu"
+        model = copy.deepcopy(self.trainer.model).requires_grad_(False).eval().to(device)
+        self._encoder = encoders(model, device)[0 if self._modality == "text" else 1]
+        self.model = self._encoder.model
 
     def setup_trainer(
         self,
@@ -143,6 +218,31 @@ class Clip4clip(NNOperator):
         self._trainer.check()
         if training_config is not None:
             self._trainer.lr_value = training_config.lr  # else it goes on with what the run before ended with
+
+
+class _ServedTower(Tower):
+    """A tower that Towhee has served elsewhere: its client takes tensors and gives tensors."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        import torch
+
+        return np.asarray(self._client(torch.from_numpy(inputs)), np.float32)
+
+
+def _allow_batches(model: Path, rows: int) -> None:
+    """Has Triton take the encoder's largest batch, if this model lies in a repository for Triton.
+
+    There it is ``<name>/<version>/model.onnx``, and Towhee has written ``<name>/config.pbtxt`` before it asks for the
+    model. Unless the pipeline says how large batches may be, that file does not, and Triton completes it with 4: it
+    would refuse twelve frames.
+    """
+    config = model.absolute().parent.parent / "config.pbtxt"
+    text = config.read_text("utf-8") if model.parent.name.isdecimal() and config.is_file() else ""
+    if text and "max_batch_size" not in text:
+        config.write_text(re.sub(r"^backend:.*\n", rf"\g<0>max_batch_size: {rows}\n", text, flags=re.M), "utf-8")
 
 
 class Ffmpeg(PyOperator):

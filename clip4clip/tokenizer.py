@@ -107,7 +107,11 @@ class Tokenizer:
 
         The width is that of the longest caption of this batch, at most ``context_length``.
         """
-        rows = [self.encode(text, context_length) for text in texts]
+        return self.pad([self.encode(text, context_length) for text in texts])
+
+    @staticmethod
+    def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Rows of ids as one array, int64 of shape (len(rows), longest), shorter rows filled up with 0."""
         batch = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         for row, ids in zip(batch, rows, strict=True):
             row[: len(ids)] = ids

@@ -1,32 +1,23 @@
-"""A model name and a path or hub reference to a checked state dict.
+"""A model name and a path or hub reference to a checkpoint file, and to what tells its vectors from others.
 
-Every family of checkpoints ends up under one set of names, OpenAI's (``visual.conv1.weight``, ``text_projection``, …).
-Tensors stay mapped from their file wherever its format allows, so that what a tower does not need is never read.
+Nothing here needs torch: what is in the file is the matter of :mod:`clip4clip.checkpoint`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import logging
-import math
 import os
-import pickle
 import re
-import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import sys
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from .errors import CheckpointError, UnknownNameError, WeightsNotFoundError, brief
-from .model import CLIPConfig
-from .torchscript import is_torchscript, read_torchscript
+from .config import get_model
+from .errors import CheckpointError, WeightsNotFoundError, brief, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -34,44 +25,6 @@ Reference = str | os.PathLike[str]  # a file, a folder, or hf://owner/repo[@revi
 
 # In an operator's folder its checkpoint lies beside the package. Not resolved: a hub download is made of symlinks.
 OPERATOR_FOLDER = Path(__file__).parent.parent
-
-
-@dataclass(frozen=True)
-class Model:
-    """What belongs to a model name: its shape, and where its weights come from when none are given."""
-
-    config: CLIPConfig
-    hub: str = ""
-    beside: str = ""  # in the operator's folder
-    packaged: str = ""  # in this package
-
-
-MODELS: Mapping[str, Model] = {
-    "clip_vit_b32": Model(
-        CLIPConfig(patch_size=32),
-        hub="hf://timm/vit_base_patch32_clip_224.openai@ab5b8ef490e86faa07d3523926b842c765de1de5/open_clip_model.safetensors",
-        beside="pytorch_model.bin.1",
-    ),
-    "clip_vit_b16": Model(
-        CLIPConfig(patch_size=16),
-        hub="hf://timm/vit_base_patch16_clip_224.openai@977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d/open_clip_model.safetensors",
-    ),
-    # Trained on drawings, by docs/demo_model.md: to try things out and for tests, not for real footage.
-    "clip_vit_tiny_demo": Model(
-        CLIPConfig(
-            embed_dim=128,
-            resolution=64,
-            patch_size=16,
-            vision_width=192,
-            vision_layers=4,
-            context_length=48,
-            vocab_size=8192,
-            text_width=128,
-            text_layers=3,
-        ),
-        packaged="clip_vit_tiny_demo.safetensors",
-    ),
-}
 
 # What a folder or a hub repository may call its configuration and its checkpoint, the latter best first.
 CONFIG_NAMES = ("config.json", "open_clip_config.json")
@@ -83,20 +36,8 @@ FILE_NAMES = (
     "pytorch_model.bin.1",
 )
 
-# How the names of the text tower's and of the heads' tensors begin.
-_TEXT = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
-HEAD = ("lstm_visual.", "transformerClip.", "frame_position_embeddings.")
-
-FINGERPRINT_VALUES = 64  # of each tensor
-
+_INSPECTION = re.compile(r"([0-9a-f]{16}) (meanP|seqLSTM|seqTransf)")
 _HUB_REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
-
-
-def get_model(name: str) -> Model:
-    """The entry of :data:`MODELS`; UnknownNameError lists the names when there is none."""
-    if name not in MODELS:
-        raise UnknownNameError(f"unknown model {name!r}; the models are {', '.join(MODELS)}")
-    return MODELS[name]
 
 
 def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_FOLDER) -> Path:
@@ -106,7 +47,7 @@ def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_F
         weights: a file; a folder such as a Hugging Face snapshot; ``hf://owner/repo[@revision][/file]``; or None for
             what comes with this package and, where nothing does, the published operator's file in ``folder`` and,
             without it, the model's default on the Hugging Face hub.
-        model_name: key of :data:`MODELS`.
+        model_name: key of :data:`clip4clip.config.MODELS`.
         folder: the operator's own folder.
 
     Raises:
@@ -134,7 +75,7 @@ def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_F
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsNotFoundError(
-            f"no checkpoint at {brief(reference)}: {_first_line(error)}. {_HOW_TO_SUPPLY}"
+            f"no checkpoint at {brief(reference)}: {first_line(error)}. {_HOW_TO_SUPPLY}"
         ) from error
     if is_folder:
         _check_folder(path)
@@ -147,106 +88,12 @@ def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_F
     return path
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint file under OpenAI's names (see the table in docs/checkpoints.md).
-
-    No code from the file is run. Hugging Face names its query, key and value projections apart: they stay so here
-    (``….attn.q_proj.weight``) until :func:`tower_state` stacks those that are needed.
-
-    Raises:
-        CheckpointError: when the file is truncated, damaged or no checkpoint at all.
-    """
-    try:
-        tensors = _read_file(path)
-    except Exception as error:
-        # The file is untrusted and its parsers raise all kinds of errors: each means the same to the caller.
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
-    tensors = _strip(tensors, "module.")
-    tensors = {name.removeprefix("clip."): tensor for name, tensor in tensors.items()}
-    if any(name.startswith(("text_model.", "vision_model.")) for name in tensors):
-        tensors = _from_hugging_face(tensors)
-    if "token_embedding.weight" not in tensors and "visual.conv1.weight" not in tensors:
-        some = ", ".join(itertools.islice(tensors, 5)) or "none at all"
-        raise CheckpointError(f"{path} holds no CLIP with a vision transformer; its tensors are: {some}")
-    return tensors
-
-
-def check_shape(tensors: Mapping[str, Tensor], model_name: str, path: Path) -> None:
-    """Refuses a checkpoint whose network, as read off its tensors, is not the one its name promises."""
-    expected = asdict(get_model(model_name).config)
-    found = observed_config(tensors)
-    wrong = [f"{name} is {value}, not {expected[name]}" for name, value in found.items() if value != expected[name]]
-    if wrong:
-        fits = [name for name, model in MODELS.items() if found.items() <= asdict(model.config).items()]
-        hint = f" It fits model_name={fits[0]!r}." if fits else ""
-        raise CheckpointError(f"{path} is not a {model_name}: {'; '.join(wrong)}.{hint}")
-
-
-def observed_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Those fields of :class:`~clip4clip.model.CLIPConfig` that the shapes in a state dict tell."""
-
-    def size(name: str, dim: int) -> int | None:
-        tensor = tensors.get(name)
-        return tensor.shape[dim] if tensor is not None and tensor.ndim > dim else None
-
-    def layers(prefix: str) -> int:
-        return len({name.split(".")[prefix.count(".")] for name in tensors if name.startswith(prefix)})
-
-    found: dict[str, int | None] = {}
-    if "visual.conv1.weight" in tensors:
-        patch, positions = size("visual.conv1.weight", 3), size("visual.positional_embedding", 0)
-        found |= {
-            "embed_dim": size("visual.proj", 1),
-            "resolution": math.isqrt(positions - 1) * patch if positions and patch else None,
-            "patch_size": patch,
-            "vision_width": size("visual.conv1.weight", 0),
-            "vision_layers": layers("visual.transformer.resblocks."),
-        }
-    if "token_embedding.weight" in tensors:
-        found |= {
-            "embed_dim": size("text_projection", 1) or found.get("embed_dim"),
-            "context_length": size("positional_embedding", 0),
-            "vocab_size": size("token_embedding.weight", 0),
-            "text_width": size("token_embedding.weight", 1),
-            "text_layers": layers("transformer.resblocks."),
-        }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def tower_state(tensors: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
-    """The tensors of one tower, ``'text'`` or ``'video'``, under the names of :mod:`clip4clip.model`."""
-    if modality == "video":
-        state = {name.removeprefix("visual."): tensor for name, tensor in tensors.items() if name.startswith("visual.")}
-    else:
-        state = {name: tensor for name, tensor in tensors.items() if name.startswith(_TEXT)}
-    return _stack_projections(state)
-
-
-def sim_header(tensors: Iterable[str], path: Path) -> str:
-    """``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``, by the names of a checkpoint's tensors.
-
-    Raises:
-        CheckpointError: for a ``tightTransf`` checkpoint, which compares each video with each text and has no vectors.
-    """
-    names = {name.split(".")[0] for name in tensors}
-    if "transformerClip" in names:
-        return "seqTransf"
-    if "lstm_visual" in names:
-        return "seqLSTM"
-    if names & {"cross", "similarity_dense"}:
-        raise CheckpointError(
-            f"{path} was trained with the tightTransf head, which scores each pair of a text and a video together: "
-            "there is no vector of a video alone. Use a checkpoint trained with meanP, seqLSTM or seqTransf."
-        )
-    return "meanP"
-
-
 @dataclass(frozen=True)
 class Identity:
     """Which vectors can be compared: those of one model with the same weights.
 
     Attributes:
-        model: key of :data:`MODELS`.
+        model: key of :data:`clip4clip.config.MODELS`.
         fingerprint: of the weights, 16 hexadecimal digits; the same for the same numbers in another kind of file.
     """
 
@@ -258,61 +105,65 @@ class Identity:
 
 
 def identify(weights: Reference | None, model_name: str) -> Identity:
-    """The identity of a checkpoint; arguments and errors are those of :func:`locate` and :func:`read_state_dict`.
+    """The identity of a checkpoint; arguments and errors are those of :func:`locate` and :func:`inspect`."""
+    return Identity(model_name, inspect(locate(weights, model_name), model_name).fingerprint)
 
-    So that a mapped file need not be read through, each tensor counts by its name, its shape and 64 of its values.
-    Another training changes them all; it is no seal against somebody who wants two checkpoints to look the same.
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint file is, beside its numbers.
+
+    Attributes:
+        fingerprint: see :func:`clip4clip.checkpoint.fingerprint`.
+        head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``.
     """
-    path = locate(weights, model_name)
-    tensors = read_state_dict(path)
-    check_shape(tensors, model_name, path)
-    parts: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if not name.startswith(("visual.", *_TEXT, *HEAD)) or not tensor.is_floating_point() or not tensor.numel():
-            continue
-        if ".attn.in_proj_" in name:  # kept apart by Hugging Face
-            for part, third in zip("qkv", tensor.chunk(3), strict=False):
-                parts[name.replace("in_proj_", f"{part}_proj.")] = third
-        else:
-            parts[name] = tensor
-    digest = hashlib.sha256()
-    for name, tensor in sorted(parts.items()):
-        places = np.linspace(0, tensor.numel() - 1, FINGERPRINT_VALUES).astype(np.int64)
-        values = tensor[tuple(map(torch.from_numpy, np.unravel_index(places, tensor.shape)))].float().numpy()
-        digest.update(f"{name} {tuple(tensor.shape)} ".encode() + values.astype("<f4").tobytes())
-    return Identity(model_name, digest.hexdigest()[:16])
+
+    fingerprint: str
+    head: str
 
 
-def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Makes the tensors of ``state`` the parameters of ``module``, as float32, without a copy where they are float32.
+def inspect(path: Path, model_name: str) -> Inspection:
+    """Looks into a checkpoint file, once: that is remembered as long as it keeps its place, size and time of change.
 
     Raises:
-        CheckpointError: naming what is missing, has another shape or is no floating-point tensor.
+        CheckpointError: when it cannot be read, is of another shape than the model, or has a ``tightTransf`` head.
     """
-    expected = module.state_dict()
-    missing = [name for name in expected if name not in state]
-    if missing:
-        raise CheckpointError(f"{path} lacks {len(missing)} of {len(expected)} tensors: {_some(missing)}")
-    wrong = [
-        f"{name} is {tuple(state[name].shape)} {state[name].dtype}, not {tuple(tensor.shape)} of floats"
-        for name, tensor in expected.items()
-        if state[name].shape != tensor.shape or not state[name].is_floating_point()
-    ]
-    if wrong:
-        raise CheckpointError(f"{path} has {len(wrong)} tensors of the wrong shape or type: {_some(wrong)}")
-    report_unused(state.keys() - expected.keys(), path)
-    module.load_state_dict({name: state[name].float().contiguous() for name in expected}, assign=True)
+    status = path.stat()
+    key = f"{model_name} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    kept = cache_folder() / "inspections" / hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if known := _INSPECTION.fullmatch(kept.read_text("utf-8")):
+            return Inspection(*known.groups())
+    from .checkpoint import check_shape, fingerprint, read_state_dict, sim_header  # which bring torch along
+
+    tensors = read_state_dict(path)
+    check_shape(tensors, model_name, path)
+    found = Inspection(fingerprint(tensors), sim_header(tensors, path))
+    with contextlib.suppress(OSError):  # without a place to keep it, it is looked into again
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
+        fresh.write_text(f"{found.fingerprint} {found.head}", "utf-8")
+        fresh.replace(kept)
+    return found
 
 
-def report_unused(names: Iterable[str], path: Path) -> None:
-    """Says at level info which tensors of a checkpoint play no part."""
-    if unused := sorted(names):
-        logger.info("%s: not used: %s", path, ", ".join(unused))
+def can_keep() -> bool:
+    """Whether something can be kept in :func:`cache_folder`; makes it if there is none."""
+    with contextlib.suppress(OSError):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+    return os.access(cache_folder(), os.W_OK)
 
 
-def unknown(tensors: Iterable[str]) -> list[str]:
-    """The names that belong to neither tower nor to a head."""
-    return [name for name in tensors if not name.startswith(("visual.", "logit_scale", *_TEXT, *HEAD))]
+def cache_folder() -> Path:
+    """Where what is made from checkpoints is kept: ``$CLIP4CLIP_CACHE``, or ``clip4clip`` in the user's cache folder.
+
+    Everything in it can be deleted at any time: it is made again.
+    """
+    if chosen := os.environ.get("CLIP4CLIP_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "clip4clip"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clip4clip"
 
 
 _HOW_TO_SUPPLY = (
@@ -349,7 +200,7 @@ def _download(reference: str, tried: list[str]) -> tuple[Path, Path]:
             return found, found.parents[name.count("/")]
         except LocalEntryNotFoundError as error:
             reason = error
-            cause = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
+            cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
             tried[-1] += f" (not cached, and the hub cannot be reached{cause})"
             out_of_reach = True  # do not wait for it again: the other names are looked for in the cache alone
         except EntryNotFoundError as error:
@@ -357,131 +208,11 @@ def _download(reference: str, tried: list[str]) -> tuple[Path, Path]:
             tried[-1] += " (no such file in the repository)"
         except Exception as error:  # huggingface_hub lets the errors of its HTTP client and of the system through
             reason = error
-            tried[-1] += f" ({_first_line(error)})"
+            tried[-1] += f" ({first_line(error)})"
             break
     raise WeightsNotFoundError(
         "no weights could be had. Tried: " + "; ".join(tried) + f". {_HOW_TO_SUPPLY}"
     ) from reason
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as checkpoint:
-            return {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}  # noqa: SIM118  not a mapping
-    if zipfile.is_zipfile(path):
-        _check_zip(path)
-        if is_torchscript(path):
-            return read_torchscript(path)
-        return _unpickle(path, mmap=True)
-    if start.startswith(b"PK"):
-        raise ValueError("the file is truncated")
-    if start.startswith(b"\x80"):
-        return _unpickle(path, mmap=False)
-    if start.startswith(b"version https://git-lfs"):
-        raise ValueError("it is a Git LFS pointer, not the file it points to: run git lfs pull")
-    raise ValueError(f"it is neither safetensors nor a PyTorch file, it begins with {start[:16]!r}")
-
-
-def _unpickle(path: Path, mmap: bool) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        # torch's own message tells how to run the code after all.
-        raise ValueError(
-            "it is damaged, or asks for more than tensors, which would run code from it. "
-            "If you trust it, save its state dict anew, best as safetensors"
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        raise ValueError(f"it holds a {type(content).__name__}, not a state dict")
-    tensors = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
-            raise ValueError(f"{name} is no plain tensor but {tensor.layout} on the device {tensor.device}")
-    return tensors
-
-
-def _check_zip(path: Path) -> None:
-    """Refuses a zip that is no checkpoint, and one that was packed anew with compression.
-
-    torch would map what is compressed as if it were not, and unpack a pickle to whatever size it has.
-    """
-    with zipfile.ZipFile(path) as archive:
-        read = [entry for entry in archive.infolist() if re.fullmatch(r"[^/]+/data(\.pkl|/[^/]+)", entry.filename)]
-    if not any(entry.filename.endswith("/data.pkl") for entry in read):
-        raise ValueError("it is a zip file, but not one that PyTorch wrote: it has no data.pkl")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in read):
-        raise ValueError("its tensors are compressed, which PyTorch never does: save its state dict anew")
-
-
-def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    if tensors and all(name.startswith(prefix) for name in tensors):
-        return {name[len(prefix) :]: tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-# Hugging Face's names, in the order they are replaced.
-_HUGGING_FACE = (
-    ("text_model.embeddings.token_embedding.", "token_embedding."),
-    ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
-    ("text_model.final_layer_norm.", "ln_final."),
-    ("text_model.encoder.layers.", "transformer.resblocks."),
-    ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
-    ("vision_model.embeddings.patch_embedding.", "visual.conv1."),
-    ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
-    ("vision_model.pre_layrnorm.", "visual.ln_pre."),
-    ("vision_model.post_layernorm.", "visual.ln_post."),
-    ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
-    (".self_attn.", ".attn."),
-    (".layer_norm1.", ".ln_1."),
-    (".layer_norm2.", ".ln_2."),
-    (".mlp.fc1.", ".mlp.c_fc."),
-    (".mlp.fc2.", ".mlp.c_proj."),
-)
-
-
-def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in tensors.items():
-        if name == "text_projection.weight":
-            name, tensor = "text_projection", tensor.T
-        elif name == "visual_projection.weight":
-            name, tensor = "visual.proj", tensor.T
-        for theirs, ours in _HUGGING_FACE:
-            name = name.replace(theirs, ours)
-        renamed[name] = tensor
-    return renamed
-
-
-def _can_stack(parts: list[Tensor | None]) -> bool:
-    """Whether three tensors are alike, floats, and not larger than what the file holds of them."""
-    return all(
-        part is not None
-        and part.is_floating_point()
-        and part.ndim > 0
-        and part.shape == parts[0].shape  # type: ignore[union-attr]
-        and part.nbytes <= part.untyped_storage().nbytes()
-        for part in parts
-    )
-
-
-_Q_PROJ = re.compile(r"(.*\.attn\.)q_proj\.(weight|bias)")
-
-
-def _stack_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Query, key and value, kept apart by Hugging Face, as the one product of ``in_proj``."""
-    for name in [name for name in state if _Q_PROJ.fullmatch(name)]:
-        prefix, kind = _Q_PROJ.fullmatch(name).groups()  # type: ignore[union-attr]
-        parts = [state.pop(f"{prefix}{part}_proj.{kind}", None) for part in "qkv"]
-        if _can_stack(parts):  # otherwise in_proj is reported missing
-            state[f"{prefix}in_proj_{kind}"] = torch.cat(parts)  # type: ignore[arg-type]
-    return state
 
 
 def _check_folder(folder: Path) -> None:
@@ -503,16 +234,8 @@ def _check_folder(folder: Path) -> None:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{folder / name} is not a model's configuration: {_first_line(error)}") from error
+            raise CheckpointError(f"{folder / name} is not a model's configuration: {first_line(error)}") from error
         if not fits:
             raise CheckpointError(
                 f"{folder / name} asks for another activation than CLIP's QuickGELU: its vectors would be wrong"
             )
-
-
-def _some(items: list[str], count: int = 5) -> str:
-    return ", ".join(items[:count]) + (f" and {len(items) - count} more" if len(items) > count else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -21,7 +21,8 @@ from towhee import DataCollection, ops, pipe
 from towhee.utils.html_table import NestedHTMLTable
 
 import clip4clip  # noqa: F401  makes the operators known to Towhee
-from clip4clip.model import CLIPConfig, random_state_dict
+from clip4clip.config import CLIPConfig
+from clip4clip.model import random_state_dict
 
 REPOSITORY = Path(__file__).parent.parent
 PICTURES = ("text_emb_output.png", "video_emb_ouput.png")  # the second is spelled so where the operator is published

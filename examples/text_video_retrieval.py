@@ -22,8 +22,8 @@ from pymilvus import DataType, MilvusClient
 from towhee import ops, pipe
 
 import clip4clip  # noqa: F401  from here on Towhee finds its operators
+from clip4clip.config import get_model
 from clip4clip.pairs import read_pairs
-from clip4clip.weights import get_model
 
 
 def read_table(table: str) -> Iterator[tuple[int, str, str]]:

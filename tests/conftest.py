@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -16,15 +17,19 @@ import torch
 from safetensors.torch import save_file
 from servers import MilvusServer
 
-from clip4clip.model import CLIPConfig, random_state_dict
+from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.model import random_state_dict
 from clip4clip.pairs import read_pairs
 from clip4clip.training.synthetic import write_dataset
-from clip4clip.weights import MODELS, Model
 
 # No test may reach for the network: only the loopback servers that a test starts itself.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# Nor does what a test keeps belong into the user's cache folder; each worker has one of its own.
+_cache = tempfile.TemporaryDirectory(prefix="clip4clip-tests-")
+os.environ["CLIP4CLIP_CACHE"] = _cache.name
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = CLIPConfig(

@@ -21,8 +21,8 @@ REPOSITORY = Path(__file__).parent.parent
 WITH_TINY = """
 import sys
 from clip4clip.cli import main
-from clip4clip.model import CLIPConfig
-from clip4clip.weights import MODELS, Model
+from clip4clip.config import CLIPConfig
+from clip4clip.config import MODELS, Model
 towers = dict(patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2)
 MODELS["tiny"] = Model(CLIPConfig(embed_dim=64, resolution=32, **towers), hub="hf://owner/tiny")
 main()

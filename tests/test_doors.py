@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import load_file
 
 from clip4clip import TextEncoder, VideoEncoder
+from clip4clip.config import MODELS
 from clip4clip.install import install_operators
 from clip4clip.video import read_frames
-from clip4clip.weights import MODELS
 
 REPOSITORY = Path(__file__).parent.parent
 CAPTION = "kids feeding and playing with the horse"

@@ -77,7 +77,7 @@ def test_every_sentence_and_every_video_is_embedded_once(
             videos.extend(given)
             return encoders[1](given)
 
-    counting = CountingText(None, encoders[0].config, None), CountingVideo(None, None, encoders[1].config, None)  # type: ignore[arg-type]
+    counting = CountingText(None, encoders[0].config), CountingVideo(None, None, encoders[1].config)  # type: ignore[arg-type]
     told: list[tuple[int, str]] = []
 
     def track(items: Iterable, total: int, what: str) -> Iterable:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from clip4clip import TextEncoder
-from clip4clip.weights import MODELS
+from clip4clip.config import MODELS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Run in a process of its own: huggingface_hub reads its environment when it is imported.
@@ -229,7 +229,7 @@ def test_an_encoder_is_loaded_from_the_hub(
 import json, sys
 import numpy as np
 from clip4clip import TextEncoder
-from clip4clip.weights import MODELS, CLIPConfig, Model
+from clip4clip.config import MODELS, CLIPConfig, Model
 MODELS["tiny"] = Model(CLIPConfig(**json.loads(sys.argv[1])), hub="hf://owner/model@v1/model.safetensors")
 np.save(sys.argv[2], [TextEncoder.load("tiny", weights, "cpu")("a dog") for weights in (None, "hf://owner/model")])
 """

@@ -187,7 +187,7 @@ def test_it_is_all_there_when_it_is_opened_again(uri: str, collection: str) -> N
 def test_another_model_is_refused_with_both_names(
     index: VideoIndex, uri: str, collection: str, tmp_path: Path, random_state: Callable[..., Any]
 ) -> None:
-    from clip4clip.weights import MODELS
+    from clip4clip.config import MODELS
 
     index.add(made_up(3))
     weights = tmp_path / "other.safetensors"

@@ -12,18 +12,11 @@ from transformers import CLIPConfig as HuggingFaceConfig
 from transformers import CLIPModel
 
 from clip4clip import TextEncoder, VideoEncoder
+from clip4clip.checkpoint import tower_state
+from clip4clip.config import MODELS, CLIPConfig
 from clip4clip.frames import pixel_values
-from clip4clip.model import (
-    CLIPConfig,
-    MeanPooling,
-    SequenceLSTM,
-    SequenceTransformer,
-    TextTower,
-    VisionTower,
-    random_state_dict,
-)
+from clip4clip.model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower, random_state_dict
 from clip4clip.tokenizer import default_tokenizer
-from clip4clip.weights import MODELS, tower_state
 
 CAPTIONS = ["a dog", "kids feeding and playing with the horse", "", "dog " * 100, "ein Hund läuft 😀 über 12 Straßen"]
 
@@ -109,7 +102,7 @@ def test_vectors_equal_those_of_transformers(
     assert_same_vectors(TextEncoder.load(model_name, tmp_path, "cpu")(CAPTIONS), texts)
 
     frames = np.random.default_rng(0).integers(0, 256, (5, 90, 120, 3), dtype=np.uint8)
-    pixels = pixel_values(frames, config.resolution)
+    pixels = torch.from_numpy(pixel_values(frames, config.resolution))
     embeddings = reference.visual_projection(reference.vision_model(pixel_values=pixels).pooler_output)
     encoder = VideoEncoder.load(model_name, tmp_path, "cpu")
     assert_same_vectors(encoder([[frame] for frame in frames]), embeddings)

@@ -14,10 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clip4clip import TextEncoder, VideoEncoder
+from clip4clip.config import MODELS, CLIPConfig
 from clip4clip.frames import MEAN, STD, pixel_values
-from clip4clip.model import CLIPConfig
 from clip4clip.tokenizer import default_tokenizer
-from clip4clip.weights import MODELS
 
 open_clip = pytest.importorskip("open_clip")
 pytest.importorskip("torchvision")
@@ -81,7 +80,7 @@ def test_vectors_equal_those_of_open_clip(real_size: tuple[str, dict[str, torch.
     ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
     ids = F.pad(ids, (0, 77 - ids.shape[1]))
     assert_same_vectors(TextEncoder.load(name, path, "cpu")(CAPTIONS), reference.encode_text(ids))
-    embeddings = reference.encode_image(pixel_values(frames()))
+    embeddings = reference.encode_image(torch.from_numpy(pixel_values(frames())))
     assert_same_vectors(VideoEncoder.load(name, path, "cpu")(frames()), F.normalize(embeddings, dim=-1).mean(0))
 
 
@@ -98,7 +97,9 @@ def test_vectors_equal_those_of_towhee_models(real_size: tuple[str, dict[str, to
     texts = reference.get_sequence_output(torch.from_numpy(np.stack(ids)), shaped=True).squeeze(1)
     assert_same_vectors(TextEncoder.load(name, path, "cpu")(CAPTIONS), texts)
     mask = torch.ones(1, 6)
-    embeddings = F.normalize(reference.get_visual_output(pixel_values(frames()), mask, shaped=True), dim=-1)
+    embeddings = F.normalize(
+        reference.get_visual_output(torch.from_numpy(pixel_values(frames())), mask, shaped=True), dim=-1
+    )
     videos = reference._mean_pooling_for_similarity_visual(embeddings, mask)
     assert_same_vectors(VideoEncoder.load(name, path, "cpu")([frames()]), videos)
 
@@ -132,7 +133,7 @@ def test_pixels_equal_those_of_torchvision() -> None:
     for width, height in np.random.default_rng(1).integers(60, 900, (60, 2)).tolist():
         array = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
         theirs = transform(Image.fromarray(array))
-        torch.testing.assert_close(pixel_values([array])[0], theirs, atol=1e-6, rtol=0)
+        torch.testing.assert_close(torch.from_numpy(pixel_values([array])[0]), theirs, atol=1e-6, rtol=0)
 
 
 # What open_clip's model may be written as, each in the way its users write it.
@@ -172,7 +173,7 @@ def test_what_open_clip_writes_is_read(family: str, tmp_path: Path) -> None:
     assert_same_vectors(
         TextEncoder.load("tiny", path, "cpu")(CAPTIONS), model.encode_text(F.pad(ids, (0, 77 - ids.shape[1])))
     )
-    embeddings = F.normalize(model.encode_image(pixel_values(frames(), config.resolution)), dim=-1)
+    embeddings = F.normalize(model.encode_image(torch.from_numpy(pixel_values(frames(), config.resolution))), dim=-1)
     assert_same_vectors(VideoEncoder.load("tiny", path, "cpu")(frames()), embeddings.mean(0))
 
 
@@ -206,6 +207,8 @@ def test_what_towhee_models_writes_is_read(tmp_path: Path) -> None:
     texts = model.get_sequence_output(F.pad(ids, (0, 77 - ids.shape[1])), shaped=True).squeeze(1)
     assert_same_vectors(TextEncoder.load("tiny", tmp_path, "cpu")(CAPTIONS), texts)
     mask = torch.ones(1, 6)
-    embeddings = F.normalize(model.get_visual_output(pixel_values(frames(), 32), mask, shaped=True), dim=-1)
+    embeddings = F.normalize(
+        model.get_visual_output(torch.from_numpy(pixel_values(frames(), 32)), mask, shaped=True), dim=-1
+    )
     videos = model._mean_pooling_for_similarity_visual(embeddings, mask)
     assert_same_vectors(VideoEncoder.load("tiny", tmp_path, "cpu")([frames()]), videos)

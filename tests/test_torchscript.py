@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clip4clip import CheckpointError, TextEncoder, VideoEncoder
+from clip4clip.checkpoint import read_state_dict, tower_state
+from clip4clip.config import MODELS
 from clip4clip.model import TextTower, VisionTower
+from clip4clip.torch_runtime import TorchTower
 from clip4clip.torchscript import _rebuild_tensor, is_torchscript, read_torchscript
-from clip4clip.weights import MODELS, read_state_dict, tower_state
 
 
 def save_archive(module: nn.Module, path: Path, *example: torch.Tensor) -> None:
@@ -150,10 +152,11 @@ def test_an_archive_in_half_precision_gives_the_vectors_of_its_state_dict(
 def test_parameters_are_the_mapped_archive(tmp_path: Path, tiny_state: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "ViT.pt"
     save_archive(Clip(tiny_state), path, torch.zeros(1, 3, 32, 32), torch.ones(1, 4, dtype=torch.long))
-    tower = VideoEncoder.load("tiny", path, "cpu").model
+    tower = VideoEncoder.load("tiny", path, "cpu", "torch").model
+    assert isinstance(tower, TorchTower)
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
     mapped = [[int(end, 16) for end in addresses.split("-")] for addresses, *_ in lines]
-    for parameter in tower.parameters():
+    for parameter in tower.module.parameters():
         assert any(start <= parameter.data_ptr() < end for start, end in mapped)
 
 
@@ -414,7 +417,8 @@ def test_what_is_forged_to_exhaust_or_crash_the_reader_is_refused(tmp_path: Path
     # In a process of its own, which may hang or crash.
     program = """
 import pathlib, resource, sys
-from clip4clip.weights import CheckpointError, read_state_dict
+from clip4clip.checkpoint import read_state_dict
+from clip4clip.errors import CheckpointError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in map(pathlib.Path, sys.argv[1:]):
     try:

@@ -12,11 +12,11 @@ import torch
 from towhee import ops
 
 from clip4clip import InputTypeError, InputValueError, MissingExtraError, TextEncoder, TrainingError, VideoEncoder
+from clip4clip.config import MODELS
 from clip4clip.operators import Clip4clip
 from clip4clip.pairs import read_pairs
 from clip4clip.retrieval.evaluation import evaluate
 from clip4clip.training import VideoTextDataset, VideoTextModel
-from clip4clip.weights import MODELS
 
 
 def has_what_towhee_needs() -> bool:

@@ -24,6 +24,7 @@ from clip4clip import (
     VideoEncoder,
     WeightsNotFoundError,
 )
+from clip4clip.config import MODELS
 from clip4clip.frames import pixel_values
 from clip4clip.model import MeanPooling, SequenceLSTM, SequenceTransformer
 from clip4clip.operators import Clip4clip
@@ -33,12 +34,11 @@ from clip4clip.training.data import Batch, Batches, collate
 from clip4clip.training.model import save_checkpoint
 from clip4clip.training.trainer import _backward
 from clip4clip.video import read_frames
-from clip4clip.weights import MODELS
 
 # `tiny` is a model name of these tests alone, so a process of its own has to be told of it.
 WITH_TINY = """
-from clip4clip.model import CLIPConfig
-from clip4clip.weights import MODELS, Model
+from clip4clip.config import CLIPConfig
+from clip4clip.config import MODELS, Model
 towers = dict(patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2)
 MODELS["tiny"] = Model(CLIPConfig(embed_dim=64, resolution=32, **towers), hub="hf://owner/tiny")
 """
@@ -213,7 +213,7 @@ def test_each_epoch_takes_other_frames_and_the_same_ones_when_repeated(drawings:
     assert any(not torch.equal(epochs[0], other) for other in epochs[1:])
     assert torch.equal(epochs[2], again[moving, 2][1])
     even = list(read_frames(pairs[moving].path, 3))
-    torch.testing.assert_close(first[moving][1], pixel_values(even, MODELS["tiny"].config.resolution))
+    torch.testing.assert_close(first[moving][1], torch.from_numpy(pixel_values(even, MODELS["tiny"].config.resolution)))
 
 
 def test_every_epoch_has_every_pair_once_and_ranks_share_each_batch() -> None:

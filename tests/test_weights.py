@@ -24,10 +24,13 @@ from transformers import (
 )
 
 from clip4clip import CheckpointError, TextEncoder, UnknownNameError, VideoEncoder, WeightsNotFoundError
+from clip4clip.checkpoint import check_shape, read_state_dict
+from clip4clip.config import MODELS, Model
+from clip4clip.config import CLIPConfig as OurConfig
 from clip4clip.frames import pixel_values
-from clip4clip.model import CLIPConfig as OurConfig
 from clip4clip.model import SequenceLSTM, SequenceTransformer, TextTower, VisionTower, random_state_dict
-from clip4clip.weights import MODELS, Model, check_shape, locate, read_state_dict
+from clip4clip.torch_runtime import TorchTower
+from clip4clip.weights import locate
 
 State = dict[str, torch.Tensor]
 REPOSITORY = Path(__file__).parent.parent
@@ -191,7 +194,9 @@ def test_a_folder_of_openai_weights_is_taken(tmp_path: Path, tiny_state: State, 
 @torch.inference_mode()
 def test_hugging_face_vision_is_understood(hugging_face_model: CLIPModel, hugging_face_vectors: Path) -> None:
     frames = np.random.default_rng(3).integers(0, 256, (4, 45, 60, 3), dtype=np.uint8)
-    hidden = hugging_face_model.vision_model(pixel_values=pixel_values(list(frames), 32)).pooler_output
+    hidden = hugging_face_model.vision_model(
+        pixel_values=torch.from_numpy(pixel_values(list(frames), 32))
+    ).pooler_output
     theirs = F.normalize(hugging_face_model.visual_projection(hidden), dim=-1)
     ours = VideoEncoder.load("tiny", hugging_face_vectors, "cpu")([frame[None] for frame in frames])
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -262,7 +267,7 @@ def test_a_sequential_head_is_recognised_and_applied(
     head = SequenceLSTM(64) if kind == "seqLSTM" else SequenceTransformer(64, 2, 77)
     head.load_state_dict({name: extra[name] for name in head.state_dict()})
     with torch.inference_mode():
-        frames = encoder.model(pixel_values(clip, 32))
+        frames = torch.from_numpy(encoder.model(pixel_values(clip, 32)))
         pooled = F.normalize(head.pool(head(frames, None)), dim=-1).numpy()
     np.testing.assert_allclose(encoder(clip), pooled, atol=1e-5)
     assert np.abs(encoder(clip) - expected("video")).max() > 1e-3
@@ -343,7 +348,7 @@ def test_a_head_computes_what_the_paper_says(
     torch.save({f"clip.{name}": value for name, value in random_state(config).items()} | head, path)
     clip = list(np.random.default_rng(3).integers(0, 256, (5, 45, 60, 3), dtype=np.uint8))
     encoder = VideoEncoder.load("two heads", path, "cpu")
-    embeddings = encoder.model(pixel_values(clip, 32))
+    embeddings = torch.from_numpy(encoder.model(pixel_values(clip, 32)))
     np.testing.assert_allclose(encoder(clip), by_hand(kind, head, embeddings), atol=1e-5)
 
 
@@ -491,13 +496,14 @@ def test_a_pickle_without_tensors_is_an_error(content: object, tmp_path: Path) -
 def test_parameters_are_the_mapped_file(family: str, tiny_state: State, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint"
     FAMILIES[family](tiny_state, path)
-    tower = TextEncoder.load("tiny", path, "cpu").model
+    tower = TextEncoder.load("tiny", path, "cpu", "torch").model
+    assert isinstance(tower, TorchTower)
     mapped = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         if line.endswith(str(path)):
             mapped.append([int(end, 16) for end in line.split()[0].split("-")])
     assert mapped
-    for parameter in tower.parameters():
+    for parameter in tower.module.parameters():
         assert any(start <= parameter.data_ptr() < end for start, end in mapped)
 
 
@@ -543,10 +549,10 @@ def test_of_the_file_only_the_wanted_tower_is_touched(
     margin = 2**22  # the system maps some neighbours of each page
     assert min(sizes.values()) > 2 * margin
     if modality == "text":
-        encoder = TextEncoder.load("large towers", path, "cpu")
+        encoder = TextEncoder.load("large towers", path, "cpu", "torch")
         encoder("a dog")
     else:
-        encoder = VideoEncoder.load("large towers", path, "cpu")
+        encoder = VideoEncoder.load("large towers", path, "cpu", "torch")
         encoder(np.zeros((1, 32, 32, 3), np.uint8))
         assert resident(path) > sizes["video"] / 2  # or else this would measure nothing
     assert resident(path) < sizes[modality] + margin

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..encoder import CAPTIONS_AT_ONCE, TextEncoder, VideoEncoder
+from ..encoder import TextEncoder, VideoEncoder
 from ..errors import Clip4clipError, InputValueError, MissingExtraError
 from ..pairs import Pair
 from ..video import Frame, read_frames
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 DECIMALS = 6  # to which similarities are compared: vectors that should be equal may differ in the next one
 VIDEOS_AT_ONCE = 8
+SENTENCES_AT_ONCE = 256
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
@@ -97,7 +98,7 @@ def evaluate(
     for pair in pairs:
         rows.setdefault(pair.sentence, len(rows))
     sentences = list(rows)
-    chunks = [sentences[start : start + CAPTIONS_AT_ONCE] for start in range(0, len(sentences), CAPTIONS_AT_ONCE)]
+    chunks = [sentences[start : start + SENTENCES_AT_ONCE] for start in range(0, len(sentences), SENTENCES_AT_ONCE)]
     texts = np.concatenate([text_encoder(chunk) for chunk in track(chunks, len(chunks), "embedding sentences")])
     videos, failed = _embed_videos(columns, names, video_encoder, frames, seek, track)
     distinct = np.round(texts.astype(np.float64) @ videos.T.astype(np.float64), DECIMALS)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import get_model
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import (
     IndexUnavailableError,
@@ -27,7 +28,7 @@ from ..errors import (
     brief,
 )
 from ..video import read_frames
-from ..weights import Identity, Reference, get_model, identify
+from ..weights import Identity, Reference, identify
 from .library import Track
 from .listing import absolute, list_videos
 from .local_engine import embed_videos
@@ -112,7 +113,9 @@ class VideoIndex:
         model_name: of the model that embeds what is searched for; None for the one whose vectors the index has, and
             ``clip_vit_b32`` for a new index.
         weights: for the model, as for :meth:`clip4clip.TextEncoder.load`.
-        device: of the model.
+        device: of the model, like ``runtime`` and ``precision``.
+        runtime: as for :meth:`clip4clip.TextEncoder.load`.
+        precision: likewise. Vectors of one precision are near enough to those of another to be compared.
         timeout: seconds that the server has for an answer.
 
     Raises:
@@ -129,13 +132,16 @@ class VideoIndex:
         model_name: str | None = None,
         weights: Reference | None = None,
         device: str | None = None,
+        runtime: str | None = None,
+        precision: str = "float32",
         timeout: float = 10.0,
     ) -> None:
         self.uri, self.collection = os.fspath(uri), collection
         self.is_local = "://" not in self.uri
         if self.is_local:
             self.uri = absolute(self.uri)
-        self._model_name, self._weights, self._device, self._timeout = model_name, weights, device, timeout
+        self._model_name, self._weights, self._timeout = model_name, weights, timeout
+        self._placement = device, runtime, precision
         self._lock = threading.RLock()
         self._known: _Collection | None = None
         if self.is_local and not self.uri.endswith(".db"):
@@ -433,11 +439,11 @@ class VideoIndex:
 
     @functools.cached_property
     def _text_encoder(self) -> TextEncoder:
-        return TextEncoder.load(self._identity.model, self._weights, self._device)
+        return TextEncoder.load(self._identity.model, self._weights, *self._placement)
 
     @functools.cached_property
     def _video_encoder(self) -> VideoEncoder:
-        return VideoEncoder.load(self._identity.model, self._weights, self._device)
+        return VideoEncoder.load(self._identity.model, self._weights, *self._placement)
 
     def _find(self) -> _Collection | None:
         """The collection, if there is one."""

@@ -48,6 +48,8 @@ def embed_library(
     model_name: str = "clip_vit_b32",
     weights: Reference | None = None,
     device: str | None = None,
+    runtime: str | None = None,
+    precision: str = "float32",
     frames: int = 12,
     seek: str = "exact",
     workers: int | None = None,
@@ -67,9 +69,11 @@ def embed_library(
         source: a folder, a CSV table, a list, or paths; see :func:`clip4clip.retrieval.listing.list_videos`.
         output: the table; :meth:`clip4clip.retrieval.table.Recipe.schema` tells its columns.
         folder: what relative paths in a table or list are relative to.
-        model_name: as for :meth:`clip4clip.VideoEncoder.load`, like ``weights`` and ``device``.
+        model_name: as for :meth:`clip4clip.VideoEncoder.load`, like ``weights``.
         weights: a file, a folder, a hub reference or None.
-        device: of the model.
+        device: of the model, like ``runtime`` and ``precision``, whose vectors are near enough to be in one table.
+        runtime: as for :meth:`clip4clip.VideoEncoder.load`.
+        precision: likewise.
         frames: to take of each video, spread evenly.
         seek: ``'exact'`` or ``'keyframe'``, see :func:`clip4clip.video.read_frames`.
         workers: videos that are decoded at once, on this machine or in each actor; None for one per core.
@@ -94,10 +98,11 @@ def embed_library(
     if engine == "ray":
         from .ray_engine import RayEngine
 
-        encode = RayEngine(model_name, weights, device, frames, seek, workers, address, actors, gpus)
+        model = (model_name, weights, device, runtime, precision)
+        encode = RayEngine(model, frames, seek, workers, address, actors, gpus)
         dim = encode.dim
     else:
-        encoder = VideoEncoder.load(model_name, weights, device)
+        encoder = VideoEncoder.load(model_name, weights, device, runtime, precision)
         dim = encoder.config.embed_dim
 
         def encode(todo: Sequence[Video]) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..container import cores
+from ..device import cores
 from ..encoder import VideoEncoder
 from ..errors import Clip4clipError
 from ..frames import resize_and_crop, to_image

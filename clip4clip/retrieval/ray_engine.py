@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..config import get_model
 from ..encoder import VideoEncoder
 from ..errors import LibraryError, MissingExtraError
-from ..weights import Reference, get_model
+from ..weights import Reference
 from .listing import Video
 from .local_engine import VIDEOS_AT_ONCE, Row, embed_videos
 
@@ -22,6 +23,9 @@ try:
     import ray
 except ImportError as error:  # pragma: no cover
     raise MissingExtraError("engine 'ray' needs ray: pip install 'towhee-clip4clip[ray]'") from error
+
+# Those of ``VideoEncoder.load``: name, weights, device, runtime, precision.
+ModelArguments = tuple[str, Reference | None, str | None, str | None, str]
 
 
 class RayEngine:
@@ -32,9 +36,7 @@ class RayEngine:
 
     def __init__(
         self,
-        model_name: str,
-        weights: Reference | None,
-        device: str | None,
+        model: ModelArguments,
         frames: int,
         seek: str,
         workers: int | None,
@@ -42,8 +44,8 @@ class RayEngine:
         actors: int | None,
         gpus: float,
     ) -> None:
-        self.dim = get_model(model_name).config.embed_dim
-        self._arguments = (model_name, weights, device, frames, seek, workers)
+        self.dim = get_model(model[0]).config.embed_dim
+        self._arguments = (model, frames, seek, workers)
         self._address, self._actors, self._gpus = address, actors, gpus
 
     def __call__(self, videos: Sequence[Video]) -> Iterator[Row]:
@@ -86,14 +88,12 @@ class Embedder:
 
     def __init__(
         self,
-        model_name: str,
-        weights: Reference | None,
-        device: str | None,
+        model: ModelArguments,
         frames: int,
         seek: str,
         workers: int | None,
     ) -> None:
-        self._encoder = VideoEncoder.load(model_name, weights, device)
+        self._encoder = VideoEncoder.load(*model)
         self._frames, self._seek, self._workers = frames, seek, workers
 
     def __call__(self, batch: pa.Table) -> pa.Table:

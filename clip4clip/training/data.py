@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from ..config import CLIPConfig
 from ..frames import pixel_values
-from ..model import CLIPConfig
 from ..pairs import Pair
 from ..tokenizer import default_tokenizer
 from ..video import read_frames
@@ -69,7 +69,7 @@ class VideoTextDataset(Dataset):
 
         frames = list(read_frames(pair.path, indices=choose, threads=1))  # other workers need the other cores
         ids = default_tokenizer(self.config.vocab_size).encode(pair.sentence, self.max_words)
-        return ids, pixel_values(frames, self.config.resolution)
+        return ids, torch.from_numpy(pixel_values(frames, self.config.resolution))
 
 
 def collate(samples: Sequence[tuple[list[int], Tensor]]) -> Batch:

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
-from ..encoder import Head, load_head
+from ..checkpoint import assign, check_shape, read_state_dict, sim_header, tower_state
+from ..config import CLIPConfig, get_model
+from ..encoder import TextEncoder, VideoEncoder
 from ..errors import TrainingError, UnknownNameError
 from ..model import (
-    CLIPConfig,
     MeanPooling,
     SequenceLSTM,
     SequenceTransformer,
@@ -26,7 +27,8 @@ from ..model import (
     VisionTower,
     random_state_dict,
 )
-from ..weights import Reference, assign, check_shape, get_model, locate, read_state_dict, sim_header, tower_state
+from ..torch_runtime import TorchHead, TorchTower, build_head
+from ..weights import Reference, locate
 
 HEADS = ("meanP", "seqLSTM", "seqTransf")
 HEAD_LAYERS = 4  # of seqTransf, as in the paper
@@ -47,7 +49,7 @@ class VideoTextModel(nn.Module):
         self.config = config
         self.text = TextTower(config)
         self.vision = VisionTower(config)
-        self.head: Head
+        self.head: MeanPooling | SequenceLSTM | SequenceTransformer
         match head:
             case "meanP":
                 self.head = MeanPooling()
@@ -88,7 +90,7 @@ class VideoTextModel(nn.Module):
         assign(model.vision, tower_state(state, "video"), path)
         model.logit_scale.data = state.get("logit_scale", torch.tensor(1 / 0.07).log()).float().reshape(())
         if found == (head or found) and found != "meanP":
-            model.head = load_head(model_name, path, torch.device("cpu"))
+            model.head = build_head(config.embed_dim, path)
         elif isinstance(model.head, SequenceTransformer):
             model._start_sequence_transformer(model.head)
         for tensor in model.parameters():  # neither mapped from a file nor shared with an encoder
@@ -156,6 +158,14 @@ class VideoTextModel(nn.Module):
         for prefix, module in (("clip.", self.text), ("clip.visual.", self.vision), ("", self.head)):
             for name, tensor in module.state_dict(keep_vars=True).items():
                 yield prefix + name, tensor
+
+
+def encoders(model: VideoTextModel, device: str | torch.device) -> tuple[TextEncoder, VideoEncoder]:
+    """What turns captions and videos to vectors by a model on a device, as it is at the time of each call."""
+    return (
+        TextEncoder(TorchTower(model.text, device), model.config),
+        VideoEncoder(TorchTower(model.vision, device), TorchHead(model.head, device), model.config),
+    )
 
 
 def contrastive_loss(text: Tensor, video: Tensor, scale: Tensor) -> Tensor:

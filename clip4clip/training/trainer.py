@@ -28,12 +28,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..device import resolve_device
-from ..encoder import TextEncoder, VideoEncoder
 from ..errors import Clip4clipError, InputValueError, PairsError, TrainingError, UnknownNameError
 from ..pairs import Pair, find_bad, read_pairs
 from ..retrieval.evaluation import Evaluation, evaluate
 from .data import Batch, Batches, VideoTextDataset, collate
-from .model import VideoTextModel, global_loss, save_checkpoint, save_tensors
+from .model import VideoTextModel, encoders, global_loss, save_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -309,8 +308,7 @@ class _Run:
                 self.model.eval()
                 evaluation = evaluate(
                     self.eval_pairs,
-                    TextEncoder(self.model.text, self.model.config, self.device),
-                    VideoEncoder(self.model.vision, self.model.head, self.model.config, self.device),
+                    *encoders(self.model, self.device),
                     frames=self.config.frames,
                     track=lambda items, total, what: bar.track(items, total, description=what),
                 )
@@ -470,11 +468,11 @@ def _processes(device: str | None) -> Iterator[tuple[int, int, torch.device]]:
     """Rank, number of processes and device of this one: what torchrun says, or 0, 1 and the device asked for."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield 0, 1, resolve_device(device)
+        yield 0, 1, torch.device(resolve_device(device))
         return
     if device is None and torch.cuda.is_available():
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    place = resolve_device(device or "cpu")
+    place = torch.device(resolve_device(device or "cpu"))
     if place.type == "cuda":
         torch.cuda.set_device(place)
     # The longest that one process works while the others wait is an evaluation.

@@ -1,0 +1,127 @@
+"""A tower to an ONNX file: in a precision, with a pooling head if it is wanted, and checked."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+
+from .errors import CheckpointError, ExportError, UnknownNameError
+from .model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
+from .onnx_graph import EXACT, save, text_graph, vision_graph
+
+PooledBy = MeanPooling | SequenceLSTM | SequenceTransformer
+HEAD_NAMES = {MeanPooling: "meanP", SequenceLSTM: "seqLSTM", SequenceTransformer: "seqTransf"}
+
+# How far the unit vectors of a graph may be from torch's, as the least cosine and the largest difference of a number.
+TOLERANCE = {"float32": (0.999999, 1e-4), "float16": (0.999, 1e-2), "int8": (0.99, 0.1)}
+
+
+def save_tower(
+    tower: TextTower | VisionTower,
+    path: Path,
+    head: PooledBy | None = None,
+    precision: str = "float32",
+    tensors_beside: bool = False,
+) -> None:
+    """Writes a tower as an ONNX graph, and compares what ONNX Runtime makes of it with what torch makes.
+
+    Args:
+        tower: on the CPU, float32.
+        path: of the file.
+        head: of a :class:`VisionTower`: the graph then takes the frames of one video and gives its unit vector.
+        precision: ``'float32'``; ``'float16'``; or ``'int8'``, whose linear layers have weights of 8 bits with a scale
+            for each column, and inputs of 8 bits whose scale is found when it runs (dynamic quantisation). What goes in
+            and what comes out stays float32.
+        tensors_beside: puts the tensors into ``<path>.data``, whence they can be mapped.
+
+    Raises:
+        CheckpointError: when the tower gives no vectors.
+        ExportError: when the two differ by more than ``TOLERANCE`` allows.
+        UnknownNameError: for another precision.
+    """
+    if precision not in TOLERANCE:
+        raise UnknownNameError(f"unknown precision {precision!r} of a graph; it must be one of {', '.join(TOLERANCE)}")
+    tensors = {name: tensor.detach().numpy() for name, tensor in tower.state_dict().items()}
+    if isinstance(tower, TextTower):
+        model = text_graph(tower.config, tensors)
+    elif head is None:
+        model = vision_graph(tower.config, tensors)
+    else:
+        tensors |= {name: tensor.detach().numpy() for name, tensor in head.state_dict().items()}
+        model = vision_graph(tower.config, tensors, HEAD_NAMES[type(head)])
+    if precision == "int8":
+        model = _quantised(model)
+    elif precision == "float16":
+        model = _halved(model)
+    save(model, path, tensors_beside)
+    _check(tower, head, path, precision)
+
+
+def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
+    OnnxModel(model).topological_sort()
+    return model
+
+
+def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    exact = [node.name for node in model.graph.node if node.name.startswith(EXACT)]
+    exact += [f"{name}_MatMul" for name in exact]  # what it makes of a Gemm first
+    with tempfile.TemporaryDirectory() as folder:  # it takes and gives files
+        before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        onnx.helper.set_model_props(
+            model, {"onnx.quant.pre_process": "onnxruntime.quant"}
+        )  # else it advises to simplify it first
+        save(model, before)
+        quantize_dynamic(
+            before,
+            after,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=exact,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},  # attention's own products stay float
+        )
+        return onnx.load(after)
+
+
+@torch.inference_mode()
+def _check(tower: TextTower | VisionTower, head: PooledBy | None, path: Path, precision: str) -> None:
+    from .onnx_runtime import OnnxTower
+
+    inputs = _example(tower)
+    expected = tower(torch.from_numpy(inputs))
+    if head is not None:
+        expected = head.pool(head(expected))[None]
+    expected = F.normalize(expected, dim=-1).numpy()
+    if not np.isfinite(expected).all():
+        raise CheckpointError("the model gave a vector that is not finite: its checkpoint is damaged")
+    found = OnnxTower(path)(inputs).reshape(expected.shape)
+    found = found / np.linalg.norm(found, axis=-1, keepdims=True)
+    cosine, difference = (found * expected).sum(-1).min(), np.abs(found - expected).max()
+    least, most = TOLERANCE[precision]
+    if not (cosine >= least and difference <= most):  # so written that NaN fails too
+        raise ExportError(
+            f"{path} gives other vectors than its model: cosine {cosine:.6f}, difference {difference:.1e}; "
+            f"{least} and {most:.0e} are due in {precision}"
+        )
+
+
+def _example(tower: TextTower | VisionTower) -> np.ndarray:
+    """Token ids of captions of several lengths, or pixels of frames; always the same."""
+    random, config = np.random.default_rng(0), tower.config
+    if isinstance(tower, VisionTower):
+        return random.normal(size=(3, 3, config.resolution, config.resolution)).astype(np.float32)
+    ids = random.integers(0, config.vocab_size - 2, (3, min(12, config.context_length)))
+    for row, end in zip(ids, (3, 7, ids.shape[1] - 1), strict=True):
+        row[end], row[end + 1 :] = config.vocab_size - 1, 0
+    return ids

@@ -1,0 +1,58 @@
+"""The benchmarks as programs: that they run, that their vectors are right, and that they would say if they were not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EMBED = Path(__file__).parent.parent / "benchmarks/embed.py"
+
+
+@pytest.fixture(scope="module")
+def embed() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("embed", EMBED)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["embed"] = module  # its dataclasses look for it there
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_short_form_compares_all_that_is_installed(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, EMBED, "--short", "--model", "clip_vit_tiny_demo", "--json", report]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(report.read_text("utf-8"))["rows"]
+    assert {"clip4clip, torch bfloat16", "clip4clip, int8"} <= rows["3 frames, network alone"].keys()
+    for name in ("clip4clip", "clip4clip, torch", "transformers", "ONNX Runtime"):
+        (line,) = (line for line in done.stdout.splitlines() if f"│ {name} " in line)
+        assert line.count("1.000000") == len(rows) == 7
+    assert " ms" not in done.stdout  # of one run on a busy machine times would mean nothing
+
+
+def test_whoever_gives_other_vectors_is_named(embed: ModuleType) -> None:
+    right = {"clip4clip": {"cosine": 0.9999999}, "clip4clip, int8": {"cosine": 0.9991}, "products alone, torch": {}}
+    assert embed.wrong({"one": right}) == []
+    assert [line.split(" gives")[0] for line in embed.wrong({"one": {**right, "OpenVINO": {"cosine": 0.9991}}})] == [
+        "OpenVINO"
+    ]
+    assert len(embed.wrong({"one": {"open_clip": {"cosine": float("nan")}}})) == 1
+
+
+def test_the_work_is_counted(embed: ModuleType) -> None:
+    config = embed.get_model("clip_vit_b32").config
+    assert 12 * embed.frame_flop(config, one_in_last=False) / 1e9 == pytest.approx(105.8, abs=0.05)
+    assert embed.text_bytes(config) / 1e6 == pytest.approx(152, abs=0.5)
+
+
+def test_a_bar_is_met_by_the_median_of_the_rounds(embed: ModuleType) -> None:
+    rounds = {"towhee.models": [200.0, 300.0, 310.0], "clip4clip": [20.0, 20.0, 20.0], "clip4clip, int8": [10.0] * 3}
+    row = {name: {"milliseconds": times, "cosine": 1.0} for name, times in rounds.items()}
+    found = embed.bars({embed.TEXT_STRING: row}, [])
+    assert [(one["times"][1], one["met"]) for one in found] == [(15.0, True), (30.0, True)]
