@@ -72,20 +72,26 @@ def real_size(
     path.unlink()
 
 
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 @torch.inference_mode()
-def test_vectors_equal_those_of_open_clip(real_size: tuple[str, dict[str, torch.Tensor], Path]) -> None:
+def test_vectors_equal_those_of_open_clip(runtime: str, real_size: tuple[str, dict[str, torch.Tensor], Path]) -> None:
     name, state, path = real_size
     reference = open_clip.create_model(OPEN_CLIP_NAMES[name], pretrained=None).eval()
     reference.load_state_dict(state)
     ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
     ids = F.pad(ids, (0, 77 - ids.shape[1]))
-    assert_same_vectors(TextEncoder.load(name, path, "cpu")(CAPTIONS), reference.encode_text(ids))
+    assert_same_vectors(TextEncoder.load(name, path, "cpu", runtime)(CAPTIONS), reference.encode_text(ids))
     embeddings = reference.encode_image(torch.from_numpy(pixel_values(frames())))
-    assert_same_vectors(VideoEncoder.load(name, path, "cpu")(frames()), F.normalize(embeddings, dim=-1).mean(0))
+    assert_same_vectors(
+        VideoEncoder.load(name, path, "cpu", runtime)(frames()), F.normalize(embeddings, dim=-1).mean(0)
+    )
 
 
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 @torch.inference_mode()
-def test_vectors_equal_those_of_towhee_models(real_size: tuple[str, dict[str, torch.Tensor], Path]) -> None:
+def test_vectors_equal_those_of_towhee_models(
+    runtime: str, real_size: tuple[str, dict[str, torch.Tensor], Path]
+) -> None:
     name, state, path = real_size
     reference = towhee_clip4clip.create_model(name, context_length=77, device="cpu").eval()
     unmatched = reference.load_state_dict({f"clip.{key}": value for key, value in state.items()}, strict=False)
@@ -95,13 +101,13 @@ def test_vectors_equal_those_of_towhee_models(real_size: tuple[str, dict[str, to
     tokenizer = TowheeTokenizer()
     ids = [towhee_clip4clip.convert_tokens_to_id(tokenizer, caption, max_words=77)[0] for caption in CAPTIONS]
     texts = reference.get_sequence_output(torch.from_numpy(np.stack(ids)), shaped=True).squeeze(1)
-    assert_same_vectors(TextEncoder.load(name, path, "cpu")(CAPTIONS), texts)
+    assert_same_vectors(TextEncoder.load(name, path, "cpu", runtime)(CAPTIONS), texts)
     mask = torch.ones(1, 6)
     embeddings = F.normalize(
         reference.get_visual_output(torch.from_numpy(pixel_values(frames())), mask, shaped=True), dim=-1
     )
     videos = reference._mean_pooling_for_similarity_visual(embeddings, mask)
-    assert_same_vectors(VideoEncoder.load(name, path, "cpu")([frames()]), videos)
+    assert_same_vectors(VideoEncoder.load(name, path, "cpu", runtime)([frames()]), videos)
 
 
 def test_ids_equal_those_of_towhee_models(many_strings: list[str]) -> None:
