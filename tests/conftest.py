@@ -22,7 +22,8 @@ from clip4clip.model import random_state_dict
 from clip4clip.pairs import read_pairs
 from clip4clip.training.synthetic import write_dataset
 
-# No test may reach for the network: only the loopback servers that a test starts itself.
+# No test may reach for the network, but for the loopback servers that a test starts itself: only test_triton.py has pip
+# fetch a server.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
