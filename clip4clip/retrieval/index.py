@@ -48,6 +48,7 @@ MAX_NAME_BYTES = 65_535  # Milvus's own, of a string
 # Of a server's HNSW index; ef is how many candidates a search looks at, and what decides on its recall.
 LINKS, CANDIDATES_BUILT, CANDIDATES = 16, 200, 256
 CONSISTENCY = "Session"  # what this process has written is found at once
+AFTER_A_FAILURE = "Strong"  # waits until a server that was started again has read its log: before, it finds little
 UNREACHABLE = {1, 2}  # Milvus's codes for an RPC that failed and a server that is not there
 NOT_READY = ("find no available", "not loaded", "not ready", "not healthy")  # what it says while it starts
 
@@ -144,6 +145,7 @@ class VideoIndex:
         self._placement = device, runtime, precision
         self._lock = threading.RLock()
         self._known: _Collection | None = None
+        self._consistency = CONSISTENCY
         if self.is_local and not self.uri.endswith(".db"):
             raise VideoIndexError(f"{self.uri!r} is no index: a file that ends in .db or http(s)://host:port is due")
         if self.is_local and not Path(self.uri).parent.is_dir():
@@ -317,9 +319,10 @@ class VideoIndex:
                 output_fields=[*output_fields],
                 anns_field=options.pop("anns_field", found.vector_field),
                 timeout=options.pop("timeout", self._timeout),
-                consistency_level=options.pop("consistency_level", CONSISTENCY),
+                consistency_level=options.pop("consistency_level", self._consistency),
                 **options,
             )
+        self._consistency = CONSISTENCY
         return [self._hit(hit, found) for hit in answer[0]]
 
     def get(self, id: str) -> Hit | None:  # noqa: A002
@@ -330,7 +333,7 @@ class VideoIndex:
                 self.collection,
                 filter=_one_of(found, [id]),
                 output_fields=["*"],
-                consistency_level=CONSISTENCY,
+                consistency_level=self._consistency,
                 timeout=self._timeout,
             )
         return self._hit({"id": id, "distance": 1.0, "entity": rows[0]}, found) if rows else None
@@ -573,9 +576,9 @@ class VideoIndex:
                     f"the index {self.uri} cannot be opened: another process is using it, or it is damaged"
                 ) from error
             starting = any(words in message for words in NOT_READY)
-            if starting:
-                self._known = None  # a server that was started again may have to load the collection
             if not isinstance(error, MilvusException) or code in UNREACHABLE or starting:
+                self._known = None  # a server that was started again may have to load the collection
+                self._consistency = AFTER_A_FAILURE
                 raise IndexUnavailableError(f"the index at {self.uri} does not answer: {message}") from error
             raise VideoIndexError(f"the index {self.collection!r} at {self.uri} says: {message}") from error
 
