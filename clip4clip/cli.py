@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .retrieval.evaluation import Evaluation
+    from .retrieval.index import VideoIndex
 
 app = typer.Typer(
     help="Find videos by a sentence: text and video to vectors in one space (CLIP4Clip).",
@@ -343,17 +344,8 @@ def index(
     Examples: clip4clip index vectors.parquet
     clip4clip index ~/Videos --uri http://localhost:19530
     """
-    from .retrieval.index import VideoIndex
-
     with (
-        VideoIndex(
-            uri,
-            collection,
-            token=token,
-            model_name=model,
-            weights=weights,
-            **_how(device, runtime, precision),
-        ) as videos,
+        _open_index(uri, collection, token, model, weights, _how(device, runtime, precision)) as videos,
         _progress("videos/s") as progress,
         _interruptible() as stopped,
     ):
@@ -406,18 +398,11 @@ def search(
     """
     if (text is None) == (video is None):
         raise typer.BadParameter("give either a text or --video", param_hint="TEXT")
-    with err.status("opening the index"):
-        from .retrieval.index import VideoIndex
-
-        with VideoIndex(
-            uri,
-            collection,
-            token=token,
-            model_name=model,
-            weights=weights,
-            **_how(device, runtime, precision),
-        ) as videos:
-            hits = videos.search(text, video=video, limit=limit, filter=where)
+    with (
+        err.status("opening the index"),
+        _open_index(uri, collection, token, model, weights, _how(device, runtime, precision)) as videos,
+    ):
+        hits = videos.search(text, video=video, limit=limit, filter=where)
     if as_json:
         for hit in hits:
             print(json.dumps({"id": hit.id, "score": hit.score, "path": hit.path, **hit.fields}, ensure_ascii=False))
@@ -458,17 +443,9 @@ def serve(
     if (user is None) != (password is None):
         raise typer.BadParameter("--user and --password go together", param_hint="--user")
     with err.status("opening the index"):
-        from .retrieval.index import VideoIndex
         from .retrieval.page import run_page
 
-        videos = VideoIndex(
-            uri,
-            collection,
-            token=token,
-            model_name=model,
-            weights=weights,
-            **_how(device, runtime, precision),
-        )
+        videos = _open_index(uri, collection, token, model, weights, _how(device, runtime, precision))
     with videos:
         run_page(
             videos,
@@ -875,6 +852,14 @@ def _interruptible() -> Iterator[threading.Event]:
 def _how(device: str | None, runtime: Runtime | None, precision: Precision) -> dict[str, Any]:
     """What the encoders are told of where and how to compute."""
     return {"device": device, "runtime": runtime.value if runtime else None, "precision": precision.value}
+
+
+def _open_index(
+    uri: str, collection: str, token: str | None, model: str | None, weights: str | None, how: dict[str, Any]
+) -> VideoIndex:
+    from .retrieval.index import VideoIndex
+
+    return VideoIndex(uri, collection, token=token, model_name=model, weights=weights, **how)
 
 
 def _check_output(output: Path | None, option: str = "--output") -> None:

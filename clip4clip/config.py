@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from .errors import UnknownNameError
 
+HEAD_WIDTH = 64  # of every attention head in every CLIP
+
 
 @dataclass(frozen=True)
 class CLIPConfig:

@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .config import CLIPConfig
-
-HEAD_WIDTH = 64  # of every attention head in every CLIP
+from .config import HEAD_WIDTH, CLIPConfig
 
 
 class QuickGELU(nn.Module):

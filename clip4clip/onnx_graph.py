@@ -15,10 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .config import CLIPConfig
+from .config import HEAD_WIDTH, CLIPConfig
 
 OPSET, IR_VERSION = 17, 8
-HEAD_WIDTH = 64  # of every attention head in every CLIP
 EPS, HEAD_EPS = 1e-5, 1e-12  # of the LayerNorms of CLIP, and of CLIP4Clip's seqTransf
 MASKED = -1e30  # what no token may see; minus infinity would be no number where it meets another one
 # Begins the names of the linear layers that are not to be quantised, as most of the error comes from them: those of the

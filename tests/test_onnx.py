@@ -243,7 +243,11 @@ def test_one_that_was_killed_while_it_made_a_graph_leaves_none_behind(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_a_folder_that_cannot_be_written_to_is_said(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_to_is_said(
+    tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_checkpoint = tmp_path / "model.safetensors"  # of its own: a tower that is loaded already would be shared
+    save_file(tiny_state, tiny_checkpoint)
     monkeypatch.setenv("CLIP4CLIP_CACHE", "/proc/none")
     with pytest.raises(CacheError, match="Set CLIP4CLIP_CACHE to a folder"):
         TextEncoder.load("tiny", tiny_checkpoint, "cpu", "onnxruntime")
