@@ -6,6 +6,7 @@ import asyncio
 import json
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,17 +181,22 @@ def ask(server: TritonServer, call: Callable[[Any], Any]) -> Any:
     async def connect() -> Client:  # aiohttp wants it to be made while a loop runs
         return Client(server.url)
 
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    try:
-        client = loop.run_until_complete(connect())
+    def asked() -> Any:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
         try:
-            return call(client)
+            client = loop.run_until_complete(connect())
+            try:
+                return call(client)
+            finally:
+                client.close()
         finally:
-            client.close()
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    # In a thread of its own: playwright, if it has run in this process, has left a loop running in the main one.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asked).result()
 
 
 def test_a_caption_gets_the_operators_vector(text_server: TritonServer, text: Clip4clip) -> None:
