@@ -190,7 +190,7 @@ def embed_video(
         encoder = VideoEncoder.load(model, weights, **_how(device, runtime, precision))
     vectors: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
-    with _progress() as progress, _interruptible() as stopped:
+    with _interruptible() as stopped, _progress() as progress:
         task = progress.add_task("embedding", total=len(files))
         for file in files:
             progress.update(task, description=Path(file).name)
@@ -283,7 +283,7 @@ def embed(
     _check_output(output)
     with err.status(f"loading {model}"):
         from .retrieval.library import embed_library
-    with _progress("videos/s") as progress, _interruptible() as stopped:
+    with _interruptible() as stopped, _progress("videos/s") as progress:
         report = embed_library(
             source,
             output,
@@ -346,8 +346,8 @@ def index(
     """
     with (
         _open_index(uri, collection, token, model, weights, _how(device, runtime, precision)) as videos,
-        _progress("videos/s") as progress,
         _interruptible() as stopped,
+        _progress("videos/s") as progress,
     ):
         track = _tracker(progress, stopped)
         failed: dict[str, str] = {}

@@ -63,8 +63,8 @@ class Container:
     """The picture stream of an open video: where it is read, and the decoder that it is fed to.
 
     Args:
-        source: local path, http(s) URL, the bytes of a file, or a binary file object. One that cannot seek is copied to
-            a temporary file first, at most ``MAX_COPIED`` bytes.
+        source: local path, http(s) URL, the bytes of a file, or a binary file object. One that cannot seek, a pipe's
+            path too, is copied to a temporary file first, at most ``MAX_COPIED`` bytes.
         threads: how many the decoder may use; 0 for one per core.
 
     Raises:
@@ -100,7 +100,8 @@ class Container:
     @property
     def can_open_again(self) -> bool:
         """Whether the source can be read at two places at once, and cheaply."""
-        return isinstance(self._given, str | os.PathLike | bytes) and not is_url(self.name)
+        path = isinstance(self._given, str | os.PathLike)
+        return isinstance(self._given, bytes) or (path and Path(self.name).is_file())  # no URL, no pipe
 
     def again(self, threads: int) -> Container:
         """The same video, opened once more."""
@@ -194,11 +195,12 @@ class Container:
             return self.name
         # Opened by Python, so that to FFmpeg its name is neither a pattern nor a protocol.
         try:
-            return self._files.enter_context(Path(self.name).open("rb"))
+            file = self._files.enter_context(Path(self.name).open("rb"))  # noqa: SIM115
         except FileNotFoundError as error:
             raise VideoNotFoundError(f"{self.name}: there is no such file") from error
         except (OSError, ValueError) as error:
             raise VideoError(f"{self.name}: cannot be opened: {error}") from error
+        return file if file.seekable() else self._copy(file)
 
     def _copy(self, source: BinaryIO) -> BinaryIO:
         copy = cast("BinaryIO", self._files.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115

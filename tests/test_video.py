@@ -3,6 +3,9 @@ from __future__ import annotations
 import io
 import itertools
 import logging
+import os
+import sys
+import threading
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -501,6 +504,21 @@ class Pipe(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         return self._content.readinto(buffer)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
+def test_a_pipe_by_its_path(clip: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.mp4"  # as <(command) gives one in a shell
+    os.mkfifo(pipe)
+    for content in (clip.read_bytes(), b""):
+        writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+        writer.start()
+        if content:
+            assert_frames(read_frames(pipe, 5), uniform(25, 5), straight(clip))
+        else:
+            with pytest.raises(VideoError, match=r"pipe\.mp4: the file is empty"):
+                list(read_frames(pipe))
+        writer.join()
 
 
 def test_a_file_object_that_cannot_seek(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,8 +82,9 @@ def _walk(folder: Path) -> Iterator[str]:
     for parent, folders, files in os.walk(absolute(folder)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS):
-                yield f"{parent}{os.sep}{name}"
+            path = Path(parent, name)
+            if not name.startswith(".") and name.lower().endswith(EXTENSIONS) and not path.is_fifo():
+                yield str(path)
 
 
 def _read_csv(table: Path) -> Iterator[tuple[str | None, str]]:
