@@ -28,7 +28,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -938,26 +938,42 @@ class Bar:
 
 
 BARS = (
-    Bar("one 10-id caption, string to vector, against towhee.models, float32", TEXT_STRING, TOWHEE, DEFAULT, 15),
-    Bar("the same, int8", TEXT_STRING, TOWHEE, INT8, 30),
-    Bar("the same, network alone, float32", TEXT_NETWORK.format(10), TOWHEE, DEFAULT, 7),
-    Bar("the same, network alone, int8", TEXT_NETWORK.format(10), TOWHEE, INT8, 12),
-    Bar("the same against transformers unpadded, float32", TEXT_NETWORK.format(10), TRANSFORMERS, DEFAULT, 2.5),
+    Bar("one caption of 10 ids, string to vector, float32, against towhee.models", TEXT_STRING, TOWHEE, DEFAULT, 15),
+    Bar("one caption of 10 ids, string to vector, int8, against towhee.models", TEXT_STRING, TOWHEE, INT8, 30),
     Bar(
-        "64 mixed captions, strings to vectors, float32, against the best peer",
+        "one caption of 10 ids, network alone, float32, against towhee.models",
+        TEXT_NETWORK.format(10),
+        TOWHEE,
+        DEFAULT,
+        7,
+    ),
+    Bar("one caption of 10 ids, network alone, int8, against towhee.models", TEXT_NETWORK.format(10), TOWHEE, INT8, 12),
+    Bar(
+        "one caption of 10 ids, network alone, float32, against transformers",
+        TEXT_NETWORK.format(10),
+        TRANSFORMERS,
+        DEFAULT,
+        2.5,
+    ),
+    Bar(
+        "64 captions, strings to vectors, float32, against the best peer",
         MANY_STRING.format(64),
         None,
         DEFAULT,
         1.5,
     ),
-    Bar("the same, network alone", MANY_NETWORK.format(64), None, DEFAULT, 1.5),
+    Bar("64 captions, network alone, float32, against the best peer", MANY_NETWORK.format(64), None, DEFAULT, 1.5),
     Bar("12 frames, float32, against towhee.models", FRAMES_NETWORK.format(12), TOWHEE, DEFAULT, 1.2),
     Bar("12 frames, int8, against towhee.models", FRAMES_NETWORK.format(12), TOWHEE, INT8, 1.6),
     Bar(
-        "12 frames of 720p, against Pillow one by one + transformers", FRAMES_RAW.format(12), TRANSFORMERS, DEFAULT, 1.4
+        "12 frames of 720p, float32, against Pillow one by one and transformers",
+        FRAMES_RAW.format(12),
+        TRANSFORMERS,
+        DEFAULT,
+        1.4,
     ),
-    Bar("cold start to first caption vector against towhee.models", COLD, TOWHEE, KEPT, 4),
-    Bar("the same, peak memory, of towhee.models'", COLD, KEPT, TOWHEE, most=0.5, key="megabytes"),
+    Bar("cold start to the first caption's vector against towhee.models", COLD, TOWHEE, KEPT, 4),
+    Bar("peak memory until then, of towhee.models'", COLD, KEPT, TOWHEE, most=0.5, key="megabytes"),
 )
 
 
@@ -1022,7 +1038,8 @@ def plot(rows: Rows, path: Path) -> None:
     from matplotlib import pyplot
 
     panels = {title: rows[row] for row, title in PANELS.items() if row in rows}
-    figure, grid = pyplot.subplots(3, 2, figsize=(11, 11.5), layout="constrained")
+    lines = (len(panels) + 1) // 2
+    figure, grid = pyplot.subplots(lines, 2, figsize=(11, 3.9 * lines), layout="constrained")
     for axes, (title, row) in zip(grid.flat, panels.items(), strict=False):
         medians = {
             name: statistics.median(own["milliseconds"])
@@ -1076,14 +1093,60 @@ def wrong(rows: Rows) -> list[str]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="clip_vit_b32", help="the shape of the random weights")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="with 0 what --json holds is shown, and nothing measured")
     parser.add_argument("--seconds", type=float, default=0.4, help="for which short work is repeated in each round")
-    parser.add_argument("--only", default="", help="rows whose title contains this")
+    parser.add_argument(
+        "--only", default="", help="rows whose title contains this; of the others the figures in --json are kept"
+    )
     parser.add_argument("--short", action="store_true", help="little work, once, to see that all vectors are right")
     parser.add_argument("--markdown", action="store_true", help="also print the tables as Markdown")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="written after each row")
     parser.add_argument("--plot", type=Path)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.rounds and not arguments.json:
+        parser.error("--rounds 0 shows what --json holds: say which")
+    return arguments
+
+
+def report_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is known before anything is measured."""
+    if not arguments.rounds:
+        return json.loads(arguments.json.read_text("utf-8"))
+    rows: Rows = {}
+    if arguments.only and arguments.json and arguments.json.exists():
+        kept = json.loads(arguments.json.read_text("utf-8"))
+        rows = kept["rows"] if kept["model"] == arguments.model else {}
+    return {
+        "model": arguments.model,
+        "threads": cores(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "versions": versions(),
+        "rows": rows,
+    }
+
+
+def measure_rows(arguments: argparse.Namespace, report: dict[str, Any], console: Console, folder: Path) -> None:
+    """Puts the rows into the report."""
+    os.environ["CLIP4CLIP_CACHE"] = str(folder / "cache")  # graphs of random weights are of no use to anybody
+    given = Given(arguments.model, random_state_dict(get_model(arguments.model).config), folder)
+    save_file(given.state, given.weights)
+    built, missing = contenders(given, console)
+    report["not installed"] = list(missing)
+    for name, why in missing.items():
+        console.print(f"{name}: not installed ({why})", highlight=False)
+
+    def keep(title: str, row: dict[str, dict[str, Any]]) -> None:
+        report["rows"][title] = row
+        if not arguments.short:
+            console.print(table_of(title, lines_of(row)), highlight=False)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+
+    for title, make in Work(given, built, arguments.short, arguments.rounds).rows().items():
+        if arguments.only in title:
+            keep(title, figures(make(title), arguments.seconds, times=not arguments.short))
+    if not arguments.short and arguments.only in COLD and arguments.model == "clip_vit_b32":
+        keep(COLD, cold_start(given, built, (arguments.rounds + 1) // 2))
 
 
 def main() -> int:
@@ -1093,52 +1156,24 @@ def main() -> int:
     if find_spec("transformers") is None:
         print("transformers gives the vectors that all are compared with: pip install transformers", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="clip4clip-embed-") as temporary:
-        folder = Path(temporary)
-        os.environ["CLIP4CLIP_CACHE"] = str(folder / "cache")  # graphs of random weights are of no use to anybody
-        given = Given(arguments.model, random_state_dict(get_model(arguments.model).config), folder)
-        save_file(given.state, given.weights)
-        built, missing = contenders(given, console)
-        rows: Rows = {}
-        tables: dict[str, Lines] = {}
-
-        def show(title: str, lines: Lines) -> None:
-            tables[title] = lines
-            console.print(table_of(title, lines), highlight=False)
-
-        for title, make in Work(given, built, arguments.short, arguments.rounds).rows().items():
-            if arguments.only in title:
-                rows[title] = figures(make(title), arguments.seconds, times=not arguments.short)
-                if not arguments.short:
-                    show(title, lines_of(rows[title]))
-        if not arguments.short and arguments.only in COLD and arguments.model == "clip_vit_b32":
-            rows[COLD] = cold_start(given, built, (arguments.rounds + 1) // 2)
-            show(COLD, lines_of(rows[COLD]))
-    bounds = [] if arguments.short else roofline(given.config, rows)
-    shown = [] if arguments.short else bars(rows, bounds)
+    report = report_of(arguments)
+    rows: Rows = report["rows"]
+    if arguments.rounds:
+        with tempfile.TemporaryDirectory(prefix="clip4clip-embed-") as temporary:
+            measure_rows(arguments, report, console, Path(temporary))
     if arguments.short:
-        show("Least cosine to transformers in float32", cosine_lines(rows))
+        tables = {"Least cosine to transformers in float32": cosine_lines(rows)}
     else:
-        for title, lines in summary_of(bounds, shown).items():
-            if len(lines) > 1:
-                show(title, lines)
-    for name, why in missing.items():
-        console.print(f"{name}: not installed ({why})", highlight=False)
-    if arguments.markdown:
-        for title, lines in tables.items():
+        report["bounds"] = roofline(get_model(report["model"]).config, rows)
+        report["bars"] = bars(rows, report["bounds"])
+        tables = summary_of(report["bounds"], report["bars"])
+    for title, lines in tables.items():
+        if len(lines) > 1:
+            console.print(table_of(title, lines), highlight=False)
+    if arguments.markdown and not arguments.short:
+        for title, lines in ({title: lines_of(row) for title, row in rows.items()} | tables).items():
             print(markdown_of(title, lines))
     if arguments.json:
-        report = {
-            "model": arguments.model,
-            "shape": asdict(given.config),
-            "threads": cores(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "versions": versions(),
-            "not installed": list(missing),
-            "rows": rows,
-            "bounds": bounds,
-            "bars": shown,
-        }
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     if arguments.plot:
         plot(rows, arguments.plot)

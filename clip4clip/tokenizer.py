@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-import ftfy
 import numpy as np
 import regex
 
@@ -34,7 +33,11 @@ _SPACE = regex.compile(r"\s+")
 
 def clean(text: str) -> str:
     """``text`` as CLIP reads it: mojibake repaired, entities unescaped twice, white space folded, lower case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    # In printable ASCII only an entity could need repair: searches are mostly that, and ftfy takes longer than the rest.
+    if not text.isascii() or not text.isprintable() or "&" in text:
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return _SPACE.sub(" ", text).strip().lower()
 
 

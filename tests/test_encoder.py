@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from clip4clip import CheckpointError, DeviceError, InputTypeError, InputValueError, TextEncoder, VideoEncoder
 from clip4clip.checkpoint import tower_state
 from clip4clip.device import available_devices, resolve_device
-from clip4clip.encoder import FRAMES_AT_ONCE
+from clip4clip.encoder import FILLED_UP, FRAMES_AT_ONCE, TOKENS_AT_ONCE
 from clip4clip.model import MeanPooling, TextTower, VisionTower
 from clip4clip.torch_runtime import TorchHead, TorchTower
 
@@ -62,10 +62,25 @@ def test_a_list_of_texts_gives_a_row_each(text: TextEncoder) -> None:
 
 
 def test_texts_in_a_batch_equal_texts_alone(text: TextEncoder) -> None:
-    # 150 captions of all lengths cross the internal batches of 64.
+    # 150 captions of all lengths cross the internal batches.
     captions = [" ".join(["dog", "cat", "tree"][: 1 + n % 3] * (n % 30)) for n in range(150)]
     alone = np.stack([text(caption) for caption in captions])
     np.testing.assert_allclose(text(captions), alone, atol=1e-5)
+
+
+def test_little_is_computed_for_captions_to_be_alike_in_length(text: TextEncoder) -> None:
+    shapes = []
+
+    def model(ids: np.ndarray) -> np.ndarray:
+        shapes.append(ids.shape)
+        return text.model(ids)
+
+    captions = ["dog " * (2 + n % 5) for n in range(200)] + ["a cat"] * 300 + ["tree " * 30]
+    TextEncoder(model, text.config)(captions)  # type: ignore[arg-type]
+    needed = sum(2 + len(caption.split()) for caption in captions)
+    assert sum(rows * length for rows, length in shapes) - needed <= FILLED_UP * len(shapes)
+    assert max(rows * length for rows, length in shapes) <= TOKENS_AT_ONCE
+    assert len(shapes) < 15
 
 
 def test_a_video_may_be_a_list_a_tuple_an_iterator_or_an_array(video: VideoEncoder, frames: list[np.ndarray]) -> None:

@@ -52,6 +52,12 @@ def test_ids_equal_the_reference_on_any_text(text: str) -> None:
     assert list(default_tokenizer().iter_ids(text)) == _shared_reference(text)
 
 
+@given(st.text(alphabet=[chr(code) for code in range(128)], max_size=80))
+@settings(max_examples=1500, deadline=None)
+def test_ids_equal_the_reference_on_ascii(text: str) -> None:
+    assert list(default_tokenizer().iter_ids(text)) == _shared_reference(text)
+
+
 @given(st.text(alphabet="ab'sthe&;#<|>03 ", max_size=80))
 @settings(max_examples=1500, deadline=None)
 def test_ids_equal_the_reference_on_text_near_the_rules(text: str) -> None:
