@@ -18,7 +18,7 @@ from .tower import Head, Tower
 from .weights import Reference
 
 TOKENS_AT_ONCE = 512  # of captions that are embedded together
-FILLED_UP = 16  # tokens at most that a batch of captions is filled up with: what another batch costs, in tokens' time
+FILLED_UP = 24  # tokens at most that a batch of captions is filled up with: what another batch costs, in tokens' time
 FRAMES_AT_ONCE = 32
 
 
@@ -94,7 +94,7 @@ class TextEncoder:
 
 
 def _by_length(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """The places of rows of ids in batches, alike in length: filling shorter ones up costs no more than another batch."""
+    """The places of rows of ids in batches, so that filling up shorter ones costs no more than another batch."""
     batch: list[int] = []
     tokens = 0
     for place in sorted(range(len(rows)), key=lambda place: len(rows[place])):

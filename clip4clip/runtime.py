@@ -15,6 +15,7 @@ from .tower import Head, MeanPooling, Tower
 from .weights import OPERATOR_FOLDER, Reference, inspect, locate
 
 MODALITIES = ("text", "video")
+USUAL_ROWS = {"text": 1, "video": 12}  # of a call: a caption, the frames of a video
 
 
 def check_modality(modality: str) -> str:
@@ -44,7 +45,8 @@ def load_tower(
             from .onnx_cache import kept_graph
             from .onnx_runtime import OnnxTower
 
-            return OnnxTower(kept_graph(model_name, modality, path, where.precision), where.device)
+            graph = kept_graph(model_name, modality, path, where.precision)
+            return OnnxTower(graph, where.device, rows=USUAL_ROWS[modality])
         from .torch_runtime import load_tower
 
         return load_tower(model_name, modality, path, where)

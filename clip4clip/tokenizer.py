@@ -33,7 +33,7 @@ _SPACE = regex.compile(r"\s+")
 
 def clean(text: str) -> str:
     """``text`` as CLIP reads it: mojibake repaired, entities unescaped twice, white space folded, lower case."""
-    # In printable ASCII only an entity could need repair: searches are mostly that, and ftfy takes longer than the rest.
+    # In printable ASCII only entities could be repaired. Searches are mostly that, and ftfy takes longer than the rest.
     if not text.isascii() or not text.isprintable() or "&" in text:
         import ftfy
 

@@ -30,6 +30,8 @@ from clip4clip.config import MODELS
 from clip4clip.device import resolve_placement
 from clip4clip.frames import pixel_values
 from clip4clip.onnx_cache import kept_graph
+from clip4clip.onnx_export import save_tower
+from clip4clip.onnx_runtime import OnnxTower
 from clip4clip.operators import Clip4clip
 from clip4clip.tokenizer import default_tokenizer
 from clip4clip.torch_runtime import build_head, build_tower
@@ -117,6 +119,24 @@ def test_a_pooled_graph_gives_the_vector_of_a_video(
         vector = run(tmp_path / "pooled.onnx", pixel_values(some, 32))
         assert vector.shape == (64,)
         np.testing.assert_allclose(vector, operator(some), atol=1e-5)
+
+
+@pytest.mark.parametrize("modality", ["text", "video"])
+def test_rows_are_computed_alike_however_many_cores_share_them(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str
+) -> None:
+    tower = build_tower("tiny", modality, tiny_checkpoint)
+    save_tower(tower, tmp_path / "graph.onnx")
+    random = np.random.default_rng(0)
+    inputs = random.integers(1, 500, (9, 6)) if modality == "text" else random.normal(size=(9, 3, 32, 32))
+    inputs = inputs if modality == "text" else inputs.astype(np.float32)
+    with torch.inference_mode():
+        expected = tower(torch.from_numpy(inputs)).numpy()
+    for cores in (1, 2, 4, 7):
+        monkeypatch.setattr("clip4clip.onnx_runtime.cores", lambda cores=cores: cores)
+        ours = OnnxTower(tmp_path / "graph.onnx")
+        for rows in range(1, 10):
+            np.testing.assert_allclose(ours(inputs[:rows]), expected[:rows], atol=1e-5)
 
 
 def test_a_graph_holds_standard_operators_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
