@@ -15,7 +15,7 @@ from .weights import cache_folder, inspect
 
 logger = logging.getLogger(__name__)
 
-GRAPHS = 2  # counted up when what is in a graph changes: those that are kept are then made anew
+GRAPHS = 1  # counted up when what is in a graph changes: those that are kept are then made anew
 
 
 def kept_graph(model_name: str, modality: str, path: Path, precision: str = "float32") -> Path:

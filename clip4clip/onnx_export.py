@@ -75,6 +75,7 @@ def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     exact = [node.name for node in model.graph.node if node.name.startswith(EXACT)]
+    exact += [f"{name}_MatMul" for name in exact]  # what it makes of a Gemm first
     with tempfile.TemporaryDirectory() as folder:  # it takes and gives files
         before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.helper.set_model_props(
@@ -84,7 +85,7 @@ def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
         quantize_dynamic(
             before,
             after,
-            op_types_to_quantize=["MatMul"],
+            op_types_to_quantize=["MatMul", "Gemm"],
             nodes_to_exclude=exact,
             per_channel=True,
             weight_type=QuantType.QInt8,

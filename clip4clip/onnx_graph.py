@@ -1,8 +1,9 @@
 """The towers of :mod:`clip4clip.model` as ONNX graphs: the same computation, tensor for tensor, in standard operators.
 
 Written operator by operator rather than by torch's exporter: that takes a second and not ten, needs no package but
-onnx, and gives what every runtime understands (opset 17, batch and length free). Whatever is written is compared with
-torch.
+onnx, and gives what every runtime understands (opset 17, batch and length free). Linear layers see all tokens as one
+matrix, so that ONNX Runtime adds the bias within the product: for one caption that is 2 to 3 % faster. Whatever is
+written is compared with torch.
 """
 
 from __future__ import annotations
@@ -36,18 +37,21 @@ def text_graph(config: CLIPConfig, tensors: Tensors) -> onnx.ModelProto:
         tensors: of the tower, float32, under the names of :class:`clip4clip.model.TextTower`.
     """
     graph = _Graph(tensors)
-    length = graph.add("Slice", graph.add("Shape", "ids"), graph.ints(1), graph.ints(2), graph.ints(0))
+    batch, length = graph.split(graph.add("Shape", "ids"), 2)
     zero, one = graph.ints(0), graph.ints(1)
     position = graph.add("Slice", graph.tensor("positional_embedding"), zero, length, zero)
     x = graph.add("Add", graph.add("Gather", graph.tensor("token_embedding.weight"), "ids"), position)
-    end = graph.add("ArgMax", "ids", axis=1)  # (B, 1): the end mark has the highest id
+    end = graph.add("ArgMax", "ids", axis=1, keepdims=0)  # the end mark has the highest id
     causal = np.triu(np.full((config.context_length,) * 2, MASKED, np.float32), 1)
     mask = graph.add("Slice", graph.constant(causal), zero, length, zero)
     mask = graph.add("Slice", mask, zero, length, one)  # (L, L)
-    end_mask = graph.add("Unsqueeze", graph.add("Gather", mask, end), one)  # (B, 1, 1, L)
-    x = _transformer(graph, x, "transformer.", config.text_layers, config.text_width, mask, end, end_mask)
-    x = graph.norm(x, "ln_final", EPS)
-    graph.add("MatMul", x, graph.tensor("text_projection"), exact=True, output="embeddings")
+    end_mask = graph.add("Unsqueeze", graph.add("Gather", mask, end), graph.ints(1, 2))  # (B, 1, 1, L)
+    x, batch_rows = graph.rows(x, config.text_width), graph.add("Mul", graph.range(batch), length)
+    only = graph.add("Add", batch_rows, end)
+    x = _transformer(
+        graph, x, "transformer.", config.text_layers, config.text_width, batch, length, mask, only, end_mask
+    )
+    graph.linear(graph.norm(x, "ln_final", EPS), graph.tensor("text_projection"), exact=True, output="embeddings")
     return graph.model([("ids", TensorProto.INT64, ["batch", "length"])], ("embeddings", ["batch", config.embed_dim]))
 
 
@@ -62,17 +66,18 @@ def vision_graph(config: CLIPConfig, tensors: Tensors, head: str | None = None) 
     """
     graph = _Graph(tensors)
     width, patch = config.vision_width, config.patch_size
+    tokens = (config.resolution // patch) ** 2 + 1
     batch = graph.add("Slice", graph.add("Shape", "pixel_values"), graph.ints(0), graph.ints(1), graph.ints(0))
     x = graph.add("Conv", "pixel_values", graph.tensor("conv1.weight"), kernel_shape=[patch] * 2, strides=[patch] * 2)
     x = graph.add("Transpose", graph.add("Reshape", x, graph.ints(0, width, -1)), perm=[0, 2, 1])  # (N, patches, C)
     first = graph.add("Reshape", graph.tensor("class_embedding"), graph.ints(1, 1, width))
     first = graph.add("Expand", first, graph.add("Concat", batch, graph.ints(1, width), axis=0))
     x = graph.add("Add", graph.add("Concat", first, x, axis=1), graph.tensor("positional_embedding"))
-    x = graph.norm(x, "ln_pre", EPS)
-    class_token = graph.add("Expand", graph.ints(0), graph.add("Concat", batch, graph.ints(1), axis=0))  # (N, 1)
-    x = _transformer(graph, x, "transformer.", config.vision_layers, width, only=class_token)
-    x, output = graph.norm(x, "ln_post", EPS), None if head else "embeddings"
-    frames = graph.add("MatMul", x, graph.tensor("proj"), exact=True, output=output)
+    x = graph.norm(graph.rows(x, width), "ln_pre", EPS)
+    only = graph.add("Mul", graph.range(batch), graph.ints(tokens))  # the class tokens
+    x = _transformer(graph, x, "transformer.", config.vision_layers, width, batch, graph.ints(tokens), None, only)
+    output = None if head else "embeddings"
+    frames = graph.linear(graph.norm(x, "ln_post", EPS), graph.tensor("proj"), exact=True, output=output)
     inputs = [("pixel_values", TensorProto.FLOAT, ["frames", 3, config.resolution, config.resolution])]
     if head is None:
         return graph.model(inputs, ("embeddings", ["frames", config.embed_dim]))
@@ -115,10 +120,10 @@ class _Graph:
         self._nodes.append(helper.make_node(kind, inputs, [output or name], name, **attributes))
         return output or name
 
-    def split(self, x: str, parts: int) -> list[str]:
-        """Equal parts along the last axis."""
+    def split(self, x: str, parts: int, axis: int = 0) -> list[str]:
+        """Equal parts along an axis."""
         names = [f"Split_{len(self._nodes)}_{part}" for part in range(parts)]
-        self._nodes.append(helper.make_node("Split", [x], names, names[0], axis=-1))
+        self._nodes.append(helper.make_node("Split", [x], names, names[0], axis=axis))
         return names
 
     def tensor(self, name: str) -> str:
@@ -144,17 +149,30 @@ class _Graph:
     def names(self) -> list[str]:
         return list(self._tensors)
 
+    def range(self, count: str) -> str:
+        """0, 1, … below a count, (1,) int64."""
+        zero, one = (self.constant(np.array(value, np.int64)) for value in (0, 1))
+        return self.add("Range", zero, self.add("Squeeze", count), one)
+
+    def rows(self, x: str, width: int) -> str:
+        """All tokens, one below the other."""
+        return self.add("Reshape", x, self.ints(-1, width))
+
     def norm(self, x: str, name: str, eps: float) -> str:
         weight, bias = self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
         return self.add("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
 
-    def linear(self, x: str, weight: np.ndarray, bias: np.ndarray, exact: bool) -> str:
-        """x (…, K) times weight (K, N)."""
-        return self.add("Add", self.add("MatMul", x, self.constant(weight), exact=exact), self.constant(bias))
+    def linear(
+        self, x: str, weight: str, bias: str | None = None, exact: bool = False, output: str | None = None
+    ) -> str:
+        """x (M, K) times weight (K, N)."""
+        if bias is None:
+            return self.add("MatMul", x, weight, exact=exact, output=output)
+        return self.add("Gemm", x, weight, bias, exact=exact, output=output)
 
-    def module(self, x: str, name: str, exact: bool) -> str:
+    def module(self, x: str, name: str, exact: bool = False) -> str:
         """An ``nn.Linear`` of the checkpoint."""
-        return self.linear(x, self.array(f"{name}.weight").T, self.array(f"{name}.bias"), exact)
+        return self.linear(x, self.constant(self.array(f"{name}.weight").T), self.tensor(f"{name}.bias"), exact)
 
     def model(self, inputs: Sequence[tuple[str, int, list[Any]]], output: tuple[str, list[Any]]) -> onnx.ModelProto:
         given = [helper.make_tensor_value_info(*one) for one in inputs]
@@ -171,15 +189,19 @@ def _transformer(
     prefix: str,
     layers: int,
     width: int,
+    batch: str,
+    length: str,
     mask: str | None = None,
     only: str | None = None,
     only_mask: str | None = None,
     eps: float = EPS,
 ) -> str:
-    """(B, L, C) to the same, or with ``only``, (B, 1) with the place of one token in each row, to (B, C).
+    """(B·L, C) to the same, or with ``only``, the places of one token in each row, to (B, C).
 
     Masks, (L, L) and (B, 1, 1, L), are added to the scores.
     """
+    by_head = graph.add("Concat", batch, length, graph.ints(width // HEAD_WIDTH, HEAD_WIDTH), axis=0)
+    by_one = graph.add("Concat", batch, graph.ints(1, width // HEAD_WIDTH, HEAD_WIDTH), axis=0)
     for number in range(layers):
         block, exact = f"{prefix}resblocks.{number}", number == 0
         y = graph.norm(x, f"{block}.ln_1", eps)
@@ -188,13 +210,16 @@ def _transformer(
         weight[:, :width] /= 8  # the square root of 64: a power of two, so nothing is rounded
         bias[:width] /= 8
         if only is None or number < layers - 1:
-            q, k, v = graph.split(graph.linear(y, weight, bias, exact), 3)
-            seen = _attention(graph, q, k, v, width, mask)
+            q, k, v = graph.split(graph.linear(y, graph.constant(weight), graph.constant(bias), exact), 3, axis=1)
+            seen = _attention(graph, q, k, v, by_head, by_head, width, mask)
         else:
-            x, one = (graph.add("GatherND", each, only, batch_dims=1) for each in (x, y))
-            q = graph.add("Unsqueeze", graph.linear(one, weight[:, :width], bias[:width], exact), graph.ints(1))
-            k, v = graph.split(graph.linear(y, weight[:, width:], bias[width:], exact), 2)
-            seen = graph.add("Squeeze", _attention(graph, q, k, v, width, only_mask), graph.ints(1))
+            x = graph.add("Gather", x, only)
+            one = graph.add("Gather", y, only)
+            q = graph.linear(one, graph.constant(weight[:, :width]), graph.constant(bias[:width]), exact)
+            k, v = graph.split(
+                graph.linear(y, graph.constant(weight[:, width:]), graph.constant(bias[width:]), exact), 2, axis=1
+            )
+            seen = _attention(graph, q, k, v, by_one, by_head, width, only_mask)
         x = graph.add("Add", x, graph.module(seen, f"{block}.attn.out_proj", exact))
         y = graph.module(graph.norm(x, f"{block}.ln_2", eps), f"{block}.mlp.c_fc", exact)
         gate = graph.add("Sigmoid", graph.add("Mul", y, graph.constant(np.array(1.702, np.float32))))
@@ -202,17 +227,15 @@ def _transformer(
     return x
 
 
-def _attention(graph: _Graph, q: str, k: str, v: str, width: int, mask: str | None) -> str:
-    """(B, L or 1, C), (B, L, C), (B, L, C) to (B, L or 1, C)."""
-    by_head = graph.ints(0, 0, width // HEAD_WIDTH, HEAD_WIDTH)
-    q = graph.add("Transpose", graph.add("Reshape", q, by_head), perm=[0, 2, 1, 3])  # (B, heads, L or 1, 64)
-    k = graph.add("Transpose", graph.add("Reshape", k, by_head), perm=[0, 2, 3, 1])  # (B, heads, 64, L)
-    v = graph.add("Transpose", graph.add("Reshape", v, by_head), perm=[0, 2, 1, 3])
+def _attention(graph: _Graph, q: str, k: str, v: str, q_shape: str, shape: str, width: int, mask: str | None) -> str:
+    q = graph.add("Transpose", graph.add("Reshape", q, q_shape), perm=[0, 2, 1, 3])  # (B, heads, L or 1, 64)
+    k = graph.add("Transpose", graph.add("Reshape", k, shape), perm=[0, 2, 3, 1])  # (B, heads, 64, L)
+    v = graph.add("Transpose", graph.add("Reshape", v, shape), perm=[0, 2, 1, 3])
     scores = graph.add("MatMul", q, k)
     if mask is not None:
         scores = graph.add("Add", scores, mask)
     seen = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), v)
-    return graph.add("Reshape", graph.add("Transpose", seen, perm=[0, 2, 1, 3]), graph.ints(0, 0, width))
+    return graph.rows(graph.add("Transpose", seen, perm=[0, 2, 1, 3]), width)
 
 
 def _lstm(graph: _Graph, frames: str, width: int) -> str:
@@ -225,7 +248,7 @@ def _lstm(graph: _Graph, frames: str, width: int) -> str:
     bias = np.concatenate([gates("bias_ih"), gates("bias_hh")], axis=1)
     weights = (graph.constant(array) for array in (gates("weight_ih"), gates("weight_hh"), bias))
     steps = graph.add("Unsqueeze", frames, graph.ints(1))  # (T, 1, D)
-    return graph.add("Reshape", graph.add("LSTM", steps, *weights, hidden_size=width), graph.ints(-1, width))
+    return graph.rows(graph.add("LSTM", steps, *weights, hidden_size=width), width)
 
 
 def _sequence_transformer(graph: _Graph, frames: str, count: str, width: int) -> str:
@@ -234,5 +257,5 @@ def _sequence_transformer(graph: _Graph, frames: str, count: str, width: int) ->
     positions = graph.add("Slice", graph.tensor("frame_position_embeddings.weight"), zero, count, zero)
     blocks = [name for name in graph.names() if name.startswith("transformerClip.resblocks.")]
     layers = len({name.split(".")[2] for name in blocks})
-    x = graph.add("Unsqueeze", graph.add("Add", frames, positions), graph.ints(0))
-    return graph.add("Squeeze", _transformer(graph, x, "transformerClip.", layers, width, eps=HEAD_EPS), graph.ints(0))
+    x = graph.add("Add", frames, positions)
+    return _transformer(graph, x, "transformerClip.", layers, width, graph.ints(1), count, eps=HEAD_EPS)
