@@ -59,6 +59,7 @@ def save_tower(
     elif precision == "float16":
         model = _halved(model)
     save(model, path, tensors_beside)
+    del model  # before ONNX Runtime has the tensors in memory, too
     _check(tower, head, path, precision)
 
 

@@ -111,8 +111,15 @@ class _Graph:
 
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
-        self._nodes: list[onnx.NodeProto] = []
-        self._kept: dict[str, onnx.TensorProto] = {}
+        # Filled in place: to put it together at the end would hold all tensors in memory three times.
+        self._model = helper.make_model(
+            helper.make_graph([], "clip4clip", [], []),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="clip4clip",
+        )
+        self._nodes, self._kept = self._model.graph.node, self._model.graph.initializer
+        self._names: set[str] = set()
 
     def add(self, kind: str, *inputs: str, output: str | None = None, exact: bool = False, **attributes: Any) -> str:
         """A node; gives the name of what it gives. Of one that is ``exact`` the name says so."""
@@ -128,19 +135,18 @@ class _Graph:
 
     def tensor(self, name: str) -> str:
         """A tensor of the checkpoint, as it is."""
-        if name not in self._kept:
-            self._kept[name] = numpy_helper.from_array(np.ascontiguousarray(self._tensors[name]), name)
-        return name
+        return self._keep(name, self._tensors[name])
 
     def constant(self, array: np.ndarray) -> str:
-        name = f"constant_{len(self._kept)}"
-        self._kept[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
-        return name
+        return self._keep(f"constant_{len(self._kept)}", array)
 
     def ints(self, *values: int) -> str:
-        name = "ints_" + "_".join(map(str, values))
-        if name not in self._kept:
-            self._kept[name] = numpy_helper.from_array(np.array(values, np.int64), name)
+        return self._keep("ints_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def _keep(self, name: str, array: np.ndarray) -> str:
+        if name not in self._names:
+            self._names.add(name)
+            self._kept.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
     def array(self, name: str) -> np.ndarray:
@@ -175,12 +181,10 @@ class _Graph:
         return self.linear(x, self.constant(self.array(f"{name}.weight").T), self.tensor(f"{name}.bias"), exact)
 
     def model(self, inputs: Sequence[tuple[str, int, list[Any]]], output: tuple[str, list[Any]]) -> onnx.ModelProto:
-        given = [helper.make_tensor_value_info(*one) for one in inputs]
         name, shape = output
-        result = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
-        graph = helper.make_graph(self._nodes, "clip4clip", given, result, list(self._kept.values()))
-        opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="clip4clip")
+        self._model.graph.input.extend(helper.make_tensor_value_info(*one) for one in inputs)
+        self._model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return self._model
 
 
 def _transformer(
