@@ -38,6 +38,7 @@ class OnnxTower(Tower):
         self._session(1 if self._to_share_out(rows) else cores())
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        inputs = np.asarray(inputs)  # Towhee's users give tensors
         if not self._to_share_out(len(inputs)):
             return run(self._session(cores()), inputs)
         session, shares = self._session(1), np.array_split(inputs, min(len(inputs), cores()))
