@@ -61,7 +61,7 @@ def test_a_folder_is_searched_to_its_ends_for_videos_and_nothing_else(tmp_path: 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"123")
     if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe.mp4")  # which would be waited for
+        os.mkfifo(tmp_path / "pipe.mp4")
     found = list_videos(tmp_path)
     assert [Path(video.path).relative_to(tmp_path).as_posix() for video in found] == [
         "a.MOV",

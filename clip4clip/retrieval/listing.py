@@ -83,8 +83,16 @@ def _walk(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS) and not path.is_fifo():
+            if not name.startswith(".") and name.lower().endswith(EXTENSIONS) and not _is_pipe(path):
                 yield str(path)
+
+
+def _is_pipe(path: Path) -> bool:
+    """Which would be waited for."""
+    try:
+        return path.is_fifo()
+    except OSError:  # what is wrong with it is told when it is to be decoded
+        return False
 
 
 def _read_csv(table: Path) -> Iterator[tuple[str | None, str]]:
