@@ -190,7 +190,7 @@ def embed_video(
         encoder = VideoEncoder.load(model, weights, **_how(device, runtime, precision))
     vectors: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
-    with _interruptible() as stopped, _progress() as progress:
+    with _interruptible() as (progress, stopped):
         task = progress.add_task("embedding", total=len(files))
         for file in files:
             progress.update(task, description=Path(file).name)
@@ -283,7 +283,7 @@ def embed(
     _check_output(output)
     with err.status(f"loading {model}"):
         from .retrieval.library import embed_library
-    with _interruptible() as stopped, _progress("videos/s") as progress:
+    with _interruptible("videos/s") as (progress, stopped):
         report = embed_library(
             source,
             output,
@@ -346,8 +346,7 @@ def index(
     """
     with (
         _open_index(uri, collection, token, model, weights, _how(device, runtime, precision)) as videos,
-        _interruptible() as stopped,
-        _progress("videos/s") as progress,
+        _interruptible("videos/s") as (progress, stopped),
     ):
         track = _tracker(progress, stopped)
         failed: dict[str, str] = {}
@@ -829,8 +828,8 @@ def _list_failed(failed: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C ends the block and sets the event.
+def _interruptible(speed: str | None = None) -> Iterator[tuple[Progress, threading.Event]]:
+    """A progress bar, and an event: Ctrl-C ends the block, also while the bar goes away, and sets the event.
 
     The event has to be asked now and then: an exception from a signal is lost where it strikes in a callback from C.
     """
@@ -842,7 +841,8 @@ def _interruptible() -> Iterator[threading.Event]:
 
     before = signal.signal(signal.SIGINT, stop)
     try:
-        yield stopped
+        with _progress(speed) as progress:
+            yield progress, stopped
     except KeyboardInterrupt:
         stopped.set()
     finally:
