@@ -189,18 +189,17 @@ class Container:
     def _to_open(self, source: Source) -> str | BinaryIO:
         if isinstance(source, bytes):
             return io.BytesIO(source)
-        if not isinstance(source, str | os.PathLike):
-            return source if source.seekable() else self._copy(source)
-        if is_url(self.name):
-            return self.name
-        # Opened by Python, so that to FFmpeg its name is neither a pattern nor a protocol.
-        try:
-            file = self._files.enter_context(Path(self.name).open("rb"))  # noqa: SIM115
-        except FileNotFoundError as error:
-            raise VideoNotFoundError(f"{self.name}: there is no such file") from error
-        except (OSError, ValueError) as error:
-            raise VideoError(f"{self.name}: cannot be opened: {error}") from error
-        return file if file.seekable() else self._copy(file)
+        if isinstance(source, str | os.PathLike):
+            if is_url(self.name):
+                return self.name
+            # Opened by Python, so that to FFmpeg its name is neither a pattern nor a protocol.
+            try:
+                source = self._files.enter_context(Path(self.name).open("rb"))  # noqa: SIM115
+            except FileNotFoundError as error:
+                raise VideoNotFoundError(f"{self.name}: there is no such file") from error
+            except (OSError, ValueError) as error:
+                raise VideoError(f"{self.name}: cannot be opened: {error}") from error
+        return source if source.seekable() else self._copy(source)
 
     def _copy(self, source: BinaryIO) -> BinaryIO:
         copy = cast("BinaryIO", self._files.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
