@@ -99,8 +99,8 @@ def _by_length(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     tokens = 0
     for place in sorted(range(len(rows)), key=lambda place: len(rows[place])):
         longest = len(rows[place])
-        filled_up = (len(batch) + 1) * longest
-        if batch and (filled_up > TOKENS_AT_ONCE or filled_up - tokens - longest > FILLED_UP):
+        computed, needed = (len(batch) + 1) * longest, tokens + longest
+        if batch and (computed > TOKENS_AT_ONCE or computed - needed > FILLED_UP):
             yield batch
             batch, tokens = [], 0
         batch.append(place)

@@ -31,22 +31,22 @@ class OnnxTower(Tower):
     """
 
     def __init__(self, path: Path, device: str = "cpu", rows: int = 1) -> None:
-        self._path, self._device = path, device
+        self._path, self._device, self._cores = path, device, cores()
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
         self._loading = threading.Lock()
-        self._workers = ThreadPoolExecutor(cores(), thread_name_prefix="clip4clip-onnx")
-        self._session(1 if self._to_share_out(rows) else cores())
+        self._workers = ThreadPoolExecutor(self._cores, thread_name_prefix="clip4clip-onnx")
+        self._session(1 if self._to_share_out(rows) else self._cores)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         inputs = np.asarray(inputs)  # Towhee's users give tensors
         if not self._to_share_out(len(inputs)):
-            return run(self._session(cores()), inputs)
-        session, shares = self._session(1), np.array_split(inputs, min(len(inputs), cores()))
+            return run(self._session(self._cores), inputs)
+        session, shares = self._session(1), np.array_split(inputs, min(len(inputs), self._cores))
         return np.concatenate(list(self._workers.map(functools.partial(run, session), shares)))
 
     def _to_share_out(self, rows: int) -> bool:
-        turns = -(-rows // cores())
-        return self._device == "cpu" and rows >= (1 - IDLE) * turns * cores()
+        turns = -(-rows // self._cores)
+        return self._device == "cpu" and rows >= (1 - IDLE) * turns * self._cores
 
     def _session(self, threads: int) -> onnxruntime.InferenceSession:
         """The one whose runs have so many threads."""
