@@ -1125,6 +1125,10 @@ def report_of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def write(report: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+
+
 def measure_rows(arguments: argparse.Namespace, report: dict[str, Any], console: Console, folder: Path) -> None:
     """Puts the rows into the report."""
     os.environ["CLIP4CLIP_CACHE"] = str(folder / "cache")  # graphs of random weights are of no use to anybody
@@ -1140,7 +1144,7 @@ def measure_rows(arguments: argparse.Namespace, report: dict[str, Any], console:
         if not arguments.short:
             console.print(table_of(title, lines_of(row)), highlight=False)
         if arguments.json:
-            arguments.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+            write(report, arguments.json)
 
     for title, make in Work(given, built, arguments.short, arguments.rounds).rows().items():
         if arguments.only in title:
@@ -1174,7 +1178,7 @@ def main() -> int:
         for title, lines in ({title: lines_of(row) for title, row in rows.items()} | tables).items():
             print(markdown_of(title, lines))
     if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+        write(report, arguments.json)
     if arguments.plot:
         plot(rows, arguments.plot)
     failures = wrong(rows)

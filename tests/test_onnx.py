@@ -128,8 +128,10 @@ def test_rows_are_computed_alike_however_many_cores_share_them(
     tower = build_tower("tiny", modality, tiny_checkpoint)
     save_tower(tower, tmp_path / "graph.onnx")
     random = np.random.default_rng(0)
-    inputs = random.integers(1, 500, (9, 6)) if modality == "text" else random.normal(size=(9, 3, 32, 32))
-    inputs = inputs if modality == "text" else inputs.astype(np.float32)
+    inputs = {
+        "text": random.integers(1, 500, (9, 6)),
+        "video": random.normal(size=(9, 3, 32, 32)).astype(np.float32),
+    }[modality]
     with torch.inference_mode():
         expected = tower(torch.from_numpy(inputs)).numpy()
     for cores in (1, 2, 4, 7):
