@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from embed_report import bars, wrong
+from embed_work import TEXT_STRING, frame_flop, text_bytes
+
+from clip4clip.config import get_model
 
 EMBED = Path(__file__).parent.parent / "benchmarks/embed.py"
-
-
-@pytest.fixture(scope="module")
-def embed() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("embed", EMBED)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules["embed"] = module  # its dataclasses look for it there
-    specification.loader.exec_module(module)
-    return module
 
 
 def test_the_short_form_compares_all_that_is_installed(tmp_path: Path) -> None:
@@ -37,23 +30,23 @@ def test_the_short_form_compares_all_that_is_installed(tmp_path: Path) -> None:
     assert " ms" not in done.stdout  # of one run on a busy machine times would mean nothing
 
 
-def test_whoever_gives_other_vectors_is_named(embed: ModuleType) -> None:
+def test_whoever_gives_other_vectors_is_named() -> None:
     right = {"clip4clip": {"cosine": 0.9999999}, "clip4clip, int8": {"cosine": 0.9991}, "products alone, torch": {}}
-    assert embed.wrong({"one": right}) == []
-    assert [line.split(" gives")[0] for line in embed.wrong({"one": {**right, "OpenVINO": {"cosine": 0.9991}}})] == [
+    assert wrong({"one": right}) == []
+    assert [line.split(" gives")[0] for line in wrong({"one": {**right, "OpenVINO": {"cosine": 0.9991}}})] == [
         "OpenVINO"
     ]
-    assert len(embed.wrong({"one": {"open_clip": {"cosine": float("nan")}}})) == 1
+    assert len(wrong({"one": {"open_clip": {"cosine": float("nan")}}})) == 1
 
 
-def test_the_work_is_counted(embed: ModuleType) -> None:
-    config = embed.get_model("clip_vit_b32").config
-    assert 12 * embed.frame_flop(config, one_in_last=False) / 1e9 == pytest.approx(105.8, abs=0.05)
-    assert embed.text_bytes(config) / 1e6 == pytest.approx(152, abs=0.5)
+def test_the_work_is_counted() -> None:
+    config = get_model("clip_vit_b32").config
+    assert 12 * frame_flop(config, one_in_last=False) / 1e9 == pytest.approx(105.8, abs=0.05)
+    assert text_bytes(config) / 1e6 == pytest.approx(152, abs=0.5)
 
 
-def test_a_bar_is_met_by_the_median_of_the_rounds(embed: ModuleType) -> None:
+def test_a_bar_is_met_by_the_median_of_the_rounds() -> None:
     rounds = {"towhee.models": [200.0, 300.0, 310.0], "clip4clip": [20.0, 20.0, 20.0], "clip4clip, int8": [10.0] * 3}
     row = {name: {"milliseconds": times, "cosine": 1.0} for name, times in rounds.items()}
-    found = embed.bars({embed.TEXT_STRING: row}, [])
+    found = bars({TEXT_STRING: row}, [])
     assert [(one["times"][1], one["met"]) for one in found] == [(15.0, True), (30.0, True)]

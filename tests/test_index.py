@@ -164,6 +164,16 @@ def test_adding_again_replaces(index: VideoIndex) -> None:
     assert hit.fields["duration"] == 99
 
 
+def test_of_two_rows_of_an_id_the_last_counts(index: VideoIndex) -> None:
+    first, other = made_up(2)
+    assert index.add([first, other, first | {"duration": 7.0}]) == 2
+    assert index.count() == 2
+    assert [(hit.id, hit.fields["duration"]) for hit in index.search(vector=first["vector"], limit=5)] == [
+        ("v0", 7.0),
+        ("v1", 1.0),
+    ]
+
+
 def test_deleting_tells_how_many_there_were(index: VideoIndex) -> None:
     index.add(made_up(20))
     assert index.delete(["v3", "v4", "none"]) == 2

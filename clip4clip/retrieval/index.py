@@ -204,7 +204,7 @@ class VideoIndex:
         Args:
             videos: a table that ``clip4clip embed`` wrote, whose failed videos are left out; or rows with ``id``,
                 ``path``, ``vector`` (float32, norm 1), ``model`` and ``fingerprint``. Whatever else a row has becomes a
-                field to filter by, where it is not None.
+                field to filter by, where it is not None. Of several with an id the last counts.
             track: wraps the iteration over the rows, given how many they are if that is known; for a progress bar.
 
         Returns:
@@ -213,7 +213,8 @@ class VideoIndex:
         Raises:
             ModelMismatchError: for vectors of another model than those of the index.
             LibraryError: for a table that cannot be read.
-            InputValueError: for a row without a field that it needs, or whose vector has another length or norm.
+            InputValueError: for a row without a field that it needs, or whose vector has another length, is all zeros
+                or not finite.
         """
         rows: Iterable[Mapping[str, Any]]
         if isinstance(videos, str | os.PathLike):
@@ -520,19 +521,18 @@ class VideoIndex:
                 raise InputValueError(f"a row has no {', '.join(sorted(missing))}: {brief(dict(row))}")
             found = self._open(Identity(row["model"], row["fingerprint"]), len(row["vector"]), None, None)
         told = ("model", "fingerprint", "error")  # of all
-        batch = [
-            {name: value for name, value in row.items() if name not in told and value is not None}
-            | {"vector": _vector(row["vector"], found.dim, f"the vector of {brief(row['id'])}")}
-            for row in rows
-        ]
-        for row in batch:
+        batch: dict[str, dict[str, Any]] = {}  # by id: of two in one upsert a server keeps both
+        for row in rows:
             for name in ("id", "path"):
                 if not (isinstance(row[name], str) and 0 < len(row[name].encode()) <= MAX_NAME_BYTES):
                     raise InputValueError(
                         f"{name} must be a string of 1 to {MAX_NAME_BYTES} bytes, not {brief(row[name])}"
                     )
+            fields = {name: value for name, value in row.items() if name not in told and value is not None}
+            vector = _vector(row["vector"], found.dim, f"the vector of {brief(row['id'])}")
+            batch[row["id"]] = fields | {"vector": vector}
         with self._speaking():
-            self._client.upsert(self.collection, batch, timeout=max(self._timeout, 60))
+            self._client.upsert(self.collection, [*batch.values()], timeout=max(self._timeout, 60))
         return len(batch)
 
     def _settle(self) -> None:

@@ -1,0 +1,464 @@
+"""Who embeds, in benchmarks/embed.py: this project, and its peers with the same weights."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor, nn
+
+from clip4clip import TextEncoder, VideoEncoder
+from clip4clip.config import CLIPConfig, get_model
+from clip4clip.device import cores
+from clip4clip.frames import MEAN, STD
+from clip4clip.tokenizer import VOCAB_SIZE, default_tokenizer
+
+Call = Callable[[], np.ndarray]
+State = dict[str, Tensor]
+
+TORCH, BFLOAT16 = "clip4clip, torch", "clip4clip, torch bfloat16"
+DEFAULT, INT8 = "clip4clip", "clip4clip, int8"  # computed by ONNX Runtime, as on any CPU where it is installed
+TOWHEE, OPEN_CLIP, OPENVINO = "towhee.models", "open_clip", "OpenVINO"
+TRANSFORMERS, PADDED = "transformers", "transformers, padded"
+ONNX, ONNX_INT8 = "ONNX Runtime", "ONNX Runtime, int8"
+ALONE = ", one by one"
+
+
+class Contender:
+    """What does the work. Each method gives a call, with all that comes before it done; None for what it cannot do."""
+
+    name: str
+
+    def text_network(self, captions: list[str]) -> Call | None:  # noqa: ARG002
+        """Token ids to embeddings."""
+        return None
+
+    def text(self, captions: list[str]) -> Call | None:  # noqa: ARG002
+        """Strings to unit vectors."""
+        return None
+
+    def video_network(self, pixels: np.ndarray) -> Call | None:  # noqa: ARG002
+        """Pixels to embeddings."""
+        return None
+
+    def video(self, videos: list[np.ndarray]) -> Call | None:  # noqa: ARG002
+        """Raw frames to unit vectors, one for each video."""
+        return None
+
+
+class Ours(Contender):
+    def __init__(self, name: str, model_name: str, weights: Path, runtime: str, precision: str) -> None:
+        self.name = name
+        self.texts = TextEncoder.load(model_name, weights, "cpu", runtime, precision)
+        self.videos = VideoEncoder.load(model_name, weights, "cpu", runtime, precision)
+
+    def text_network(self, captions: list[str]) -> Call:
+        batches: list[np.ndarray] = []
+
+        def kept(ids: np.ndarray) -> np.ndarray:
+            batches.append(ids)
+            return self.texts.model(ids)
+
+        TextEncoder(kept, self.texts.config)(captions)  # type: ignore[arg-type]
+        # The encoder orders captions by length.
+        lengths = [len(default_tokenizer(self.texts.config.vocab_size).encode(caption)) for caption in captions]
+        places = np.argsort(np.argsort(lengths, kind="stable"), kind="stable")
+        return lambda: np.concatenate([self.texts.model(ids) for ids in batches])[places]
+
+    def text(self, captions: list[str]) -> Call:
+        given: Any = captions if len(captions) > 1 else captions[0]
+        return lambda: np.atleast_2d(self.texts(given))
+
+    def video_network(self, pixels: np.ndarray) -> Call:
+        return lambda: self.videos.model(pixels)
+
+    def video(self, videos: list[np.ndarray]) -> Call:
+        return lambda: self.videos(videos)
+
+
+@dataclass
+class Peer(Contender):
+    """A peer by its parts.
+
+    Attributes:
+        ids: captions to token ids as it pads them; None if its tokenizer has not the model's vocabulary.
+        embed_text: token ids to embeddings.
+        embed_frames: pixels to embeddings; None to leave the frames to another one of the same kind.
+        network_ids: as ids, for the network alone.
+    """
+
+    name: str
+    resolution: int
+    ids: Callable[[list[str]], np.ndarray] | None
+    embed_text: Callable[[np.ndarray], np.ndarray]
+    embed_frames: Callable[[np.ndarray], np.ndarray] | None
+    network_ids: Callable[[list[str]], np.ndarray]
+
+    def text_network(self, captions: list[str]) -> Call:
+        ids = self.network_ids(captions)
+        return lambda: self.embed_text(ids)
+
+    def text(self, captions: list[str]) -> Call | None:
+        ids = self.ids
+        return ids and (lambda: unit(self.embed_text(ids(captions))))
+
+    def video_network(self, pixels: np.ndarray) -> Call | None:
+        embed = self.embed_frames
+        return embed and (lambda: embed(pixels))
+
+    def video(self, videos: list[np.ndarray]) -> Call | None:
+        embed = self.embed_frames
+
+        def call() -> np.ndarray:
+            pixels = one_by_one([frame for video in videos for frame in video], self.resolution)
+            return pooled(embed(pixels), videos)  # type: ignore[misc]
+
+        return embed and call
+
+
+class OneByOne(Contender):
+    """A peer that is given captions one at a time, so that it need not pad them."""
+
+    def __init__(self, peer: Contender) -> None:
+        self.name, self._peer = peer.name + ALONE, peer
+
+    def text_network(self, captions: list[str]) -> Call | None:
+        return self._all([self._peer.text_network([caption]) for caption in captions])
+
+    def text(self, captions: list[str]) -> Call | None:
+        return self._all([self._peer.text([caption]) for caption in captions])
+
+    @staticmethod
+    def _all(calls: list[Call | None]) -> Call | None:
+        return None if None in calls else lambda: np.concatenate([call() for call in calls])  # type: ignore[misc]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def pooled(embeddings: np.ndarray, videos: Sequence[np.ndarray]) -> np.ndarray:
+    """Frame embeddings of videos to their unit vectors."""
+    ends = np.cumsum([len(video) for video in videos])[:-1]
+    return unit(np.stack([frames.mean(0) for frames in np.split(unit(embeddings), ends)]))
+
+
+def one_by_one(frames: Sequence[np.ndarray], resolution: int) -> np.ndarray:
+    """Frames to pixels, by Pillow and torch, as the transforms of all peers do it."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    rows = []
+    for frame in frames:
+        image = Image.fromarray(frame)
+        short = min(image.size)
+        wide, high = (int(resolution * side / short) for side in image.size)
+        left, top = round((wide - resolution) / 2), round((high - resolution) / 2)
+        image = image.resize((wide, high), Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + resolution, top + resolution))
+        rows.append(torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255).sub(mean).div(std))
+    return torch.stack(rows).numpy()
+
+
+def on_arrays(function: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+    @torch.inference_mode()
+    def call(array: np.ndarray) -> np.ndarray:
+        return function(torch.from_numpy(array)).numpy()
+
+    return call
+
+
+@dataclass
+class Given:
+    """What every contender is built from."""
+
+    model_name: str
+    state: State
+    folder: Path
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> CLIPConfig:
+        return get_model(self.model_name).config
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def unpadded(self, captions: list[str]) -> np.ndarray:
+        return default_tokenizer(self.config.vocab_size)(captions, self.config.context_length)
+
+    def padded(self, captions: list[str]) -> np.ndarray:
+        ids = self.unpadded(captions)
+        return np.pad(ids, ((0, 0), (0, self.config.context_length - ids.shape[1])))
+
+    def ours(self, name: str, runtime: str, precision: str = "float32") -> Contender:
+        return Ours(name, self.model_name, self.weights, runtime, precision)
+
+    def hugging_face(self) -> Any:
+        """transformers' model, once."""
+        if "hugging face" not in self.made:
+            self.made["hugging face"] = hugging_face_model(self.config, self.state)
+        return self.made["hugging face"]
+
+    def transformers(self, name: str) -> Contender:
+        text, frames = hugging_face_towers(self.hugging_face())
+        ids = self.padded if name == PADDED else self.unpadded
+        embed_frames = None if name == PADDED else on_arrays(frames)
+        return Peer(name, self.config.resolution, ids, on_arrays(text), embed_frames, ids)
+
+    def towhee_models(self) -> Contender:
+        from towhee.models import clip4clip
+        from towhee.models.clip.simple_tokenizer import SimpleTokenizer
+
+        config = self.config
+        model = clip4clip.CLIP4Clip(
+            embed_dim=config.embed_dim,
+            image_resolution=config.resolution,
+            vision_layers=config.vision_layers,
+            vision_width=config.vision_width,
+            vision_patch_size=config.patch_size,
+            context_length=config.context_length,
+            vocab_size=config.vocab_size,
+            transformer_width=config.text_width,
+            transformer_heads=config.text_width // 64,
+            transformer_layers=config.text_layers,
+        ).eval()
+        # Not strict: its masks are no part of a checkpoint.
+        model.load_state_dict({f"clip.{name}": one for name, one in self.state.items()}, strict=False, assign=True)
+        tokenizer = SimpleTokenizer()
+
+        def ids(captions: list[str]) -> np.ndarray:
+            rows = [clip4clip.convert_tokens_to_id(tokenizer, one, config.context_length)[0] for one in captions]
+            return np.stack(rows)
+
+        return Peer(
+            TOWHEE,
+            config.resolution,
+            ids if config.vocab_size == VOCAB_SIZE else None,
+            on_arrays(lambda ids: model.get_sequence_output(ids, shaped=True)[:, 0]),
+            on_arrays(lambda pixels: model.get_visual_output(pixels, torch.ones(1, len(pixels)), shaped=True)[0]),
+            self.padded,
+        )
+
+    def open_clip(self) -> Contender:
+        import open_clip
+        from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+        config = self.config
+        model = open_clip.CLIP(
+            config.embed_dim,
+            CLIPVisionCfg(
+                layers=config.vision_layers,
+                width=config.vision_width,
+                patch_size=config.patch_size,
+                image_size=config.resolution,
+            ),
+            CLIPTextCfg(
+                width=config.text_width,
+                heads=config.text_width // 64,
+                layers=config.text_layers,
+                context_length=config.context_length,
+                vocab_size=config.vocab_size,
+            ),
+            quick_gelu=True,
+        ).eval()
+        model.load_state_dict(self.state, assign=True)
+        tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+        return Peer(
+            OPEN_CLIP,
+            config.resolution,
+            (lambda captions: tokenizer(captions).numpy()) if config.vocab_size == VOCAB_SIZE else None,
+            on_arrays(model.encode_text),
+            on_arrays(model.encode_image),
+            self.padded,
+        )
+
+    def graph(self, modality: str, precision: str = "float32") -> Path:
+        """What torch's exporter makes of transformers' model, and its dynamic quantisation; once."""
+        path = self.folder / f"plain-{modality}-{precision}.onnx"
+        if not path.exists() and precision == "int8":
+            quantise(self.graph(modality), path)
+        elif not path.exists():
+            export(hugging_face_towers(self.hugging_face())[modality == "video"], modality, self.config, path)
+        return path
+
+    def onnxruntime(self, name: str, precision: str = "float32") -> Contender:
+        text, frames = (session(self.graph(modality, precision)) for modality in ("text", "video"))
+        return Peer(name, self.config.resolution, self.unpadded, text, frames, self.unpadded)
+
+    def openvino(self) -> Contender:
+        import openvino
+
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_NUM_THREADS": cores(),
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        text, frames = (
+            core.compile_model(core.read_model(self.graph(modality)), "CPU", settings) for modality in ("text", "video")
+        )
+
+        def embed(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+            return lambda array: model(array)[0]
+
+        return Peer(OPENVINO, self.config.resolution, self.unpadded, embed(text), embed(frames), self.unpadded)
+
+
+def hugging_face_model(config: CLIPConfig, state: State) -> Any:
+    """transformers' CLIP with the tensors of a state dict, which are not copied but for the two projections."""
+    from transformers import CLIPConfig as HuggingFaceConfig
+    from transformers import CLIPModel
+
+    shape = {"projection_dim": config.embed_dim}
+    with torch.device("meta"):
+        model = CLIPModel(
+            HuggingFaceConfig(
+                text_config={
+                    "hidden_size": config.text_width,
+                    "intermediate_size": 4 * config.text_width,
+                    "num_hidden_layers": config.text_layers,
+                    "num_attention_heads": config.text_width // 64,
+                    "max_position_embeddings": config.context_length,
+                    "vocab_size": config.vocab_size,
+                    "bos_token_id": config.vocab_size - 2,
+                    "eos_token_id": config.vocab_size - 1,
+                    **shape,
+                },
+                vision_config={
+                    "hidden_size": config.vision_width,
+                    "intermediate_size": 4 * config.vision_width,
+                    "num_hidden_layers": config.vision_layers,
+                    "num_attention_heads": config.vision_width // 64,
+                    "image_size": config.resolution,
+                    "patch_size": config.patch_size,
+                    **shape,
+                },
+                **shape,
+            )
+        )
+    theirs = {
+        "logit_scale": state["logit_scale"],
+        "text_projection.weight": state["text_projection"].T.contiguous(),
+        "visual_projection.weight": state["visual.proj"].T.contiguous(),
+        "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
+        "text_model.embeddings.position_ids": torch.arange(config.context_length)[None],
+        "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
+        "vision_model.embeddings.position_ids": torch.arange(len(state["visual.positional_embedding"]))[None],
+    }
+    parts = {
+        "ln_final": "text_model.final_layer_norm",
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+        "visual.ln_post": "vision_model.post_layernorm",
+    }
+    names = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj"}
+    names |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    for prefix, tower, layers in (("", "text", config.text_layers), ("visual.", "vision", config.vision_layers)):
+        for number in range(layers):
+            block, layer = f"{prefix}transformer.resblocks.{number}", f"{tower}_model.encoder.layers.{number}"
+            parts |= {f"{block}.{mine}": f"{layer}.{other}" for mine, other in names.items()}
+            for kind in ("weight", "bias"):
+                for part, third in zip("qkv", state[f"{block}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                    theirs[f"{layer}.self_attn.{part}_proj.{kind}"] = third
+    for mine, other in parts.items():
+        theirs |= {f"{other}.{kind}": state[f"{mine}.{kind}"] for kind in ("weight", "bias")}
+    for name in ("text_model", "vision_model"):  # buffers that no state dict has
+        getattr(model, name).embeddings.position_ids = theirs.pop(f"{name}.embeddings.position_ids")
+    model.load_state_dict(theirs, assign=True)
+    return model.eval()
+
+
+class Part(nn.Module):
+    """What a function makes of a model and inputs, as a module, which torch's exporter wants."""
+
+    def __init__(self, model: nn.Module, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(self.model, inputs)
+
+
+def hugging_face_towers(model: Any) -> tuple[Part, Part]:
+    """Token ids to embeddings, and pixels to embeddings."""
+    return (
+        Part(model, lambda m, ids: m.text_projection(m.text_model(input_ids=ids).pooler_output)),
+        Part(model, lambda m, pixels: m.visual_projection(m.vision_model(pixel_values=pixels).pooler_output)),
+    )
+
+
+def export(tower: Part, modality: str, config: CLIPConfig, path: Path) -> None:
+    example = torch.zeros(2, 3, config.resolution, config.resolution)
+    free = {0: "batch"}
+    if modality == "text":
+        example, free = torch.tensor([[0, 1, 2, config.vocab_size - 1]] * 2), {0: "batch", 1: "length"}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            tower.eval(),
+            (example,),
+            str(path),
+            input_names=["inputs"],
+            output_names=["embeddings"],
+            dynamic_axes={"inputs": free, "embeddings": {0: "batch"}},
+            dynamo=False,  # the newer exporter needs one package more
+        )
+
+
+def quantise(path: Path, to: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.disable(logging.WARNING)  # which would advise to simplify the graph first
+    quantize_dynamic(path, to, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+    logging.disable(logging.NOTSET)
+
+
+def session(model: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    options.log_severity_level = 3
+    made = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = made.get_inputs()[0].name
+    return lambda array: made.run(None, {name: array})[0]
+
+
+def contenders(given: Given, console: Console) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Those whose packages are there, and why the others are not."""
+    builders: dict[str, tuple[str, Callable[[], Contender]]] = {
+        TORCH: ("torch", lambda: given.ours(TORCH, "torch")),
+        BFLOAT16: ("torch", lambda: given.ours(BFLOAT16, "torch", "bfloat16")),
+        DEFAULT: ("onnxruntime onnx", lambda: given.ours(DEFAULT, "onnxruntime")),
+        INT8: ("onnxruntime onnx", lambda: given.ours(INT8, "onnxruntime", "int8")),
+        TOWHEE: ("towhee.models.clip4clip", given.towhee_models),
+        PADDED: ("transformers", lambda: given.transformers(PADDED)),
+        TRANSFORMERS: ("transformers", lambda: given.transformers(TRANSFORMERS)),
+        OPEN_CLIP: ("open_clip", given.open_clip),
+        ONNX: ("onnxruntime onnx", lambda: given.onnxruntime(ONNX)),
+        ONNX_INT8: ("onnxruntime onnx", lambda: given.onnxruntime(ONNX_INT8, "int8")),
+        OPENVINO: ("openvino onnx", given.openvino),
+    }
+    built: dict[str, Contender] = {}
+    missing: dict[str, str] = {}
+    for name, (modules, build) in builders.items():
+        console.print(f"building {name}", highlight=False)
+        try:
+            for module in modules.split():
+                importlib.import_module(module)
+        except (ImportError, RuntimeError) as error:  # torchvision raises the latter beside another torch than its own
+            missing[name] = str(error).splitlines()[0]
+        else:
+            built[name] = build()
+    return built, missing

@@ -1,0 +1,331 @@
+"""The work of benchmarks/embed.py: captions, frames, what bounds them, and the start of a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from embed_contenders import (
+    DEFAULT,
+    INT8,
+    ONNX,
+    ONNX_INT8,
+    OPEN_CLIP,
+    OPENVINO,
+    TORCH,
+    TOWHEE,
+    TRANSFORMERS,
+    Call,
+    Contender,
+    Given,
+    OneByOne,
+    hugging_face_towers,
+    on_arrays,
+    one_by_one,
+    pooled,
+    session,
+    unit,
+)
+from PIL import Image
+
+from clip4clip.config import CLIPConfig
+from clip4clip.frames import pixel_values
+
+Figures = dict[str, dict[str, Any]]  # of a row, by contender: "cosine", and of each round "milliseconds", "megabytes"
+
+TEXT_NETWORK = "one caption of {} ids, network alone"
+TEXT_STRING = "one caption of 10 ids, string to vector"
+MANY_STRING = "{} captions of mixed length, strings to vectors"
+MANY_NETWORK = "{} captions of mixed length, network alone"
+FRAMES_NETWORK, FRAMES_RAW = "{} frames, network alone", "{} frames of 720p, raw pixels to vector"
+VIDEOS_RAW = "8 videos of {} frames of 720p, raw pixels to vectors"
+COLD = "start of a process to the first caption's vector"
+
+GRAPH_KEPT = ", graph kept"
+KEPT, FIRST_TIME, KEPT_INT8 = DEFAULT + GRAPH_KEPT, f"{DEFAULT}, first time", INT8 + GRAPH_KEPT
+PRODUCTS = {"torch": "products alone, torch", "onnxruntime": "products alone, ONNX Runtime"}
+READING = {"sum": "reading alone, sum", "product": "reading alone, matrix × vector"}
+
+FRAME = (720, 1280)
+WORDS = ("dog", "horse", "kids", "grass", "people", "house", "car", "green", "small", "play", "watch", "near", "the")
+
+
+@dataclass
+class Row:
+    """One piece of work.
+
+    Attributes:
+        calls: of each contender.
+        expected: unit vectors.
+        rounds: how many times each does it.
+    """
+
+    title: str
+    calls: dict[str, Call]
+    expected: np.ndarray
+    rounds: int
+
+
+def caption_of(ids: int, seed: int = 0) -> str:
+    """So many ids with the marks at both ends."""
+    return " ".join(random.Random(f"{seed}/{ids}").choices(WORDS, k=ids - 2))
+
+
+def mixed_captions(count: int) -> list[str]:
+    """As long as captions of videos are: most of them 7 to 17 ids, a few longer."""
+    lengths = np.random.default_rng(0).lognormal(np.log(11), 0.45, count).round().clip(4, 77).astype(int)
+    return [caption_of(length, seed) for seed, length in enumerate(lengths.tolist())]
+
+
+def drawn_video(frames: int, seed: int = 0) -> np.ndarray:
+    """Frames of 720p full of coloured blobs."""
+    generator = np.random.default_rng(seed)
+    small = generator.integers(0, 256, (frames, 9, 16, 3), dtype=np.uint8)
+    size = FRAME[::-1]
+    return np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BICUBIC)) for one in small])
+
+
+class Work:
+    """The rows, in the order in which they are shown, each made when it is due.
+
+    Args:
+        given: the weights.
+        built: the contenders.
+        short: little work, once.
+        rounds: how many times each does it otherwise.
+    """
+
+    def __init__(self, given: Given, built: dict[str, Contender], short: bool, rounds: int) -> None:
+        self.given, self.built, self.short, self.rounds = given, built, short, rounds
+        self.frames, self.captions = (3, 8) if short else (12, 64)
+        self.embed_text, self.embed_frames = map(on_arrays, hugging_face_towers(given.hugging_face()))
+
+    def rows(self) -> dict[str, Callable[[str], Row]]:
+        """By title: what makes the row of that title."""
+        longest = self.given.config.context_length
+        made: dict[str, Callable[[str], Row]] = {TEXT_STRING: lambda title: self._strings(title, [caption_of(10)])}
+        for ids in (10, longest) if self.short else (5, 10, 30, longest):
+            made[TEXT_NETWORK.format(ids)] = lambda title, ids=ids: self._ids(title, [caption_of(ids)])
+        mixed = mixed_captions(self.captions)
+        made[MANY_STRING.format(self.captions)] = lambda title: self._strings(title, mixed)
+        made[MANY_NETWORK.format(self.captions)] = lambda title: self._ids(title, mixed)
+        made[FRAMES_NETWORK.format(self.frames)] = self._pixels
+        made[FRAMES_RAW.format(self.frames)] = lambda title: self._videos(title, 1, self.rounds)
+        if not self.short:
+            made[VIDEOS_RAW.format(self.frames)] = lambda title: self._videos(title, 8, self.rounds // 3 + 1)
+        return made
+
+    def _contenders(self, captions: list[str]) -> list[Contender]:
+        some = [self.built[name] for name in (TRANSFORMERS, ONNX, ONNX_INT8, OPENVINO) if name in self.built]
+        return [*self.built.values(), *(map(OneByOne, some) if len(captions) > 1 else [])]
+
+    def _expected(self, captions: list[str]) -> np.ndarray:
+        return unit(np.concatenate([self.embed_text(self.given.unpadded([caption])) for caption in captions]))
+
+    def _strings(self, title: str, captions: list[str]) -> Row:
+        calls = {one.name: one.text(captions) for one in self._contenders(captions)}
+        return Row(title, _those(calls), self._expected(captions), self.rounds)
+
+    def _ids(self, title: str, captions: list[str]) -> Row:
+        calls = {one.name: one.text_network(captions) for one in self._contenders(captions)}
+        if title == TEXT_NETWORK.format(10) and not self.short:
+            calls |= reading(text_bytes(self.given.config))
+        return Row(title, _those(calls), self._expected(captions), self.rounds)
+
+    def _pixels(self, title: str) -> Row:
+        pixels = pixel_values(drawn_video(self.frames), self.given.config.resolution)
+        calls = {one.name: one.video_network(pixels) for one in self.built.values()}
+        if not self.short:
+            calls |= products(self.given.config, self.frames)
+        return Row(title, _those(calls), unit(self.embed_frames(pixels)), self.rounds)
+
+    def _videos(self, title: str, count: int, rounds: int) -> Row:
+        videos = [drawn_video(self.frames, seed) for seed in range(count)]
+        pixels = [one_by_one(video, self.given.config.resolution) for video in videos]
+        expected = np.concatenate([pooled(self.embed_frames(one), [one]) for one in pixels])
+        calls = {one.name: one.video(videos) for one in self.built.values()}
+        return Row(title, _those(calls), expected, rounds)
+
+
+def _those(calls: dict[str, Call | None]) -> dict[str, Call]:
+    return {name: call for name, call in calls.items() if call is not None}
+
+
+# What bounds it
+
+
+def flop(tokens: int, width: int, layers: int, one_in_last: bool) -> float:
+    """Of the products in a transformer for one row of tokens; of the last layer perhaps for one token alone."""
+    attention = 4 * tokens * width  # for each query
+    block = tokens * (24 * width**2 + attention)
+    last = tokens * 4 * width**2 + 20 * width**2 + attention  # keys and values of all, the rest of one
+    return layers * block if not one_in_last else (layers - 1) * block + last
+
+
+def frame_flop(config: CLIPConfig, one_in_last: bool) -> float:
+    patches, width = (config.resolution // config.patch_size) ** 2, config.vision_width
+    ends = 2 * patches * width * 3 * config.patch_size**2 + 2 * width * config.embed_dim
+    return flop(patches + 1, width, config.vision_layers, one_in_last) + ends
+
+
+def text_flop(config: CLIPConfig, ids: int, one_in_last: bool) -> float:
+    return flop(ids, config.text_width, config.text_layers, one_in_last) + 2 * config.text_width * config.embed_dim
+
+
+def text_bytes(config: CLIPConfig, width: int = 4) -> int:
+    """Of the weights that each caption needs: all but the token embeddings, in so many bytes for each number."""
+    return width * (12 * config.text_layers * config.text_width**2 + config.text_width * config.embed_dim)
+
+
+def block_shapes(config: CLIPConfig) -> list[tuple[int, int]]:
+    """Of the four products of a block of the vision tower, in an order in which one can feed the next."""
+    width = config.vision_width
+    return [(width, width), (width, 4 * width), (4 * width, width), (width, 3 * width)]
+
+
+def products_flop(config: CLIPConfig, frames: int) -> float:
+    tokens = frames * ((config.resolution // config.patch_size) ** 2 + 1)
+    return sum(2 * tokens * wide * high for wide, high in block_shapes(config))
+
+
+def products(config: CLIPConfig, frames: int) -> dict[str, Call | None]:
+    """The four products of a block of the vision tower for all tokens of the frames, and nothing else."""
+    tokens = frames * ((config.resolution // config.patch_size) ** 2 + 1)
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(wide, high, generator=generator) / wide**0.5 for wide, high in block_shapes(config)]
+    x = torch.randn(tokens, config.vision_width, generator=generator)
+
+    @torch.inference_mode()
+    def by_torch() -> np.ndarray:
+        y = x
+        for weight in transposed:
+            y = F.linear(y, weight)
+        return y.numpy()
+
+    transposed = [weight.T.contiguous() for weight in weights]
+    calls: dict[str, Call | None] = {PRODUCTS["torch"]: by_torch}
+    if find_spec("onnxruntime") and find_spec("onnx"):
+        from onnx import TensorProto, helper, numpy_helper
+
+        kept = [numpy_helper.from_array(weight.numpy(), f"weight{number}") for number, weight in enumerate(weights)]
+        nodes = [helper.make_node("MatMul", [f"x{n}", f"weight{n}"], [f"x{n + 1}"]) for n in range(len(weights))]
+        first = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["tokens", config.vision_width])
+        last = helper.make_tensor_value_info(f"x{len(nodes)}", TensorProto.FLOAT, ["tokens", weights[-1].shape[1]])
+        graph = helper.make_graph(nodes, "products", [first], [last], kept)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        run = session(model.SerializeToString())
+        calls[PRODUCTS["onnxruntime"]] = lambda: run(x.numpy())
+    return calls
+
+
+def reading(size: int) -> dict[str, Call | None]:
+    """As many bytes as the weights have, read by all threads, in two ways."""
+    rows = torch.ones(size // 4 // 1024, 1024)
+    one = torch.ones(1024)
+    return {READING["sum"]: lambda: rows.sum().numpy(), READING["product"]: lambda: torch.mv(rows, one).numpy()}
+
+
+def cosines(found: np.ndarray, expected: np.ndarray) -> float:
+    return float((unit(found.astype(np.float64)) * expected).sum(-1).min())
+
+
+# The start of a process
+
+
+COLD_REPORT = """
+import json, re, resource, sys
+from pathlib import Path
+status = Path("/proc/self/status")  # getrusage knows the peak of the parent, too, on Linux
+if status.exists():
+    peak = int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) / 1024
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+print(json.dumps({"megabytes": peak, "vector": [float(number) for number in vector]}), flush=True)
+"""
+COLD_OURS = """
+from clip4clip import TextEncoder
+vector = TextEncoder.load(MODEL, FOLDER + "/model.safetensors", "cpu", {runtime!r}, {precision!r})(CAPTION)
+"""
+COLD_PROGRAMS = {
+    KEPT: COLD_OURS.format(runtime="onnxruntime", precision="float32"),
+    FIRST_TIME: COLD_OURS.format(runtime="onnxruntime", precision="float32"),
+    KEPT_INT8: COLD_OURS.format(runtime="onnxruntime", precision="int8"),
+    TORCH: COLD_OURS.format(runtime="torch", precision="float32"),
+    TOWHEE: """
+import torch
+from towhee.models import clip4clip
+from towhee.models.clip.simple_tokenizer import SimpleTokenizer
+model = clip4clip.create_model(MODEL, 77, True, FOLDER + "/pytorch_model.bin.1", "cpu").eval()
+ids = clip4clip.convert_tokens_to_id(SimpleTokenizer(), CAPTION, 77)
+with torch.inference_mode():
+    vector = model.get_sequence_output(torch.from_numpy(ids))[0, 0]
+""",
+    # The text tower alone, and ids ready made: it has no vocabulary without a download.
+    TRANSFORMERS: """
+import torch
+from transformers import CLIPTextModelWithProjection
+model = CLIPTextModelWithProjection.from_pretrained(FOLDER + "/hugging-face").eval()
+with torch.inference_mode():
+    vector = model(torch.tensor([IDS])).text_embeds[0]
+""",
+    OPEN_CLIP: """
+import torch, open_clip
+model = open_clip.create_model("ViT-B-32-quickgelu", FOLDER + "/model.safetensors").eval()
+with torch.inference_mode():
+    vector = model.encode_text(open_clip.get_tokenizer("ViT-B-32-quickgelu")([CAPTION]))[0]
+""",
+}
+
+
+def cold_start(given: Given, built: dict[str, Contender], rounds: int) -> Figures:
+    """Each in a process of its own; the files were all read shortly before."""
+    needs = {KEPT: DEFAULT, FIRST_TIME: DEFAULT, KEPT_INT8: INT8}
+    programs = {name: code for name, code in COLD_PROGRAMS.items() if needs.get(name, name) in built}
+    torch.save({f"clip.{name}": tensor for name, tensor in given.state.items()}, given.folder / "pytorch_model.bin.1")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    given.hugging_face().save_pretrained(given.folder / "hugging-face")
+    caption = caption_of(10)
+    ids = given.unpadded([caption])
+    expected = unit(on_arrays(hugging_face_towers(given.hugging_face())[0])(ids))
+    names = {"MODEL": given.model_name, "FOLDER": str(given.folder), "CAPTION": caption, "IDS": ids[0].tolist()}
+    start = "".join(f"{name} = {value!r}\n" for name, value in names.items())
+    found: Figures = {name: {"milliseconds": [], "megabytes": []} for name in programs}
+    for number in range(-1, rounds):  # once more than is counted, so that all files have been read
+        order = list(programs)
+        random.Random(number).shuffle(order)
+        for name in order:
+            with tempfile.TemporaryDirectory(dir=given.folder) as empty:
+                environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+                if name == FIRST_TIME:
+                    environment["CLIP4CLIP_CACHE"] = empty
+                one = run_cold(start + programs[name] + COLD_REPORT, environment)
+            found[name]["cosine"] = cosines(np.array([one.pop("vector")]), expected)
+            for key, value in one.items() if number >= 0 else ():
+                found[name][key].append(round(value, 1))
+    return found
+
+
+def run_cold(program: str, environment: dict[str, str]) -> dict[str, Any]:
+    begun = time.perf_counter()
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        line = child.stdout.readline()  # type: ignore[union-attr]
+        milliseconds = 1e3 * (time.perf_counter() - begun)
+        _, errors = child.communicate()
+    if child.returncode:
+        raise RuntimeError(f"a cold start failed: {errors[-2000:]}")
+    return {"milliseconds": milliseconds, **json.loads(line)}
