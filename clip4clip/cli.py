@@ -304,7 +304,7 @@ def embed(
     if stopped.is_set():
         err.print("stopped: what is done is kept, and the same command goes on", highlight=False)
         raise typer.Exit(130)
-    _list_failed(report.failed)
+    _list_failed(report.failed | report.unlisted)
     done = report.videos - len(report.failed)
     err.print(
         f"{done} of {report.videos} videos are in {output}: {report.embedded} looked at now"
@@ -313,7 +313,7 @@ def embed(
         markup=False,
         soft_wrap=True,
     )
-    if report.failed:
+    if report.failed or report.unlisted:
         raise typer.Exit(1)
 
 
@@ -349,7 +349,7 @@ def index(
         _interruptible("videos/s") as (progress, stopped),
     ):
         track = _tracker(progress, stopped)
-        failed: dict[str, str] = {}
+        missed: dict[str, str] = {}
         if source.is_dir():
             way = seek.value if seek else None
             report = videos.sync(source, frames=frames, seek=way, workers=workers, track=track)
@@ -357,16 +357,16 @@ def index(
                 f"{report.added} added, {report.changed} changed, {report.dropped} dropped, "
                 f"{report.unchanged} as before"
             )
-            failed = report.failed
+            missed = report.failed | report.unlisted
         else:
             told = f"{videos.add(source, track=track)} added or replaced"
         count = videos.count()
     if stopped.is_set():
         err.print("stopped: what is done is kept, and the same command goes on", highlight=False)
         raise typer.Exit(130)
-    _list_failed(failed)
+    _list_failed(missed)
     err.print(f"{told}; {count} videos in {collection!r} of {uri}", highlight=False, markup=False, soft_wrap=True)
-    if failed:
+    if missed:
         raise typer.Exit(1)
 
 
@@ -404,16 +404,19 @@ def search(
         hits = videos.search(text, video=video, limit=limit, filter=where)
     if as_json:
         for hit in hits:
-            print(json.dumps({"id": hit.id, "score": hit.score, "path": hit.path, **hit.fields}, ensure_ascii=False))
+            told = {"id": hit.id, "score": hit.score, "path": hit.path}
+            print(
+                json.dumps(
+                    told | {name: hit.fields[name] for name in hit.fields.keys() - told.keys()}, ensure_ascii=False
+                )
+            )
         return
     if not hits:
         err.print("no videos were found", highlight=False)
         return
     table = Table("", "score", "length", Column("video", overflow="fold"))
     for place, hit in enumerate(hits, 1):
-        length = hit.fields.get("duration")
-        clock = f"{int(length // 60)}:{int(length % 60):02}" if length is not None else ""
-        table.add_row(str(place), f"{hit.score:.3f}", clock, _plain(hit.path or str(hit.id)))
+        table.add_row(str(place), f"{hit.score:.3f}", hit.length, _plain(hit.path or str(hit.id)))
     out.print(table)
 
 
@@ -866,6 +869,8 @@ def _check_output(output: Path | None, option: str = "--output") -> None:
     """Before the work, not after it."""
     if output is not None and not output.parent.is_dir():
         raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint=option)
+    if output is not None and output.is_dir():
+        raise typer.BadParameter(f"{output} is a folder; the name of a file is due", param_hint=option)
 
 
 def _plain(text: str) -> str:

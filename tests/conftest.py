@@ -194,3 +194,19 @@ def many_strings() -> list[str]:
         points = random.integers(start, end, random.integers(1, 30))
         strings["".join(chr(point) if random.random() > 0.2 else " " for point in points)] = None
     return list(strings)
+
+
+@pytest.fixture
+def unlistable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes it impossible to list a folder; which root, who may run the tests, otherwise always can."""
+
+    def close(folder: Path) -> None:
+        def refused(path: Any = ".") -> Any:
+            if path == str(folder):
+                raise PermissionError(13, "Permission denied", path)
+            return listed(path)
+
+        listed = os.scandir
+        monkeypatch.setattr(os, "scandir", refused)
+
+    return close

@@ -36,6 +36,7 @@ FLOORS = [
     {"cli"},
     {"demo"},
     {"operators", "install", "retrieval.page"},
+    {"retrieval.doors"},
     {"training.trainer", "training.towhee_trainer", "retrieval.index"},
     {"retrieval.library"},
     {"retrieval.ray_engine"},

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,7 +32,8 @@ from clip4clip import (
     VideoIndexError,
 )
 from clip4clip.cli import app
-from clip4clip.retrieval import Hit, VideoIndex
+from clip4clip.operators import MilvusSearch
+from clip4clip.retrieval import Hit, VideoIndex, embed_library
 from clip4clip.retrieval.table import read_rows
 from clip4clip.weights import identify
 
@@ -120,6 +122,7 @@ NASTY = [
     "你好 🎬",
     "%_{id}",
     "<b>&amp;",
+    "\x01\b\f\x7f\u2028",
 ]
 
 
@@ -172,6 +175,23 @@ def test_of_two_rows_of_an_id_the_last_counts(index: VideoIndex) -> None:
         ("v0", 7.0),
         ("v1", 1.0),
     ]
+
+
+def test_a_row_that_is_replaced_leaves_none_of_its_fields(index: VideoIndex) -> None:
+    row = made_up(1)[0]
+    index.add([row | {"camera": "front"}, *made_up(2, start=1)])
+    index.add([{name: value for name, value in row.items() if name != "duration"}])
+    hit = index.get("v0")
+    assert hit is not None
+    assert hit.fields == {}
+    assert index.search(vector=row["vector"], filter='camera == "front"') == []
+    assert hit.length == ""
+    assert index.search(vector=made_up(2, start=1)[1]["vector"], limit=1)[0].length == "0:02"
+
+
+def test_a_length_that_is_none_is_not_shown() -> None:
+    lengths = {3725.2: "62:05", 59.9: "0:59", "1:20": "", float("nan"): "", float("inf"): ""}
+    assert {value: Hit("a", "", 1, {"duration": value}).length for value in lengths} == lengths
 
 
 def test_deleting_tells_how_many_there_were(index: VideoIndex) -> None:
@@ -267,6 +287,47 @@ def test_a_folder_that_is_not_mounted_empties_nothing(index: VideoIndex, drawing
     assert index.count() == 24
 
 
+def test_sync_leaves_names_and_fields_to_videos_that_have_their_own(
+    index: VideoIndex, drawings: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number, clip in enumerate(sorted((drawings / "eval").iterdir())[:3]):
+        shutil.copy(clip, folder / f"{number}.mp4")
+    table = tmp_path / "videos.csv"
+    table.write_text("id,path\n" + "".join(f"video{number},clips/{number}.mp4\n" for number in range(3)))
+    embed_library(table, tmp_path / "vectors.parquet", model_name=DEMO)
+    index.add(row | {"title": f"the {row['id']}"} for row in read_rows(tmp_path / "vectors.parquet"))
+    report = index.sync(folder)
+    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 0, 0, 3)
+    shutil.copy(folder / "0.mp4", folder / "1.mp4")
+    report = index.sync(folder)
+    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 1, 0, 2)
+    found = {hit.id: hit.fields["title"] for hit in index.search(video=folder / "0.mp4")}
+    assert found == {f"video{number}": f"the video{number}" for number in range(3)}
+    (folder / "2.mp4").unlink()
+    assert index.sync(folder).dropped == 1
+    assert index.get("video2") is None
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_videos(
+    index: VideoIndex, drawings: Path, tmp_path: Path, unlistable: Callable[[Path], None]
+) -> None:
+    folder, closed = tmp_path / "clips", tmp_path / "clips" / "closed"
+    closed.mkdir(parents=True)
+    clips = sorted((drawings / "eval").iterdir())
+    for number in range(4):
+        shutil.copy(clips[number], (closed if number < 2 else folder) / f"{number}.mp4")
+    assert index.sync(folder).added == 4
+    (folder / "3.mp4").unlink()
+
+    unlistable(closed)
+    report = index.sync(folder)
+    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 0, 1, 1)
+    assert report.unlisted == {str(closed): f"the folder {closed} cannot be listed: Permission denied"}
+    assert index.count() == 3
+
+
 def test_what_cannot_be_searched_for_is_said(index: VideoIndex, tmp_path: Path) -> None:
     with pytest.raises(VideoIndexError, match="there is no collection"):
         index.search("a")
@@ -322,6 +383,27 @@ def test_several_threads_search_at_once(index: VideoIndex) -> None:
     assert found == {number: f"v{number}" for number in range(16)}
 
 
+def test_a_collection_is_not_searched_before_it_is_loaded(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.add(made_up(5))
+    index._known = None  # as after a failure of the server
+    load, loaded = index._client.load_collection, threading.Event()
+
+    def slowly(*arguments: Any, **options: Any) -> None:
+        time.sleep(0.3)
+        load(*arguments, **options)
+        loaded.set()
+
+    monkeypatch.setattr(index._client, "load_collection", slowly)
+    ready: list[bool] = []
+    threads = [threading.Thread(target=lambda: ready.append(index.count() == 5 and loaded.is_set())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    assert ready == [True] * 4
+
+
 def test_a_collection_of_somebody_else_takes_vectors_and_no_sentences(uri: str, collection: str) -> None:
     from pymilvus import MilvusClient
 
@@ -337,6 +419,36 @@ def test_a_collection_of_somebody_else_takes_vectors_and_no_sentences(uri: str, 
             index.add([row])
         with pytest.raises(InputValueError, match="3 values were given for the fields id, vector"):
             index.insert(1, 2, 3)
+        assert index.delete([7]) == 1
+        with pytest.raises(InputValueError, match="'seven' is no key of a collection whose keys are whole numbers"):
+            index.delete(["seven"])
+        with pytest.raises(InputValueError, match=r"'picture' is no field of float vectors .* has vector"):
+            index.search(vector=row["vector"], anns_field="picture")
+
+
+def test_a_collection_without_float_vectors_is_refused(milvus: MilvusServer, collection: str) -> None:
+    from pymilvus import DataType, MilvusClient
+
+    schema = MilvusClient.create_schema(auto_id=False)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("bits", DataType.BINARY_VECTOR, dim=128)
+    with VideoIndex(milvus.uri, collection) as index:
+        index._client.create_collection(collection, schema=schema)
+        with pytest.raises(VideoIndexError, match="has no field of float vectors"):
+            index.search(vector=made_up(1)[0]["vector"])
+
+
+def test_towhees_operator_gives_the_fields_that_are_asked_for(index: VideoIndex) -> None:
+    rows = made_up(2)
+    index.add(rows)
+    search = MilvusSearch(
+        collection_name=index.collection, uri=index.uri, limit=1, output_fields=["id", "duration", "path", "vector"]
+    )
+    name, score, *fields = search(rows[1]["vector"])[0]
+    assert (name, fields[:3]) == ("v1", ["v1", 1.0, "/videos/v1.mp4"])
+    assert score == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(fields[3], rows[1]["vector"], atol=1e-6)
+    search._index.close()
 
 
 # A local file alone
@@ -360,6 +472,21 @@ def test_two_processes_cannot_open_one_file_and_are_told(tmp_path: Path) -> None
         done = subprocess.run(command, capture_output=True, text=True)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     subprocess.run([sys.executable, "-c", code, tmp_path / "videos.db"], check=True)
+
+
+def test_threads_open_write_and_close_one_file_as_they_like(tmp_path: Path) -> None:
+    def work(number: int) -> None:
+        for start in range(number * 1000, (number + 1) * 1000, 250):
+            with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as opened:
+                opened.add(made_up(250, start=start))
+
+    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+        index.create()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+        assert index.count() == 4000
+        assert sorted(file.id for file in index._files()) == sorted(f"v{number}" for number in range(4000))
 
 
 def test_a_file_that_is_closed_by_one_stays_open_for_the_other(tmp_path: Path) -> None:
@@ -397,7 +524,7 @@ def adding(uri: str, collection: str) -> subprocess.Popen[str]:
 
 def everything_is_there_once(index: VideoIndex, count: int) -> None:
     assert index.count() == count
-    there = [name for name, _ in index._files()]
+    there = [file.id for file in index._files()]
     assert len(there) == len(set(there)) == count
     rows = made_up(count)
     for number in range(0, count, count // 50):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 
 from clip4clip import LibraryError, UnknownNameError, VideoEncoder
 from clip4clip.cli import app
-from clip4clip.retrieval import local_engine
+from clip4clip.retrieval import library, local_engine
 from clip4clip.retrieval.library import Report, embed_library
 from clip4clip.retrieval.listing import Video, list_videos
 from clip4clip.retrieval.table import Recipe, TableWriter, number_of_rows, read_rows
@@ -189,6 +190,37 @@ def test_bad_files_have_rows_that_say_why_and_stop_nobody(clips: Path, tmp_path:
     (clips / "5empty.mp4").write_bytes(good)
     assert embed(clips, output).embedded == 1
     assert table_of(output)[str(clips / "5empty.mp4")]["error"] is None
+
+
+def test_names_that_no_file_can_have_stop_nobody(clips: Path, tmp_path: Path) -> None:
+    names = ["~nobody-of-this-name/a.mp4", "x" * 300 + ".mp4", "clips/0.mp4"]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    report = embed(tmp_path / "list.txt", tmp_path / "v.parquet")
+    assert (report.videos, report.embedded, len(report.failed)) == (3, 3, 2)
+    assert table_of(tmp_path / "v.parquet")[str(clips / "0.mp4")]["error"] is None
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_stops_nobody(
+    clips: Path, tmp_path: Path, unlistable: Callable[[Path], None]
+) -> None:
+    unlistable(clips / "below")
+    with pytest.raises(LibraryError, match="below cannot be listed: Permission denied"):
+        list_videos(clips)
+    report = embed(clips, tmp_path / "v.parquet")
+    assert (report.videos, report.embedded, list(report.unlisted)) == (8, 8, [str(clips / "below")])
+    done = CliRunner().invoke(app, ["embed", str(clips), "-o", str(tmp_path / "v.parquet"), "-m", DEMO])
+    assert done.exit_code == 1
+    assert "below cannot be listed: Permission denied" in done.output
+    assert "8 of 8 videos are in" in done.output
+
+
+def test_a_name_that_stands_for_another_file_is_embedded_anew(clips: Path, tmp_path: Path) -> None:
+    shutil.copy2(clips / "0.mp4", clips / "same.mp4")  # in size and time
+    table = tmp_path / "videos.csv"
+    for path, embedded in (("clips/0.mp4", 1), ("clips/0.mp4", 0), ("clips/same.mp4", 1), ("clips/same.mp4", 0)):
+        table.write_text(f"id,path\na,{path}\n")
+        assert embed(table, tmp_path / "v.parquet").embedded == embedded
+        assert table_of(tmp_path / "v.parquet")["a"]["path"] == str(tmp_path / path)
 
 
 def test_names_that_are_no_text_fail_and_odd_ones_do_not(clips: Path, tmp_path: Path) -> None:
@@ -379,6 +411,31 @@ def test_killed_while_the_parts_are_put_together_nothing_is_lost(
 
 
 # The command
+
+
+def test_ctrl_c_while_a_part_is_written_loses_none_of_it(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: TableWriter, rows: list[dict[str, Any]]) -> None:
+        monkeypatch.setattr(TableWriter, "add", add)
+        raise KeyboardInterrupt
+
+    add = TableWriter.add
+    monkeypatch.setattr(library, "PART_VIDEOS", 5)
+    monkeypatch.setattr(TableWriter, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed(clips, tmp_path / "v.parquet")
+    report = embed(clips, tmp_path / "v.parquet")
+    assert (report.kept, report.embedded) == (5, 5)
+
+
+def test_a_folder_is_no_table(clips: Path) -> None:
+    for folder in (".", "/", str(clips)):
+        done = CliRunner().invoke(app, ["embed", str(clips), "-o", folder, "-m", DEMO])
+        assert done.exit_code == 2
+        assert "is a folder" in re.sub(r"[│\s]+", " ", done.output)
+        with pytest.raises(LibraryError, match="cannot be written: a file in a folder that exists is due"):
+            TableWriter(folder, Recipe(identify(None, DEMO), 128, 12, "exact"))
 
 
 def test_the_command_tells_what_it_did_and_lists_what_failed(clips: Path, tmp_path: Path) -> None:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
 from servers import PageServer, ask
 
 from clip4clip.retrieval import VideoIndex
+from clip4clip.weights import identify
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
 expect.set_options(timeout=20_000)
 DEMO = "clip_vit_tiny_demo"
+KINDS = ("video", "poster")
 RESULTS = ".hits li"
 NASTY = '<img src=x onerror=alert(1)> "it\'s" #1 & 100%.mp4'
 
@@ -105,7 +111,7 @@ def test_a_clip_of_ones_own_finds_itself_and_is_not_kept(page: PageServer, tab: 
     folders = list(Path(os.environ.get("TMPDIR", "/tmp")).glob("clip4clip-page-*"))
     assert [path for folder in folders for path in folder.rglob("*.mp4")] == []
     tab.locator("input[type=file]").set_input_files(library / "broken.mp4")
-    expect(tab.get_by_role("alert")).to_contain_text("That did not work")
+    expect(tab.get_by_role("alert")).to_contain_text("That did not work: broken.mp4 ")
     expect(tab.locator(RESULTS)).to_have_count(0)
 
 
@@ -240,6 +246,67 @@ def test_no_other_door_of_gradio_is_open(page: PageServer, library: Path) -> Non
         refused.value.close()
     for door in ("monitoring", "gradio_api/info", "gradio_api/openapi.json", "gradio_api/proxy=http://127.0.0.1"):
         assert page.get(f"/{door}")[0] == 404
+
+
+def test_no_file_and_no_address_is_read_that_a_visitor_names(page: PageServer, library: Path) -> None:
+    functions = [one["id"] for one in json.loads(page.get("/config")[1])["dependencies"]]
+    for path in ("/dev/zero", str(library / "secret.mp4"), page.url + "library/video?id=x", "/tmp", "\0", None):
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        for number in functions:
+            for data in ([file], [[file]], [{"value": file}]):
+                body = json.dumps({"fn_index": number, "data": data, "session_hash": "x"}).encode()
+                request = Request(f"{page.url}gradio_api/run/predict", body, {"Content-Type": "application/json"})
+                with pytest.raises(HTTPError) as refused:
+                    urlopen(request, timeout=10)
+                assert (refused.value.code, refused.value.read()) == (400, b"that is not understood")
+                refused.value.close()
+    for body in (b"{", b"[" * 5000, b'{"data": ["' + b"x" * 100_000 + b'"]}'):
+        with pytest.raises(HTTPError) as refused:
+            urlopen(
+                Request(f"{page.url}gradio_api/run/predict", body, {"Content-Type": "application/json"}), timeout=10
+            )
+        assert refused.value.code == 400
+        refused.value.close()
+    assert page.get("/")[0] == 200
+
+
+def test_only_videos_are_handed_out_whatever_the_index_names(library: Path, tmp_path: Path) -> None:
+    demo = identify(None, DEMO)
+    paths = ["/etc/passwd", str(library / "secret.txt"), "secret.mp4", "x" * 5000 + ".mp4", str(library / "secret.mp4")]
+    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+        vector = np.eye(1, 128, dtype=np.float32)[0]
+        index.add({"id": path, "path": path, "vector": vector, **asdict(demo)} for path in paths)
+    with PageServer(str(tmp_path / "videos.db")) as running:
+        statuses = [running.get(f"/library/{kind}?id={quote(path, safe='')}")[0] for path in paths for kind in KINDS]
+        assert statuses == [404] * 8 + [200] * 2
+        assert running.get("/library/video?id=%01")[0] == 404
+        assert "Traceback" not in running.stop()
+
+
+def test_whoever_does_not_read_on_cannot_keep_the_page_from_stopping(library: Path, tmp_path: Path) -> None:
+    with (tmp_path / "long.mp4").open("wb") as file:
+        file.truncate(1 << 30)
+    demo = identify(None, DEMO)
+    row = {"id": "long", "path": str(tmp_path / "long.mp4"), "vector": np.eye(1, 128, dtype=np.float32)[0]}
+    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+        index.add([row | asdict(demo)])
+    with PageServer(str(tmp_path / "videos.db")) as running:
+        host, port = running.url.removeprefix("http://").rstrip("/").split(":")
+        with socket.create_connection((host, int(port))) as reader:
+            reader.sendall(b"GET /library/video?id=long HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert reader.recv(1000).startswith(b"HTTP/1.1 200")
+            assert "Traceback" not in running.stop(signal.SIGTERM)
+
+
+def test_it_listens_on_ipv6_too(library: Path, tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    shutil.copytree(library / "videos.db", tmp_path / "videos.db")
+    with PageServer(str(tmp_path / "videos.db"), "--host", "::1") as running:
+        assert running.url.startswith("http://[::1]:")
+        assert running.get("/")[0] == 200
 
 
 def test_a_query_that_comes_at_once_is_answered(

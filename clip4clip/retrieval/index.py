@@ -6,9 +6,10 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,9 +53,10 @@ AFTER_A_FAILURE = "Strong"  # waits until a server that was started again has re
 UNREACHABLE = {1, 2}  # Milvus's codes for an RPC that failed and a server that is not there
 NOT_READY = ("find no available", "not loaded", "not ready", "not healthy")  # what it says while it starts
 
-# How many indexes of a file this process has open: milvus-lite serves them all from one place.
+# milvus-lite serves all indexes of a file that this process has open from one place, and takes one writer at a time.
 _local: Counter[str] = Counter()
 _local_lock = threading.Lock()
+_local_writing: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
 # pymilvus raises what it logs; and milvus-lite's server lacks a call that pymilvus makes and can do without.
 for name in ("pymilvus", "grpc._server", "milvus_lite"):
@@ -78,16 +80,34 @@ class Hit:
     score: float
     fields: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def length(self) -> str:
+        """How long the video is, as ``minutes:seconds``; empty where that is not known."""
+        seconds = self.fields.get("duration")
+        if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+            return ""
+        return f"{int(seconds // 60)}:{int(seconds % 60):02}"
+
 
 @dataclass
 class SyncReport:
-    """What :meth:`VideoIndex.sync` did: numbers of videos, and why which of them failed, by id."""
+    """What :meth:`VideoIndex.sync` did.
+
+    Attributes:
+        added: how many videos are new.
+        changed: how many have been embedded anew.
+        dropped: how many are not there any more, or cannot be read any more.
+        unchanged: how many are as they were.
+        failed: why a video has no vector, by its path.
+        unlisted: why the videos of a folder are not known, by its path; those that the index has stay.
+    """
 
     added: int = 0
     changed: int = 0
     dropped: int = 0
     unchanged: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    unlisted: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,11 +117,28 @@ class _Collection:
     model: Identity | None
     frames: int
     seek: str
-    dim: int
-    vector_field: str
+    dims: dict[str, int]  # of the fields of float vectors
     id_field: str
     id_is_text: bool
     fields: list[str]
+
+    @property
+    def vector_field(self) -> str:
+        return next(iter(self.dims))
+
+    @property
+    def dim(self) -> int:
+        return self.dims[self.vector_field]
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the index has of a video's file."""
+
+    id: str
+    path: str
+    size: int | None
+    mtime: int | None
 
 
 class VideoIndex:
@@ -150,15 +187,17 @@ class VideoIndex:
             raise VideoIndexError(f"{self.uri!r} is no index: a file that ends in .db or http(s)://host:port is due")
         if self.is_local and not Path(self.uri).parent.is_dir():
             raise VideoIndexError(f"{self.uri!r} cannot be: there is no folder {Path(self.uri).parent}")
-        with self._speaking():
-            options = {"grpc.max_reconnect_backoff_ms": 1000}  # else a server that is back is seen minutes later
-            if self.is_local:
-                options["grpc.keepalive_time_ms"] = 2**31 - 1  # it takes pymilvus's pings for an attack, and hangs up
-            self._client = MilvusClient(self.uri, token=token or "", timeout=timeout, grpc_options=options)
-        self._closed = False
+        options = {"grpc.max_reconnect_backoff_ms": 1000}  # else a server that is back is seen minutes later
         if self.is_local:
-            with _local_lock:
+            options["grpc.keepalive_time_ms"] = 2**31 - 1  # it takes pymilvus's pings for an attack, and hangs up
+        anyhow = contextlib.nullcontext()
+        self._opening = _local_lock if self.is_local else anyhow
+        self._writing = _local_writing[self.uri] if self.is_local else anyhow
+        with self._opening, self._speaking():
+            self._client = MilvusClient(self.uri, token=token or "", timeout=timeout, grpc_options=options)
+            if self.is_local:
                 _local[self.uri] += 1
+        self._closed = False
 
     def __enter__(self) -> VideoIndex:
         return self
@@ -171,9 +210,9 @@ class VideoIndex:
         if self._closed:
             return
         self._closed = True
-        self._client.close()
-        if self.is_local:
-            with _local_lock:
+        with self._opening:
+            self._client.close()
+            if self.is_local:
                 _local[self.uri] -= 1
                 if _local[self.uri] == 0:
                     from milvus_lite.server_manager import server_manager_instance
@@ -198,6 +237,9 @@ class VideoIndex:
         track: Track = lambda items, total, what: items,  # noqa: ARG005
     ) -> int:
         """Adds videos, or replaces those with the same id. The collection is made when there is none.
+
+        A new one is recorded as of the table's ``frames`` and ``seek``, or for rows as of 12 and ``'exact'``: rows that
+        were made in another way want :meth:`create` first.
 
         Stopped at any moment it may be called again: what is there already is replaced by the same.
 
@@ -258,7 +300,7 @@ class VideoIndex:
             row = {"path": str(values[0])} | row
         if found.id_is_text and found.id_field in row:
             row[found.id_field] = str(row[found.id_field])
-        with self._speaking():
+        with self._writing, self._speaking():
             put = self._client.upsert if found.id_field in row else self._client.insert
             answer = put(self.collection, [row], timeout=self._timeout)
         return answer["ids"][0] if answer.get("ids") else row.get(found.id_field)
@@ -308,7 +350,12 @@ class VideoIndex:
                 vector = self._text_encoder(text)
             else:
                 vector = self._video_encoder(read_frames(video, found.frames, seek=found.seek))  # type: ignore[arg-type]
-        vector = _vector(vector, found.dim, "the vector to search for")
+        where = options.pop("anns_field", found.vector_field)
+        if where not in found.dims:
+            raise InputValueError(
+                f"{where!r} is no field of float vectors of {self.collection!r}, which has {', '.join(found.dims)}"
+            )
+        vector = _vector(vector, found.dims[where], "the vector to search for")
         if not self.is_local and found.model is not None:
             options.setdefault("search_params", {"params": {"ef": max(CANDIDATES, limit)}})
         with self._speaking():
@@ -318,13 +365,13 @@ class VideoIndex:
                 filter=filter,
                 limit=limit,
                 output_fields=[*output_fields],
-                anns_field=options.pop("anns_field", found.vector_field),
+                anns_field=where,
                 timeout=options.pop("timeout", self._timeout),
                 consistency_level=options.pop("consistency_level", self._consistency),
                 **options,
             )
         self._consistency = CONSISTENCY
-        return [self._hit(hit, found) for hit in answer[0]]
+        return [_hit(hit, found, output_fields) for hit in answer[0]]
 
     def get(self, id: str) -> Hit | None:  # noqa: A002
         """The video of an id, with the score 1, or None."""
@@ -337,7 +384,7 @@ class VideoIndex:
                 consistency_level=self._consistency,
                 timeout=self._timeout,
             )
-        return self._hit({"id": id, "distance": 1.0, "entity": rows[0]}, found) if rows else None
+        return _hit({"id": id, "distance": 1.0, "entity": rows[0]}, found) if rows else None
 
     def delete(self, ids: Sequence[str] = (), *, filter: str = "") -> int:  # noqa: A002
         """Takes videos out of the index, by their ids or by a filter; the files stay.
@@ -347,14 +394,15 @@ class VideoIndex:
         """
         if isinstance(ids, str):
             raise InputTypeError(f"ids must be a list of ids, not the string {brief(ids)}")
-        before, found = self.count(), self._found()
-        with self._speaking():
+        found = self._found()
+        with self._writing, self._speaking():
+            before = self.count()
             for start in range(0, len(ids), ROWS_AT_ONCE):
                 named = _one_of(found, ids[start : start + ROWS_AT_ONCE])
                 self._client.delete(self.collection, filter=named, timeout=self._timeout)
             if filter:
                 self._client.delete(self.collection, filter=filter, timeout=self._timeout)
-        return before - self.count()
+            return before - self.count()
 
     def count(self) -> int:
         """How many videos there are."""
@@ -385,9 +433,10 @@ class VideoIndex:
     ) -> SyncReport:
         """Makes the index tell what is in a folder now: adds new videos, embeds changed ones anew, drops vanished ones.
 
-        Called again it does nothing, but to try again videos that failed. Videos of other folders are left alone. What
-        is done stays done when it is stopped. A folder without a video is an error, and nothing is dropped: it may be
-        a disk that is not mounted.
+        Called again it does nothing, but to try again videos that failed. Videos of other folders are left alone. A
+        video is known by its path: one that was added under a name of its own keeps it, and the fields that it has.
+        What is done stays done when it is stopped. A folder without a video is an error, and nothing is dropped: it
+        may be a disk that is not mounted. Of folders in it that cannot be listed nothing is dropped either.
 
         Args:
             folder: with all folders in it.
@@ -403,29 +452,40 @@ class VideoIndex:
         root = Path(absolute(folder))
         if not root.is_dir():
             raise InputValueError(f"no folder at {root}")
-        videos = {video.id: video for video in list_videos(root)}
+        report = SyncReport()
+        videos = list_videos(root, unlisted=report.unlisted)
         made = self._open(self._identity, get_model(self._identity.model).config.embed_dim, frames, seek)
-        there = {name: status for name, status in self._files() if Path(status[0]).is_relative_to(root)}
-        todo = [video for name, video in videos.items() if there.get(name, ("",))[1:] != (video.size, video.mtime)]
-        report = SyncReport(unchanged=len(videos) - len(todo))
+        there: defaultdict[str, list[_File]] = defaultdict(list)  # by path: a row may have a name of its own
+        for file in self._files():
+            if Path(file.path).is_relative_to(root):
+                there[file.path].append(file)
+        todo = [
+            video
+            for video in videos
+            if {(file.size, file.mtime) for file in there.get(video.id, ())} != {(video.size, video.mtime)}
+        ]
+        report.unchanged = len(videos) - len(todo)
         rows: list[dict[str, Any]] = []
         try:
             for row in track(
                 embed_videos(todo, self._video_encoder, made.frames, made.seek, workers), len(todo), "embedding"
             ):
+                path = row["path"]
                 if row["error"] is not None:
-                    report.failed[row["id"]] = row["error"]
+                    report.failed[path] = row["error"]
                     continue
-                report.changed += row["id"] in there
-                report.added += row["id"] not in there
-                rows.append({**row, "model": self._identity.model, "fingerprint": self._identity.fingerprint})
-                if len(rows) == ROWS_AT_ONCE:
-                    batch, rows = rows, []
-                    self._upsert(batch)
+                report.changed += path in there
+                report.added += path not in there
+                row |= {"model": self._identity.model, "fingerprint": self._identity.fingerprint}
+                rows += [self._fields(file.id) | row | {"id": file.id} for file in there.get(path, ())] or [row]
+                if len(rows) >= ROWS_AT_ONCE:
+                    self._upsert(rows)
+                    rows = []
         finally:
             self._upsert(rows)
         # A file that was good and is not any more has no vector to be found by.
-        vanished = [name for name in there if name not in videos or name in report.failed]
+        gone = there.keys() - ({video.id for video in videos} - report.failed.keys())
+        vanished = [file.id for path in gone if not _is_below(path, report.unlisted) for file in there[path]]
         if vanished:
             report.dropped = self.delete(vanished)
         if todo or vanished:
@@ -450,14 +510,18 @@ class VideoIndex:
         return VideoEncoder.load(self._identity.model, self._weights, *self._placement)
 
     def _find(self) -> _Collection | None:
-        """The collection, if there is one."""
-        if self._known is None:
-            with self._lock, self._speaking():
-                if not self._client.has_collection(self.collection, timeout=self._timeout):
-                    return None
-                self._known = _understand(self._client.describe_collection(self.collection, timeout=self._timeout))
-                self._client.load_collection(self.collection, timeout=max(self._timeout, 60))
-        return self._known
+        """The collection, if there is one; ready to be searched."""
+        if (known := self._known) is not None:
+            return known
+        with self._lock, self._speaking():
+            if (known := self._known) is not None:
+                return known
+            if not self._client.has_collection(self.collection, timeout=self._timeout):
+                return None
+            found = _understand(self._client.describe_collection(self.collection, timeout=self._timeout))
+            self._client.load_collection(self.collection, timeout=max(self._timeout, 60))
+            self._known = found
+            return found
 
     def _found(self) -> _Collection:
         found = self._find()
@@ -503,7 +567,7 @@ class VideoIndex:
         if not self.is_local:
             kind["params"] = {"M": LINKS, "efConstruction": CANDIDATES_BUILT}
         index.add_index("vector", metric_type="COSINE", **kind)
-        with self._speaking():
+        with self._writing, self._speaking():
             self._client.create_collection(
                 self.collection,
                 schema=schema,
@@ -531,18 +595,34 @@ class VideoIndex:
             fields = {name: value for name, value in row.items() if name not in told and value is not None}
             vector = _vector(row["vector"], found.dim, f"the vector of {brief(row['id'])}")
             batch[row["id"]] = fields | {"vector": vector}
-        with self._speaking():
+        with self._writing, self._speaking():
+            if self.is_local:
+                self._forget_fields(batch, found)
             self._client.upsert(self.collection, [*batch.values()], timeout=max(self._timeout, 60))
         return len(batch)
+
+    def _forget_fields(self, batch: dict[str, dict[str, Any]], found: _Collection) -> None:
+        """Makes rows name the fields that they do not have any more: milvus-lite would keep them, a server does not."""
+        there = self._client.query(
+            self.collection, filter=_one_of(found, [*batch]), output_fields=["$meta"], timeout=max(self._timeout, 60)
+        )
+        for old in there:
+            new = batch[old["id"]]
+            batch[old["id"]] = dict.fromkeys(old) | new
 
     def _settle(self) -> None:
         """Out of the log and into the index. What is in the log is safe too, but slower to search."""
         if self._find() is not None:
-            with self._speaking():
+            with self._writing, self._speaking():
                 self._client.flush(self.collection, timeout=max(self._timeout, 60))
 
-    def _files(self) -> Iterator[tuple[str, tuple[str, int | None, int | None]]]:
-        """Id, and path, size and time of change, of every video in the index."""
+    def _fields(self, id: str) -> dict[str, Any]:  # noqa: A002
+        """What the index has of a video beside its vector."""
+        hit = self.get(id)
+        return dict(hit.fields) if hit else {}
+
+    def _files(self) -> Iterator[_File]:
+        """The file of every video in the index."""
         with self._speaking():
             rows = self._client.query_iterator(
                 self.collection,
@@ -554,15 +634,8 @@ class VideoIndex:
             )
             while batch := rows.next():
                 for row in batch:
-                    yield row["id"], (row["path"], row.get("size"), row.get("mtime"))
+                    yield _File(row["id"], row["path"], row.get("size"), row.get("mtime"))
             rows.close()
-
-    def _hit(self, hit: Mapping[str, Any], found: _Collection) -> Hit:
-        fields = {
-            name: value for name, value in hit["entity"].items() if name not in (found.vector_field, found.id_field)
-        }
-        name = hit.get(found.id_field, hit.get("id"))
-        return Hit(name, str(fields.pop("path", "")), float(hit["distance"]), fields)
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:
@@ -590,25 +663,54 @@ def _understand(description: Mapping[str, Any]) -> _Collection:
     if not isinstance(record, dict):
         record = {}
     fields = description["fields"]
-    vector = next(each for each in fields if each["type"] in (DataType.FLOAT_VECTOR, DataType.BINARY_VECTOR))
+    dims = {each["name"]: int(each["params"]["dim"]) for each in fields if each["type"] == DataType.FLOAT_VECTOR}
+    if not dims:
+        raise VideoIndexError(f"the collection {description['collection_name']!r} has no field of float vectors")
     key = next(each for each in fields if each.get("is_primary"))
     ours = {"model", "fingerprint", "frames", "seek"} <= record.keys()
     return _Collection(
         model=Identity(record["model"], record["fingerprint"]) if ours else None,
         frames=record["frames"] if ours else 12,
         seek=record["seek"] if ours else "exact",
-        dim=int(vector["params"]["dim"]),
-        vector_field=vector["name"],
+        dims=dims,
         id_field=key["name"],
         id_is_text=key["type"] == DataType.VARCHAR,
         fields=[each["name"] for each in fields if not each.get("auto_id")],
     )
 
 
+def _hit(hit: Mapping[str, Any], found: _Collection, named: Sequence[str] = ()) -> Hit:
+    """A row that Milvus gives; key and vector are among its fields where they are named."""
+    fields = {name: value for name, value in hit["entity"].items() if value is not None}
+    key = hit.get(found.id_field, hit.get("id"))
+    path = str(fields.pop("path", ""))
+    for name in {*found.dims, found.id_field} - {*named}:
+        fields.pop(name, None)
+    if found.id_field in named:
+        fields[found.id_field] = key
+    return Hit(key, path, float(hit["distance"]), fields)
+
+
 def _one_of(found: _Collection, ids: Sequence[Any]) -> str:
     """The filter for these ids. Written here: pymilvus's own takes a quote in an id for the end of it."""
-    listed = (json.dumps(str(name), ensure_ascii=False) if found.id_is_text else str(int(name)) for name in ids)
-    return f"{found.id_field} in [{', '.join(listed)}]"
+    return f"{found.id_field} in [{', '.join(_literal(name, found) for name in ids)}]"
+
+
+def _literal(name: Any, found: _Collection) -> str:
+    """A key in a filter. Other characters stay as they are: milvus-lite knows no other escapes."""
+    if found.id_is_text:
+        return '"' + str(name).translate(_ESCAPES) + '"'
+    try:
+        return str(int(name))
+    except ValueError:
+        raise InputValueError(f"{brief(name)} is no key of a collection whose keys are whole numbers") from None
+
+
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+
+
+def _is_below(path: str, folders: Iterable[str]) -> bool:
+    return any(Path(path).is_relative_to(folder) for folder in folders)
 
 
 def _vector(vector: Any, dim: int, what: str) -> np.ndarray:

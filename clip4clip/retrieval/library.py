@@ -11,7 +11,7 @@ from typing import Any
 from ..encoder import VideoEncoder
 from ..errors import UnknownNameError
 from ..weights import Reference, identify
-from .listing import Video, list_videos
+from .listing import Video, list_videos, shown
 from .local_engine import Row, embed_videos
 from .table import Known, Recipe, TableWriter
 
@@ -30,6 +30,7 @@ class Report:
         embedded: how many were embedded now.
         kept: how many had been done before and have not changed since.
         failed: why a video has no vector, by its id; those of earlier runs among them.
+        unlisted: why the videos of a folder are not known, by its path.
         seconds: that it took.
     """
 
@@ -37,6 +38,7 @@ class Report:
     embedded: int = 0
     kept: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    unlisted: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -62,7 +64,7 @@ def embed_library(
 ) -> Report:
     """Embeds every video of a library into a Parquet table; stopped at any moment, the same call goes on.
 
-    Videos that the table has and whose files have not changed in size or time are not embedded again, and rows of
+    Videos that the table has and whose files have not changed in path, size or time are not embedded again, and rows of
     videos that are not in ``source`` stay. A video that fails has a row that says why; it does not stop the others.
 
     Args:
@@ -92,7 +94,8 @@ def embed_library(
     if engine not in ENGINES:
         raise UnknownNameError(f"unknown engine {engine!r}; it must be {' or '.join(map(repr, ENGINES))}")
     began = time.perf_counter()
-    videos = list_videos(source, folder)
+    unlisted: dict[str, str] = {}
+    videos = list_videos(source, folder, unlisted)
     identity = identify(weights, model_name)
     encode: Callable[[Sequence[Video]], Iterator[Row]]
     if engine == "ray":
@@ -108,7 +111,7 @@ def embed_library(
         def encode(todo: Sequence[Video]) -> Iterator[Row]:
             return embed_videos(todo, encoder, frames, seek, workers)
 
-    report = Report(len(videos))
+    report = Report(len(videos), unlisted=unlisted)
     with TableWriter(output, Recipe(identity, dim, frames, seek)) as table:
         known = table.known()
         todo = [video for video in videos if not _is_done(video, known.get(video.id), retry_failed)]
@@ -119,10 +122,9 @@ def embed_library(
             for row in track(encode(todo), len(todo), "embedding"):
                 rows.append({**row, "model": identity.model, "fingerprint": identity.fingerprint})
                 if len(rows) >= PART_VIDEOS or time.monotonic() - since > PART_SECONDS:
-                    part, rows = rows, []
-                    table.add(part)
-                    report.embedded += len(part)
-                    since = time.monotonic()
+                    table.add(rows)
+                    report.embedded += len(rows)
+                    rows, since = [], time.monotonic()
         finally:
             table.add(rows)
             report.embedded += len(rows)
@@ -135,4 +137,4 @@ def embed_library(
 def _is_done(video: Video, known: Known | None, retry_failed: bool) -> bool:
     if known is None or (known.failed and retry_failed):
         return False
-    return (known.size, known.mtime) == (video.size, video.mtime)
+    return (known.path, known.size, known.mtime) == (shown(video.path), video.size, video.mtime)

@@ -34,7 +34,9 @@ class Video:
 
 
 def list_videos(
-    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], folder: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    folder: str | os.PathLike[str] | None = None,
+    unlisted: dict[str, str] | None = None,
 ) -> list[Video]:
     """The videos of a library, each once, in the order of the source; a folder's by their paths.
 
@@ -50,17 +52,24 @@ def list_videos(
             - paths and URLs.
         folder: what relative paths in a table or list are relative to; None for the folder that it lies in. A name that
             is no file there is tried with the extensions of videos.
+        unlisted: gets the folders in ``source`` that cannot be listed, with the reason; without it they are an error.
 
     Raises:
-        LibraryError: when there is nothing at ``source``, it is malformed, names no video, or has one name for several.
+        LibraryError: when there is nothing at ``source``, it is malformed, names no video, has one name for several, or
+            cannot be listed.
     """
     if not isinstance(source, str | os.PathLike):
         return _distinct(((None, os.fspath(path)) for path in source), Path(folder or "."), "the list of videos")
     path = Path(source)
     if path.is_dir():
-        videos = [_describe(None, found) for found in _walk(path)]
+        closed: dict[str, str] = {}
+        videos = [_describe(None, found) for found in _walk(path, closed)]
+        if closed and (unlisted is None or not videos):
+            raise LibraryError("; ".join(closed.values()))
         if not videos:
             raise LibraryError(f"no videos in {path}: none of its files ends in {', '.join(EXTENSIONS)}")
+        if unlisted is not None:
+            unlisted |= closed
         return videos
     if not path.is_file():
         raise LibraryError(f"no library at {path}: a folder of videos, a CSV table or a list of paths is due")
@@ -78,8 +87,14 @@ def absolute(path: str | os.PathLike[str]) -> str:
     return os.path.normpath(Path(path).absolute())
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    for parent, folders, files in os.walk(absolute(folder)):
+def _walk(folder: Path, closed: dict[str, str]) -> Iterator[str]:
+    """The videos in a folder; ``closed`` gets the folders that cannot be listed, and why."""
+
+    def note(error: OSError) -> None:
+        path = shown(str(error.filename))
+        closed[path] = f"the folder {path} cannot be listed: {error.strerror}"
+
+    for parent, folders, files in os.walk(absolute(folder), onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
@@ -125,7 +140,7 @@ def _distinct(rows: Iterable[tuple[str | None, str]], folder: Path, where: str) 
     for name, given in rows:
         if "\0" in given:
             raise LibraryError(f"{where}: {brief(given)} is no path")
-        path = given if is_url(given) else _find(absolute(folder / Path(given).expanduser()))
+        path = given if is_url(given) else _find(absolute(folder / os.path.expanduser(given)))
         known = paths.setdefault(name or path, path)
         if known != path:
             raise LibraryError(f"{where}: {brief(name)} is the name of two videos, {known} and {path}")
@@ -138,9 +153,10 @@ def _distinct(rows: Iterable[tuple[str | None, str]], folder: Path, where: str) 
 
 def _find(path: str) -> str:
     """The path itself, or with the extension of a video where only so there is a file."""
-    if Path(path).is_file():
+    # os.path's do not raise where Path's do, such as for a name that is too long: that is told when it is decoded.
+    if os.path.isfile(path):
         return path
-    return next((path + extension for extension in EXTENSIONS if Path(path + extension).is_file()), path)
+    return next((path + extension for extension in EXTENSIONS if os.path.isfile(path + extension)), path)
 
 
 def _describe(name: str | None, path: str) -> Video:
@@ -152,6 +168,9 @@ def _describe(name: str | None, path: str) -> Video:
             pass  # what is wrong with it is told when it is to be decoded
         else:
             size, mtime = status.st_size, status.st_mtime_ns
-    # Neither Parquet nor Milvus takes a name that is not UTF-8.
-    shown = path.encode(errors="surrogateescape").decode(errors="replace")
-    return Video(name or shown, path, size, mtime)
+    return Video(name or shown(path), path, size, mtime)
+
+
+def shown(path: str) -> str:
+    """The path, with marks for what is not UTF-8: neither Parquet nor Milvus takes that."""
+    return path.encode(errors="surrogateescape").decode(errors="replace")

@@ -17,7 +17,7 @@ from ..encoder import VideoEncoder
 from ..errors import Clip4clipError
 from ..frames import resize_and_crop, to_image
 from ..video import VideoInfo, read_frames
-from .listing import Video
+from .listing import Video, shown
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class _Decoded:
     def row(self, vector: np.ndarray | None) -> Row:
         return {
             "id": self.video.id,
-            "path": self.video.path.encode(errors="surrogateescape").decode(errors="replace"),
+            "path": shown(self.video.path),
             "vector": vector,
             "duration": self.info.duration,
             "frame_count": self.info.frame_count,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import asyncio
 import contextlib
 import functools
 import html
@@ -10,8 +10,6 @@ import io
 import logging
 import mimetypes
 import os
-import re
-import secrets
 import signal
 import socket
 import tempfile
@@ -25,8 +23,10 @@ from urllib.parse import quote, urlencode
 from PIL import Image
 
 from ..container import is_url
-from ..errors import Clip4clipError, IndexUnavailableError, MissingExtraError
+from ..errors import Clip4clipError, IndexUnavailableError, InputValueError, MissingExtraError, VideoIndexError
+from ..pairs import EXTENSIONS
 from ..video import read_frames
+from .doors import Doors, Login
 from .index import Hit, VideoIndex
 
 try:
@@ -45,16 +45,9 @@ SHOWN = 12  # results: whole rows of two, three and four
 MAX_QUERY = 2000  # characters
 MAX_UPLOAD = "500mb"
 AT_ONCE = 4  # searches; others wait
+FAREWELL = 5  # seconds that open connections have when the page is stopped
 POSTER_WIDTH = 480
 POSTERS_KEPT = 1000
-
-# What the page needs. All else that Gradio serves is shut: its screen recorder, for one, hands what it is sent to the
-# program ffmpeg, and a playlist makes that read any video of this machine.
-DOORS = {
-    "GET": r"/|/library/(video|poster)|/(assets|static|svelte)/.*|/(config|theme\.css|favicon\.ico|manifest\.json)"
-    r"|/gradio_api/(startup-events|upload_progress|heartbeat/\w+)",
-    "POST": r"/gradio_api/(upload|run/\w+)/?",
-}
 
 # The address bar carries the query, so that a search can be sent to somebody.
 KEEP_QUERY = """(query) => {
@@ -147,18 +140,25 @@ def run_page(
         OSError: when the port is taken.
     """
     index.search("a video", limit=1)  # loads the model, and tells now what would be wrong with every search
-    with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads, socket.socket() as listening:
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads, socket.socket(family) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
+        listening.bind(address)
         listening.listen()  # who comes now is answered as soon as it runs
         app: Any = make_app(index, Path(uploads))
         if login is not None:
-            app = _Login(app, *login)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        ready(f"http://{host}:{listening.getsockname()[1]}/")
+            app = Login(app, *login)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=FAREWELL))
+        logging.getLogger("uvicorn.error").addFilter(_is_no_farewell)
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/")
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # that is to leave nothing behind either
         with contextlib.suppress(KeyboardInterrupt):  # which comes when all connections are closed
             server.run(sockets=[listening])
+
+
+def _is_no_farewell(record: logging.LogRecord) -> bool:
+    """Whether it tells of something else than a connection that was closed because the page stops."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def make_app(index: VideoIndex, uploads: Path) -> FastAPI:
@@ -175,9 +175,11 @@ def make_app(index: VideoIndex, uploads: Path) -> FastAPI:
         """A video of the index, or a picture of it; the path is the index's and never the visitor's."""
         try:
             hit = await run_in_threadpool(index.get, request.query_params.get("id", ""))
+        except InputValueError:  # no key of this collection
+            hit = None
         except Clip4clipError as error:
             return PlainTextResponse(_sentence(error), 503)
-        if hit is None or is_url(hit.path) or not Path(hit.path).is_file():
+        if hit is None or not _is_video(hit.path):
             return PlainTextResponse("there is no such video", 404)
         if request.url.path.endswith("/poster"):
             picture = await run_in_threadpool(_poster, hit.path, hit.fields.get("mtime"))
@@ -190,7 +192,7 @@ def make_app(index: VideoIndex, uploads: Path) -> FastAPI:
 
     app.add_api_route("/library/video", library, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/library/poster", library, methods=["GET"], response_model=None)
-    app.add_middleware(_Doors)
+    app.add_middleware(Doors, uploads=uploads)
     theme = gr.themes.Default(
         primary_hue="blue",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],  # of the machine: none is fetched
@@ -276,7 +278,10 @@ def _answer(index: VideoIndex, what: str, link: str | None, **query: Any) -> tup
         seconds = time.perf_counter() - began
         count = index.count()
     except Clip4clipError as error:
-        return _status(_sentence(error), wrong=True), ""
+        told = _sentence(error)
+        if clip := query.get("video"):
+            told = told.replace(str(clip), clip.name)
+        return _status(told, wrong=True), ""
     except Exception:
         logger.exception("a search failed")
         return _status("The search failed. The log of the server says more.", wrong=True), ""
@@ -288,8 +293,11 @@ def _answer(index: VideoIndex, what: str, link: str | None, **query: Any) -> tup
 
 def _sentence(error: Clip4clipError) -> str:
     """What a visitor is told: where the index is, is none of their business."""
-    if isinstance(error, IndexUnavailableError):
-        return "The index does not answer at the moment. Please try again in a minute."
+    if isinstance(error, VideoIndexError):
+        logger.error("%s", error)
+        if isinstance(error, IndexUnavailableError):
+            return "The index does not answer at the moment. Please try again in a minute."
+        return "The index could not be searched. The log of the server says more."
     return f"That did not work: {error}."
 
 
@@ -307,8 +315,7 @@ def _card(hit: Hit) -> str:
     else:
         source, poster = f"library/video?id={query}", f"library/poster?id={query}"
         picture, backdrop = f'preload="none" poster="{poster}"', f"--poster: url('{poster}')"
-    length = hit.fields.get("duration")
-    clock = f'<span class="length">{int(length // 60)}:{int(length % 60):02}</span>' if length is not None else ""
+    clock = f'<span class="length">{hit.length}</span>' if hit.length else ""
     return (
         f'<li><div class="stage" style="{backdrop}"><video controls playsinline loop {picture} src="{source}"'
         f' onplay="{PLAYED}" aria-label="{name}"></video>'
@@ -317,6 +324,11 @@ def _card(hit: Hit) -> str:
         f'<a href="{source}" target="_blank" rel="noopener noreferrer">{name}</a></span>{clock}'
         f'<span class="score" title="similarity, at most 1">{hit.score:.3f}</span></div></li>'
     )
+
+
+def _is_video(path: str) -> bool:
+    """Whether a visitor may have it: what a row of an index names may be any file of this machine."""
+    return os.path.isabs(path) and path.lower().endswith(EXTENSIONS) and os.path.isfile(path)
 
 
 @functools.lru_cache(POSTERS_KEPT)
@@ -331,42 +343,3 @@ def _poster(path: str, mtime: int | None) -> bytes | None:  # noqa: ARG001  a ch
     out = io.BytesIO()
     image.save(out, "JPEG", quality=80)
     return out.getvalue()
-
-
-class _Doors:
-    """Lets through to what the page needs, and to nothing else."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            method = scope.get("method", "").replace("HEAD", "GET")
-            if method not in DOORS or not re.fullmatch(DOORS[method], scope["path"]):
-                await _refuse(PlainTextResponse("there is nothing here", 404), scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-class _Login:
-    """Asks for a user and a password (HTTP Basic) before anything else is reached."""
-
-    def __init__(self, app: Any, user: str, password: str) -> None:
-        self._app = app
-        self._expected = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not secrets.compare_digest(given, self._expected):
-                asked = {"WWW-Authenticate": 'Basic realm="clip4clip", charset="UTF-8"'}
-                await _refuse(PlainTextResponse("a user and a password are due", 401, asked), scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-async def _refuse(answer: Response, scope: Any, receive: Any, send: Any) -> None:
-    if scope["type"] == "http":
-        await answer(scope, receive, send)
-    else:
-        await send({"type": "websocket.close", "code": 1008})

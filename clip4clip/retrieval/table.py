@@ -88,6 +88,7 @@ class Recipe:
 class Known:
     """What a table has of a video: its file as it was then, and whether it failed."""
 
+    path: str
     size: int | None
     mtime: int | None
     failed: bool
@@ -109,10 +110,10 @@ class TableWriter:
 
     def __init__(self, path: str | os.PathLike[str], recipe: Recipe) -> None:
         self.path, self.recipe = Path(path), recipe
-        self._folder = self.path.with_name(f"{self.path.name}.parts")
-        self._schema = recipe.schema()
         if self.path.is_dir() or not self.path.parent.is_dir():
             raise LibraryError(f"{self.path} cannot be written: a file in a folder that exists is due")
+        self._folder = self.path.with_name(f"{self.path.name}.parts")
+        self._schema = recipe.schema()
         self._folder.mkdir(exist_ok=True)
         self._lock = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
         try:
@@ -144,10 +145,9 @@ class TableWriter:
         """What the table and its parts have, by id."""
         rows: dict[str, Known] = {}
         for file in self._files():
-            columns = pq.read_table(file, columns=["id", "size", "mtime", "error"]).to_pydict()
-            failed = (error is not None for error in columns["error"])
-            for name, *status in zip(columns["id"], columns["size"], columns["mtime"], failed, strict=True):
-                rows[name] = Known(*status)
+            columns = pq.read_table(file, columns=["id", "path", "size", "mtime", "error"]).to_pydict()
+            for name, path, size, mtime, error in zip(*columns.values(), strict=True):
+                rows[name] = Known(path, size, mtime, error is not None)
         return rows
 
     def errors(self, ids: set[str]) -> dict[str, str]:
