@@ -489,6 +489,19 @@ def test_threads_open_write_and_close_one_file_as_they_like(tmp_path: Path) -> N
         assert sorted(file.id for file in index._files()) == sorted(f"v{number}" for number in range(4000))
 
 
+def test_threads_write_to_one_file_in_turn(tmp_path: Path) -> None:
+    rows = made_up(4000)
+    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+
+        def work(number: int) -> None:
+            for start in range(number * 500, (number + 1) * 500, 50):
+                index.add(rows[start : start + 50])
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+        everything_is_there_once(index, 4000)
+
+
 def test_a_file_that_is_closed_by_one_stays_open_for_the_other(tmp_path: Path) -> None:
     first, second = VideoIndex(tmp_path / "videos.db"), VideoIndex(tmp_path / "videos.db")
     first.add(made_up(3))

@@ -542,11 +542,12 @@ class VideoIndex:
 
     def _open(self, model: Identity, dim: int, frames: int | None, seek: str | None) -> _Collection:
         """The collection for vectors made so, new if there is none."""
+        if self._find() is None:
+            with self._writing, self._lock:  # whoever comes first makes it
+                if self._find() is None:
+                    self._create(model, dim, frames or 12, seek or "exact")
         self._check(model)
-        found = self._find()
-        if found is None:
-            self._create(model, dim, frames or 12, seek or "exact")
-            return self._found()
+        found = self._found()
         if (frames or found.frames, seek or found.seek) != (found.frames, found.seek):
             raise ModelMismatchError(
                 f"the collection {self.collection!r} has vectors of {found.frames} frames, seek {found.seek!r}, not of "
@@ -682,13 +683,10 @@ def _understand(description: Mapping[str, Any]) -> _Collection:
 def _hit(hit: Mapping[str, Any], found: _Collection, named: Sequence[str] = ()) -> Hit:
     """A row that Milvus gives; key and vector are among its fields where they are named."""
     fields = {name: value for name, value in hit["entity"].items() if value is not None}
-    key = hit.get(found.id_field, hit.get("id"))
     path = str(fields.pop("path", ""))
     for name in {*found.dims, found.id_field} - {*named}:
         fields.pop(name, None)
-    if found.id_field in named:
-        fields[found.id_field] = key
-    return Hit(key, path, float(hit["distance"]), fields)
+    return Hit(hit.get(found.id_field, hit.get("id")), path, float(hit["distance"]), fields)
 
 
 def _one_of(found: _Collection, ids: Sequence[Any]) -> str:
