@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import resource
 import shutil
 import signal
@@ -220,9 +221,10 @@ def test_nothing_is_written_outside_of_the_files_own_folder(
         written.append(path)
         save(model, path, *rest)
 
+    text = Clip4clip("tiny", "text", tiny_checkpoint, "cpu", runtime="torch")
     save, written = onnx_export.save, []
     monkeypatch.setattr(onnx_export, "save", noted)
-    Clip4clip("tiny", "text", tiny_checkpoint, "cpu").save_model("onnx", tmp_path / "int8.onnx", precision="int8")
+    text.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
     assert len(written) == 2  # onnxruntime quantises one file to another
     assert all(tmp_path in path.parents for path in written)
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
@@ -432,22 +434,31 @@ def test_a_name_that_can_be_no_folder_is_said(
 
 def test_a_graph_runs_in_a_forked_process_too(demo_graph: Callable[[], Path], two_cores: None) -> None:
     """Such as a DataLoader's worker, to which the threads of its parent do not come along."""
-    text = TextEncoder.load(DEMO, None, "cpu", "onnxruntime")
-    expected = [text(data) for data in ("a dog", CAPTIONS * 10)]
-    for data, vectors in zip(("a dog", CAPTIONS * 10), expected, strict=True):
+    text = TextEncoder(OnnxTower(functools.partial(_load_and_note, demo_graph())), MODELS[DEMO].config)
+    given = ["dog " * 100, CAPTIONS * 10]
+    expected = [text(data) for data in given]
+    for data, vectors in zip(given, expected, strict=True):
         with multiprocessing.get_context("fork").Pool(1, _keep, (text,)) as pool:
-            np.testing.assert_array_equal(pool.apply_async(_embedded, (data,)).get(timeout=60), vectors)
+            found, loaded = pool.apply_async(_embedded, (data,)).get(timeout=60)
+        np.testing.assert_array_equal(found, vectors)
+        assert loaded  # the parent's mostly runs there, too, but not if it was running in the moment of the fork
 
 
+_loaders: set[int] = set()
 _kept: list[TextEncoder] = []
+
+
+def _load_and_note(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    _loaders.add(os.getpid())
+    return load(graph, "cpu", threads)
 
 
 def _keep(encoder: TextEncoder) -> None:
     _kept.append(encoder)
 
 
-def _embedded(data: str | list[str]) -> np.ndarray:
-    return _kept[0](data)
+def _embedded(data: str | list[str]) -> tuple[np.ndarray, bool]:
+    return _kept[0](data), os.getpid() in _loaders
 
 
 # What computes
