@@ -66,7 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # The encoders bring torch along, which takes seconds: only who uses them waits for it.
+    # The encoders bring numpy and Pillow along, and torch where it computes: only who uses them waits for it.
     if name in ("TextEncoder", "VideoEncoder"):
         return getattr(import_module(".encoder", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .errors import DeviceError, MissingExtraError, UnknownNameError
-from .weights import cache_folder, can_keep
+from .weights import cache_name, can_keep
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def _faster(device: str | None, precision: str) -> str:
         if _has_onnxruntime():
             if can_keep() or precision not in PRECISIONS["torch", "cpu"]:
                 return "onnxruntime"
-            logger.warning("torch and not onnxruntime is used: nothing can be written to %s", cache_folder())
+            logger.warning("torch and not onnxruntime is used: nothing can be written to %s", cache_name())
         elif precision not in PRECISIONS["torch", "cpu"]:
             check_onnx()
     return "torch"

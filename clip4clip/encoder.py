@@ -10,11 +10,11 @@ import numpy as np
 
 from .config import CLIPConfig, get_model
 from .device import resolve_placement
-from .errors import CheckpointError, InputTypeError, InputValueError, brief
+from .errors import InputTypeError, InputValueError, brief
 from .frames import HOW_TO_DECODE, FrameRows, is_frame
 from .runtime import load_head, load_tower
 from .tokenizer import default_tokenizer
-from .tower import Head, Tower
+from .tower import Head, Tower, unit_rows
 from .weights import Reference
 
 TOKENS_AT_ONCE = 512  # of captions that are embedded together
@@ -56,8 +56,8 @@ class TextEncoder:
             compiled: by ``torch.compile``: the first calls take a minute, the others less than without.
 
         Raises:
-            UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError: see
-                :mod:`clip4clip.errors`.
+            UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError, CacheError,
+                ExportError: see :mod:`clip4clip.errors`.
         """
         where = resolve_placement(device, runtime, precision, compiled)
         return cls(load_tower(model_name, "text", weights, where), get_model(model_name).config)
@@ -75,6 +75,9 @@ class TextEncoder:
         Raises:
             InputTypeError: for anything but strings.
             InputValueError: for an empty list.
+            WeightsNotFoundError: without the tokenizer's table, which is read at the first call.
+            CheckpointError: when the model gives a vector that is not finite or has no direction.
+            CacheError: when a graph for ONNX Runtime is gone or damaged meanwhile and cannot be made anew.
         """
         captions = [texts] if isinstance(texts, str) else texts
         if not isinstance(captions, list | tuple):
@@ -89,7 +92,7 @@ class TextEncoder:
         batches = list(_by_length(rows))
         embeddings = np.concatenate([self.model(tokenizer.pad([rows[place] for place in batch])) for batch in batches])
         vectors = np.empty_like(embeddings)
-        vectors[np.concatenate(batches)] = _to_unit_rows(embeddings)
+        vectors[np.concatenate(batches)] = unit_rows(embeddings)
         return vectors[0] if isinstance(texts, str) else vectors
 
 
@@ -154,6 +157,7 @@ class VideoEncoder:
         Raises:
             InputTypeError: for a path, a single frame, or anything else that is not a video.
             InputValueError: for no videos, a video without frames, or a frame of the wrong dtype, shape or mode.
+            CheckpointError, CacheError: as for :meth:`TextEncoder.__call__`.
         """
         several = (
             isinstance(videos, list | tuple) and len(videos) > 0 and not is_frame(videos[0]) and _is_video(videos[0])
@@ -173,7 +177,7 @@ class VideoEncoder:
                 raise InputValueError(
                     f"{f'video {index}' if several else 'the video'} has no frames; at least one is needed"
                 )
-        vectors = _to_unit_rows(np.stack([self.head.pool(state) for state in states]))
+        vectors = unit_rows(np.stack([self.head.pool(state) for state in states]))
         return vectors if several else vectors[0]
 
     def _pixel_batches(self, videos: Sequence[Iterable[Any]], several: bool) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -215,13 +219,3 @@ def _not_a_video(data: Any, what: str) -> InputTypeError | InputValueError:
         f"{what} must be a list, tuple or iterator of frames or a (T, H, W, 3) array, "
         f"not {type(data).__name__}: {brief(data)}"
     )
-
-
-def _to_unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        vectors = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
-    if not (np.abs(np.linalg.norm(vectors, axis=-1) - 1) <= 1e-4).all():  # so written that NaN fails too
-        raise CheckpointError(
-            "the model gave a vector that is not finite or has no direction: its checkpoint is damaged"
-        )
-    return vectors

@@ -16,7 +16,7 @@ class UnknownNameError(Clip4clipError, ValueError):
 
 
 class DeviceError(Clip4clipError, ValueError):
-    """Raised when a device is asked for that this machine does not have."""
+    """Raised when a device is asked for that this machine does not have, or that a runtime cannot compute on."""
 
 
 class InputTypeError(Clip4clipError, TypeError):
@@ -64,11 +64,14 @@ class IndexUnavailableError(VideoIndexError, ConnectionError):
 
 
 class ExportError(Clip4clipError, RuntimeError):
-    """Raised when a model cannot be written in another format, or what was written gives other vectors."""
+    """Raised when a model cannot be written in another format: its file cannot be, or it would give other vectors."""
 
 
 class CacheError(Clip4clipError, OSError):
-    """Raised when what is made from a checkpoint once cannot be kept: its folder cannot be written to, or is full."""
+    """Raised when what is made from a checkpoint once cannot be kept, as its folder cannot be written to or is full.
+
+    Also when what was kept is damaged or gone and cannot be made anew.
+    """
 
 
 class TrainingError(Clip4clipError, RuntimeError):

@@ -6,11 +6,15 @@ import contextlib
 import fcntl
 import logging
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import CacheError
+import onnxruntime
+
+from .device import Placement
+from .errors import CacheError, first_line
+from .onnx_runtime import DAMAGED, load
 from .weights import cache_folder, inspect
 
 logger = logging.getLogger(__name__)
@@ -22,14 +26,24 @@ def kept_graph(model_name: str, modality: str, path: Path, precision: str = "flo
     """The graph file of a checkpoint's tower, made by whichever process comes first.
 
     It lies in :func:`clip4clip.weights.cache_folder` under the model's name and the fingerprint of the weights.
+
+    Args:
+        model_name: key of :data:`clip4clip.config.MODELS`.
+        modality: ``'text'`` or ``'video'``.
+        path: of the checkpoint.
+        precision: one of :data:`clip4clip.onnx_export.TOLERANCE`.
+
+    Raises:
+        CacheError: when there is no room for it.
+        CheckpointError: when the file is no checkpoint of the model, or its tower gives no vectors.
+        ExportError: when the graph gives other vectors than torch.
     """
     folder = cache_folder() / f"graphs-{GRAPHS}" / f"{model_name}-{inspect(path, model_name).fingerprint}"
     graph = folder / f"{modality}-{precision}.onnx"
     if graph.is_file():
         return graph
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / f".{graph.name}.lock"):
+        with _alone(graph):
             if not graph.is_file():
                 logger.info("making %s, once", graph)
                 _make(model_name, modality, path, precision, graph)
@@ -41,22 +55,58 @@ def kept_graph(model_name: str, modality: str, path: Path, precision: str = "flo
     return graph
 
 
+def load_kept(
+    graph: Path, model_name: str, modality: str, path: Path, where: Placement, threads: int
+) -> onnxruntime.InferenceSession:
+    """A kept graph, ready to run; made anew, once, when its files are damaged or gone.
+
+    Args:
+        graph: that :func:`kept_graph` gave for the arguments after it.
+        model_name: as there, like the two after it.
+        modality: of the tower.
+        path: of the checkpoint.
+        where: it is computed.
+        threads: of each run on a CPU.
+
+    Raises:
+        CacheError: when it cannot be made anew, or not be loaded then either.
+        DeviceError: see :func:`clip4clip.onnx_runtime.load`.
+        CheckpointError, ExportError: see :func:`kept_graph`.
+    """
+    with contextlib.suppress(*DAMAGED):
+        return load(graph, where.device, threads)
+    try:
+        _remove_damaged(graph)
+        if kept_graph(model_name, modality, path, where.precision) != graph:
+            raise CacheError("there are other weights in it now, or CLIP4CLIP_CACHE is another folder")
+        return load(graph, where.device, threads)
+    except (OSError, *DAMAGED) as error:
+        raise CacheError(f"{graph} cannot be loaded, nor be made anew from {path}: {first_line(error)}") from error
+
+
+def _remove_damaged(graph: Path) -> None:
+    with _alone(graph):
+        try:
+            load(graph)  # another process may have made it anew by now
+        except DAMAGED as error:
+            logger.warning("a kept graph cannot be loaded and is made anew: %s", first_line(error))
+            graph.unlink(missing_ok=True)
+
+
 def _make(model_name: str, modality: str, path: Path, precision: str, graph: Path) -> None:
-    from .onnx_export import save_tower
+    from .onnx_export import save_tower, unfinished
     from .torch_runtime import build_tower
 
-    with tempfile.TemporaryDirectory(dir=graph.parent, prefix=".making-") as folder:
-        # Under the names that they are to have: a graph names the file of its tensors.
-        fresh = Path(folder) / graph.name
-        save_tower(build_tower(model_name, modality, path), fresh, precision=precision, tensors_beside=True)
-        for made in sorted(Path(folder).iterdir(), key=lambda made: made == fresh):  # the graph last
-            made.replace(graph.parent / made.name)
+    for left in graph.parent.glob(f"{unfinished(graph)}*"):  # by a process that was killed: no other one is at it now
+        shutil.rmtree(left, ignore_errors=True)
+    save_tower(build_tower(model_name, modality, path), graph, precision=precision, tensors_beside=True)
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time; the others wait. A process that dies lets go."""
-    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+def _alone(graph: Path) -> Iterator[None]:
+    """One process at a time changes a graph; the others wait. A process that dies lets go."""
+    graph.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(graph.with_name(f".{graph.name}.lock"), os.O_CREAT | os.O_RDWR, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 
-from .errors import CheckpointError, ExportError, UnknownNameError
+from .errors import ExportError, UnknownNameError
 from .model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from .onnx_graph import EXACT, save, text_graph, vision_graph
+from .tower import unit_rows
 
 PooledBy = MeanPooling | SequenceLSTM | SequenceTransformer
 HEAD_NAMES = {MeanPooling: "meanP", SequenceLSTM: "seqLSTM", SequenceTransformer: "seqTransf"}
@@ -30,6 +30,8 @@ def save_tower(
 ) -> None:
     """Writes a tower as an ONNX graph, and compares what ONNX Runtime makes of it with what torch makes.
 
+    Until they agree it lies in a folder beside its place, see :func:`unfinished`: what was there before stays as it is.
+
     Args:
         tower: on the CPU, float32.
         path: of the file.
@@ -43,6 +45,7 @@ def save_tower(
         CheckpointError: when the tower gives no vectors.
         ExportError: when the two differ by more than ``TOLERANCE`` allows.
         UnknownNameError: for another precision.
+        OSError: when the file cannot be written.
     """
     if precision not in TOLERANCE:
         raise UnknownNameError(f"unknown precision {precision!r} of a graph; it must be one of {', '.join(TOLERANCE)}")
@@ -54,13 +57,22 @@ def save_tower(
     else:
         tensors |= {name: tensor.detach().numpy() for name, tensor in head.state_dict().items()}
         model = vision_graph(tower.config, tensors, HEAD_NAMES[type(head)])
-    if precision == "int8":
-        model = _quantised(model)
-    elif precision == "float16":
-        model = _halved(model)
-    save(model, path, tensors_beside)
-    del model  # before ONNX Runtime has the tensors in memory, too
-    _check(tower, head, path, precision)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=unfinished(path)) as folder:
+        if precision == "int8":
+            model = _quantised(model, folder)
+        elif precision == "float16":
+            model = _halved(model)
+        fresh = Path(folder) / path.name  # as it is to be called: a graph names the file of its tensors
+        save(model, fresh, tensors_beside)
+        del model  # before ONNX Runtime has the tensors in memory, too
+        _check(tower, head, fresh, precision)
+        for made in sorted(Path(folder).iterdir(), key=lambda made: made == fresh):  # the graph last
+            made.replace(path.parent / made.name)
+
+
+def unfinished(path: Path) -> str:
+    """How the names of the folders begin in which the graph of a path is made."""
+    return f".{path.name}.making-"
 
 
 def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -72,12 +84,12 @@ def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+def _quantised(model: onnx.ModelProto, beside: str) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     exact = [node.name for node in model.graph.node if node.name.startswith(EXACT)]
     exact += [f"{name}_MatMul" for name in exact]  # what it makes of a Gemm first
-    with tempfile.TemporaryDirectory() as folder:  # it takes and gives files
+    with tempfile.TemporaryDirectory(dir=beside) as folder:  # it takes and gives files; one of its own is in TMPDIR
         before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.helper.set_model_props(
             model, {"onnx.quant.pre_process": "onnxruntime.quant"}
@@ -100,19 +112,17 @@ def _check(tower: TextTower | VisionTower, head: PooledBy | None, path: Path, pr
     from .onnx_runtime import load, run
 
     inputs = _example(tower)
-    expected = tower(torch.from_numpy(inputs))
+    embeddings = tower(torch.from_numpy(inputs))
     if head is not None:
-        expected = head.pool(head(expected))[None]
-    expected = F.normalize(expected, dim=-1).numpy()
-    if not np.isfinite(expected).all():
-        raise CheckpointError("the model gave a vector that is not finite: its checkpoint is damaged")
+        embeddings = head.pool(head(embeddings))[None]
+    expected = unit_rows(embeddings.numpy())
     found = run(load(path), inputs).reshape(expected.shape)
     found = found / np.linalg.norm(found, axis=-1, keepdims=True)
     cosine, difference = (found * expected).sum(-1).min(), np.abs(found - expected).max()
     least, most = TOLERANCE[precision]
     if not (cosine >= least and difference <= most):  # so written that NaN fails too
         raise ExportError(
-            f"{path} gives other vectors than its model: cosine {cosine:.6f}, difference {difference:.1e}; "
+            f"{path.name} gives other vectors than its model: cosine {cosine:.6f}, difference {difference:.1e}; "
             f"{least} and {most:.0e} are due in {precision}"
         )
 

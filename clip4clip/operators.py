@@ -20,7 +20,7 @@ from towhee.types import VideoFrame
 from .config import MODELS, get_model
 from .device import Placement, check_onnx, resolve_placement
 from .encoder import FRAMES_AT_ONCE, TOKENS_AT_ONCE, TextEncoder, VideoEncoder
-from .errors import InputValueError, UnknownNameError
+from .errors import ExportError, InputValueError, UnknownNameError, first_line
 from .runtime import check_modality, load_head, load_tower
 from .tower import Tower
 from .video import read_frames
@@ -54,7 +54,8 @@ class Clip4clip(NNOperator):
         folder: where ``pytorch_model.bin.1`` may lie.
 
     Raises:
-        UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: see :mod:`clip4clip.errors`.
+        UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError, CacheError,
+            ExportError: see :mod:`clip4clip.errors`.
     """
 
     supported_formats: ClassVar[list[str]] = ["onnx"]
@@ -99,6 +100,7 @@ class Clip4clip(NNOperator):
 
         Raises:
             InputTypeError, InputValueError: for what cannot be understood; nothing of it is embedded.
+            CheckpointError, WeightsNotFoundError, CacheError: as for :class:`~clip4clip.TextEncoder`.
         """
         return self._encoder(data)
 
@@ -118,8 +120,9 @@ class Clip4clip(NNOperator):
         """Writes this operator's tower as an ONNX graph, number of inputs and, for text, their length free.
 
         ``ids``, int64 (batch, length), or ``pixel_values``, float32 (frames, 3, R, R), to ``embeddings``, float32,
-        not normalised. ONNX Runtime's answers are compared with torch's before this returns. Towhee calls it where a
-        pipeline is made for Triton; then Triton's ``config.pbtxt`` of the model is told how large batches may be.
+        not normalised. ONNX Runtime's answers are compared with torch's before the file is put in its place; until then
+        the one that was there stays. Towhee calls it where a pipeline is made for Triton; then Triton's
+        ``config.pbtxt`` of the model is told how large batches may be.
 
         Args:
             model_type: ``'onnx'``, one of ``supported_formats``.
@@ -134,7 +137,10 @@ class Clip4clip(NNOperator):
             UnknownNameError: for another format or precision.
             InputValueError: for ``pooled`` where there is nothing to pool, or a folder that is not there.
             MissingExtraError: without onnx and onnxruntime, see the extra ``onnx``.
-            ExportError: when the graph gives other vectors.
+            WeightsNotFoundError: when the checkpoint that this operator was made from is not there any more.
+            CheckpointError: when it cannot be read, or the tower gives no vectors.
+            ExportError: when the graph gives other vectors, or the file cannot be written: its name is a folder's, the
+                folder is not writable, the disk is full.
         """
         if model_type not in self.supported_formats:
             raise UnknownNameError(f"unknown format {model_type!r}; it must be {self.supported_formats[0]!r}")
@@ -158,9 +164,12 @@ class Clip4clip(NNOperator):
             path = locate(self._weight_path, self._model_name, self._folder)
             tower = build_tower(self._model_name, self._modality, path)
             head = build_head(tower.config.embed_dim, path) if pooled else None
-        save_tower(tower, to, head, precision)
-        if not pooled:
-            _allow_batches(to, TOKENS_AT_ONCE // SHORTEST if self._modality == "text" else FRAMES_AT_ONCE)
+        try:
+            save_tower(tower, to, head, precision)
+            if not pooled:
+                _allow_batches(to, TOKENS_AT_ONCE // SHORTEST if self._modality == "text" else FRAMES_AT_ONCE)
+        except OSError as error:
+            raise ExportError(f"{to} cannot be written: {first_line(error)}") from error
         return True
 
     def train(

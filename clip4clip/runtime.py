@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable
@@ -36,17 +37,25 @@ def load_tower(
         weights: as for :func:`clip4clip.weights.locate`, like ``folder``.
         where: it is computed.
         folder: the operator's.
+
+    Raises:
+        UnknownNameError: for an unknown model or modality.
+        WeightsNotFoundError: see :func:`clip4clip.weights.locate`.
+        CheckpointError: when the file is no checkpoint of the model, or its tower gives no vectors.
+        CacheError, ExportError: of onnxruntime, see :func:`clip4clip.onnx_cache.kept_graph`.
+        DeviceError: of onnxruntime, see :func:`clip4clip.onnx_runtime.load`.
     """
     path = locate(weights, model_name, folder)
     key = (model_name, check_modality(modality), where)
 
     def build() -> Tower:
         if where.runtime == "onnxruntime":
-            from .onnx_cache import kept_graph
+            from .onnx_cache import kept_graph, load_kept
             from .onnx_runtime import OnnxTower
 
             graph = kept_graph(model_name, modality, path, where.precision)
-            return OnnxTower(graph, where.device, rows=USUAL_ROWS[modality])
+            load = functools.partial(load_kept, graph, model_name, modality, path, where)
+            return OnnxTower(load, where.device, rows=USUAL_ROWS[modality])
         from .torch_runtime import load_tower
 
         return load_tower(model_name, modality, path, where)
@@ -55,7 +64,12 @@ def load_tower(
 
 
 def load_head(model_name: str, weights: Reference | None, where: Placement, folder: Path = OPERATOR_FOLDER) -> Head:
-    """The pooling head of a checkpoint, shared like the towers. ``seqLSTM`` and ``seqTransf`` are computed by torch."""
+    """The pooling head of a checkpoint, shared like the towers. ``seqLSTM`` and ``seqTransf`` are computed by torch.
+
+    Raises:
+        UnknownNameError, WeightsNotFoundError: see :func:`clip4clip.weights.locate`.
+        CheckpointError: when the file is no checkpoint of the model, or has a head that is not understood.
+    """
     path = locate(weights, model_name, folder)
     if inspect(path, model_name).head == "meanP":
         return MeanPooling()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class TorchTower(Tower):
         module: the tower.
         device: where it is.
         compiled: by ``torch.compile``, which on CUDA also records graphs. Both are for one shape: batches are filled up
-            to the next power of two, and captions to the next multiple of 16 ids, so that there are few.
+            to the next power of two, and captions to the next multiple of 16 ids, so that there are few. One thread
+            runs all of them, one after the other, whoever calls.
     """
 
     def __init__(
@@ -45,11 +47,16 @@ class TorchTower(Tower):
         self.module, self.device, self.compiled = module, torch.device(device), compiled
         self._run: Callable[[Tensor], Tensor] = module
         if compiled:
+            # CUDA graphs run in the thread that recorded them, and each run writes over what the one before it gave.
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="clip4clip-compiled")
             mode = "reduce-overhead" if self.device.type == "cuda" else None
             self._run = torch.compile(module, mode=mode, dynamic=False)
 
-    @torch.inference_mode()
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        return self._thread.submit(self._compute, inputs).result() if self.compiled else self._compute(inputs)
+
+    @torch.inference_mode()
+    def _compute(self, inputs: np.ndarray) -> np.ndarray:
         tensor = torch.as_tensor(inputs)
         count = len(tensor)
         if self.compiled:

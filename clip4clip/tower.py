@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .errors import CheckpointError
+
 
 class Tower(ABC):
     """A tower of a model, in some runtime. It may be called from several threads at once."""
@@ -33,11 +35,27 @@ class Head(Protocol):
         """The video's embedding, (D,) float32, not normalised."""
 
 
+def unit_rows(embeddings: np.ndarray) -> np.ndarray:
+    """(B, D) embeddings to (B, D) unit vectors.
+
+    Raises:
+        CheckpointError: when one is not finite or has no direction.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vectors = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    if not (np.abs(np.linalg.norm(vectors, axis=-1) - 1) <= 1e-4).all():  # so written that NaN fails too
+        raise CheckpointError(
+            "the model gave a vector that is not finite or has no direction: its checkpoint is damaged"
+        )
+    return vectors
+
+
 class MeanPooling:
     """``meanP``: the mean of the normalised frame embeddings; as a sum, which points where the mean does."""
 
     def __call__(self, frames: np.ndarray, total: np.ndarray | None) -> np.ndarray:
-        added = (frames / np.linalg.norm(frames, axis=-1, keepdims=True)).sum(0)
+        with np.errstate(divide="ignore", invalid="ignore"):  # what has no direction is refused in the end
+            added = (frames / np.linalg.norm(frames, axis=-1, keepdims=True)).sum(0)
         return added if total is None else total + added
 
     def pool(self, total: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import get_model
-from .errors import CheckpointError, WeightsNotFoundError, brief, first_line
+from .errors import CacheError, CheckpointError, WeightsNotFoundError, brief, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +130,9 @@ def inspect(path: Path, model_name: str) -> Inspection:
     """
     status = path.stat()
     key = f"{model_name} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    kept = cache_folder() / "inspections" / hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
+    name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if known := _INSPECTION.fullmatch(kept.read_text("utf-8")):
+        if known := _INSPECTION.fullmatch((cache_folder() / "inspections" / name).read_text("utf-8")):
             return Inspection(*known.groups())
     from .checkpoint import check_shape, fingerprint, read_state_dict, sim_header  # which bring torch along
 
@@ -140,6 +140,7 @@ def inspect(path: Path, model_name: str) -> Inspection:
     check_shape(tensors, model_name, path)
     found = Inspection(fingerprint(tensors), sim_header(tensors, path))
     with contextlib.suppress(OSError):  # without a place to keep it, it is looked into again
+        kept = cache_folder() / "inspections" / name
         kept.parent.mkdir(parents=True, exist_ok=True)
         fresh = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
         fresh.write_text(f"{found.fingerprint} {found.head}", "utf-8")
@@ -149,21 +150,36 @@ def inspect(path: Path, model_name: str) -> Inspection:
 
 def can_keep() -> bool:
     """Whether something can be kept in :func:`cache_folder`; makes it if there is none."""
-    with contextlib.suppress(OSError):
-        cache_folder().mkdir(parents=True, exist_ok=True)
-    return os.access(cache_folder(), os.W_OK)
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def cache_folder() -> Path:
     """Where what is made from checkpoints is kept: ``$CLIP4CLIP_CACHE``, or ``clip4clip`` in the user's cache folder.
 
     Everything in it can be deleted at any time: it is made again.
+
+    Raises:
+        CacheError: when its name begins with a home folder that there is none of.
     """
+    try:
+        return Path(cache_name()).expanduser()
+    except RuntimeError as error:
+        raise CacheError(
+            f"nothing can be kept in {cache_name()}: {first_line(error)} Set CLIP4CLIP_CACHE to a folder that there is"
+        ) from error
+
+
+def cache_name() -> str:
+    """:func:`cache_folder` as it is named, which may begin with ``~``."""
     if chosen := os.environ.get("CLIP4CLIP_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "clip4clip"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clip4clip"
+        return chosen
+    usual = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return f"{usual}/clip4clip"
 
 
 _HOW_TO_SUPPLY = (

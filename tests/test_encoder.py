@@ -17,6 +17,7 @@ from clip4clip.device import available_devices, resolve_device
 from clip4clip.encoder import FILLED_UP, FRAMES_AT_ONCE, TOKENS_AT_ONCE
 from clip4clip.model import MeanPooling, TextTower, VisionTower
 from clip4clip.torch_runtime import TorchHead, TorchTower
+from clip4clip.tower import Tower
 
 PATH_HINT = r"decode it first, with ops\.video_decode\.ffmpeg"
 
@@ -265,14 +266,33 @@ def test_what_is_no_video_is_an_error(video: VideoEncoder, videos: object, error
         video(videos)  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_with_nan_gives_an_error_and_no_vector(
-    tmp_path: Path, tiny_state: dict[str, torch.Tensor]
+@pytest.mark.parametrize("factor", [torch.nan, 0])
+def test_a_checkpoint_without_a_direction_gives_an_error_and_no_vector(
+    factor: float, runtime: str, tmp_path: Path, tiny_state: dict[str, torch.Tensor], frames: list[np.ndarray]
 ) -> None:
-    save_file(
-        tiny_state | {"text_projection": tiny_state["text_projection"] * torch.nan}, tmp_path / "model.safetensors"
-    )
-    with pytest.raises(CheckpointError, match="not finite"):
-        TextEncoder.load("tiny", tmp_path, "cpu")("a dog")
+    damaged = {name: factor * tiny_state[name] for name in ("text_projection", "visual.proj")}
+    save_file(tiny_state | damaged, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="not finite or has no direction"):
+        TextEncoder.load("tiny", tmp_path, "cpu", runtime)("a dog")
+    with pytest.raises(CheckpointError, match="not finite or has no direction"):
+        VideoEncoder.load("tiny", tmp_path, "cpu", runtime)(frames)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [np.nan, 0, np.inf])
+def test_a_tower_without_a_direction_gives_an_error_and_no_vector(
+    number: float, text: TextEncoder, video: VideoEncoder, frames: list[np.ndarray]
+) -> None:
+    class Damaged(Tower):
+        def __call__(self, inputs: np.ndarray) -> np.ndarray:
+            return np.full((len(inputs), 64), number, np.float32)
+
+    for encoder, data in (
+        (TextEncoder(Damaged(), text.config), "a dog"),
+        (VideoEncoder(Damaged(), video.head, video.config), frames),
+    ):
+        with pytest.raises(CheckpointError, match="not finite or has no direction"):
+            encoder(data)
 
 
 def test_no_device_is_the_best_one() -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +26,7 @@ from safetensors.torch import save_file
 
 from clip4clip import (
     CacheError,
+    DeviceError,
     ExportError,
     InputValueError,
     TextEncoder,
@@ -31,10 +40,11 @@ from clip4clip.device import resolve_placement
 from clip4clip.frames import pixel_values
 from clip4clip.onnx_cache import kept_graph
 from clip4clip.onnx_export import save_tower
-from clip4clip.onnx_runtime import OnnxTower
+from clip4clip.onnx_runtime import OnnxTower, load
 from clip4clip.operators import Clip4clip
 from clip4clip.tokenizer import default_tokenizer
-from clip4clip.torch_runtime import build_head, build_tower
+from clip4clip.torch_runtime import TorchTower, build_head, build_tower
+from clip4clip.weights import locate
 
 DEMO = "clip_vit_tiny_demo"
 CAPTIONS = ["a dog", "kids feeding and playing with the horse", "", "dog " * 100, "ein Hund läuft 😀 über 12 Straßen"]
@@ -136,7 +146,7 @@ def test_rows_are_computed_alike_however_many_cores_share_them(
         expected = tower(torch.from_numpy(inputs)).numpy()
     for cores in (1, 2, 4, 7):
         monkeypatch.setattr("clip4clip.onnx_runtime.cores", lambda cores=cores: cores)
-        ours = OnnxTower(tmp_path / "graph.onnx")
+        ours = OnnxTower(functools.partial(load, tmp_path / "graph.onnx", "cpu"))
         for rows in range(1, 10):
             np.testing.assert_allclose(ours(inputs[:rows]), expected[:rows], atol=1e-5)
 
@@ -172,11 +182,55 @@ def test_a_graph_that_gives_other_vectors_is_an_error(
 
     right = onnx_export.text_graph
     monkeypatch.setattr(onnx_export, "text_graph", wrong)
-    with pytest.raises(ExportError, match=r"gives other vectors than its model: cosine 0\."):
+    (tmp_path / "a.onnx").write_bytes(b"what Triton serves")
+    with pytest.raises(ExportError, match=r"a\.onnx gives other vectors than its model: cosine 0\."):
         Clip4clip("tiny", "text", tiny_checkpoint, "cpu").save_model("onnx", tmp_path / "a.onnx")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"what Triton serves"]
 
 
-@pytest.mark.parametrize(("precision", "least"), [("float16", 0.9999), ("int8", 0.99)])
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """As on a full disk, a larger one cannot be written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_file_that_cannot_be_written_is_an_error_that_says_why(
+    precision: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    text = Clip4clip("tiny", "text", tiny_checkpoint, "cpu")
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "a.onnx").write_bytes(b"what Triton serves")
+    with pytest.raises(ExportError, match=r"folder\.onnx cannot be written: .*Is a directory"):
+        text.save_model("onnx", tmp_path / "folder.onnx", precision=precision)
+    with no_file_above(2**20), pytest.raises(ExportError, match=r"a\.onnx cannot be written: .*File too large"):
+        text.save_model("onnx", tmp_path / "a.onnx", precision=precision)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "folder.onnx"]
+    assert (tmp_path / "a.onnx").read_bytes() == b"what Triton serves"
+
+
+def test_nothing_is_written_outside_of_the_files_own_folder(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted(model: onnx.ModelProto, path: Path, *rest: bool) -> None:
+        written.append(path)
+        save(model, path, *rest)
+
+    text = Clip4clip("tiny", "text", tiny_checkpoint, "cpu", runtime="torch")
+    save, written = onnx_export.save, []
+    monkeypatch.setattr(onnx_export, "save", noted)
+    text.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
+    assert len(written) == 2  # onnxruntime quantises one file to another
+    assert all(tmp_path in path.parents for path in written)
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
+
+
+@pytest.mark.parametrize(("precision", "least"), [("float16", 0.9999), ("int8", 0.9995)])
 @pytest.mark.parametrize("modality", ["text", "video"])
 def test_a_smaller_graph_gives_nearly_the_same(
     precision: str, least: float, modality: str, tmp_path: Path, frames: list[np.ndarray]
@@ -250,18 +304,103 @@ def test_whoever_comes_first_makes_it_and_the_others_wait(
     assert len(found) == 4
 
 
-def test_one_that_was_killed_while_it_made_a_graph_leaves_none_behind(
-    cache: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(self: Path, target: Path) -> Path:
-        raise SystemError("killed")
+@pytest.fixture
+def demo_graph(cache: Path) -> Callable[[], Path]:
+    """Gives the graph of the demo model's text, and makes it if need be."""
+    return lambda: kept_graph(DEMO, "text", locate(None, DEMO))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", die)
-        with pytest.raises(SystemError):
-            kept_graph("tiny", "video", tiny_checkpoint)
+
+def test_what_one_has_left_that_was_killed_while_it_made_a_graph_is_removed(
+    cache: Path, demo_graph: Callable[[], Path]
+) -> None:
+    code = (
+        "import time; from clip4clip import onnx_export, TextEncoder\n"
+        "onnx_export._check = lambda *_: (print('making', flush=True), time.sleep(600))\n"
+        f"TextEncoder.load('{DEMO}', None, 'cpu', 'onnxruntime')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "making\n"
+        process.send_signal(signal.SIGKILL)
+    (left,) = cache.glob("graphs-*/*/.*.making-*")
+    assert sorted(path.name for path in left.iterdir()) == ["text-float32.onnx", "text-float32.onnx.data"]
     assert list(cache.glob("graphs-*/*/*.onnx")) == []
-    assert kept_graph("tiny", "video", tiny_checkpoint).is_file()
+    graph = demo_graph()
+    names = [".text-float32.onnx.lock", "text-float32.onnx", "text-float32.onnx.data"]
+    assert sorted(path.name for path in graph.parent.iterdir()) == names
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one, a tower computes one row as it does many."""
+    monkeypatch.setattr("clip4clip.onnx_runtime.cores", lambda: 2)
+
+
+def damaged(graph: Path, kind: str) -> None:
+    data = graph.with_name(f"{graph.name}.data")
+    path, content = {
+        "empty": (graph, b""),
+        "cut off": (graph, graph.read_bytes()[:1000]),
+        "not a graph": (graph, b"rubbish" * 1000),
+        "no tensors": (data, None),
+        "tensors cut off": (data, data.read_bytes()[:-1]),
+        "no file": (graph, None),
+        "no cache": (None, None),
+    }[kind]
+    if path is None:
+        shutil.rmtree(graph.parents[2])
+        return
+    path.unlink()  # a running process may have it mapped
+    if content is not None:
+        path.write_bytes(content)
+
+
+DAMAGES = ["empty", "cut off", "not a graph", "no tensors", "tensors cut off", "no file", "no cache"]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_graph_that_is_damaged_or_gone_is_made_anew_at_the_next_start(
+    kind: str, demo_graph: Callable[[], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged(demo_graph(), kind)
+    vectors = TextEncoder.load(DEMO, None, "cpu", "onnxruntime")(CAPTIONS)
+    np.testing.assert_allclose(vectors, TextEncoder.load(DEMO, None, "cpu", "torch")(CAPTIONS), atol=1e-5)
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == (0 if kind in ("no file", "no cache") else 1)  # one that is not there is nothing to wonder at
+    assert all(message.startswith("a kept graph cannot be loaded and is made anew: ") for message in said)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_graph_that_is_damaged_or_gone_is_made_anew_while_a_process_runs(
+    kind: str, demo_graph: Callable[[], Path], two_cores: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = TextEncoder.load(DEMO, None, "cpu", "onnxruntime")
+    damaged(demo_graph(), kind)
+    vectors = text(CAPTIONS * 10)  # what computes many rows is loaded only now
+    np.testing.assert_allclose(vectors, TextEncoder.load(DEMO, None, "cpu", "torch")(CAPTIONS * 10), atol=1e-5)
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1
+    assert said[0].startswith("a kept graph cannot be loaded and is made anew: ")
+
+
+def test_a_graph_that_cannot_be_made_anew_is_said(
+    cache: Path, two_cores: None, tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "model.safetensors"
+    save_file(tiny_state, checkpoint)
+    text = TextEncoder.load("tiny", checkpoint, "cpu", "onnxruntime")
+    shutil.rmtree(cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_cache, "_make", lambda *_: _[-1].write_bytes(b"rubbish"))
+        with pytest.raises(CacheError, match=r"float32\.onnx cannot be loaded, nor be made anew from .*Protobuf"):
+            text(CAPTIONS * 10)
+    save_file({name: tensor.flip(0) for name, tensor in tiny_state.items()}, tmp_path / "new")
+    (tmp_path / "new").replace(checkpoint)
+    with pytest.raises(CacheError, match="there are other weights in it now"):
+        text(CAPTIONS * 10)
+    checkpoint.unlink()
+    with pytest.raises(CacheError, match="No such file"):
+        text(CAPTIONS * 10)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
@@ -275,6 +414,51 @@ def test_a_folder_that_cannot_be_written_to_is_said(
         TextEncoder.load("tiny", tiny_checkpoint, "cpu", "onnxruntime")
     assert resolve_placement("cpu").runtime == "torch"  # and without being asked for, the other one is taken
     assert TextEncoder.load("tiny", tiny_checkpoint, "cpu")("a dog").shape == (64,)
+
+
+@pytest.mark.parametrize("name", ["~nobody_such/x", "a file"])
+def test_a_name_that_can_be_no_folder_is_said(
+    name: str, tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint, cache = tmp_path / "model.safetensors", name.replace("a file", str(tmp_path / "file"))
+    save_file(tiny_state, checkpoint)
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CLIP4CLIP_CACHE", cache)
+    with pytest.raises(CacheError, match=f"{cache}.*Set CLIP4CLIP_CACHE to a folder"):
+        TextEncoder.load("tiny", checkpoint, "cpu", "onnxruntime")
+    text = TextEncoder.load("tiny", checkpoint, "cpu")
+    assert isinstance(text.model, TorchTower)
+    assert text("a dog").shape == (64,)
+    assert f"torch and not onnxruntime is used: nothing can be written to {cache}" in caplog.text
+
+
+def test_a_graph_runs_in_a_forked_process_too(demo_graph: Callable[[], Path], two_cores: None) -> None:
+    """Such as a DataLoader's worker, to which the threads of its parent do not come along."""
+    text = TextEncoder(OnnxTower(functools.partial(_load_and_note, demo_graph())), MODELS[DEMO].config)
+    given = ["dog " * 100, CAPTIONS * 10]
+    expected = [text(data) for data in given]
+    for data, vectors in zip(given, expected, strict=True):
+        with multiprocessing.get_context("fork").Pool(1, _keep, (text,)) as pool:
+            found, loaded = pool.apply_async(_embedded, (data,)).get(timeout=60)
+        np.testing.assert_array_equal(found, vectors)
+        assert loaded  # the parent's mostly runs there, too, but not if it was running in the moment of the fork
+
+
+_loaders: set[int] = set()
+_kept: list[TextEncoder] = []
+
+
+def _load_and_note(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    _loaders.add(os.getpid())
+    return load(graph, "cpu", threads)
+
+
+def _keep(encoder: TextEncoder) -> None:
+    _kept.append(encoder)
+
+
+def _embedded(data: str | list[str]) -> tuple[np.ndarray, bool]:
+    return _kept[0](data), os.getpid() in _loaders
 
 
 # What computes
@@ -309,6 +493,36 @@ def test_what_cannot_compute_is_refused_with_what_can(asked: tuple[str, ...], me
         pytest.skip("this onnxruntime has it")
     with pytest.raises(ValueError, match=message):
         resolve_placement(*asked)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("device", ["cuda:0", "openvino"])
+def test_a_device_that_onnxruntime_would_leave_for_the_cpu_is_an_error(
+    device: str, demo_graph: Callable[[], Path], capfd: pytest.CaptureFixture
+) -> None:
+    if len(onnxruntime.get_available_providers()) > 2:
+        pytest.skip("this onnxruntime has it")
+    with pytest.raises(DeviceError, match=rf"on '{device}' with (CUDA|OpenVINO)Ex.*computed with CPUEx.*the driver"):
+        load(demo_graph(), device)
+    assert capfd.readouterr().out == ""
+
+
+def test_what_a_device_says_is_told_from_what_is_wrong_with_a_file(
+    demo_graph: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    def create(session: object, providers: list, *rest: object) -> None:
+        if providers[0][0] == "CUDAExecutionProvider":
+            raise RuntimeError("CUDA failure 101: invalid device ordinal")
+        right(session, providers, *rest)
+
+    right = onnxruntime.InferenceSession._create_inference_session
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", create)
+    with pytest.raises(DeviceError, match="CUDA failure 101"):
+        load(demo_graph(), "cuda:7")
+    damaged(demo_graph(), "no tensors")
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail, match="External data"):
+        load(demo_graph(), "cuda:7")
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("precision", "least"), [("bfloat16", 0.999), ("float16", 0.9999)])
@@ -346,6 +560,34 @@ def test_what_is_compiled_sees_few_shapes_and_gives_the_same(
     assert {shape[0] for shape in videos} == {1, 4, 8}
     with pytest.raises(UnknownNameError, match="compiled=True is for the runtime 'torch'"):
         resolve_placement("cpu", "onnxruntime", compiled=True)
+
+
+def test_what_is_compiled_runs_in_one_thread_whoever_calls(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    # Each run writes over what the one before it gave, as a CUDA graph does; .float() copies it, as .cpu() does there.
+    buffer = torch.empty(8, 64, dtype=torch.float64)
+
+    def compile_(module: torch.nn.Module, **_: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        def replay(inputs: torch.Tensor) -> torch.Tensor:
+            runs.append(threading.get_ident())
+            return buffer[: len(inputs)].copy_(module(inputs))
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    module = build_tower("tiny", "text", tiny_checkpoint)
+    tower = TorchTower(module, compiled=True)
+    random = np.random.default_rng(0)
+    batches = [random.integers(1, 500, (1 + count % 8, 16)) for count in range(64)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(tower, batches))
+    assert len(runs) == 64
+    assert len(set(runs)) == 1
+    assert threading.get_ident() not in runs
+    for vectors, batch in zip(found, batches, strict=True):
+        np.testing.assert_allclose(vectors, TorchTower(module)(batch), atol=1e-5)
 
 
 def test_a_head_is_that_of_the_checkpoint_whatever_computes_the_tower(

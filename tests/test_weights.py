@@ -23,14 +23,14 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from clip4clip import CheckpointError, TextEncoder, UnknownNameError, VideoEncoder, WeightsNotFoundError
+from clip4clip import CacheError, CheckpointError, TextEncoder, UnknownNameError, VideoEncoder, WeightsNotFoundError
 from clip4clip.checkpoint import check_shape, read_state_dict
 from clip4clip.config import MODELS, Model
 from clip4clip.config import CLIPConfig as OurConfig
 from clip4clip.frames import pixel_values
 from clip4clip.model import SequenceLSTM, SequenceTransformer, TextTower, VisionTower, random_state_dict
 from clip4clip.torch_runtime import TorchTower
-from clip4clip.weights import locate
+from clip4clip.weights import cache_folder, can_keep, inspect, locate
 
 State = dict[str, torch.Tensor]
 REPOSITORY = Path(__file__).parent.parent
@@ -507,7 +507,8 @@ def test_parameters_are_the_mapped_file(family: str, tiny_state: State, tmp_path
         assert any(start <= parameter.data_ptr() < end for start, end in mapped)
 
 
-def test_the_other_tower_is_not_read(tiny_state: State, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_the_other_tower_is_not_read(runtime: str, tiny_state: State, tmp_path: Path) -> None:
     # The vision tower is filled with NaN: whoever reads it, notices.
     path = tmp_path / "model.safetensors"
     save_file(tiny_state, path)
@@ -517,9 +518,39 @@ def test_the_other_tower_is_not_read(tiny_state: State, tmp_path: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[8 + header + start : 8 + header + end] = b"\xff" * (end - start)  # NaN, all of it
     path.write_bytes(damaged)
-    assert np.isfinite(TextEncoder.load("tiny", path, "cpu")("a dog")).all()
+    assert np.isfinite(TextEncoder.load("tiny", path, "cpu", runtime)("a dog")).all()
     with pytest.raises(CheckpointError, match="not finite"):
-        vectors_of(path, "video")
+        VideoEncoder.load("tiny", path, "cpu", runtime)(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+# Where what is made from it is kept
+
+
+@pytest.mark.parametrize("name", ["~nobody_such/x", None])
+def test_a_cache_in_a_home_that_is_not_there_keeps_nothing(
+    name: str | None, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("CLIP4CLIP_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    if name is None:  # a user without an entry, as containers have them
+        monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    else:
+        monkeypatch.setenv("CLIP4CLIP_CACHE", name)
+    with pytest.raises(CacheError, match=f"nothing can be kept in {name or '~/'}.*Set CLIP4CLIP_CACHE to a folder"):
+        cache_folder()
+    assert not can_keep()
+    assert inspect(tiny_checkpoint, "tiny").head == "meanP"
+
+
+def test_a_file_is_no_folder_to_keep_anything_in(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIP4CLIP_CACHE", str(tmp_path / "cache"))
+    assert can_keep()
+    (tmp_path / "cache").rmdir()
+    (tmp_path / "cache").write_bytes(b"")
+    assert not can_keep()
+    assert inspect(tiny_checkpoint, "tiny").head == "meanP"
 
 
 def resident(path: Path) -> int:
