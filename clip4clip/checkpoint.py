@@ -230,14 +230,15 @@ def _unpickle(path: Path, mmap: bool) -> dict[str, Tensor]:
 def _check_zip(path: Path) -> None:
     """Refuses a zip that is no checkpoint, and one that was packed anew with compression.
 
-    torch would map what is compressed as if it were not, and unpack a pickle to whatever size it has.
+    torch would map what is compressed as if it were not, and unpack all else to whatever size it has. The code of a
+    TorchScript archive is compressed, and never read.
     """
     with zipfile.ZipFile(path) as archive:
-        read = [entry for entry in archive.infolist() if re.fullmatch(r"[^/]+/data(\.pkl|/[^/]+)", entry.filename)]
-    if not any(entry.filename.endswith("/data.pkl") for entry in read):
+        read = [entry for entry in archive.infolist() if not re.match(r"[^/]+/code/", entry.filename)]
+    if not any(re.fullmatch(r"[^/]+/data\.pkl", entry.filename) for entry in read):
         raise ValueError("it is a zip file, but not one that PyTorch wrote: it has no data.pkl")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in read):
-        raise ValueError("its tensors are compressed, which PyTorch never does: save its state dict anew")
+        raise ValueError("it is compressed, which PyTorch never does: save its state dict anew")
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

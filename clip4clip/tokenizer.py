@@ -29,6 +29,7 @@ _WORD = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
 _SPACE = regex.compile(r"\s+")
+_NO_CHARACTER = regex.compile(r"&#[0-9]{100,};?")  # Python refuses to read such a number
 
 
 def clean(text: str) -> str:
@@ -37,7 +38,9 @@ def clean(text: str) -> str:
     if not text.isascii() or not text.isprintable() or "&" in text:
         import ftfy
 
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = ftfy.fix_text(text)
+        for _ in range(2):
+            text = html.unescape(_NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text))
     return _SPACE.sub(" ", text).strip().lower()
 
 

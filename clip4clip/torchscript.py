@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 
 MAX_MODULES = 10_000  # a CLIP has a few hundred
+MAX_NAMES = 10_000_000  # characters of all names; a hundred are counted for what stands behind each
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of name and extra field
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -68,17 +69,23 @@ class _Module:
 
 def _named_tensors(root: _Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors of a module and of those within, by their dotted names."""
-    pending = [("", root)]
+    pending, characters = [("", root)], 0
     for _ in range(MAX_MODULES):
         if not pending:
             return
         prefix, module = pending.pop()
         for name, value in getattr(module, "attributes", {}).items():
+            characters += 100 + len(prefix) + len(str(name))
+            if characters > MAX_NAMES:
+                raise pickle.UnpicklingError(_TOO_LARGE)
             if isinstance(value, torch.Tensor):
                 yield f"{prefix}{name}", value
             elif isinstance(value, _Module):
                 pending.append((f"{prefix}{name}.", value))
-    raise pickle.UnpicklingError(f"it has more than {MAX_MODULES:,} modules, or one that holds itself")
+    raise pickle.UnpicklingError(_TOO_LARGE)
+
+
+_TOO_LARGE = f"it has more than {MAX_MODULES:,} modules, or one that holds itself, or names of more than {MAX_NAMES:,} characters"
 
 
 # The instructions that torch writes, and those of newer protocols for the same objects.

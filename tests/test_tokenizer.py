@@ -153,6 +153,12 @@ def test_lone_surrogates_are_no_error() -> None:
     assert default_tokenizer().encode("\ud800 dog")[-2:] == [1929, 49407]
 
 
+def test_an_entity_of_any_length_is_read_as_no_character() -> None:
+    for digits in (10, 90, 200, 5000):
+        for entity in (f"&#{'9' * digits};", f"&amp;#{'9' * digits};", f"&#{'9' * digits}"):
+            assert clean(f"a dog {entity} runs") == "a dog \ufffd runs"
+
+
 def test_eight_threads_get_the_same_ids(many_strings: list[str]) -> None:
     tokenizer = Tokenizer()
     texts = many_strings[:400]

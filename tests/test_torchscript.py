@@ -305,6 +305,22 @@ def test_modules_that_hold_another_twice_do_not_take_forever(tmp_path: Path) -> 
         read_state_dict(tmp_path / "a.pt")
 
 
+def test_names_without_end_do_not_fill_the_memory(tmp_path: Path) -> None:
+    # A module of 2,000 names for one tensor, itself under 1,000 names: two million names from 40 KB.
+    def named(letter: str, count: int, what: bytes) -> bytes:
+        return b"".join(b"X\x05\x00\x00\x00" + f"{letter}{number:04}".encode() + what for number in range(count))
+
+    inner = (
+        glob("__torch__.a", "M") + b")\x81}(X\x01\x00\x00\x00t" + PAIR + b"q\x01" + named("t", 2000, b"h\x01") + b"ub"
+    )
+    outer = (
+        glob("__torch__.a", "M") + b")\x81}(X\x01\x00\x00\x00a" + inner + b"q\x00" + named("m", 1000, b"h\x00") + b"ub"
+    )
+    forge(tmp_path / "a.pt", b"\x80\x02" + outer + b".", bytes(16))
+    with pytest.raises(CheckpointError, match="names of more than"):
+        read_state_dict(tmp_path / "a.pt")
+
+
 def test_a_compressed_pickle_is_refused(tmp_path: Path) -> None:
     forge(tmp_path / "a.pt", module_with(PAIR))
     with zipfile.ZipFile(tmp_path / "a.pt") as source, zipfile.ZipFile(tmp_path / "b.pt", "w") as target:

@@ -748,6 +748,19 @@ def test_a_pickle_that_would_unpack_to_any_size_is_refused(tmp_path: Path) -> No
         read_state_dict(tmp_path / "bomb")
 
 
+def test_nothing_in_a_zip_unpacks_to_any_size(tmp_path: Path) -> None:
+    torch.save(SMALL, tmp_path / "plain")
+    rezip(
+        tmp_path / "plain",
+        tmp_path / "bomb",
+        lambda name, content: (
+            (bytes(10**7), zipfile.ZIP_DEFLATED) if name.endswith("byteorder") else (content, zipfile.ZIP_STORED)
+        ),
+    )
+    with pytest.raises(CheckpointError, match="compressed"):
+        read_state_dict(tmp_path / "bomb")
+
+
 def entry(shape: list, offsets: list, dtype: str = "F32") -> dict:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
