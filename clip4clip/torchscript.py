@@ -85,7 +85,7 @@ def _named_tensors(root: _Module) -> Iterator[tuple[str, torch.Tensor]]:
     raise pickle.UnpicklingError(_TOO_LARGE)
 
 
-_TOO_LARGE = f"it has more than {MAX_MODULES:,} modules, or one that holds itself, or names of more than {MAX_NAMES:,} characters"
+_TOO_LARGE = f"it has over {MAX_MODULES:,} modules, or one that holds itself, or names of over {MAX_NAMES:,} characters"
 
 
 # The instructions that torch writes, and those of newer protocols for the same objects.

@@ -317,7 +317,7 @@ def test_names_without_end_do_not_fill_the_memory(tmp_path: Path) -> None:
         glob("__torch__.a", "M") + b")\x81}(X\x01\x00\x00\x00a" + inner + b"q\x00" + named("m", 1000, b"h\x00") + b"ub"
     )
     forge(tmp_path / "a.pt", b"\x80\x02" + outer + b".", bytes(16))
-    with pytest.raises(CheckpointError, match="names of more than"):
+    with pytest.raises(CheckpointError, match="names of over"):
         read_state_dict(tmp_path / "a.pt")
 
 
