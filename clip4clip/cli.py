@@ -405,11 +405,8 @@ def search(
     if as_json:
         for hit in hits:
             told = {"id": hit.id, "score": hit.score, "path": hit.path}
-            print(
-                json.dumps(
-                    told | {name: hit.fields[name] for name in hit.fields.keys() - told.keys()}, ensure_ascii=False
-                )
-            )
+            told |= {name: value for name, value in hit.fields.items() if name not in told}
+            print(json.dumps(told, ensure_ascii=False))
         return
     if not hits:
         err.print("no videos were found", highlight=False)

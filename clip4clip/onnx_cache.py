@@ -50,7 +50,7 @@ def kept_graph(model_name: str, modality: str, path: Path, precision: str = "flo
     except OSError as error:
         raise CacheError(
             f"{graph}, which is made from {path} once, cannot be kept: {error}. Set CLIP4CLIP_CACHE to a folder with "
-            "room for it, or choose the runtime 'torch', which needs none"
+            f"room{' (and TMPDIR)' if precision == 'int8' else ''}, or choose the runtime 'torch', which needs none"
         ) from error
     return graph
 

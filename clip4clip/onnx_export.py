@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def save_tower(
     else:
         tensors |= {name: tensor.detach().numpy() for name, tensor in head.state_dict().items()}
         model = vision_graph(tower.config, tensors, HEAD_NAMES[type(head)])
+    path = path.resolve()  # through a link, as anything is written
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=unfinished(path)) as folder:
         if precision == "int8":
             model = _quantised(model, folder)
@@ -66,6 +68,8 @@ def save_tower(
         save(model, fresh, tensors_beside)
         del model  # before ONNX Runtime has the tensors in memory, too
         _check(tower, head, fresh, precision)
+        if path.is_file():
+            shutil.copymode(path, fresh)
         for made in sorted(Path(folder).iterdir(), key=lambda made: made == fresh):  # the graph last
             made.replace(path.parent / made.name)
 
@@ -85,11 +89,12 @@ def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _quantised(model: onnx.ModelProto, beside: str) -> onnx.ModelProto:
+    """In files beside the target, but for one that onnxruntime writes where temporary files are."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     exact = [node.name for node in model.graph.node if node.name.startswith(EXACT)]
     exact += [f"{name}_MatMul" for name in exact]  # what it makes of a Gemm first
-    with tempfile.TemporaryDirectory(dir=beside) as folder:  # it takes and gives files; one of its own is in TMPDIR
+    with tempfile.TemporaryDirectory(dir=beside) as folder:  # it takes and gives files
         before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.helper.set_model_props(
             model, {"onnx.quant.pre_process": "onnxruntime.quant"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,10 +41,8 @@ class OnnxTower(Tower):
 
     def __init__(self, load: Callable[[int], onnxruntime.InferenceSession], device: str = "cpu", rows: int = 1) -> None:
         self._load, self._device, self._cores = load, device, cores()
-        # By process: a forked one has none of the threads of its parent's sessions, so it neither runs them nor lets go
-        # of them, which would wait for their threads.
-        self._sessions: dict[tuple[int, int], onnxruntime.InferenceSession] = {}
-        self._loading: dict[int, threading.Lock] = {}
+        self._start_empty()
+        _towers.add(self)
         self._session(1 if self._to_share_out(rows) else self._cores)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
@@ -59,11 +58,31 @@ class OnnxTower(Tower):
 
     def _session(self, threads: int) -> onnxruntime.InferenceSession:
         """The one whose runs have so many threads."""
-        key = os.getpid(), threads
-        with self._loading.setdefault(os.getpid(), threading.Lock()):
-            if key not in self._sessions:
-                self._sessions[key] = self._load(threads)
-            return self._sessions[key]
+        with self._loading:
+            if threads not in self._sessions:
+                self._sessions[threads] = self._load(threads)
+            return self._sessions[threads]
+
+    def _start_empty(self) -> None:
+        self._sessions: dict[int, onnxruntime.InferenceSession] = {}
+        self._loading = threading.Lock()
+
+
+_towers: weakref.WeakSet[OnnxTower] = weakref.WeakSet()
+_inherited: list[dict[int, onnxruntime.InferenceSession]] = []
+
+
+def _after_fork() -> None:
+    """A forked process has none of the threads of its parent's sessions.
+
+    So it does not run them; nor does it let go of them, which would wait for these threads.
+    """
+    for tower in list(_towers):
+        _inherited.append(tower._sessions)
+        tower._start_empty()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,13 +49,13 @@ class TorchTower(Tower):
         self.module, self.device, self.compiled = module, torch.device(device), compiled
         self._run: Callable[[Tensor], Tensor] = module
         if compiled:
-            # CUDA graphs run in the thread that recorded them, and each run writes over what the one before it gave.
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="clip4clip-compiled")
             mode = "reduce-overhead" if self.device.type == "cuda" else None
             self._run = torch.compile(module, mode=mode, dynamic=False)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        return self._thread.submit(self._compute, inputs).result() if self.compiled else self._compute(inputs)
+        if not self.compiled:
+            return self._compute(inputs)
+        return _thread(os.getpid()).submit(self._compute, inputs).result()
 
     @torch.inference_mode()
     def _compute(self, inputs: np.ndarray) -> np.ndarray:
@@ -73,6 +75,15 @@ class TorchTower(Tower):
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _thread(process: int) -> ThreadPoolExecutor:  # noqa: ARG001
+    """The one of a process that runs what is compiled; that of its parent did not come along.
+
+    CUDA graphs run in the thread that recorded them, and each run writes over what the one before it gave.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="clip4clip-compiled")
 
 
 def _filled_up(inputs: Tensor, longest: int) -> Tensor:

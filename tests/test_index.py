@@ -34,6 +34,7 @@ from clip4clip import (
 from clip4clip.cli import app
 from clip4clip.operators import MilvusSearch
 from clip4clip.retrieval import Hit, VideoIndex, embed_library
+from clip4clip.retrieval.index import _local
 from clip4clip.retrieval.table import read_rows
 from clip4clip.weights import identify
 
@@ -186,6 +187,11 @@ def test_a_row_that_is_replaced_leaves_none_of_its_fields(index: VideoIndex) -> 
     assert hit.fields == {}
     assert index.search(vector=row["vector"], filter='camera == "front"') == []
     assert hit.length == ""
+    index.add([row | {"camera": "front"}])
+    index.insert("v0", "/elsewhere/v0.mp4", row["vector"])
+    hit = index.get("v0")
+    assert hit is not None
+    assert (hit.path, hit.fields) == ("/elsewhere/v0.mp4", {})
     assert index.search(vector=made_up(2, start=1)[1]["vector"], limit=1)[0].length == "0:02"
 
 
@@ -328,6 +334,50 @@ def test_a_folder_that_cannot_be_listed_keeps_its_videos(
     assert index.count() == 3
 
 
+def test_what_is_there_and_not_listed_is_not_dropped(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
+    folder, other = tmp_path / "clips", tmp_path / "other"
+    (folder / ".hidden").mkdir(parents=True)
+    other.mkdir()
+    clips = sorted((drawings / "eval").iterdir())
+    for number, path in enumerate((folder / "a.mp4", folder / ".hidden" / "b.mp4", folder / "c.m2v", other / "d.mp4")):
+        shutil.copy(clips[number], path)
+    (folder / "link").symlink_to(other)
+    names = ("a.mp4", ".hidden/b.mp4", "c.m2v", "link/d.mp4")
+    (tmp_path / "list.txt").write_text("".join(f"clips/{name}\n" for name in names))
+    embed_library(tmp_path / "list.txt", tmp_path / "vectors.parquet", model_name=DEMO)
+    index.add(tmp_path / "vectors.parquet")
+    report = index.sync(folder)
+    assert (report.dropped, report.unchanged, index.count()) == (0, 1, 4)
+    (folder / "link").unlink()
+    assert index.sync(folder).dropped == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs another user")
+def test_a_folder_whose_files_cannot_be_looked_at_keeps_its_videos(drawings: Path) -> None:
+    code = """
+import os, sys, tempfile
+from pathlib import Path
+from clip4clip.retrieval import VideoIndex
+with tempfile.TemporaryDirectory() as place:
+    closed = Path(place, "clips/closed")
+    closed.mkdir(parents=True)
+    for path in (closed / "a.mp4", closed.parent / "b.mp4"):
+        path.write_bytes(Path(sys.argv[1]).read_bytes())
+    with VideoIndex(place + "/videos.db", model_name="clip_vit_tiny_demo") as index:
+        index.sync(closed.parent)
+        for path in (Path(place), *Path(place).rglob("*")):
+            os.chown(path, 65534, 65534)
+        closed.chmod(0o444)
+        os.seteuid(65534)  # root may look at everything
+        report = index.sync(closed.parent)
+        print(report.dropped, report.unchanged, list(report.failed) == [str(closed / "a.mp4")], index.count())
+        os.seteuid(0)
+"""
+    clip = min((drawings / "eval").iterdir())
+    done = subprocess.run([sys.executable, "-c", code, clip], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1", "True", "2"]
+
+
 def test_what_cannot_be_searched_for_is_said(index: VideoIndex, tmp_path: Path) -> None:
     with pytest.raises(VideoIndexError, match="there is no collection"):
         index.search("a")
@@ -422,7 +472,7 @@ def test_a_collection_of_somebody_else_takes_vectors_and_no_sentences(uri: str, 
         assert index.delete([7]) == 1
         with pytest.raises(InputValueError, match="'seven' is no key of a collection whose keys are whole numbers"):
             index.delete(["seven"])
-        with pytest.raises(InputValueError, match=r"'picture' is no field of float vectors .* has vector"):
+        with pytest.raises(InputValueError, match=r"'picture' is no field of float vectors in .*, but vector"):
             index.search(vector=row["vector"], anns_field="picture")
 
 
@@ -433,8 +483,11 @@ def test_a_collection_without_float_vectors_is_refused(milvus: MilvusServer, col
     schema.add_field("id", DataType.INT64, is_primary=True)
     schema.add_field("bits", DataType.BINARY_VECTOR, dim=128)
     with VideoIndex(milvus.uri, collection) as index:
-        index._client.create_collection(collection, schema=schema)
-        with pytest.raises(VideoIndexError, match="has no field of float vectors"):
+        kind = MilvusClient.prepare_index_params("bits", index_type="BIN_FLAT", metric_type="HAMMING")
+        index._client.create_collection(collection, schema=schema, index_params=kind)
+        assert index.insert(1, bytes(16)) == 1
+        assert index.count() == 1
+        with pytest.raises(InputValueError, match=r"no field of float vectors in .*, but none"):
             index.search(vector=made_up(1)[0]["vector"])
 
 
@@ -487,6 +540,22 @@ def test_threads_open_write_and_close_one_file_as_they_like(tmp_path: Path) -> N
     with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
         assert index.count() == 4000
         assert sorted(file.id for file in index._files()) == sorted(f"v{number}" for number in range(4000))
+
+
+def test_all_of_one_file_have_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(300):
+            path = str(tmp_path / f"{number}.db")
+            with ThreadPoolExecutor(4) as pool:
+                monkeypatch.setattr("clip4clip.retrieval.index.MilvusClient", lambda *_, **__: None)
+                opened = list(pool.map(VideoIndex, [path] * 4))
+            assert len({id(index._writing) for index in opened}) == 1
+    finally:
+        sys.setswitchinterval(before)
+        for number in range(300):
+            _local.pop(str(tmp_path / f"{number}.db"))
 
 
 def test_threads_write_to_one_file_in_turn(tmp_path: Path) -> None:

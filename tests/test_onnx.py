@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import multiprocessing
 import os
 import resource
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -214,7 +216,17 @@ def test_a_file_that_cannot_be_written_is_an_error_that_says_why(
     assert (tmp_path / "a.onnx").read_bytes() == b"what Triton serves"
 
 
-def test_nothing_is_written_outside_of_the_files_own_folder(
+def test_a_link_is_written_through_and_the_rights_of_a_file_stay(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "model.onnx").touch(0o640)
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "served" / "model.onnx")
+    Clip4clip("tiny", "text", tiny_checkpoint, "cpu").save_model("onnx", tmp_path / "link.onnx")
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert (tmp_path / "served" / "model.onnx").stat().st_size > 10_000
+    assert (tmp_path / "served" / "model.onnx").stat().st_mode & 0o777 == 0o640
+
+
+def test_our_files_are_written_beside_the_target(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def noted(model: onnx.ModelProto, path: Path, *rest: bool) -> None:
@@ -442,6 +454,24 @@ def test_a_graph_runs_in_a_forked_process_too(demo_graph: Callable[[], Path], tw
             found, loaded = pool.apply_async(_embedded, (data,)).get(timeout=60)
         np.testing.assert_array_equal(found, vectors)
         assert loaded  # the parent's mostly runs there, too, but not if it was running in the moment of the fork
+
+
+def test_a_forked_process_can_let_go_of_what_it_inherited(demo_graph: Callable[[], Path], two_cores: None) -> None:
+    for _ in range(5):
+        tower = OnnxTower(functools.partial(load, demo_graph(), "cpu"))
+        TextEncoder(tower, MODELS[DEMO].config)(["a dog", "dog " * 100, "a cat"])
+        TextEncoder(tower, MODELS[DEMO].config)("a dog")
+        child = os.fork()
+        if child == 0:
+            del tower
+            gc.collect()
+            os._exit(0)
+        end = time.monotonic() + 20
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.01)
+        assert time.monotonic() < end
 
 
 _loaders: set[int] = set()

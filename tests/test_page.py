@@ -19,8 +19,12 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pytest
 from servers import PageServer, ask
+from starlette.testclient import TestClient
 
+from clip4clip import CacheError, Clip4clipError, IndexUnavailableError, InputValueError, VideoIndexError
 from clip4clip.retrieval import VideoIndex
+from clip4clip.retrieval.doors import Doors
+from clip4clip.retrieval.page import _sentence, make_app
 from clip4clip.weights import identify
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -268,6 +272,45 @@ def test_no_file_and_no_address_is_read_that_a_visitor_names(page: PageServer, l
         assert refused.value.code == 400
         refused.value.close()
     assert page.get("/")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (InputValueError("a video has more than 77 frames"), "That did not work: a video has more than 77 frames"),
+        (CacheError("/home/me/graph.onnx is gone"), "The search failed. The log of the server says more"),
+        (VideoIndexError("the index at /srv says: no"), "The search failed. The log of the server says more"),
+        (
+            IndexUnavailableError("/srv/videos.db"),
+            "The index does not answer at the moment. Please try again in a minute",
+        ),
+    ],
+)
+def test_a_visitor_is_not_told_where_things_lie(error: Clip4clipError, told: str) -> None:
+    assert _sentence(error).removesuffix(".") == told
+
+
+def test_clips_that_nobody_searched_by_are_not_kept_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    doors = Doors(None, tmp_path)
+    for name in ("old/a.mp4", "new/b.mp4"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(bytes(1000))
+    os.utime(tmp_path / "old/a.mp4", (1, 1))
+    assert doors._has_room()
+    assert [path.name for path in tmp_path.rglob("*.mp4")] == ["b.mp4"]
+    monkeypatch.setattr("clip4clip.retrieval.doors.MAX_UPLOADS", 1000)
+    assert not doors._has_room()
+
+
+def test_no_more_clips_are_taken_than_there_is_room_for(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clip4clip.retrieval.doors.MAX_UPLOADS", 1000)
+    form, headers = posted("files", "x" * 2000)
+    with VideoIndex(library / "other.db", model_name=DEMO) as index:
+        client = TestClient(make_app(index, tmp_path))
+        assert client.post("/gradio_api/upload", content=form, headers=headers).status_code == 200
+        assert client.post("/gradio_api/upload", content=form, headers=headers).status_code == 503
 
 
 def test_only_videos_are_handed_out_whatever_the_index_names(library: Path, tmp_path: Path) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
 import secrets
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
 MAX_BODY = 65_536  # bytes of what is asked
+MAX_UPLOADS = 1 << 31  # bytes of all clips that were sent and not searched by yet
+UPLOAD_SECONDS = 600  # that such a clip is kept
 
 # What the page needs. All else that Gradio serves is shut: its screen recorder, for one, hands what it is sent to the
 # program ffmpeg, and a playlist makes that read any video of this machine.
@@ -36,6 +42,9 @@ class Doors:
             if method not in DOORS or not re.fullmatch(DOORS[method], scope["path"]):
                 await _refuse(PlainTextResponse("there is nothing here", 404), scope, receive, send)
                 return
+            if "/upload" in scope["path"] and method == "POST" and not await run_in_threadpool(self._has_room):
+                await _refuse(PlainTextResponse("too many clips are waiting", 503), scope, receive, send)
+                return
             if method == "POST" and "/run/" in scope["path"]:
                 body = await _body(receive)
                 if body is None or not self._names_uploads_alone(body):
@@ -43,6 +52,18 @@ class Doors:
                     return
                 receive = _again(body, receive)
         await self._app(scope, receive, send)
+
+    def _has_room(self) -> bool:
+        """Whether another clip may be sent, once those are gone that nobody has searched by."""
+        kept = 0
+        for path in Path(self._uploads).rglob("*"):
+            with contextlib.suppress(OSError):  # it may be gone by now
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > UPLOAD_SECONDS:
+                    path.unlink()
+                elif stat.S_ISREG(status.st_mode):
+                    kept += status.st_size
+        return kept < MAX_UPLOADS
 
     def _names_uploads_alone(self, body: bytes) -> bool:
         """Gradio would read any file of this machine, and fetch any address, that it is told of as an upload."""

@@ -122,14 +122,6 @@ class _Collection:
     id_is_text: bool
     fields: list[str]
 
-    @property
-    def vector_field(self) -> str:
-        return next(iter(self.dims))
-
-    @property
-    def dim(self) -> int:
-        return self.dims[self.vector_field]
-
 
 @dataclass(frozen=True)
 class _File:
@@ -192,8 +184,8 @@ class VideoIndex:
             options["grpc.keepalive_time_ms"] = 2**31 - 1  # it takes pymilvus's pings for an attack, and hangs up
         anyhow = contextlib.nullcontext()
         self._opening = _local_lock if self.is_local else anyhow
-        self._writing = _local_writing[self.uri] if self.is_local else anyhow
         with self._opening, self._speaking():
+            self._writing = _local_writing[self.uri] if self.is_local else anyhow
             self._client = MilvusClient(self.uri, token=token or "", timeout=timeout, grpc_options=options)
             if self.is_local:
                 _local[self.uri] += 1
@@ -301,6 +293,8 @@ class VideoIndex:
         if found.id_is_text and found.id_field in row:
             row[found.id_field] = str(row[found.id_field])
         with self._writing, self._speaking():
+            if found.model is not None:
+                [row] = self._whole({row["id"]: row}, found)
             put = self._client.upsert if found.id_field in row else self._client.insert
             answer = put(self.collection, [row], timeout=self._timeout)
         return answer["ids"][0] if answer.get("ids") else row.get(found.id_field)
@@ -350,10 +344,10 @@ class VideoIndex:
                 vector = self._text_encoder(text)
             else:
                 vector = self._video_encoder(read_frames(video, found.frames, seek=found.seek))  # type: ignore[arg-type]
-        where = options.pop("anns_field", found.vector_field)
+        where = options.pop("anns_field", next(iter(found.dims), "vector"))
         if where not in found.dims:
             raise InputValueError(
-                f"{where!r} is no field of float vectors of {self.collection!r}, which has {', '.join(found.dims)}"
+                f"{where!r} is no field of float vectors in {self.collection!r}, but {', '.join(found.dims) or 'none'}"
             )
         vector = _vector(vector, found.dims[where], "the vector to search for")
         if not self.is_local and found.model is not None:
@@ -436,7 +430,7 @@ class VideoIndex:
         Called again it does nothing, but to try again videos that failed. Videos of other folders are left alone. A
         video is known by its path: one that was added under a name of its own keeps it, and the fields that it has.
         What is done stays done when it is stopped. A folder without a video is an error, and nothing is dropped: it
-        may be a disk that is not mounted. Of folders in it that cannot be listed nothing is dropped either.
+        may be a disk that is not mounted. Nor is anything dropped that may be there and cannot be looked at.
 
         Args:
             folder: with all folders in it.
@@ -483,9 +477,10 @@ class VideoIndex:
                     rows = []
         finally:
             self._upsert(rows)
-        # A file that was good and is not any more has no vector to be found by.
-        gone = there.keys() - ({video.id for video in videos} - report.failed.keys())
-        vanished = [file.id for path in gone if not _is_below(path, report.unlisted) for file in there[path]]
+        gone = {path for path in there.keys() - {video.id for video in videos} if _is_gone(path, report.unlisted)}
+        # What could be looked at and not be read, has no vector to be found by any more.
+        bad = {video.id for video in videos if video.id in report.failed and video.size is not None}
+        vanished = [file.id for path in gone | (bad & there.keys()) for file in there[path]]
         if vanished:
             report.dropped = self.delete(vanished)
         if todo or vanished:
@@ -594,22 +589,21 @@ class VideoIndex:
                         f"{name} must be a string of 1 to {MAX_NAME_BYTES} bytes, not {brief(row[name])}"
                     )
             fields = {name: value for name, value in row.items() if name not in told and value is not None}
-            vector = _vector(row["vector"], found.dim, f"the vector of {brief(row['id'])}")
+            vector = _vector(row["vector"], found.dims["vector"], f"the vector of {brief(row['id'])}")
             batch[row["id"]] = fields | {"vector": vector}
         with self._writing, self._speaking():
-            if self.is_local:
-                self._forget_fields(batch, found)
-            self._client.upsert(self.collection, [*batch.values()], timeout=max(self._timeout, 60))
+            self._client.upsert(self.collection, self._whole(batch, found), timeout=max(self._timeout, 60))
         return len(batch)
 
-    def _forget_fields(self, batch: dict[str, dict[str, Any]], found: _Collection) -> None:
-        """Makes rows name the fields that they do not have any more: milvus-lite would keep them, a server does not."""
-        there = self._client.query(
-            self.collection, filter=_one_of(found, [*batch]), output_fields=["$meta"], timeout=max(self._timeout, 60)
-        )
-        for old in there:
-            new = batch[old["id"]]
-            batch[old["id"]] = dict.fromkeys(old) | new
+    def _whole(self, rows: dict[str, dict[str, Any]], found: _Collection) -> list[dict[str, Any]]:
+        """Rows by id that also name the fields that they do not have any more: milvus-lite would keep these."""
+        there: list[dict[str, Any]] = []
+        if self.is_local:
+            there = self._client.query(
+                self.collection, filter=_one_of(found, [*rows]), output_fields=["$meta"], timeout=max(self._timeout, 60)
+            )
+        gone = {old["id"]: dict.fromkeys(old) for old in there}
+        return [gone.get(name, {}) | row for name, row in rows.items()]
 
     def _settle(self) -> None:
         """Out of the log and into the index. What is in the log is safe too, but slower to search."""
@@ -665,8 +659,6 @@ def _understand(description: Mapping[str, Any]) -> _Collection:
         record = {}
     fields = description["fields"]
     dims = {each["name"]: int(each["params"]["dim"]) for each in fields if each["type"] == DataType.FLOAT_VECTOR}
-    if not dims:
-        raise VideoIndexError(f"the collection {description['collection_name']!r} has no field of float vectors")
     key = next(each for each in fields if each.get("is_primary"))
     ours = {"model", "fingerprint", "frames", "seek"} <= record.keys()
     return _Collection(
@@ -707,8 +699,9 @@ def _literal(name: Any, found: _Collection) -> str:
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
-def _is_below(path: str, folders: Iterable[str]) -> bool:
-    return any(Path(path).is_relative_to(folder) for folder in folders)
+def _is_gone(path: str, unlisted: Iterable[str]) -> bool:
+    """Whether a file is not there any more, and not just where nobody may look, behind a link, or of another kind."""
+    return not os.path.lexists(path) and not any(Path(path).is_relative_to(folder) for folder in unlisted)
 
 
 def _vector(vector: Any, dim: int, what: str) -> np.ndarray:

@@ -23,7 +23,15 @@ from urllib.parse import quote, urlencode
 from PIL import Image
 
 from ..container import is_url
-from ..errors import Clip4clipError, IndexUnavailableError, InputValueError, MissingExtraError, VideoIndexError
+from ..errors import (
+    Clip4clipError,
+    IndexUnavailableError,
+    InputTypeError,
+    InputValueError,
+    MissingExtraError,
+    VideoError,
+    VideoNotFoundError,
+)
 from ..pairs import EXTENSIONS
 from ..video import read_frames
 from .doors import Doors, Login
@@ -292,13 +300,13 @@ def _answer(index: VideoIndex, what: str, link: str | None, **query: Any) -> tup
 
 
 def _sentence(error: Clip4clipError) -> str:
-    """What a visitor is told: where the index is, is none of their business."""
-    if isinstance(error, VideoIndexError):
-        logger.error("%s", error)
-        if isinstance(error, IndexUnavailableError):
-            return "The index does not answer at the moment. Please try again in a minute."
-        return "The index could not be searched. The log of the server says more."
-    return f"That did not work: {error}."
+    """What a visitor is told: of what they have asked for, and nothing of where things lie on this machine."""
+    if isinstance(error, InputTypeError | InputValueError | VideoError | VideoNotFoundError):
+        return f"That did not work: {error}."
+    logger.error("%s", error)
+    if isinstance(error, IndexUnavailableError):
+        return "The index does not answer at the moment. Please try again in a minute."
+    return "The search failed. The log of the server says more."
 
 
 def _status(text: str, link: str | None = None, wrong: bool = False) -> str:
