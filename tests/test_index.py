@@ -35,6 +35,7 @@ from clip4clip.cli import app
 from clip4clip.operators import MilvusSearch
 from clip4clip.retrieval import Hit, VideoIndex, embed_library
 from clip4clip.retrieval.index import _local
+from clip4clip.retrieval.listing import absolute
 from clip4clip.retrieval.table import read_rows
 from clip4clip.weights import identify
 
@@ -542,20 +543,24 @@ def test_threads_open_write_and_close_one_file_as_they_like(tmp_path: Path) -> N
         assert sorted(file.id for file in index._files()) == sorted(f"v{number}" for number in range(4000))
 
 
-def test_all_of_one_file_have_one_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_of_one_file_have_one_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip4clip.retrieval.index.MilvusClient", lambda *_, **__: None)
+    together = threading.Barrier(6)
+
+    def opened(path: str) -> int:
+        together.wait()
+        return id(VideoIndex(path)._writing)
+
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for number in range(300):
-            path = str(tmp_path / f"{number}.db")
-            with ThreadPoolExecutor(4) as pool:
-                monkeypatch.setattr("clip4clip.retrieval.index.MilvusClient", lambda *_, **__: None)
-                opened = list(pool.map(VideoIndex, [path] * 4))
-            assert len({id(index._writing) for index in opened}) == 1
+        with ThreadPoolExecutor(6) as pool:
+            for number in range(300):
+                assert len(set(pool.map(opened, [f"{number}.db"] * 6))) == 1
     finally:
         sys.setswitchinterval(before)
         for number in range(300):
-            _local.pop(str(tmp_path / f"{number}.db"))
+            _local.pop(absolute(f"{number}.db"))
 
 
 def test_threads_write_to_one_file_in_turn(tmp_path: Path) -> None:
