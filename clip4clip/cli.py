@@ -31,7 +31,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from . import __version__
-from .errors import Clip4clipError
+from .errors import Clip4clipError, VideoIndexError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -345,7 +345,7 @@ def index(
     clip4clip index ~/Videos --uri http://localhost:19530
     """
     with (
-        _open_index(uri, collection, token, model, weights, _how(device, runtime, precision)) as videos,
+        _open_index(uri, collection, token, model, weights, _how(device, runtime, precision), new=True) as videos,
         _interruptible("videos/s") as (progress, stopped),
     ):
         track = _tracker(progress, stopped)
@@ -855,8 +855,17 @@ def _how(device: str | None, runtime: Runtime | None, precision: Precision) -> d
 
 
 def _open_index(
-    uri: str, collection: str, token: str | None, model: str | None, weights: str | None, how: dict[str, Any]
+    uri: str,
+    collection: str,
+    token: str | None,
+    model: str | None,
+    weights: str | None,
+    how: dict[str, Any],
+    new: bool = False,
 ) -> VideoIndex:
+    """The index, which may be new or must be there."""
+    if not new and "://" not in uri and not Path(uri).exists():
+        raise VideoIndexError(f"there is no index {uri}: make it by `clip4clip index`")
     from .retrieval.index import VideoIndex
 
     return VideoIndex(uri, collection, token=token, model_name=model, weights=weights, **how)

@@ -749,6 +749,19 @@ def tutorial(drawings: Path, *where: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def test_an_index_that_is_not_there_is_not_made_by_a_question(tmp_path: Path) -> None:
+    for command in (["search", "a dog"], ["serve"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "clip4clip", *command, "--uri", "none.db"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (2, "error there is no index none.db: make it by `clip4clip index`\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_tutorial_counts_what_the_matrix_of_similarities_has(
     drawings: Path, drawings_table: Path, captions: dict[str, str], uri: str, collection: str
 ) -> None:
