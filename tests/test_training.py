@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from clip4clip import (
@@ -29,7 +30,7 @@ from clip4clip.frames import pixel_values
 from clip4clip.model import MeanPooling, SequenceLSTM, SequenceTransformer
 from clip4clip.operators import Clip4clip
 from clip4clip.pairs import read_pairs
-from clip4clip.training import TrainingConfig, VideoTextDataset, VideoTextModel, contrastive_loss, train
+from clip4clip.training import TrainingConfig, VideoTextDataset, VideoTextModel, contrastive_loss, train, trainer
 from clip4clip.training.data import Batch, Batches, collate
 from clip4clip.training.model import save_checkpoint
 from clip4clip.training.trainer import _backward
@@ -323,29 +324,67 @@ def test_stopping_and_going_on_gives_the_weights_of_an_uninterrupted_run(
     assert_same_tensors(Path(config.out) / "last.safetensors", tmp_path / "straight/last.safetensors", atol=1e-6)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_the_step_and_keeps_its_state(
-    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
-    from clip4clip.training import trainer
-
+def stop_in_step(last: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGTERM) -> None:
+    """A signal during the step ``last``, counted from now on."""
     step = trainer._Run._train_step
     steps = 0
 
     def interrupted(*given: Any) -> float:
         nonlocal steps
         steps += 1
-        if steps == 2:
+        if steps == last:
             os.kill(os.getpid(), number)
         return step(*given)
 
     monkeypatch.setattr(trainer._Run, "_train_step", interrupted)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_and_keeps_its_state(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    stop_in_step(2, monkeypatch, number)
     handler = signal.getsignal(number)
     result = quietly(replace(config, save_every=100))
     assert (result.steps, result.finished) == (2, False)
     assert signal.getsignal(number) is handler
     assert quietly(config, resume=True).steps == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("last", [3, 6])
+def test_an_epoch_is_ended_after_a_stop_in_its_last_step(
+    config: TrainingConfig, drawings: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    config = replace(config, eval_pairs=drawings / "eval.csv")
+    with monkeypatch.context() as patched:
+        stop_in_step(last, patched)
+        result = quietly(config)
+    out = Path(config.out)
+    assert (result.steps, result.finished) == (last, False)
+    assert len(log_of(config, "text_to_video")) == last // 3 - 1
+    result = quietly(config, resume=True)
+    assert (result.steps, result.finished) == (6, True)
+    assert result.evaluation.pairs == 24
+    assert log_of(config, "step") == [1, 2, 3, 3, 4, 5, 6, 6]
+    assert (out / "best.safetensors").is_file()
+    state = load_file(out / "resume.safetensors")
+    torch.testing.assert_close(
+        load_file(out / "last.safetensors")["clip.text_projection"], state["model.text.text_projection"]
+    )
+
+
+def test_a_state_that_does_not_tell_whether_its_epoch_was_ended(config: TrainingConfig) -> None:
+    quietly(config)
+    state, last = Path(config.out) / "resume.safetensors", Path(config.out) / "last.safetensors"
+    with safe_open(state, framework="pt") as file:
+        about = json.loads(file.metadata()["clip4clip"])
+    del about["ended"]
+    save_file(load_file(state), state, {"clip4clip": json.dumps(about)})
+    last.unlink()
+    assert quietly(config, resume=True).finished
+    assert last.is_file()
 
 
 def test_a_run_is_only_resumed_as_itself(config: TrainingConfig, drawings: Path) -> None:

@@ -230,7 +230,7 @@ class _Run:
         self.optimizer = _optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         batches = Batches(len(self.pairs), config.batch_size, config.seed, self.rank, self.world)
-        self.steps_per_epoch, self.step, self.best = len(batches), 0, -math.inf
+        self.steps_per_epoch, self.step, self.ended, self.best = len(batches), 0, 0, -math.inf
         self.total = config.epochs * self.steps_per_epoch
         if self.resume:
             self._restore()
@@ -248,9 +248,8 @@ class _Run:
         with _Log(self.out, self.step, self.is_main) as log, _stop_requests() as stop, self._progress() as bar:
             task = bar.add_task("training", total=self.total, completed=self.step)
             evaluation = None
-            while self.step < self.total:
-                epoch, start = divmod(self.step, self.steps_per_epoch)
-                batches.begin_at(epoch, start)
+            while self.ended < config.epochs:
+                batches.begin_at(self.ended, self.step - self.ended * self.steps_per_epoch)
                 for batch in loader:
                     began = time.perf_counter()
                     loss = self._train_step(batch)
@@ -268,7 +267,7 @@ class _Run:
                     bar.update(
                         task,
                         completed=self.step,
-                        description=f"epoch {epoch + 1}/{config.epochs}  loss {loss:.4f}  {rate:.0f} videos/s",
+                        description=f"epoch {self.ended + 1}/{config.epochs}  loss {loss:.4f}  {rate:.0f} videos/s",
                     )
                     if self._any(stop.is_set()):
                         self._save_state()
@@ -315,7 +314,7 @@ class _Run:
                 self.model.train()
                 log.write(self.step, evaluation.to_dict())
                 self.console.print(
-                    f"epoch {self.step // self.steps_per_epoch}: text→video R@1 "
+                    f"epoch {self.ended + 1}: text→video R@1 "
                     f"{evaluation.text_to_video.recall_at_1:.1f} %, video→text R@1 "
                     f"{evaluation.video_to_text.recall_at_1:.1f} %",
                     highlight=False,
@@ -323,6 +322,7 @@ class _Run:
                 if evaluation.text_to_video.recall_at_1 > self.best:
                     self.best = evaluation.text_to_video.recall_at_1
                     save_checkpoint(self.model, self.out / BEST, dtype)
+        self.ended += 1
         self._save_state()
         if self.world > 1:
             torch.distributed.barrier()  # the others wait for the evaluation
@@ -341,7 +341,8 @@ class _Run:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        about = {"step": self.step, "best": self.best, "scaler": self.scaler.state_dict(), "run": self._identity()}
+        about = {"step": self.step, "ended": self.ended, "best": self.best}
+        about |= {"scaler": self.scaler.state_dict(), "run": self._identity()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_tensors(tensors, self.state_file, {"clip4clip": json.dumps(about)})
 
@@ -368,6 +369,8 @@ class _Run:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
             self.scaler.load_state_dict(about["scaler"])
             self.step, self.best = about["step"], about["best"]
+            # States of earlier versions do not tell whether the epoch of their last step was ended: once more, then.
+            self.ended = about.get("ended", (self.step - 1) // self.steps_per_epoch)
         except Clip4clipError:
             raise
         except Exception as error:
