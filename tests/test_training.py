@@ -387,6 +387,65 @@ def test_a_state_that_does_not_tell_whether_its_epoch_was_ended(config: Training
     assert last.is_file()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_processes_that_decode_as_well_keeps_the_state(
+    config: TrainingConfig, tmp_path: Path, number: signal.Signals
+) -> None:
+    # As torchrun, timeout and terminals send it. The steps wait, so that it comes in the middle of one.
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""{WITH_TINY}
+import os, signal, time
+from clip4clip.training import TrainingConfig, train, trainer
+step = trainer._Run._train_step
+def slow(run, batch):
+    if run.step == 1:
+        os.killpg(0, {int(number)})
+        time.sleep(1)
+    return step(run, batch)
+trainer._Run._train_step = slow
+paths = dict(pairs={str(config.pairs)!r}, videos={str(config.videos)!r}, out={str(config.out)!r})
+small = dict(model="tiny", init={config.init!r}, batch_size=16, frames=2, device="cpu")
+result = train(TrainingConfig(**paths, **small, epochs=40, workers=1), progress=False)
+raise SystemExit(10 + result.steps)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, script], start_new_session=True, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 12, done.stderr
+    with safe_open(Path(config.out) / "resume.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["clip4clip"])["step"] == 2
+
+
+def test_what_a_kill_during_a_save_left_is_removed(config: TrainingConfig) -> None:
+    out = Path(config.out)
+    out.mkdir()
+    left = [out / f".{name}.safetensors.123" for name in ("last", "best", "resume")]
+    for path in (*left, out / ".mine"):
+        path.touch()
+    config = replace(config, epochs=1)
+    quietly(config)
+    assert [path.name for path in out.glob(".*")] == [".mine"]
+    left[0].touch()
+    quietly(config, resume=True)
+    assert [path.name for path in out.glob(".*")] == [".mine"]
+
+
+def test_tensorboard_has_every_step_once_after_going_on(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with monkeypatch.context() as patched:
+        stop_in_step(2, patched)
+        assert quietly(config).steps == 2
+    quietly(replace(config, accumulate=2), resume=True)  # in how many parts is no matter
+    events = board.EventAccumulator(os.fspath(Path(config.out) / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_run_is_only_resumed_as_itself(config: TrainingConfig, drawings: Path) -> None:
     with pytest.raises(TrainingError, match="holds no run to resume"):
         quietly(config, resume=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +211,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Removes what :func:`save_tensors` leaves behind for these files when it is killed."""
+    for path in paths:
+        for left in path.parent.glob(f".{path.name}.[0-9]*"):
+            left.unlink(missing_ok=True)

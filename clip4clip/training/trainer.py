@@ -32,7 +32,7 @@ from ..errors import Clip4clipError, InputValueError, PairsError, TrainingError,
 from ..pairs import Pair, find_bad, read_pairs
 from ..retrieval.evaluation import Evaluation, evaluate
 from .data import Batch, Batches, VideoTextDataset, collate
-from .model import VideoTextModel, encoders, global_loss, save_checkpoint, save_tensors
+from .model import VideoTextModel, encoders, global_loss, remove_unfinished, save_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class TrainingConfig:
 # What may differ between a run and its resumption without another result.
 # The pairs themselves are compared, not where they are.
 _FREE = {"pairs", "videos", "captions", "out", "eval_pairs", "eval_videos", "skip_bad"}
-_FREE |= {"device", "workers", "recompute", "save_every", "save_dtype"}
+_FREE |= {"accumulate", "device", "workers", "recompute", "save_every", "save_dtype"}
 
 
 @dataclass
@@ -237,6 +237,8 @@ class _Run:
         elif self.is_main:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / LOG).unlink(missing_ok=True)
+        if self.is_main:
+            remove_unfinished(self.out / name for name in (LAST, BEST, RESUME))
         dataset = VideoTextDataset(self.pairs, model.config, config.frames, config.max_words, config.seed)
         loader = DataLoader(
             dataset,
@@ -244,6 +246,7 @@ class _Run:
             collate_fn=collate,
             num_workers=min(os.cpu_count() or 1, 8) if config.workers is None else config.workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_signals,
         )
         with _Log(self.out, self.step, self.is_main) as log, _stop_requests() as stop, self._progress() as bar:
             task = bar.add_task("training", total=self.total, completed=self.step)
@@ -507,6 +510,12 @@ def _stop_requests() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def _leave_signals(_: int) -> None:
+    """For processes that decode: a signal to the whole group is for the one that trains, and it still needs them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class _Log:
     """``log.jsonl``, one line for each step and each evaluation, and the same scalars for TensorBoard."""
 
@@ -524,7 +533,7 @@ class _Log:
         except ImportError:
             logger.info("no TensorBoard scalars: pip install 'towhee-clip4clip[train]'")
         else:
-            self._board = SummaryWriter(folder / "tensorboard", purge_step=step)
+            self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def __enter__(self) -> _Log:
         return self
