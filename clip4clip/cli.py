@@ -606,11 +606,7 @@ def evaluate(
             as_json.write_text(json.dumps(found.to_dict(), ensure_ascii=False, indent=2) + "\n", "utf-8")
     if histogram is not None:
         evaluation.save_histogram(found, histogram)
-    for message in found.failed.values():
-        err.print(f"[red]missed[/] {_plain(message)}", highlight=False, soft_wrap=True)
-    if found.failed:
-        err.print(f"{len(found.failed)} of {found.videos} videos failed and count as misses", highlight=False)
-        raise typer.Exit(1)
+    _list_missed(found)
 
 
 @app.command()
@@ -676,7 +672,8 @@ def train(
     CLIP4Clip paper.
 
     Ctrl-C keeps the state after the step at hand; --resume goes on from it. All
-    videos are looked at before anything is trained. Several GPUs or machines:
+    videos are looked at before anything is trained. Those of --eval-pairs that
+    cannot be decoded are listed at the end; the exit code is then 1. Several GPUs or machines:
     torchrun --nproc-per-node 8 -m clip4clip train …
 
     Example: clip4clip train MSRVTT_train.9k.csv --videos MSRVTT/videos/all
@@ -716,12 +713,16 @@ def train(
         save_dtype=save_dtype,
     )
     result = run(config, resume)
+    is_first = os.environ.get("RANK", "0") == "0"  # torchrun starts this command many times
     if not result.finished:
-        err.print(f"stopped after step {result.steps}; the same command with --resume goes on", highlight=False)
+        if is_first:
+            err.print(f"stopped after step {result.steps}; the same command with --resume goes on", highlight=False)
         raise typer.Exit(130)
+    if is_first:
+        err.print(f"wrote {to / 'last.safetensors'} after {result.steps} steps", highlight=False, markup=False)
     if result.evaluation is not None:
         out.print(_metrics_table(result.evaluation))
-    err.print(f"wrote {to / 'last.safetensors'} after {result.steps} steps", highlight=False, markup=False)
+        _list_missed(result.evaluation)
 
 
 @app.command()
@@ -795,6 +796,15 @@ def _metrics_table(found: Evaluation) -> Table:
         recalls = metrics.recall_at_1, metrics.recall_at_5, metrics.recall_at_10
         table.add_row(name, *(f"{figure:.1f}" for figure in (*recalls, metrics.median_rank, metrics.mean_rank)))
     return table
+
+
+def _list_missed(found: Evaluation) -> None:
+    """What an evaluation could not decode; the exit code is then 1."""
+    for message in found.failed.values():
+        err.print(f"[red]missed[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    if found.failed:
+        err.print(f"{len(found.failed)} of {found.videos} videos failed and count as misses", highlight=False)
+        raise typer.Exit(1)
 
 
 class _SpeedColumn(TextColumn):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -212,10 +213,15 @@ def test_training_with_a_bad_pair_and_without_it(drawings: Path, tiny_checkpoint
     assert "1 of 49 pairs" in refused.stderr
     assert "--skip-bad" in refused.stderr
     assert not (tmp_path / "run").exists()
-    done = process(*arguments, "--skip-bad", "--eval-pairs", drawings / "eval.csv")
-    assert done.returncode == 0, done.stderr
-    assert "24 sentences, 24 videos" in done.stdout
+    held_out = tmp_path / "held_out.csv"
+    held_out.write_text((drawings / "eval.csv").read_text("utf-8") + "lost.mp4,a cat\n", "utf-8")
+    done = process(*arguments, "--skip-bad", "--eval-pairs", held_out)
+    assert done.returncode == 1, done.stderr
+    assert "25 sentences, 25 videos" in done.stdout
     assert "after 2 steps" in done.stderr
+    assert re.search("epoch 1: .* %; 1 of 25 videos failed", done.stderr)
+    assert "missed" in done.stderr
+    assert "1 of 25 videos failed and count as misses" in done.stderr
     assert (tmp_path / "run/best.safetensors").is_file()
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -388,21 +390,64 @@ def test_a_state_that_does_not_tell_whether_its_epoch_was_ended(config: Training
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_stop_or_a_kill_during_an_evaluation_costs_no_step(
+    config: TrainingConfig, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> Any:
+        raise Killed
+
+    def stopped(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return encoders(*given)
+
+    encoders = trainer.encoders
+    config = replace(config, eval_pairs=drawings / "eval.csv", save_every=100)
+    monkeypatch.setattr(trainer, "encoders", killed)
+    with pytest.raises(Killed):
+        quietly(config)
+    monkeypatch.setattr(trainer, "encoders", stopped)
+    result = quietly(config, resume=True)
+    assert (result.steps, result.finished) == (3, False)
+    assert log_of(config, "text_to_video") == []
+    monkeypatch.setattr(trainer, "encoders", encoders)
+    assert quietly(config, resume=True).finished
+    assert log_of(config, "step") == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_bars_of_what_is_done_go_away() -> None:
+    with Progress(disable=True) as bar:
+        for item in trainer._tracker(bar, threading.Event())([1, 2], 2, "embedding"):
+            assert [(task.description, task.total) for task in bar.tasks] == [("embedding", 2)]
+            assert item in (1, 2)
+        assert bar.tasks == []
+
+
+def test_the_speed_is_that_of_decoding_and_training(config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    get = VideoTextDataset.__getitem__
+    monkeypatch.setattr(VideoTextDataset, "__getitem__", lambda *given: (time.sleep(0.1), get(*given))[1])
+    quietly(replace(config, epochs=1))
+    assert max(log_of(config, "videos_per_second")) < 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_processes_that_decode_as_well_keeps_the_state(
     config: TrainingConfig, tmp_path: Path, number: signal.Signals
 ) -> None:
-    # As torchrun, timeout and terminals send it. The steps wait, so that it comes in the middle of one.
-    script = tmp_path / "script.py"
+    # As torchrun, timeout and terminals send it.
+    script, reached = tmp_path / "script.py", tmp_path / "reached"
     script.write_text(
         f"""{WITH_TINY}
-import os, signal, time
+import pathlib, time
 from clip4clip.training import TrainingConfig, train, trainer
 step = trainer._Run._train_step
 def slow(run, batch):
     if run.step == 1:
-        os.killpg(0, {int(number)})
-        time.sleep(1)
+        pathlib.Path({str(reached)!r}).touch()
+        time.sleep(3)
     return step(run, batch)
 trainer._Run._train_step = slow
 paths = dict(pairs={str(config.pairs)!r}, videos={str(config.videos)!r}, out={str(config.out)!r})
@@ -411,10 +456,12 @@ result = train(TrainingConfig(**paths, **small, epochs=40, workers=1), progress=
 raise SystemExit(10 + result.steps)
 """
     )
-    done = subprocess.run(
-        [sys.executable, script], start_new_session=True, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 12, done.stderr
+    with subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.PIPE) as running:
+        while running.poll() is None and not reached.exists():
+            time.sleep(0.05)
+        os.killpg(running.pid, number)
+        _, errors = running.communicate(timeout=120)
+    assert running.returncode == 12, errors
     with safe_open(Path(config.out) / "resume.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["clip4clip"])["step"] == 2
 
@@ -474,6 +521,19 @@ def test_bad_pairs_are_reported_before_anything_is_trained(
     assert not Path(config.out).exists()
     assert quietly(replace(bad, skip_bad=True)).finished
     assert "going on without them" in caplog.text
+
+
+def test_bad_pairs_of_the_evaluation_are_told_and_all_of_them_refused(
+    config: TrainingConfig, drawings: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(config, epochs=1, eval_pairs=tmp_path / "eval.csv")
+    Path(config.eval_pairs).write_text("video,sentence\nnowhere,a dog\neval/0-000000.mp4,a cat\n")
+    with pytest.raises(PairsError, match=r"(?s)2 of 2 pairs.*eval\.csv.*nowhere.*eval_videos \(--eval-videos\)"):
+        quietly(replace(config, eval_videos=tmp_path))
+    assert not Path(config.out).exists()
+    assert list(quietly(config).evaluation.failed) == ["nowhere"]
+    assert "1 of 2 pairs" in caplog.text
+    assert "a miss in every evaluation" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -547,6 +607,8 @@ def torchrun(*arguments: object) -> None:
         [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "FutureWarning" not in done.stderr
+    assert done.stderr.count("wrote ") <= 1
 
 
 @pytest.mark.parametrize(("head", "accumulate"), [("meanP", 1), ("seqTransf", 2)])

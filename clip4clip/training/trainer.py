@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from ..device import resolve_device
 from ..errors import Clip4clipError, InputValueError, PairsError, TrainingError, UnknownNameError
 from ..pairs import Pair, find_bad, read_pairs
-from ..retrieval.evaluation import Evaluation, evaluate
+from ..retrieval.evaluation import Evaluation, Track, evaluate
 from .data import Batch, Batches, VideoTextDataset, collate
 from .model import VideoTextModel, encoders, global_loss, remove_unfinished, save_checkpoint, save_tensors
 
@@ -194,6 +194,8 @@ class _Run:
             if config.eval_pairs
             else []
         )
+        if self.is_main and self.eval_pairs:
+            self._check_evaluation(self.eval_pairs)
         if len(self.pairs) < config.batch_size:
             raise TrainingError(
                 f"{config.pairs} has {len(self.pairs)} usable pairs, fewer than one batch of {config.batch_size}: "
@@ -201,17 +203,27 @@ class _Run:
             )
 
     def _check(self, pairs: list[Pair], table: str | os.PathLike[str]) -> list[Pair]:
+        bad, message = self._find_bad(pairs, table)
+        if bad and not self.config.skip_bad:
+            raise PairsError(f"{message}\nmend them, or go on without them with skip_bad (--skip-bad)")
+        if bad and self.is_main:
+            logger.warning("%s\ngoing on without them", message)
+        return [pair for index, pair in enumerate(pairs) if index not in bad]
+
+    def _check_evaluation(self, pairs: list[Pair]) -> None:
+        bad, message = self._find_bad(pairs, self.config.eval_pairs)
+        if len(bad) == len(pairs):
+            raise PairsError(f"{message}\nname the folder of their videos with eval_videos (--eval-videos)")
+        if bad:
+            logger.warning("%s\na video that cannot be decoded is a miss in every evaluation", message)
+
+    def _find_bad(self, pairs: list[Pair], table: str | os.PathLike[str] | None) -> tuple[dict[int, str], str]:
+        """What is wrong with which pair, by its index, and the sentence that says so."""
         with self._progress() as bar:
             bad = find_bad(pairs, lambda done, total: bar.track(done, total, description="looking at all videos"))
-        if bad:
-            listed = "\n".join(f"  {problem}" for problem in list(bad.values())[:SAMPLE_OF_BAD])
-            more = f"\n  and {len(bad) - SAMPLE_OF_BAD} more" if len(bad) > SAMPLE_OF_BAD else ""
-            message = f"{len(bad)} of {len(pairs)} pairs of {table} cannot be used:\n{listed}{more}"
-            if not self.config.skip_bad:
-                raise PairsError(f"{message}\nmend them, or go on without them with skip_bad (--skip-bad)")
-            if self.is_main:
-                logger.warning("%s\ngoing on without them", message)
-        return [pair for index, pair in enumerate(pairs) if index not in bad]
+        listed = "\n".join(f"  {problem}" for problem in list(bad.values())[:SAMPLE_OF_BAD])
+        more = f"\n  and {len(bad) - SAMPLE_OF_BAD} more" if len(bad) > SAMPLE_OF_BAD else ""
+        return bad, f"{len(bad)} of {len(pairs)} pairs of {table} cannot be used:\n{listed}{more}"
 
     def run(self) -> TrainingResult:
         config = self.config
@@ -253,11 +265,12 @@ class _Run:
             evaluation = None
             while self.ended < config.epochs:
                 batches.begin_at(self.ended, self.step - self.ended * self.steps_per_epoch)
+                began = time.perf_counter()
                 for batch in loader:
-                    began = time.perf_counter()
                     loss = self._train_step(batch)
                     self.step += 1
-                    rate = config.batch_size / (time.perf_counter() - began)
+                    now = time.perf_counter()
+                    rate, began = config.batch_size / (now - began), now
                     log.write(
                         self.step,
                         {
@@ -277,7 +290,9 @@ class _Run:
                         return TrainingResult(self.step, False, None)
                     if self.step % config.save_every == 0 and self.step % self.steps_per_epoch:
                         self._save_state()
-                evaluation = self._end_epoch(log, bar)
+                evaluation = self._end_epoch(log, bar, stop)
+                if self.ended < config.epochs and self._any(stop.is_set()):
+                    return TrainingResult(self.step, False, None)
         return TrainingResult(self.step, True, evaluation)
 
     def _train_step(self, batch: Batch) -> float:
@@ -301,35 +316,47 @@ class _Run:
             return (self.step + 1) / (rising + 1)
         return 0.5 * (1 + math.cos(math.pi * (self.step - rising) / (self.total - rising)))
 
-    def _end_epoch(self, log: _Log, bar: Progress) -> Evaluation | None:
-        evaluation = None
+    def _end_epoch(self, log: _Log, bar: Progress, stop: threading.Event) -> Evaluation | None:
+        """Keeps the checkpoints and evaluates. A stop during the evaluation leaves all of it to a resumption."""
+        evaluation, dtype = None, PRECISIONS[self.config.save_dtype]
         if self.is_main:
-            dtype = PRECISIONS[self.config.save_dtype]
             save_checkpoint(self.model, self.out / LAST, dtype)
-            if self.eval_pairs:
-                self.model.eval()
-                evaluation = evaluate(
-                    self.eval_pairs,
-                    *encoders(self.model, self.device),
-                    frames=self.config.frames,
-                    track=lambda items, total, what: bar.track(items, total, description=what),
-                )
-                self.model.train()
-                log.write(self.step, evaluation.to_dict())
-                self.console.print(
-                    f"epoch {self.ended + 1}: text→video R@1 "
-                    f"{evaluation.text_to_video.recall_at_1:.1f} %, video→text R@1 "
-                    f"{evaluation.video_to_text.recall_at_1:.1f} %",
-                    highlight=False,
-                )
-                if evaluation.text_to_video.recall_at_1 > self.best:
-                    self.best = evaluation.text_to_video.recall_at_1
-                    save_checkpoint(self.model, self.out / BEST, dtype)
+        if self.is_main and self.eval_pairs:
+            self._save_state()  # a kill during the evaluation costs none of the steps before it
+            with contextlib.suppress(_StoppedError):
+                evaluation = self._evaluate(bar, stop)
+        if self._any(self.is_main and bool(self.eval_pairs) and evaluation is None):  # the others wait here
+            return None
         self.ended += 1
+        if evaluation is not None and evaluation.text_to_video.recall_at_1 > self.best:
+            self.best = evaluation.text_to_video.recall_at_1
+            save_checkpoint(self.model, self.out / BEST, dtype)
         self._save_state()
+        if evaluation is not None:
+            self._tell(evaluation, log)
         if self.world > 1:
-            torch.distributed.barrier()  # the others wait for the evaluation
+            torch.distributed.barrier()  # none ends before all is kept
         return evaluation
+
+    def _evaluate(self, bar: Progress, stop: threading.Event) -> Evaluation:
+        self.model.eval()
+        evaluation = evaluate(
+            self.eval_pairs,
+            *encoders(self.model, self.device),
+            frames=self.config.frames,
+            track=_tracker(bar, stop),
+        )
+        self.model.train()
+        return evaluation
+
+    def _tell(self, evaluation: Evaluation, log: _Log) -> None:
+        log.write(self.step, evaluation.to_dict())
+        missed = f"; {len(evaluation.failed)} of {evaluation.videos} videos failed" if evaluation.failed else ""
+        self.console.print(
+            f"epoch {self.ended}: text→video R@1 {evaluation.text_to_video.recall_at_1:.1f} %, "
+            f"video→text R@1 {evaluation.video_to_text.recall_at_1:.1f} %{missed}",
+            highlight=False,
+        )
 
     def _identity(self) -> dict[str, Any]:
         """What a run must have in common with the one it goes on with."""
@@ -344,8 +371,13 @@ class _Run:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        about = {"step": self.step, "ended": self.ended, "best": self.best}
-        about |= {"scaler": self.scaler.state_dict(), "run": self._identity()}
+        about = {
+            "step": self.step,
+            "ended": self.ended,
+            "best": self.best,
+            "scaler": self.scaler.state_dict(),
+            "run": self._identity(),
+        }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_tensors(tensors, self.state_file, {"clip4clip": json.dumps(about)})
 
@@ -508,6 +540,26 @@ def _stop_requests() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _StoppedError(Exception):
+    """Raised within an evaluation when the run was asked to stop."""
+
+
+def _tracker(bar: Progress, stop: threading.Event) -> Track:
+    """Progress bars that go away when their work is done, and notice the request to stop."""
+
+    def track(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+        task = bar.add_task(what, total=total)
+        try:
+            for item in bar.track(items, total, task_id=task):
+                if stop.is_set():
+                    raise _StoppedError
+                yield item
+        finally:
+            bar.remove_task(task)
+
+    return track
 
 
 def _leave_signals(_: int) -> None:
