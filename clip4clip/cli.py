@@ -585,7 +585,7 @@ def evaluate(
     from .retrieval import evaluation
 
     if histogram is not None:
-        evaluation.check_matplotlib()
+        evaluation.check_histogram(histogram)
     table = read_pairs(pairs, videos, captions)
     with err.status(f"loading {model}"):
         how = _how(device, runtime, precision)
@@ -639,7 +639,7 @@ def train(
         int, typer.Option(min=1, help="Compute a batch in this many parts: the same result in less memory.")
     ] = 1,
     lr: Annotated[float, typer.Option(help="Highest learning rate of CLIP's parameters.")] = 1e-7,
-    new_lr: Annotated[float, typer.Option(help="Highest learning rate of a head that begins new.")] = 1e-4,
+    new_lr: Annotated[float, typer.Option(help="Highest learning rate of the head, new or of --init.")] = 1e-4,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW, on matrices alone.")] = 0.2,
     warmup: Annotated[float, typer.Option(help="Part of all steps in which the learning rate rises.")] = 0.1,
     max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are cut to this norm.")] = 1.0,
@@ -653,7 +653,7 @@ def train(
     ] = None,
     frames: FramesOption = 12,
     max_words: Annotated[int, typer.Option(help="Token ids of a sentence, its two marks included.")] = 32,
-    seed: Annotated[int, typer.Option(help="Decides on initialisation, order and frames.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Decides on initialisation, order and frames.")] = 42,
     device: DeviceOption = None,
     precision: Annotated[
         str | None,
@@ -663,7 +663,7 @@ def train(
         bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, a third more computation.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that decode; default: one per core, at most 8.")
+        int | None, typer.Option(min=0, help="Processes that decode; default: one per core, at most 8.")
     ] = None,
     save_every: Annotated[int, typer.Option(min=1, metavar="STEPS", help="How often the state is kept.")] = 100,
     save_dtype: Annotated[str, typer.Option(help="float32 or float16, of the checkpoints.")] = "float32",
@@ -730,8 +730,8 @@ def synthetic(
     to: Annotated[Path, typer.Argument(metavar="FOLDER", help="Gets train.csv, eval.csv and the clips.")],
     train: Annotated[int, typer.Option(min=0, help="Clips to train with.")] = 24_000,
     evaluation: Annotated[int, typer.Option("--eval", min=0, help="Clips to evaluate on.")] = 500,
-    seed: Annotated[int, typer.Option(help="Another one draws other clips.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another one draws other clips.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
 ) -> None:
     """Draw short clips of moving shapes, with captions, to train and to measure
     small models on.

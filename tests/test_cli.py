@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from clip4clip import TextEncoder, VideoEncoder, __version__
+from clip4clip import InputValueError, TextEncoder, VideoEncoder, __version__
 from clip4clip.cli import app
 from clip4clip.video import read_frames
 
@@ -201,6 +201,27 @@ def test_evaluation_checks_its_outputs_before_the_work(drawings: Path, tmp_path:
         result = run("eval", drawings / "eval.csv", "--videos", drawings, option, tmp_path / "no" / "such")
         assert result.exit_code == 2
         assert option in result.stderr
+    picture = tmp_path / "ranks.bmp"
+    result = run("eval", drawings / "eval.csv", "--videos", drawings, "-w", "nowhere.pt", "--histogram", picture)
+    assert isinstance(result.exception, InputValueError)
+    assert "ranks.bmp" in str(result.exception)
+
+
+@pytest.mark.parametrize("option", ["--seed", "--workers"])
+def test_impossible_numbers_are_refused(option: str, tmp_path: Path) -> None:
+    for command in (["synthetic", tmp_path], ["train", "pairs.csv", "--videos", tmp_path, "--out", tmp_path]):
+        result = run(*command, option, -1)
+        assert result.exit_code == 2
+        assert option in result.stderr
+
+
+def test_one_of_torchruns_processes_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from clip4clip.training import trainer
+
+    monkeypatch.setattr(trainer, "train", lambda *_: trainer.TrainingResult(3, True, None))
+    for rank, told in (("0", "wrote out/last.safetensors after 3 steps"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert run("train", "pairs.csv", "--videos", "videos", "--out", "out").stderr.strip() == told
 
 
 def test_training_with_a_bad_pair_and_without_it(drawings: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -540,6 +540,9 @@ def test_bad_pairs_of_the_evaluation_are_told_and_all_of_them_refused(
     ("wrong", "error", "message"),
     [
         ({"epochs": 0}, InputValueError, "epochs must be at least 1"),
+        ({"seed": -1}, InputValueError, "seed must be from 0"),
+        ({"workers": -1}, InputValueError, "workers must be at least 0"),
+        ({"head": "seqTransf", "frames": 78}, InputValueError, "at most 77 frames of a video, not 78"),
         ({"lr": float("nan")}, InputValueError, "lr must be a number of at least 0"),
         ({"warmup": 1.0}, InputValueError, "warmup must be a part of 1"),
         ({"max_words": 2}, InputValueError, "max_words must be at least 3"),

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from ..device import resolve_device
 from ..errors import Clip4clipError, InputValueError, PairsError, TrainingError, UnknownNameError
+from ..model import SequenceTransformer
 from ..pairs import Pair, find_bad, read_pairs
 from ..retrieval.evaluation import Evaluation, Track, evaluate
 from .data import Batch, Batches, VideoTextDataset, collate
@@ -62,7 +63,7 @@ class TrainingConfig:
         accumulate: parts that a process computes its batch in, one after the other. The result does not depend on it,
             but memory does (arXiv 2101.06983): a batch's loss is always over all its pairs.
         lr: highest learning rate of CLIP's parameters.
-        new_lr: highest learning rate of the parameters that begin new.
+        new_lr: highest learning rate of the head's parameters, also where ``init`` brings the head.
         weight_decay: of AdamW, on matrices alone.
         warmup: part of all steps in which the learning rate rises, before it falls along a cosine.
         max_grad_norm: gradients are scaled to this norm at most.
@@ -70,12 +71,12 @@ class TrainingConfig:
             they are. None is 0, as in the paper's commands, or -1, nothing, for an untrained network.
         frames: how many of each video, one at random of each of as many equal parts.
         max_words: token ids of a sentence.
-        seed: decides on initialisation, order and frames.
+        seed: decides on initialisation, order and frames; at least 0.
         device: as for :meth:`clip4clip.TextEncoder.load`.
         precision: ``'float32'``, or ``'bfloat16'`` or ``'float16'`` autocast; None for bfloat16 on a CUDA device that
             has it and float32 elsewhere.
         recompute: gradient checkpointing.
-        workers: processes that decode; None for one per core, 8 at most.
+        workers: processes that decode; 0 for none; None for one per core, 8 at most.
         save_every: steps between two states to resume from.
         save_dtype: ``'float32'`` or ``'float16'``, of the checkpoints.
     """
@@ -113,6 +114,10 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "accumulate", "frames", "save_every"):
             if getattr(self, name) < 1:
                 raise InputValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.seed < 1 << 63:
+            raise InputValueError(f"seed must be from 0 to 2**63 - 1, not {self.seed}")
+        if self.workers is not None and self.workers < 0:
+            raise InputValueError(f"workers must be at least 0, not {self.workers}")
         for name in ("lr", "new_lr", "weight_decay", "max_grad_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputValueError(f"{name} must be a number of at least 0, not {getattr(self, name)}")
@@ -154,6 +159,9 @@ def train(config: TrainingConfig, resume: bool = False, progress: bool = True) -
     Under ``torchrun`` every process takes its part of each batch; the result is that of one process with the same
     batch. Ctrl-C and SIGTERM end the run after the step at hand and keep its state. The same call with ``resume`` goes
     on from the last state kept, to the same weights that an uninterrupted run has.
+
+    Processes decode, and where they are spawned (macOS, Windows) each reads the calling script again: call this under
+    ``if __name__ == "__main__":``, or with ``workers=0``.
 
     Args:
         config: see :class:`TrainingConfig`.
@@ -229,6 +237,10 @@ class _Run:
         config = self.config
         torch.manual_seed(config.seed)
         model = VideoTextModel.load(config.model, config.init, config.head)
+        if isinstance(model.head, SequenceTransformer) and config.frames > model.head.max_frames:
+            raise InputValueError(
+                f"a seqTransf head takes at most {model.head.max_frames} frames of a video, not {config.frames}"
+            )
         untrained = config.init == "random"
         model.freeze_below((-1 if untrained else 0) if config.freeze_layers is None else config.freeze_layers)
         if config.recompute:
