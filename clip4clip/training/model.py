@@ -68,7 +68,7 @@ class VideoTextModel(nn.Module):
         published code): ``seqTransf`` takes the positions and the first layers of the text transformer.
 
         Args:
-            model_name: key of :data:`clip4clip.weights.MODELS`.
+            model_name: key of :data:`clip4clip.config.MODELS`.
             init: a checkpoint, as in :meth:`clip4clip.TextEncoder.load`; or ``'random'`` for an untrained CLIP.
             head: one of :data:`HEADS`; None for the one that the checkpoint has.
 
