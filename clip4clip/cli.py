@@ -582,7 +582,7 @@ def evaluate(
     from .retrieval import evaluation
 
     if histogram is not None:
-        evaluation.check_matplotlib()
+        evaluation.check_histogram(histogram)
     table = read_pairs(pairs, videos, captions)
     with err.status(f"loading {model}"):
         how = _how(device, runtime, precision)
@@ -603,11 +603,7 @@ def evaluate(
             as_json.write_text(json.dumps(found.to_dict(), ensure_ascii=False, indent=2) + "\n", "utf-8")
     if histogram is not None:
         evaluation.save_histogram(found, histogram)
-    for message in found.failed.values():
-        err.print(f"[red]missed[/] {_plain(message)}", highlight=False, soft_wrap=True)
-    if found.failed:
-        err.print(f"{len(found.failed)} of {found.videos} videos failed and count as misses", highlight=False)
-        raise typer.Exit(1)
+    _list_missed(found)
 
 
 @app.command()
@@ -640,7 +636,7 @@ def train(
         int, typer.Option(min=1, help="Compute a batch in this many parts: the same result in less memory.")
     ] = 1,
     lr: Annotated[float, typer.Option(help="Highest learning rate of CLIP's parameters.")] = 1e-7,
-    new_lr: Annotated[float, typer.Option(help="Highest learning rate of a head that begins new.")] = 1e-4,
+    new_lr: Annotated[float, typer.Option(help="Highest learning rate of the head, new or of --init.")] = 1e-4,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW, on matrices alone.")] = 0.2,
     warmup: Annotated[float, typer.Option(help="Part of all steps in which the learning rate rises.")] = 0.1,
     max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are cut to this norm.")] = 1.0,
@@ -654,7 +650,7 @@ def train(
     ] = None,
     frames: FramesOption = 12,
     max_words: Annotated[int, typer.Option(help="Token ids of a sentence, its two marks included.")] = 32,
-    seed: Annotated[int, typer.Option(help="Decides on initialisation, order and frames.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Decides on initialisation, order and frames.")] = 42,
     device: DeviceOption = None,
     precision: Annotated[
         str | None,
@@ -664,7 +660,7 @@ def train(
         bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, a third more computation.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that decode; default: one per core, at most 8.")
+        int | None, typer.Option(min=0, help="Processes that decode; default: one per core, at most 8.")
     ] = None,
     save_every: Annotated[int, typer.Option(min=1, metavar="STEPS", help="How often the state is kept.")] = 100,
     save_dtype: Annotated[str, typer.Option(help="float32 or float16, of the checkpoints.")] = "float32",
@@ -673,7 +669,8 @@ def train(
     CLIP4Clip paper.
 
     Ctrl-C keeps the state after the step at hand; --resume goes on from it. All
-    videos are looked at before anything is trained. Several GPUs or machines:
+    videos are looked at before anything is trained. Those of --eval-pairs that
+    cannot be decoded are listed at the end; the exit code is then 1. Several GPUs or machines:
     torchrun --nproc-per-node 8 -m clip4clip train …
 
     Example: clip4clip train MSRVTT_train.9k.csv --videos MSRVTT/videos/all
@@ -713,12 +710,16 @@ def train(
         save_dtype=save_dtype,
     )
     result = run(config, resume)
+    is_first = os.environ.get("RANK", "0") == "0"  # torchrun starts this command many times
     if not result.finished:
-        err.print(f"stopped after step {result.steps}; the same command with --resume goes on", highlight=False)
+        if is_first:
+            err.print(f"stopped after step {result.steps}; the same command with --resume goes on", highlight=False)
         raise typer.Exit(130)
+    if is_first:
+        err.print(f"wrote {to / 'last.safetensors'} after {result.steps} steps", highlight=False, markup=False)
     if result.evaluation is not None:
         out.print(_metrics_table(result.evaluation))
-    err.print(f"wrote {to / 'last.safetensors'} after {result.steps} steps", highlight=False, markup=False)
+        _list_missed(result.evaluation)
 
 
 @app.command()
@@ -726,8 +727,8 @@ def synthetic(
     to: Annotated[Path, typer.Argument(metavar="FOLDER", help="Gets train.csv, eval.csv and the clips.")],
     train: Annotated[int, typer.Option(min=0, help="Clips to train with.")] = 24_000,
     evaluation: Annotated[int, typer.Option("--eval", min=0, help="Clips to evaluate on.")] = 500,
-    seed: Annotated[int, typer.Option(help="Another one draws other clips.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one per core.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another one draws other clips.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
 ) -> None:
     """Draw short clips of moving shapes, with captions, to train and to measure
     small models on.
@@ -792,6 +793,15 @@ def _metrics_table(found: Evaluation) -> Table:
         recalls = metrics.recall_at_1, metrics.recall_at_5, metrics.recall_at_10
         table.add_row(name, *(f"{figure:.1f}" for figure in (*recalls, metrics.median_rank, metrics.mean_rank)))
     return table
+
+
+def _list_missed(found: Evaluation) -> None:
+    """What an evaluation could not decode; the exit code is then 1."""
+    for message in found.failed.values():
+        err.print(f"[red]missed[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    if found.failed:
+        err.print(f"{len(found.failed)} of {found.videos} videos failed and count as misses", highlight=False)
+        raise typer.Exit(1)
 
 
 class _SpeedColumn(TextColumn):

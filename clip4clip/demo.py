@@ -8,6 +8,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .device import resolve_placement
+from .errors import PairsError
 from .retrieval.metrics import RetrievalMetrics, ranks
-from .training.synthetic import write_dataset
+from .training.synthetic import MOST_HELD_OUT, tables, write_dataset
 from .video import read_frames
 
 with warnings.catch_warnings():
@@ -71,8 +73,11 @@ def run_demo(
 ) -> Demo:
     """Draws clips, embeds them and sentences through Towhee, and ranks all against all.
 
+    Processes draw, and each reads the calling script again: call this under ``if __name__ == "__main__":``.
+
     Args:
-        folder: gets the clips, ``eval/*.mp4``, and their captions, ``eval.csv``.
+        folder: gets the clips, ``eval/*.mp4``, and their captions, ``eval.csv``; what an earlier demo has put there
+            stays.
         sentences: to search for, beside the captions.
         clips: how many; all of combinations that ``clip_vit_tiny_demo`` has never seen.
         device: as for the operator.
@@ -81,12 +86,14 @@ def run_demo(
     Raises:
         InputValueError: for more clips than there are scenes.
         DeviceError: for a device that is not there.
+        PairsError: when ``folder`` has the table of another data set.
+        TrainingError: when a process that draws ends, as it does without the guard above.
     """
     resolve_placement(device)  # an error from within a pipeline would be Towhee's
-    write_dataset(folder, 0, clips, track=lambda done, total: track(done, total, "drawing clips"))
-    with (folder / "eval.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    paths, captions = [folder / row["video"] for row in rows], [row["sentence"] for row in rows]
+    drawn = max(clips, _drawn_before(folder))
+    write_dataset(folder, 0, drawn, track=lambda done, total: track(done, total, "drawing clips"))
+    rows = tables(0, clips)["eval"]
+    paths, captions = [folder / name for name, _ in rows], [caption for _, caption in rows]
     text = (
         pipe.input("text")
         .map("text", "vec", ops.video_text_embedding.clip4clip(model_name=MODEL, modality="text", device=device))
@@ -113,6 +120,23 @@ def run_demo(
         matches=[*[None] * len(sentences), *range(len(paths))],
         metrics=RetrievalMetrics.of(found, len(paths)),
     )
+
+
+def _drawn_before(folder: Path) -> int:
+    """How many clips the tables of an earlier demo have. PairsError for other tables, which would be replaced."""
+    drawn = 0
+    for path in (folder / "eval.csv", folder / "eval_paraphrased.csv"):
+        if not path.exists():
+            continue
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            try:
+                rows = [tuple(row) for row in islice(csv.reader(file), 1, MOST_HELD_OUT + 2)]
+            except csv.Error:
+                rows = [()]
+        if rows != tables(0, min(len(rows), MOST_HELD_OUT))[path.stem]:
+            raise PairsError(f"{path} is the table of another data set: choose another folder, or move it away")
+        drawn = max(drawn, len(rows))
+    return drawn
 
 
 # Of the picture, in pixels.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,9 +77,9 @@ def read_pairs(
     files = _Files(folder)
     pairs = []
     for video, sentence, where in rows:
-        if not isinstance(video, str) or not video.strip() or "\0" in video:
+        if not _is_text(video) or not video.strip() or "\0" in video:
             raise PairsError(f"{where}: it names no video: {brief(video)}")
-        if not isinstance(sentence, str):
+        if not _is_text(sentence):
             raise PairsError(f"{where}: its sentence is not a text but {brief(sentence)}")
         pairs.append(Pair(video, files.find(video, where), sentence))
     return pairs
@@ -116,6 +117,11 @@ def _problem(path: Path) -> str | None:
     return None
 
 
+def _is_text(value: Any) -> bool:
+    """Whether it is a string that can be written: JSON may have halves of characters."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
 def _column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
     return next((name for name in wanted if name in names), None)
 
@@ -150,7 +156,10 @@ def _read_jsonl(table: Path) -> Iterator[tuple[Any, Any, str]]:
             sentence = _column(row, SENTENCE_COLUMNS) if isinstance(row, Mapping) else None
             if video is None or sentence is None:
                 raise PairsError(f"{where}: it needs the keys video and sentence, but is {brief(row)}")
-            for one in row[sentence] if isinstance(row[sentence], list) else [row[sentence]]:
+            sentences = row[sentence] if isinstance(row[sentence], list) else [row[sentence]]
+            if not sentences:
+                raise PairsError(f"{where}: its list of sentences is empty")
+            for one in sentences:
                 yield row[video], one, where
 
 
@@ -170,7 +179,7 @@ def _join(rows: Iterable[tuple[Any, Any, str]], captions: Path, table: Path) -> 
             f"{captions} is not like MSRVTT_data.json, whose 'sentences' have 'video_id' and 'caption': {error!r}"
         ) from error
     for video, _, where in rows:
-        if video not in by_video:
+        if not isinstance(video, str) or video not in by_video:
             raise PairsError(f"{where}: {captions} has no sentence for {brief(video)}")
         for sentence in by_video[video]:
             yield video, sentence, where
@@ -197,7 +206,7 @@ class _Files:
         if folder not in self._listed:
             names: dict[str, str] = {}
             try:
-                entries = {entry.name for entry in os.scandir(folder) if not entry.is_dir()}
+                entries = {entry.name for entry in os.scandir(folder) if not _is_folder(entry)}
             except OSError:
                 entries = set()
             videos = (name for name in entries if _rank(name) < len(EXTENSIONS))
@@ -205,6 +214,13 @@ class _Files:
                 names.setdefault(PurePosixPath(name).stem, name)
             self._listed[folder] = names | {name: name for name in entries}
         return self._listed[folder]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle: an error of that entry, not of all
+        return False
 
 
 def _rank(name: str) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from clip4clip import TextEncoder, VideoEncoder, __version__
+from clip4clip import InputValueError, TextEncoder, VideoEncoder, __version__
 from clip4clip.cli import app
 from clip4clip.video import read_frames
 
@@ -200,6 +201,27 @@ def test_evaluation_checks_its_outputs_before_the_work(drawings: Path, tmp_path:
         result = run("eval", drawings / "eval.csv", "--videos", drawings, option, tmp_path / "no" / "such")
         assert result.exit_code == 2
         assert option in result.stderr
+    picture = tmp_path / "ranks.bmp"
+    result = run("eval", drawings / "eval.csv", "--videos", drawings, "-w", "nowhere.pt", "--histogram", picture)
+    assert isinstance(result.exception, InputValueError)
+    assert "ranks.bmp" in str(result.exception)
+
+
+@pytest.mark.parametrize("option", ["--seed", "--workers"])
+def test_impossible_numbers_are_refused(option: str, tmp_path: Path) -> None:
+    for command in (["synthetic", tmp_path], ["train", "pairs.csv", "--videos", tmp_path, "--out", tmp_path]):
+        result = run(*command, option, -1)
+        assert result.exit_code == 2
+        assert option in result.stderr
+
+
+def test_one_of_torchruns_processes_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from clip4clip.training import trainer
+
+    monkeypatch.setattr(trainer, "train", lambda *_: trainer.TrainingResult(3, True, None))
+    for rank, told in (("0", "wrote out/last.safetensors after 3 steps"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert run("train", "pairs.csv", "--videos", "videos", "--out", "out").stderr.strip() == told
 
 
 def test_training_with_a_bad_pair_and_without_it(drawings: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -212,10 +234,15 @@ def test_training_with_a_bad_pair_and_without_it(drawings: Path, tiny_checkpoint
     assert "1 of 49 pairs" in refused.stderr
     assert "--skip-bad" in refused.stderr
     assert not (tmp_path / "run").exists()
-    done = process(*arguments, "--skip-bad", "--eval-pairs", drawings / "eval.csv")
-    assert done.returncode == 0, done.stderr
-    assert "24 sentences, 24 videos" in done.stdout
+    held_out = tmp_path / "held_out.csv"
+    held_out.write_text((drawings / "eval.csv").read_text("utf-8") + "lost.mp4,a cat\n", "utf-8")
+    done = process(*arguments, "--skip-bad", "--eval-pairs", held_out)
+    assert done.returncode == 1, done.stderr
+    assert "25 sentences, 25 videos" in done.stdout
     assert "after 2 steps" in done.stderr
+    assert re.search("epoch 1: .* %; 1 of 25 videos failed", done.stderr)
+    assert "missed" in done.stderr
+    assert "1 of 25 videos failed and count as misses" in done.stderr
     assert (tmp_path / "run/best.safetensors").is_file()
 
 

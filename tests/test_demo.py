@@ -16,7 +16,7 @@ from safetensors import safe_open
 from towhee import ops, pipe
 
 import clip4clip
-from clip4clip import CheckpointError, TextEncoder, VideoEncoder
+from clip4clip import CheckpointError, PairsError, TextEncoder, VideoEncoder
 from clip4clip.config import MODELS
 from clip4clip.demo import MODEL, Demo, run_demo, save_picture
 from clip4clip.pairs import Pair, read_pairs
@@ -117,6 +117,24 @@ def test_the_demo_draws_a_picture(demo: Demo, tmp_path: Path) -> None:
     green = (np.abs(pixels - [31, 157, 85]).sum(-1) < 10).sum()
     assert green > 1000  # the frame of a right clip
     assert [path.name for path in tmp_path.iterdir()] == ["results.png"]
+
+
+def test_the_demo_again_keeps_the_clips_of_the_one_before(tmp_path: Path) -> None:
+    for clips, drawn in ((4, 4), (2, 4), (5, 5)):
+        found = run_demo(tmp_path, clips=clips, device="cpu")
+        assert [clip.name for clip in found.clips] == [f"0-{number:06}.mp4" for number in range(clips)]
+        assert len(read_pairs(tmp_path / "eval.csv", tmp_path)) == drawn
+
+
+@pytest.mark.parametrize("name", ["eval.csv", "eval_paraphrased.csv"])
+@pytest.mark.parametrize("rows", ["mine.mp4,a dog\n", "eval/0-000000.mp4,a dog\n", "a,b\n" * 1100, "\0"])
+def test_the_demo_does_not_replace_the_table_of_another_data_set(tmp_path: Path, name: str, rows: str) -> None:
+    table = tmp_path / name
+    table.write_text(f"video,sentence\n{rows}")
+    with pytest.raises(PairsError, match=rf"{name} is the table of another data set"):
+        run_demo(tmp_path, clips=2, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert table.read_text() == f"video,sentence\n{rows}"
 
 
 def test_the_demo_as_a_command_offline(tmp_path: Path) -> None:

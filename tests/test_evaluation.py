@@ -134,3 +134,9 @@ def test_without_matplotlib_the_error_names_the_extra(
     with pytest.raises(MissingExtraError, match=r"pip install 'towhee-clip4clip\[plot\]'"):
         save_histogram(found, tmp_path / "ranks.png")
     assert not (tmp_path / "ranks.png").exists()
+
+
+def test_a_histogram_that_cannot_be_written_is_refused(found: Evaluation, tmp_path: Path) -> None:
+    for name in ("ranks.bmp", "ranks"):
+        with pytest.raises(InputValueError, match=r"cannot be written as .*ranks.*\.png"):
+            save_histogram(found, tmp_path / name)

@@ -96,6 +96,13 @@ def test_names_with_dots_and_names_of_no_file(tmp_path: Path, videos: Path) -> N
     assert missing.path == videos / "nowhere"  # told about where it is looked for, not here
 
 
+def test_a_link_in_a_circle_hides_no_other_file(tmp_path: Path, videos: Path) -> None:
+    (videos / "circle").symlink_to("circle")
+    pairs = read_pairs(table(tmp_path, "video,sentence\nvideo1,a\ncircle,b\n"), videos)
+    assert [pair.path.name for pair in pairs] == ["video1.mp4", "circle"]
+    assert list(find_bad(pairs[1:])) == [0]
+
+
 @pytest.mark.parametrize("name", ["../secret.mp4", "/etc/passwd", "sub/../../secret", ".", "sub/.."])
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, videos: Path, name: str) -> None:
     (tmp_path / "secret.mp4").touch()
@@ -118,6 +125,9 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, videos: 
         ("a.jsonl", '{"video": "video1"}\n', "line 1.*keys video and sentence"),
         ("a.jsonl", '{"video": "video1", "sentence": 5}\n', "line 1.*not a text but 5"),
         ("a.jsonl", '{"video": 1, "sentence": "a"}\n', "line 1.*names no video: 1"),
+        ("a.jsonl", '{"video": "video1", "sentence": []}\n', "line 1.*list of sentences is empty"),
+        ("a.jsonl", '{"video": "video1", "sentence": "a\\ud800"}\n', r"line 1.*not a text but 'a\\ud800'"),
+        ("a.jsonl", '{"video": "v\\ud800", "sentence": "a"}\n', r"line 1.*names no video: 'v\\ud800'"),
         ("a.jsonl", "[" * 100_000, "a.jsonl"),
     ],
 )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import itertools
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -155,3 +157,29 @@ def test_tables_that_were_not_asked_for_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_longer_data_set_begins_like_a_shorter_one() -> None:
     assert some(5) == list(itertools.islice(some(9), 5))
+
+
+def test_impossible_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputValueError, match="seed must be at least 0, not -1"):
+        write_dataset(tmp_path, train=1, evaluation=0, seed=-1)
+    with pytest.raises(InputValueError, match="workers must be at least 1, not 0"):
+        write_dataset(tmp_path, train=1, evaluation=0, workers=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_is_there_as_a_whole_or_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("mine")
+    with pytest.raises(UnicodeEncodeError):
+        synthetic._write_table([("a.mp4", "a dog"), ("b.mp4", "\ud800")], tmp_path / "train.csv")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_script_without_its_guard_is_told_of_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom clip4clip.training.synthetic import write_dataset\n"
+        f"write_dataset(Path({str(tmp_path)!r}), train=1, evaluation=0, workers=1)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=60)
+    assert "clip4clip.errors.TrainingError: a process that draws" in done.stderr
+    assert done.stderr.rstrip().endswith('under `if __name__ == "__main__":`')

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from clip4clip import (
@@ -29,7 +32,7 @@ from clip4clip.frames import pixel_values
 from clip4clip.model import MeanPooling, SequenceLSTM, SequenceTransformer
 from clip4clip.operators import Clip4clip
 from clip4clip.pairs import read_pairs
-from clip4clip.training import TrainingConfig, VideoTextDataset, VideoTextModel, contrastive_loss, train
+from clip4clip.training import TrainingConfig, VideoTextDataset, VideoTextModel, contrastive_loss, train, trainer
 from clip4clip.training.data import Batch, Batches, collate
 from clip4clip.training.model import save_checkpoint
 from clip4clip.training.trainer import _backward
@@ -323,29 +326,171 @@ def test_stopping_and_going_on_gives_the_weights_of_an_uninterrupted_run(
     assert_same_tensors(Path(config.out) / "last.safetensors", tmp_path / "straight/last.safetensors", atol=1e-6)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_the_step_and_keeps_its_state(
-    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
-    from clip4clip.training import trainer
-
+def stop_in_step(last: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGTERM) -> None:
+    """A signal during the step ``last``, counted from now on."""
     step = trainer._Run._train_step
     steps = 0
 
     def interrupted(*given: Any) -> float:
         nonlocal steps
         steps += 1
-        if steps == 2:
+        if steps == last:
             os.kill(os.getpid(), number)
         return step(*given)
 
     monkeypatch.setattr(trainer._Run, "_train_step", interrupted)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_and_keeps_its_state(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    stop_in_step(2, monkeypatch, number)
     handler = signal.getsignal(number)
     result = quietly(replace(config, save_every=100))
     assert (result.steps, result.finished) == (2, False)
     assert signal.getsignal(number) is handler
     assert quietly(config, resume=True).steps == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("last", [3, 6])
+def test_an_epoch_is_ended_after_a_stop_in_its_last_step(
+    config: TrainingConfig, drawings: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    config = replace(config, eval_pairs=drawings / "eval.csv")
+    with monkeypatch.context() as patched:
+        stop_in_step(last, patched)
+        result = quietly(config)
+    out = Path(config.out)
+    assert (result.steps, result.finished) == (last, False)
+    assert len(log_of(config, "text_to_video")) == last // 3 - 1
+    result = quietly(config, resume=True)
+    assert (result.steps, result.finished) == (6, True)
+    assert result.evaluation.pairs == 24
+    assert log_of(config, "step") == [1, 2, 3, 3, 4, 5, 6, 6]
+    assert (out / "best.safetensors").is_file()
+    state = load_file(out / "resume.safetensors")
+    torch.testing.assert_close(
+        load_file(out / "last.safetensors")["clip.text_projection"], state["model.text.text_projection"]
+    )
+
+
+def test_a_state_that_does_not_tell_whether_its_epoch_was_ended(config: TrainingConfig) -> None:
+    quietly(config)
+    state, last = Path(config.out) / "resume.safetensors", Path(config.out) / "last.safetensors"
+    with safe_open(state, framework="pt") as file:
+        about = json.loads(file.metadata()["clip4clip"])
+    del about["ended"]
+    save_file(load_file(state), state, {"clip4clip": json.dumps(about)})
+    last.unlink()
+    assert quietly(config, resume=True).finished
+    assert last.is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_stop_or_a_kill_during_an_evaluation_costs_no_step(
+    config: TrainingConfig, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> Any:
+        raise Killed
+
+    def stopped(*given: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return encoders(*given)
+
+    encoders = trainer.encoders
+    config = replace(config, eval_pairs=drawings / "eval.csv", save_every=100)
+    monkeypatch.setattr(trainer, "encoders", killed)
+    with pytest.raises(Killed):
+        quietly(config)
+    monkeypatch.setattr(trainer, "encoders", stopped)
+    result = quietly(config, resume=True)
+    assert (result.steps, result.finished) == (3, False)
+    assert log_of(config, "text_to_video") == []
+    monkeypatch.setattr(trainer, "encoders", encoders)
+    assert quietly(config, resume=True).finished
+    assert log_of(config, "step") == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_bars_of_what_is_done_go_away() -> None:
+    with Progress(disable=True) as bar:
+        for item in trainer._tracker(bar, threading.Event())([1, 2], 2, "embedding"):
+            assert [(task.description, task.total) for task in bar.tasks] == [("embedding", 2)]
+            assert item in (1, 2)
+        assert bar.tasks == []
+
+
+def test_the_speed_is_that_of_decoding_and_training(config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "collate", lambda samples: (time.sleep(0.2), collate(samples))[1])
+    monkeypatch.setattr(trainer._Run, "_train_step", lambda *_: 1.0)
+    quietly(replace(config, epochs=1))
+    assert max(log_of(config, "videos_per_second")) < 16 / 0.2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_processes_that_decode_as_well_keeps_the_state(
+    config: TrainingConfig, tmp_path: Path, number: signal.Signals
+) -> None:
+    # As torchrun, timeout and terminals send it.
+    script, reached = tmp_path / "script.py", tmp_path / "reached"
+    script.write_text(
+        f"""{WITH_TINY}
+import pathlib, time
+from clip4clip.training import TrainingConfig, train, trainer
+step = trainer._Run._train_step
+def slow(run, batch):
+    if run.step == 1:
+        pathlib.Path({str(reached)!r}).touch()
+        time.sleep(3)
+    return step(run, batch)
+trainer._Run._train_step = slow
+paths = dict(pairs={str(config.pairs)!r}, videos={str(config.videos)!r}, out={str(config.out)!r})
+small = dict(model="tiny", init={config.init!r}, batch_size=16, frames=2, device="cpu")
+result = train(TrainingConfig(**paths, **small, epochs=40, workers=1), progress=False)
+raise SystemExit(10 + result.steps)
+"""
+    )
+    with subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.PIPE) as running:
+        while running.poll() is None and not reached.exists():
+            time.sleep(0.05)
+        os.killpg(running.pid, number)
+        _, errors = running.communicate(timeout=120)
+    assert running.returncode == 12, errors
+    with safe_open(Path(config.out) / "resume.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["clip4clip"])["step"] == 2
+
+
+def test_what_a_kill_during_a_save_left_is_removed(config: TrainingConfig) -> None:
+    out = Path(config.out)
+    out.mkdir()
+    left = [out / f".{name}.safetensors.123" for name in ("last", "best", "resume")]
+    for path in (*left, out / ".mine"):
+        path.touch()
+    config = replace(config, epochs=1)
+    quietly(config)
+    assert [path.name for path in out.glob(".*")] == [".mine"]
+    left[0].touch()
+    quietly(config, resume=True)
+    assert [path.name for path in out.glob(".*")] == [".mine"]
+
+
+def test_tensorboard_has_every_step_once_after_going_on(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with monkeypatch.context() as patched:
+        stop_in_step(2, patched)
+        assert quietly(config).steps == 2
+    quietly(replace(config, accumulate=2), resume=True)  # in how many parts is no matter
+    events = board.EventAccumulator(os.fspath(Path(config.out) / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_run_is_only_resumed_as_itself(config: TrainingConfig, drawings: Path) -> None:
@@ -378,10 +523,26 @@ def test_bad_pairs_are_reported_before_anything_is_trained(
     assert "going on without them" in caplog.text
 
 
+def test_bad_pairs_of_the_evaluation_are_told_and_all_of_them_refused(
+    config: TrainingConfig, drawings: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(config, epochs=1, eval_pairs=tmp_path / "eval.csv")
+    Path(config.eval_pairs).write_text("video,sentence\nnowhere,a dog\neval/0-000000.mp4,a cat\n")
+    with pytest.raises(PairsError, match=r"(?s)2 of 2 pairs.*eval\.csv.*nowhere.*eval_videos \(--eval-videos\)"):
+        quietly(replace(config, eval_videos=tmp_path))
+    assert not Path(config.out).exists()
+    assert list(quietly(config).evaluation.failed) == ["nowhere"]
+    assert "1 of 2 pairs" in caplog.text
+    assert "a miss in every evaluation" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
         ({"epochs": 0}, InputValueError, "epochs must be at least 1"),
+        ({"seed": -1}, InputValueError, "seed must be from 0"),
+        ({"workers": -1}, InputValueError, "workers must be at least 0"),
+        ({"head": "seqTransf", "frames": 78}, InputValueError, "at most 77 frames of a video, not 78"),
         ({"lr": float("nan")}, InputValueError, "lr must be a number of at least 0"),
         ({"warmup": 1.0}, InputValueError, "warmup must be a part of 1"),
         ({"max_words": 2}, InputValueError, "max_words must be at least 3"),
@@ -449,6 +610,8 @@ def torchrun(*arguments: object) -> None:
         [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "FutureWarning" not in done.stderr
+    assert done.stderr.count("wrote ") <= 1
 
 
 @pytest.mark.parametrize(("head", "accumulate"), [("meanP", 1), ("seqTransf", 2)])

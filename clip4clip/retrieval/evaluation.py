@@ -142,12 +142,15 @@ def _embed_videos(
     return vectors, failed
 
 
-def check_matplotlib() -> None:
-    """MissingExtraError when :func:`save_histogram` could not work; to be known before hours of work."""
+def check_histogram(path: Path) -> None:
+    """What :func:`save_histogram` would raise for this file; to be known before hours of work."""
     try:
-        import matplotlib.figure  # noqa: F401
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("a histogram needs matplotlib: pip install 'towhee-clip4clip[plot]'") from error
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise InputValueError(f"a histogram cannot be written as {path}; its name must end in .{', .'.join(formats)}")
 
 
 def save_histogram(evaluation: Evaluation, path: Path) -> None:
@@ -155,8 +158,9 @@ def save_histogram(evaluation: Evaluation, path: Path) -> None:
 
     Raises:
         MissingExtraError: without matplotlib.
+        InputValueError: for a name with the ending of no picture that it can write.
     """
-    check_matplotlib()
+    check_histogram(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")

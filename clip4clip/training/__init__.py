@@ -1,7 +1,10 @@
 """Training: pairs of a video and a sentence in, a fine-tuned checkpoint out.
 
+In a script, as processes that decode may read it again:
+
 >>> from clip4clip.training import TrainingConfig, train
->>> result = train(TrainingConfig(pairs="train.csv", videos="videos", out="run"))
+>>> if __name__ == "__main__":
+...     result = train(TrainingConfig(pairs="train.csv", videos="videos", out="run"))
 """
 
 from importlib import import_module

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch.distributed
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from ..checkpoint import assign, check_shape, read_state_dict, sim_header, tower_state
 from ..config import CLIPConfig, get_model
@@ -69,7 +68,7 @@ class VideoTextModel(nn.Module):
         published code): ``seqTransf`` takes the positions and the first layers of the text transformer.
 
         Args:
-            model_name: key of :data:`clip4clip.weights.MODELS`.
+            model_name: key of :data:`clip4clip.config.MODELS`.
             init: a checkpoint, as in :meth:`clip4clip.TextEncoder.load`; or ``'random'`` for an untrained CLIP.
             head: one of :data:`HEADS`; None for the one that the checkpoint has.
 
@@ -181,6 +180,22 @@ def contrastive_loss(text: Tensor, video: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
+class _Gather(torch.autograd.Function):
+    """(B, …) of this process to (processes × B, …) of all; a row has its gradients from the losses of all of them."""
+
+    @staticmethod
+    def forward(_: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(gradient)
+        return gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
 def global_loss(text: Tensor, video: Tensor, scale: Tensor) -> Tensor:
     """:func:`contrastive_loss` over the batches of all processes together, the same number in each.
 
@@ -188,7 +203,8 @@ def global_loss(text: Tensor, video: Tensor, scale: Tensor) -> Tensor:
     DistributedDataParallel does it, the gradients are those of one process with the whole batch.
     """
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        text, video = torch.cat(all_gather(text)), torch.cat(all_gather(video))
+        gathered: Tensor = _Gather.apply(torch.stack([text, video], dim=1))
+        text, video = gathered.unbind(dim=1)
     return contrastive_loss(text, video, scale)
 
 
@@ -211,3 +227,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Removes what :func:`save_tensors` leaves behind for these files when it is killed."""
+    for path in paths:
+        for left in path.parent.glob(f".{path.name}.[0-9]*"):
+            left.unlink(missing_ok=True)

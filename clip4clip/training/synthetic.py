@@ -17,6 +17,7 @@ import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +27,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..errors import InputValueError
+from ..errors import InputValueError, TrainingError
 
 T = TypeVar("T")
 
@@ -226,6 +227,11 @@ def scenes(count: int, seed: int, held_out: bool) -> Iterator[tuple[Scene, np.ra
         yield scene, random
 
 
+def tables(train: int, evaluation: int, seed: int = 0) -> dict[str, list[tuple[str, str]]]:
+    """The rows, a clip's name and its caption each, of the tables that :func:`write_dataset` writes."""
+    return _plan(train, evaluation, seed)[0]
+
+
 def write_dataset(
     folder: Path,
     train: int,
@@ -236,45 +242,79 @@ def write_dataset(
 ) -> list[Path]:
     """Draws, encodes and describes a data set. Clips that are there already are kept: it can be stopped and repeated.
 
+    Processes draw, and each reads the calling script again: call this under ``if __name__ == "__main__":``.
+
     Args:
         folder: gets ``train.csv``, ``eval.csv`` and ``eval_paraphrased.csv``, each with the columns ``video`` and
             ``sentence``, and the clips that they name in ``train/`` and ``eval/``.
         train: number of clips to train with, each with one caption.
         evaluation: number of held-out clips, each with one caption in the words and patterns of the training and one in
             patterns that the training never has.
-        seed: another one gives other clips, under other names.
+        seed: another one gives other clips, under other names; at least 0.
         workers: processes; None takes one per core.
         track: wraps the iteration over what is done, given how much there is; for a progress bar.
 
     Returns:
         The tables written; none for a kind of which no clips were asked for.
+
+    Raises:
+        InputValueError: for a negative seed, no workers, or more held-out clips than there are.
+        TrainingError: when a process that draws ends, as it does without the guard above.
     """
-    jobs: list[tuple[Scene, np.random.Generator, Path]] = []
-    tables: dict[str, list[tuple[str, str]]] = {"train": [], "eval": [], "eval_paraphrased": []}
+    if workers is not None and workers < 1:
+        raise InputValueError(f"workers must be at least 1, not {workers}")
+    planned, clips = _plan(train, evaluation, seed)
     for kind, count in (("train", train), ("eval", evaluation)):
         if count:
             (folder / kind).mkdir(parents=True, exist_ok=True)
-        for number, (scene, random) in enumerate(scenes(count, seed, held_out=kind == "eval")):
-            name = f"{kind}/{seed}-{number:06}.mp4"
-            tables[kind].append((name, describe(scene, random)))
-            if kind == "eval":
-                tables["eval_paraphrased"].append((name, describe(scene, random, PARAPHRASES)))
-            if not (folder / name).exists():
-                jobs.append((scene, random, folder / name))
+    jobs = [(scene, random, folder / name) for scene, random, name in clips if not (folder / name).exists()]
     # Spawned, not forked: the caller may run threads, torch's for one. Ctrl-C is for the caller alone.
     ignore = signal.signal, (signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(workers, get_context("spawn"), *ignore) as pool:
         try:
             for _ in track(pool.map(_draw_and_write, jobs, chunksize=CLIPS_AT_ONCE), len(jobs)):
                 pass
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a process that draws clips has ended. Each of them reads the calling script again, so a script must "
+                'ask for clips under `if __name__ == "__main__":`'
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    written = [folder / f"{name}.csv" for name, rows in tables.items() if rows]
-    for path in written:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("video", "sentence"), *tables[path.stem]])
-    return written
+    written = {folder / f"{name}.csv": rows for name, rows in planned.items() if rows}
+    for path, rows in written.items():
+        _write_table(rows, path)
+    return list(written)
+
+
+def _plan(
+    train: int, evaluation: int, seed: int
+) -> tuple[dict[str, list[tuple[str, str]]], list[tuple[Scene, np.random.Generator, str]]]:
+    """The rows of all tables, and all clips with the generators of their pictures."""
+    if seed < 0:
+        raise InputValueError(f"seed must be at least 0, not {seed}")
+    planned: dict[str, list[tuple[str, str]]] = {"train": [], "eval": [], "eval_paraphrased": []}
+    clips = []
+    for kind, count in (("train", train), ("eval", evaluation)):
+        for number, (scene, random) in enumerate(scenes(count, seed, held_out=kind == "eval")):
+            name = f"{kind}/{seed}-{number:06}.mp4"
+            planned[kind].append((name, describe(scene, random)))
+            if kind == "eval":
+                planned["eval_paraphrased"].append((name, describe(scene, random, PARAPHRASES)))
+            clips.append((scene, random, name))
+    return planned, clips
+
+
+def _write_table(rows: list[tuple[str, str]], path: Path) -> None:
+    """Written under another name and then renamed."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with fresh.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("video", "sentence"), *rows])
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _draw_and_write(job: tuple[Scene, np.random.Generator, Path]) -> None:

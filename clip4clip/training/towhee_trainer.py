@@ -1,6 +1,6 @@
 """Towhee's trainer for the operator: Towhee's configuration and callbacks, the command's model, loss and batches.
 
-Beside ``operators.py`` the only file that imports Towhee.
+Beside ``operators.py`` and ``demo.py`` the only file that imports Towhee.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -29,10 +29,11 @@ from torch.utils.data import DataLoader
 
 from ..device import resolve_device
 from ..errors import Clip4clipError, InputValueError, PairsError, TrainingError, UnknownNameError
+from ..model import SequenceTransformer
 from ..pairs import Pair, find_bad, read_pairs
-from ..retrieval.evaluation import Evaluation, evaluate
+from ..retrieval.evaluation import Evaluation, Track, evaluate
 from .data import Batch, Batches, VideoTextDataset, collate
-from .model import VideoTextModel, encoders, global_loss, save_checkpoint, save_tensors
+from .model import VideoTextModel, encoders, global_loss, remove_unfinished, save_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class TrainingConfig:
         accumulate: parts that a process computes its batch in, one after the other. The result does not depend on it,
             but memory does (arXiv 2101.06983): a batch's loss is always over all its pairs.
         lr: highest learning rate of CLIP's parameters.
-        new_lr: highest learning rate of the parameters that begin new.
+        new_lr: highest learning rate of the head's parameters, also where ``init`` brings the head.
         weight_decay: of AdamW, on matrices alone.
         warmup: part of all steps in which the learning rate rises, before it falls along a cosine.
         max_grad_norm: gradients are scaled to this norm at most.
@@ -70,12 +71,12 @@ class TrainingConfig:
             they are. None is 0, as in the paper's commands, or -1, nothing, for an untrained network.
         frames: how many of each video, one at random of each of as many equal parts.
         max_words: token ids of a sentence.
-        seed: decides on initialisation, order and frames.
+        seed: decides on initialisation, order and frames; at least 0.
         device: as for :meth:`clip4clip.TextEncoder.load`.
         precision: ``'float32'``, or ``'bfloat16'`` or ``'float16'`` autocast; None for bfloat16 on a CUDA device that
             has it and float32 elsewhere.
         recompute: gradient checkpointing.
-        workers: processes that decode; None for one per core, 8 at most.
+        workers: processes that decode; 0 for none; None for one per core, 8 at most.
         save_every: steps between two states to resume from.
         save_dtype: ``'float32'`` or ``'float16'``, of the checkpoints.
     """
@@ -113,6 +114,10 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "accumulate", "frames", "save_every"):
             if getattr(self, name) < 1:
                 raise InputValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.seed < 1 << 63:
+            raise InputValueError(f"seed must be from 0 to 2**63 - 1, not {self.seed}")
+        if self.workers is not None and self.workers < 0:
+            raise InputValueError(f"workers must be at least 0, not {self.workers}")
         for name in ("lr", "new_lr", "weight_decay", "max_grad_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputValueError(f"{name} must be a number of at least 0, not {getattr(self, name)}")
@@ -130,7 +135,7 @@ class TrainingConfig:
 # What may differ between a run and its resumption without another result.
 # The pairs themselves are compared, not where they are.
 _FREE = {"pairs", "videos", "captions", "out", "eval_pairs", "eval_videos", "skip_bad"}
-_FREE |= {"device", "workers", "recompute", "save_every", "save_dtype"}
+_FREE |= {"accumulate", "device", "workers", "recompute", "save_every", "save_dtype"}
 
 
 @dataclass
@@ -154,6 +159,9 @@ def train(config: TrainingConfig, resume: bool = False, progress: bool = True) -
     Under ``torchrun`` every process takes its part of each batch; the result is that of one process with the same
     batch. Ctrl-C and SIGTERM end the run after the step at hand and keep its state. The same call with ``resume`` goes
     on from the last state kept, to the same weights that an uninterrupted run has.
+
+    Processes decode, and where they are spawned (macOS, Windows) each reads the calling script again: call this under
+    ``if __name__ == "__main__":``, or with ``workers=0``.
 
     Args:
         config: see :class:`TrainingConfig`.
@@ -194,6 +202,8 @@ class _Run:
             if config.eval_pairs
             else []
         )
+        if self.is_main and self.eval_pairs:
+            self._check_evaluation(self.eval_pairs)
         if len(self.pairs) < config.batch_size:
             raise TrainingError(
                 f"{config.pairs} has {len(self.pairs)} usable pairs, fewer than one batch of {config.batch_size}: "
@@ -201,22 +211,36 @@ class _Run:
             )
 
     def _check(self, pairs: list[Pair], table: str | os.PathLike[str]) -> list[Pair]:
+        bad, message = self._find_bad(pairs, table)
+        if bad and not self.config.skip_bad:
+            raise PairsError(f"{message}\nmend them, or go on without them with skip_bad (--skip-bad)")
+        if bad and self.is_main:
+            logger.warning("%s\ngoing on without them", message)
+        return [pair for index, pair in enumerate(pairs) if index not in bad]
+
+    def _check_evaluation(self, pairs: list[Pair]) -> None:
+        bad, message = self._find_bad(pairs, self.config.eval_pairs)
+        if len(bad) == len(pairs):
+            raise PairsError(f"{message}\nname the folder of their videos with eval_videos (--eval-videos)")
+        if bad:
+            logger.warning("%s\na video that cannot be decoded is a miss in every evaluation", message)
+
+    def _find_bad(self, pairs: list[Pair], table: str | os.PathLike[str] | None) -> tuple[dict[int, str], str]:
+        """What is wrong with which pair, by its index, and the sentence that says so."""
         with self._progress() as bar:
             bad = find_bad(pairs, lambda done, total: bar.track(done, total, description="looking at all videos"))
-        if bad:
-            listed = "\n".join(f"  {problem}" for problem in list(bad.values())[:SAMPLE_OF_BAD])
-            more = f"\n  and {len(bad) - SAMPLE_OF_BAD} more" if len(bad) > SAMPLE_OF_BAD else ""
-            message = f"{len(bad)} of {len(pairs)} pairs of {table} cannot be used:\n{listed}{more}"
-            if not self.config.skip_bad:
-                raise PairsError(f"{message}\nmend them, or go on without them with skip_bad (--skip-bad)")
-            if self.is_main:
-                logger.warning("%s\ngoing on without them", message)
-        return [pair for index, pair in enumerate(pairs) if index not in bad]
+        listed = "\n".join(f"  {problem}" for problem in list(bad.values())[:SAMPLE_OF_BAD])
+        more = f"\n  and {len(bad) - SAMPLE_OF_BAD} more" if len(bad) > SAMPLE_OF_BAD else ""
+        return bad, f"{len(bad)} of {len(pairs)} pairs of {table} cannot be used:\n{listed}{more}"
 
     def run(self) -> TrainingResult:
         config = self.config
         torch.manual_seed(config.seed)
         model = VideoTextModel.load(config.model, config.init, config.head)
+        if isinstance(model.head, SequenceTransformer) and config.frames > model.head.max_frames:
+            raise InputValueError(
+                f"a seqTransf head takes at most {model.head.max_frames} frames of a video, not {config.frames}"
+            )
         untrained = config.init == "random"
         model.freeze_below((-1 if untrained else 0) if config.freeze_layers is None else config.freeze_layers)
         if config.recompute:
@@ -230,13 +254,15 @@ class _Run:
         self.optimizer = _optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         batches = Batches(len(self.pairs), config.batch_size, config.seed, self.rank, self.world)
-        self.steps_per_epoch, self.step, self.best = len(batches), 0, -math.inf
+        self.steps_per_epoch, self.step, self.ended, self.best = len(batches), 0, 0, -math.inf
         self.total = config.epochs * self.steps_per_epoch
         if self.resume:
             self._restore()
         elif self.is_main:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / LOG).unlink(missing_ok=True)
+        if self.is_main:
+            remove_unfinished(self.out / name for name in (LAST, BEST, RESUME))
         dataset = VideoTextDataset(self.pairs, model.config, config.frames, config.max_words, config.seed)
         loader = DataLoader(
             dataset,
@@ -244,18 +270,19 @@ class _Run:
             collate_fn=collate,
             num_workers=min(os.cpu_count() or 1, 8) if config.workers is None else config.workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_signals,
         )
         with _Log(self.out, self.step, self.is_main) as log, _stop_requests() as stop, self._progress() as bar:
             task = bar.add_task("training", total=self.total, completed=self.step)
             evaluation = None
-            while self.step < self.total:
-                epoch, start = divmod(self.step, self.steps_per_epoch)
-                batches.begin_at(epoch, start)
+            while self.ended < config.epochs:
+                batches.begin_at(self.ended, self.step - self.ended * self.steps_per_epoch)
+                began = time.perf_counter()
                 for batch in loader:
-                    began = time.perf_counter()
                     loss = self._train_step(batch)
                     self.step += 1
-                    rate = config.batch_size / (time.perf_counter() - began)
+                    now = time.perf_counter()
+                    rate, began = config.batch_size / (now - began), now
                     log.write(
                         self.step,
                         {
@@ -268,14 +295,16 @@ class _Run:
                     bar.update(
                         task,
                         completed=self.step,
-                        description=f"epoch {epoch + 1}/{config.epochs}  loss {loss:.4f}  {rate:.0f} videos/s",
+                        description=f"epoch {self.ended + 1}/{config.epochs}  loss {loss:.4f}  {rate:.0f} videos/s",
                     )
                     if self._any(stop.is_set()):
                         self._save_state()
                         return TrainingResult(self.step, False, None)
                     if self.step % config.save_every == 0 and self.step % self.steps_per_epoch:
                         self._save_state()
-                evaluation = self._end_epoch(log, bar)
+                evaluation = self._end_epoch(log, bar, stop)
+                if self.ended < config.epochs and self._any(stop.is_set()):
+                    return TrainingResult(self.step, False, None)
         return TrainingResult(self.step, True, evaluation)
 
     def _train_step(self, batch: Batch) -> float:
@@ -299,34 +328,47 @@ class _Run:
             return (self.step + 1) / (rising + 1)
         return 0.5 * (1 + math.cos(math.pi * (self.step - rising) / (self.total - rising)))
 
-    def _end_epoch(self, log: _Log, bar: Progress) -> Evaluation | None:
-        evaluation = None
+    def _end_epoch(self, log: _Log, bar: Progress, stop: threading.Event) -> Evaluation | None:
+        """Keeps the checkpoints and evaluates. A stop during the evaluation leaves all of it to a resumption."""
+        evaluation, dtype = None, PRECISIONS[self.config.save_dtype]
         if self.is_main:
-            dtype = PRECISIONS[self.config.save_dtype]
             save_checkpoint(self.model, self.out / LAST, dtype)
-            if self.eval_pairs:
-                self.model.eval()
-                evaluation = evaluate(
-                    self.eval_pairs,
-                    *encoders(self.model, self.device),
-                    frames=self.config.frames,
-                    track=lambda items, total, what: bar.track(items, total, description=what),
-                )
-                self.model.train()
-                log.write(self.step, evaluation.to_dict())
-                self.console.print(
-                    f"epoch {self.step // self.steps_per_epoch}: text→video R@1 "
-                    f"{evaluation.text_to_video.recall_at_1:.1f} %, video→text R@1 "
-                    f"{evaluation.video_to_text.recall_at_1:.1f} %",
-                    highlight=False,
-                )
-                if evaluation.text_to_video.recall_at_1 > self.best:
-                    self.best = evaluation.text_to_video.recall_at_1
-                    save_checkpoint(self.model, self.out / BEST, dtype)
+        if self.is_main and self.eval_pairs:
+            self._save_state()  # a kill during the evaluation costs none of the steps before it
+            with contextlib.suppress(_StoppedError):
+                evaluation = self._evaluate(bar, stop)
+        if self._any(self.is_main and bool(self.eval_pairs) and evaluation is None):  # the others wait here
+            return None
+        self.ended += 1
+        if evaluation is not None and evaluation.text_to_video.recall_at_1 > self.best:
+            self.best = evaluation.text_to_video.recall_at_1
+            save_checkpoint(self.model, self.out / BEST, dtype)
         self._save_state()
+        if evaluation is not None:
+            self._tell(evaluation, log)
         if self.world > 1:
-            torch.distributed.barrier()  # the others wait for the evaluation
+            torch.distributed.barrier()  # none ends before all is kept
         return evaluation
+
+    def _evaluate(self, bar: Progress, stop: threading.Event) -> Evaluation:
+        self.model.eval()
+        evaluation = evaluate(
+            self.eval_pairs,
+            *encoders(self.model, self.device),
+            frames=self.config.frames,
+            track=_tracker(bar, stop),
+        )
+        self.model.train()
+        return evaluation
+
+    def _tell(self, evaluation: Evaluation, log: _Log) -> None:
+        log.write(self.step, evaluation.to_dict())
+        missed = f"; {len(evaluation.failed)} of {evaluation.videos} videos failed" if evaluation.failed else ""
+        self.console.print(
+            f"epoch {self.ended}: text→video R@1 {evaluation.text_to_video.recall_at_1:.1f} %, "
+            f"video→text R@1 {evaluation.video_to_text.recall_at_1:.1f} %{missed}",
+            highlight=False,
+        )
 
     def _identity(self) -> dict[str, Any]:
         """What a run must have in common with the one it goes on with."""
@@ -341,7 +383,13 @@ class _Run:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        about = {"step": self.step, "best": self.best, "scaler": self.scaler.state_dict(), "run": self._identity()}
+        about = {
+            "step": self.step,
+            "ended": self.ended,
+            "best": self.best,
+            "scaler": self.scaler.state_dict(),
+            "run": self._identity(),
+        }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_tensors(tensors, self.state_file, {"clip4clip": json.dumps(about)})
 
@@ -368,6 +416,8 @@ class _Run:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
             self.scaler.load_state_dict(about["scaler"])
             self.step, self.best = about["step"], about["best"]
+            # States of earlier versions do not tell whether the epoch of their last step was ended: once more, then.
+            self.ended = about.get("ended", (self.step - 1) // self.steps_per_epoch)
         except Clip4clipError:
             raise
         except Exception as error:
@@ -504,6 +554,32 @@ def _stop_requests() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+class _StoppedError(Exception):
+    """Raised within an evaluation when the run was asked to stop."""
+
+
+def _tracker(bar: Progress, stop: threading.Event) -> Track:
+    """Progress bars that go away when their work is done, and notice the request to stop."""
+
+    def track(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+        task = bar.add_task(what, total=total)
+        try:
+            for item in bar.track(items, total, task_id=task):
+                if stop.is_set():
+                    raise _StoppedError
+                yield item
+        finally:
+            bar.remove_task(task)
+
+    return track
+
+
+def _leave_signals(_: int) -> None:
+    """For processes that decode: a signal to the whole group is for the one that trains, and it still needs them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class _Log:
     """``log.jsonl``, one line for each step and each evaluation, and the same scalars for TensorBoard."""
 
@@ -521,7 +597,7 @@ class _Log:
         except ImportError:
             logger.info("no TensorBoard scalars: pip install 'towhee-clip4clip[train]'")
         else:
-            self._board = SummaryWriter(folder / "tensorboard", purge_step=step)
+            self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def __enter__(self) -> _Log:
         return self
