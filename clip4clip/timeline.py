@@ -202,7 +202,10 @@ def _by_index(container: Container) -> IndexTimeline | None:
     if not count:
         return None
     container.damage += cut
-    return IndexTimeline(container, np.array(keys), np.array(stamps), count)
+    first_frames, first_stamps = np.array(keys), np.array(stamps)
+    has_frames = np.diff(first_frames, append=count) > 0  # an edit list may leave a group none that is shown
+    first_stamps[has_frames.argmax()] = first_stamps[0]  # those shown before the key frame need what was before it
+    return IndexTimeline(container, first_frames[has_frames], first_stamps[has_frames], count)
 
 
 def _by_packets(container: Container) -> PacketTimeline | None:

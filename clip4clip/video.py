@@ -349,12 +349,13 @@ def _decode_from(
     due: dict[int, int] = {}  # number of each frame wanted that the decoder was given, by its time stamp
     first = None
     for packet, number in line.packets(group):
-        first = number if first is None else first
+        stamp = cast("int", packet.pts)
+        first = stamp if first is None else first  # not its number: an edit list may hide it
         is_wanted = number in left
         if is_wanted:
-            if number < first and group:
+            if stamp < first and group:
                 return  # shown before the key frame, it needs the group before
-            due[cast("int", packet.pts)] = number
+            due[stamp] = number
             left.remove(number)
         container.skip_unreferenced(not is_wanted)
         for frame in container.decode(packet):
