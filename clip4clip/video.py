@@ -24,7 +24,7 @@ from av.video.reformatter import VideoReformatter
 
 from .container import THREADED_PIXELS, Container, Source, name_of
 from .errors import InputValueError, UnknownNameError, VideoError
-from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, timeline
+from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, WrongIndexError, by_packets, timeline
 
 logger = logging.getLogger(__name__)
 
@@ -214,17 +214,34 @@ def _wanted(
                 return
             yield time, frame
         return
-    line = timeline(container)
-    if line is None:
+    plan = _plan(container, choose, start, end)
+    if plan is None:
         container.rewind()
         yield from _choose_among_decoded(container, choose, start, end, info)
         return
+    line, among, numbers = plan
     info.frame_count = line.count
-    among = _between(container, line, start, end)
-    numbers = _numbers(choose, line, among)
     frames = _key_frames(container, line, numbers, among) if only_keys else _exact_frames(container, line, numbers)
     for frame in frames:
         yield container.seconds(frame.pts), frame
+
+
+def _plan(
+    container: Container, choose: Choice | None, start: float, end: float
+) -> tuple[Timeline, range, Sequence[int]] | None:
+    """The timeline of a video, the frames between two times, and which of them are wanted; None without a timeline."""
+    for find in (timeline, by_packets):
+        line = find(container)
+        if line is None:
+            return None
+        try:
+            among = _between(container, line, start, end)
+            return line, among, _numbers(choose, line, among)
+        except WrongIndexError as error:
+            logger.debug("%s", error)
+            container.damage = 1  # the index; what else is damaged is found again
+            container.rewind()
+    return None
 
 
 def _between(container: Container, shown: Times | Timeline, start: float, end: float) -> range:
