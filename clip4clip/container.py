@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -129,6 +130,17 @@ class Container:
         """Bytes of the file; 0 or less when that is not known."""
         return self._container.size
 
+    @functools.cached_property
+    def can_seek(self) -> bool:
+        """Whether it can be read from any place on; not from a server that does not know ranges."""
+        if not isinstance(self._source, str):
+            return True
+        try:
+            self._fetch(1).close()
+        except av.error.FFmpegError:
+            return False
+        return True
+
     def seconds(self, stamps: Any) -> Any:
         """Time stamps of the stream, a number or an array, in seconds."""
         base = self.stream.time_base or Fraction(1)
@@ -208,6 +220,13 @@ class Container:
             if copy.tell() > MAX_COPIED:
                 raise VideoError(f"{self.name}: it cannot seek, and is over the {MAX_COPIED:,} bytes that are copied")
         return copy
+
+    def _fetch(self, first: int) -> av.container.InputContainer:
+        """The bytes of a URL from one on, as packets; without ranges there are only those from 0 on."""
+        options = {**HTTP, "format_whitelist": "data", "offset": str(first)}
+        return cast(
+            "av.container.InputContainer", av.open(self._source, format="data", options=options, timeout=TIMEOUT)
+        )
 
     def _open(self) -> None:
         options = {"format_whitelist": ",".join(FORMATS), "max_streams": str(MAX_STREAMS)}

@@ -227,6 +227,7 @@ def server(handler: type[_Server], tmp_path: Path, clip: Path) -> Iterator[str]:
     (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
     write(tmp_path / "plain.mp4", muxer={"movflags": "faststart"}, **X264)
     write(tmp_path / "plain.ts", **X264)
+    write(tmp_path / "plain_fragments.mp4", muxer={"movflags": "frag_keyframe"}, **X264)
     write(tmp_path / "clip.ts", **X264)
     write(tmp_path / "clip.mkv", **X264)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
@@ -236,7 +237,7 @@ def server(handler: type[_Server], tmp_path: Path, clip: Path) -> Iterator[str]:
         http.shutdown()
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.ts", "clip.mkv", "plain.mp4", "plain.ts"])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.ts", "clip.mkv", "plain.mp4", "plain.ts", "plain_fragments.mp4"])
 def test_a_url_gives_what_the_file_gives(name: str, server: str, tmp_path: Path) -> None:
     """With ranges and, the plain ones, without."""
     frames = straight(tmp_path / name)
