@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
-TIMEOUT = (10.0, 30.0)  # seconds to connect and to wait for the next bytes of a URL
+TIMEOUT = (600.0, 30.0)  # seconds to open a URL, whose index may be long, and to wait for its next bytes
 THREADED_PIXELS = 320 * 240  # of one frame; for smaller ones more threads cost more than they bring
 MAX_PIXELS = 8192 * 8192  # of one frame
 MAX_STREAMS = 100  # of a container
@@ -51,7 +51,7 @@ FORMATS = (
     *("mp3", "wav", "flac", "aac"),  # to say that they have no video stream
 )
 HTTP = {
-    "protocol_whitelist": "http,https,tcp,tls",
+    "protocol_whitelist": "http,https,httpproxy,tcp,tls",
     "reconnect": "1",
     "reconnect_delay_max": "5",  # seconds
     "multiple_requests": "1",  # over one connection
@@ -133,13 +133,7 @@ class Container:
     @functools.cached_property
     def can_seek(self) -> bool:
         """Whether it can be read from any place on; not from a server that does not know ranges."""
-        if not isinstance(self._source, str):
-            return True
-        try:
-            self._fetch(1).close()
-        except av.error.FFmpegError:
-            return False
-        return True
+        return not isinstance(self._source, str) or self._can_fetch(offset="1", request_size="1024")
 
     def seconds(self, stamps: Any) -> Any:
         """Time stamps of the stream, a number or an array, in seconds."""
@@ -221,16 +215,23 @@ class Container:
                 raise VideoError(f"{self.name}: it cannot seek, and is over the {MAX_COPIED:,} bytes that are copied")
         return copy
 
-    def _fetch(self, first: int) -> av.container.InputContainer:
-        """The bytes of a URL from one on, as packets; without ranges there are only those from 0 on."""
-        options = {**HTTP, "format_whitelist": "data", "offset": str(first)}
+    def _fetch(self, **options: str) -> av.container.InputContainer:
+        """The bytes of a URL, whatever they are, as packets."""
+        options = _http() | {"format_whitelist": "data"} | options
         return cast(
             "av.container.InputContainer", av.open(self._source, format="data", options=options, timeout=TIMEOUT)
         )
 
+    def _can_fetch(self, **options: str) -> bool:
+        try:
+            self._fetch(**options).close()
+        except av.error.FFmpegError:
+            return False
+        return True
+
     def _open(self) -> None:
         options = {"format_whitelist": ",".join(FORMATS), "max_streams": str(MAX_STREAMS)}
-        options |= HTTP if isinstance(self._source, str) else {"protocol_whitelist": "pipe"}
+        options |= _http() if isinstance(self._source, str) else {"protocol_whitelist": "pipe"}
         if not isinstance(self._source, str) and not self._source.seek(0, os.SEEK_END):
             raise VideoError(f"{self.name}: the file is empty")
         if not isinstance(self._source, str):
@@ -241,12 +242,16 @@ class Container:
                 av.open(self._source, options=options, timeout=TIMEOUT, metadata_errors="replace", buffer_size=BUFFER),
             )
         except av.error.FFmpegError as error:
-            if isinstance(self._source, str) and not isinstance(
-                error, av.error.InvalidDataError | av.error.ArgumentError
-            ):
+            if isinstance(self._source, str) and not self._is_of_content(error):
                 raise VideoNotFoundError(f"{self.name}: cannot be fetched: {error}") from error
             raise VideoError(f"{self.name}: not a video file of a kind that is read here ({error})") from error
         self.stream = self._find_stream()
+
+    def _is_of_content(self, error: av.error.FFmpegError) -> bool:
+        """Whether an error at opening a URL tells of its content, and not of the way to it."""
+        if isinstance(error, av.error.ArgumentError):  # a format that is not allowed, or else a protocol
+            return self._can_fetch()
+        return isinstance(error, av.error.InvalidDataError)
 
     def _find_stream(self) -> av.VideoStream:
         cover = av.stream.Disposition.attached_pic
@@ -263,6 +268,11 @@ class Container:
         stream.thread_count = 1 if stream.width * stream.height <= THREADED_PIXELS else self._threads
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow on the way
         return stream
+
+
+def _http() -> dict[str, str]:
+    # PyAV's own timeout is none while FFmpeg seeks.
+    return HTTP | {"timeout": str(round(TIMEOUT[1] * 1_000_000))}  # microseconds
 
 
 def name_of(source: Source) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -173,6 +174,8 @@ class _Server(BaseHTTPRequestHandler):
     folder: Path
     requests: list[str]
     sent: list[int]
+    answered = 1 << 30  # requests, after which it is silent
+    silence: threading.Event
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionResetError):  # the reader has what it wants
@@ -180,6 +183,10 @@ class _Server(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.requests.append(self.path)
+        if len(self.requests) > self.answered:
+            self.silence.wait(10)
+            self.close_connection = True
+            return
         name = self.path[1:]
         if name == "broken":
             self.send_error(500)
@@ -219,7 +226,7 @@ class _Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def handler(tmp_path: Path) -> type[_Server]:
-    return type("Handler", (_Server,), {"folder": tmp_path, "requests": [], "sent": []})
+    return type("Handler", (_Server,), {"folder": tmp_path, "requests": [], "sent": [], "silence": threading.Event()})
 
 
 @pytest.fixture
@@ -286,8 +293,49 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch)
         every(f"http://127.0.0.1:{silent.getsockname()[1]}/clip.mp4")
 
 
+def test_a_server_that_falls_silent_is_given_up(
+    server: str, handler: type[_Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While FFmpeg seeks, too, when PyAV does not look at the clock."""
+    write(tmp_path / "long.ts", count=600, size=(320, 240), preset="ultrafast", crf="5", g="20")
+    monkeypatch.setitem(container.HTTP, "request_size", str(1 << 16))
+    monkeypatch.setattr(container, "TIMEOUT", (3.0, 0.5))
+    assert len(list(read_frames(f"{server}/long.ts", indices=[300]))) == 1
+    asked = len(handler.requests)
+    for answered in (1, asked - 2):
+        handler.requests.clear()
+        monkeypatch.setattr(handler, "answered", answered)
+        before = time.monotonic()
+        with pytest.raises((VideoError, VideoNotFoundError), match=r"cannot be fetched|connection failed"):
+            list(read_frames(f"{server}/long.ts", indices=[300]))
+        assert time.monotonic() - before < 9
+    handler.silence.set()  # its threads may end
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_is_asked(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def refuse() -> None:
+            while True:
+                with contextlib.suppress(OSError), proxy.accept()[0] as connection:
+                    asked.append(connection.recv(1000))
+                    connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                if proxy.fileno() < 0:
+                    return
+
+        threading.Thread(target=refuse, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with pytest.raises(VideoNotFoundError, match="cannot be fetched"):
+            every(f"{scheme}://clip4clip.invalid/clip.mp4")
+    assert asked[0].startswith(b"CONNECT clip4clip.invalid:443 " if scheme == "https" else b"GET http://clip4clip.inva")
+
+
 def test_a_redirection_to_a_local_file_is_refused(server: str) -> None:
-    with pytest.raises(VideoError):
+    with pytest.raises(VideoNotFoundError, match="cannot be fetched"):
         every(f"{server}/to_file")
 
 
