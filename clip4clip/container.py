@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
-TIMEOUT = (600.0, 30.0)  # seconds to open a URL, whose index may be long, and to wait for its next bytes
+TIMEOUT = (120.0, 30.0)  # seconds to open a URL, whose index may be long, and to wait for its next bytes
 THREADED_PIXELS = 320 * 240  # of one frame; for smaller ones more threads cost more than they bring
 MAX_PIXELS = 8192 * 8192  # of one frame
 MAX_STREAMS = 100  # of a container
-MAX_COPIED = 16 << 30  # bytes of a file object that cannot seek
+MAX_COPIED = 16 << 30  # bytes of what cannot seek: a file object, a pipe, a server without ranges
 BUFFER = 1 << 18  # bytes read at once: less often into Python, which FFmpeg asks for every read
 # Containers that hold their own data: playlists and the like name other files or addresses, which we would open.
 FORMATS = (
@@ -130,11 +129,6 @@ class Container:
         """Bytes of the file; 0 or less when that is not known."""
         return self._container.size
 
-    @functools.cached_property
-    def can_seek(self) -> bool:
-        """Whether it can be read from any place on; not from a server that does not know ranges."""
-        return not isinstance(self._source, str) or self._can_fetch(offset="1", request_size="1024")
-
     def seconds(self, stamps: Any) -> Any:
         """Time stamps of the stream, a number or an array, in seconds."""
         base = self.stream.time_base or Fraction(1)
@@ -205,11 +199,13 @@ class Container:
                 raise VideoNotFoundError(f"{self.name}: there is no such file") from error
             except (OSError, ValueError) as error:
                 raise VideoError(f"{self.name}: cannot be opened: {error}") from error
-        return source if source.seekable() else self._copy(source)
+        if source.seekable():
+            return source
+        return self._copy(iter(lambda: source.read(shutil.COPY_BUFSIZE), b""))  # type: ignore[attr-defined]
 
-    def _copy(self, source: BinaryIO) -> BinaryIO:
+    def _copy(self, parts: Iterable[bytes]) -> BinaryIO:
         copy = cast("BinaryIO", self._files.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
-        while part := source.read(shutil.COPY_BUFSIZE):  # type: ignore[attr-defined]
+        for part in parts:
             copy.write(part)
             if copy.tell() > MAX_COPIED:
                 raise VideoError(f"{self.name}: it cannot seek, and is over the {MAX_COPIED:,} bytes that are copied")
@@ -221,6 +217,13 @@ class Container:
         return cast(
             "av.container.InputContainer", av.open(self._source, format="data", options=options, timeout=TIMEOUT)
         )
+
+    def _fetch_whole(self) -> BinaryIO:
+        try:
+            with self._fetch() as raw:
+                return self._copy(bytes(packet) for packet in raw.demux())
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{self.name}: the connection failed: {error}") from error
 
     def _can_fetch(self, **options: str) -> bool:
         try:
@@ -246,6 +249,14 @@ class Container:
                 raise VideoNotFoundError(f"{self.name}: cannot be fetched: {error}") from error
             raise VideoError(f"{self.name}: not a video file of a kind that is read here ({error})") from error
         self.stream = self._find_stream()
+        if isinstance(self._source, str) and "mp4" in self.format and self.stream.frames and not self._has_ranges():
+            # An MP4's index lies behind its frames, or hides fragments behind them: FFmpeg fails, or stops early.
+            self._container.close()
+            self._source = self._fetch_whole()
+            self._open()
+
+    def _has_ranges(self) -> bool:
+        return self._can_fetch(offset="1", request_size="1024")
 
     def _is_of_content(self, error: av.error.FFmpegError) -> bool:
         """Whether an error at opening a URL tells of its content, and not of the way to it."""
@@ -271,8 +282,8 @@ class Container:
 
 
 def _http() -> dict[str, str]:
-    # PyAV's own timeout is none while FFmpeg seeks.
-    return HTTP | {"timeout": str(round(TIMEOUT[1] * 1_000_000))}  # microseconds
+    # For when FFmpeg seeks, as PyAV keeps no time then. Else PyAV must be first: FFmpeg takes this for the file's end.
+    return HTTP | {"timeout": str(round((max(TIMEOUT) + 1) * 1_000_000))}  # microseconds
 
 
 def name_of(source: Source) -> str:

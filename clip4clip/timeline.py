@@ -192,8 +192,6 @@ def _by_index(container: Container) -> IndexTimeline | None:
     _check(container, len(entries))
     if len(entries) > container.stream.frames:  # in fragments, of which not all may be known
         return None
-    if not container.can_seek:  # then FFmpeg stops at the first frames, and knows of no fragment behind them
-        return None
     keys, stamps, count, cut = [], [], 0, 0
     previous = None
     for entry in entries:

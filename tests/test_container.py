@@ -184,7 +184,7 @@ class _Server(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.requests.append(self.path)
         if len(self.requests) > self.answered:
-            self.silence.wait(10)
+            self.silence.wait(30)
             self.close_connection = True
             return
         name = self.path[1:]
@@ -255,6 +255,24 @@ def test_a_url_gives_what_the_file_gives(name: str, server: str, tmp_path: Path)
     np.testing.assert_array_equal(sampled, [frames[number] for number in (0, 6, 12, 18, 24)])
 
 
+@pytest.mark.parametrize("muxer", [{}, {"movflags": "faststart"}])
+def test_a_large_mp4_from_a_server_without_ranges(
+    muxer: dict[str, str], server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index may be at its end, and its frames are jumped to."""
+    path = write(tmp_path / "plain_large.mp4", count=300, size=(320, 240), muxer=muxer, sound=True,
+                 g="20", preset="ultrafast", crf="3")  # fmt: skip
+    assert path.stat().st_size > 2 * container.BUFFER
+    frames = straight(path)
+    for wanted in (range(300), [0, 150, 299], [150]):
+        ours = [frame.rgb for frame in read_frames(f"{server}/plain_large.mp4", indices=wanted)]
+        np.testing.assert_array_equal(ours, [frames[number] for number in wanted])
+    np.testing.assert_array_equal(every(f"{server}/plain_large.mp4"), frames)
+    monkeypatch.setattr(container, "MAX_COPIED", 1000)
+    with pytest.raises(VideoError, match=r"plain_large\.mp4: it cannot seek, and is over the 1,000 bytes"):
+        list(read_frames(f"{server}/plain_large.mp4", indices=[0, 150]))
+
+
 def test_only_the_groups_that_are_touched_are_fetched(
     server: str, handler: type[_Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +317,7 @@ def test_a_server_that_falls_silent_is_given_up(
     """While FFmpeg seeks, too, when PyAV does not look at the clock."""
     write(tmp_path / "long.ts", count=600, size=(320, 240), preset="ultrafast", crf="5", g="20")
     monkeypatch.setitem(container.HTTP, "request_size", str(1 << 16))
-    monkeypatch.setattr(container, "TIMEOUT", (3.0, 0.5))
+    monkeypatch.setattr(container, "TIMEOUT", (1.0, 0.5))
     assert len(list(read_frames(f"{server}/long.ts", indices=[300]))) == 1
     asked = len(handler.requests)
     for answered in (1, asked - 2):
@@ -308,7 +326,7 @@ def test_a_server_that_falls_silent_is_given_up(
         before = time.monotonic()
         with pytest.raises((VideoError, VideoNotFoundError), match=r"cannot be fetched|connection failed"):
             list(read_frames(f"{server}/long.ts", indices=[300]))
-        assert time.monotonic() - before < 9
+        assert time.monotonic() - before < 25
     handler.silence.set()  # its threads may end
 
 
