@@ -233,7 +233,11 @@ class Container:
         return True
 
     def _open(self) -> None:
-        options = {"format_whitelist": ",".join(FORMATS), "max_streams": str(MAX_STREAMS)}
+        options = {
+            "format_whitelist": ",".join(FORMATS),
+            "max_streams": str(MAX_STREAMS),
+            "max_pixels": str(MAX_PIXELS),  # for pictures that are decoded to know their size
+        }
         options |= _http() if isinstance(self._source, str) else {"protocol_whitelist": "pipe"}
         if not isinstance(self._source, str) and not self._source.seek(0, os.SEEK_END):
             raise VideoError(f"{self.name}: the file is empty")

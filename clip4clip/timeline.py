@@ -190,6 +190,8 @@ def _by_index(container: Container) -> IndexTimeline | None:
     if "mp4" not in container.format or not len(entries):
         return None
     _check(container, len(entries))
+    if 0 < size < len(entries):
+        raise VideoError(f"{container.name}: its index names {len(entries):,} frames in {size:,} bytes")
     if len(entries) > container.stream.frames:  # in fragments, of which not all may be known
         return None
     keys, stamps, count, cut = [], [], 0, 0

@@ -22,7 +22,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .container import THREADED_PIXELS, Container, Source, name_of
+from .container import MAX_PIXELS, THREADED_PIXELS, Container, Source, name_of
 from .errors import InputValueError, UnknownNameError, VideoError
 from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, WrongIndexError, by_packets, timeline
 
@@ -196,7 +196,8 @@ def _read(
             yield _convert(time, frame)
             given = True
         if not given:
-            raise VideoError(f"{container.name}: no frame of its video stream can be decoded")
+            limit = "" if container.stream.width else f", or they are over the limit of {MAX_PIXELS:,} pixels"
+            raise VideoError(f"{container.name}: no frame of its video stream can be decoded{limit}")
         if container.damage:
             logger.warning(
                 "%s is damaged: %d of its packets or frames are lost, or not as they were",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import socket
 import threading
@@ -13,8 +14,10 @@ import av
 import numpy as np
 import pytest
 from clips import X264, make, straight, write
+from PIL import Image
 
 from clip4clip import VideoError, VideoNotFoundError, container
+from clip4clip.container import Container
 from clip4clip.video import read_frames
 
 
@@ -23,7 +26,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make("h264", tmp_path_factory.mktemp("container"))
 
 
-def every(path: Path | str) -> list[np.ndarray]:
+def every(path: Path | str | bytes) -> list[np.ndarray]:
     return [frame.rgb for frame in read_frames(path, None)]
 
 
@@ -101,6 +104,19 @@ def test_frames_over_the_limit(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(container, "MAX_PIXELS", 160 * 96 - 1)
     with pytest.raises(VideoError, match="160×96 are over the limit of 15,359 pixels"):
         every(clip)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WebP"])
+def test_a_picture_over_the_limit_is_not_decoded_to_know_its_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (160, 96)).save(file, kind)
+    with Container(file.getvalue()) as opened:
+        assert opened.stream.width == 160
+    monkeypatch.setattr(container, "MAX_PIXELS", 160 * 96 - 1)
+    with Container(file.getvalue()) as opened:
+        assert opened.stream.width == 0
+    with pytest.raises(VideoError, match="can be decoded, or they are over the limit"):
+        every(file.getvalue())
 
 
 def test_streams_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
