@@ -159,6 +159,8 @@ class Container:
                 raise VideoError(f"{self.name}: the connection failed: {error}") from error
             self.damage += 1
             logger.debug("%s: %s", self.name, error)
+        except IndexError:  # PyAV's at the end of a file, if damage makes another stream appear on the way
+            self.damage += 1
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """The frames that the decoder gives for one more packet, or at its end, for None.
@@ -191,7 +193,8 @@ class Container:
             return io.BytesIO(source)
         if isinstance(source, str | os.PathLike):
             if is_url(self.name):
-                return self.name
+                scheme, rest = self.name.split(":", 1)
+                return f"{scheme.lower()}:{rest}"  # FFmpeg knows it in lower case alone
             # Opened by Python, so that to FFmpeg its name is neither a pattern nor a protocol.
             try:
                 source = self._files.enter_context(Path(self.name).open("rb"))  # noqa: SIM115
@@ -306,4 +309,4 @@ def name_of(source: Source) -> str:
 
 def is_url(name: str) -> bool:
     """Whether it is fetched over HTTP; everything else is the name of a local file."""
-    return name.startswith(("http://", "https://"))
+    return name.lower().startswith(("http://", "https://"))

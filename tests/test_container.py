@@ -271,6 +271,10 @@ def test_a_url_gives_what_the_file_gives(name: str, server: str, tmp_path: Path)
     np.testing.assert_array_equal(sampled, [frames[number] for number in (0, 6, 12, 18, 24)])
 
 
+def test_a_scheme_may_be_written_in_upper_case(server: str, tmp_path: Path) -> None:
+    np.testing.assert_array_equal(every(server.replace("http", "HTTP") + "/clip.mp4"), straight(tmp_path / "clip.mp4"))
+
+
 @pytest.mark.parametrize("muxer", [{}, {"movflags": "faststart"}])
 def test_a_large_mp4_from_a_server_without_ranges(
     muxer: dict[str, str], server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

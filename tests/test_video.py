@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import av
 import numpy as np
 import pytest
 from clips import KINDS, RATE, X264, make, straight, turn, write
@@ -284,6 +285,7 @@ def test_samples_of_a_part(clip: Path) -> None:
         (10, [0]),
         (0.05, np.arange(25) / 10),
         (1e-12, np.arange(25) / 10),
+        (1e-310, np.arange(25) / 10),
     ],
 )
 def test_time_steps_take_the_first_frame_at_or_after_each(step: float, expected: list[float], clip: Path) -> None:
@@ -348,6 +350,52 @@ def test_key_frames_are_taken_from_the_part_that_is_asked_for(clip: Path) -> Non
 def test_arguments_that_cannot_be_are_errors_at_once(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputValueError, match=message):
         read_frames("nowhere.mp4", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"time_step": "1"}, "time_step must be a number of seconds, not str: '1'"),
+        ({"start_time": "a"}, "start_time must be a number"),
+        ({"end_time": [1]}, "end_time must be a number"),
+        ({"times": 5}, "times must be several numbers of seconds, not int: 5"),
+        ({"times": ["a"]}, "each of times must be a number of seconds, not str: 'a'"),
+    ],
+)
+def test_arguments_of_another_kind_are_errors_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputTypeError, match=message):
+        read_frames("nowhere.mp4", **arguments)
+
+
+def test_numbers_may_be_those_of_numpy(clip: Path) -> None:
+    np.testing.assert_allclose(times(read_frames(clip, np.int64(3))), [0, 1.2, 2.4], atol=1e-6)
+    np.testing.assert_allclose(times(read_frames(clip, times=np.float32([0, 1]))), [0, 1], atol=1e-6)
+
+
+def test_a_file_that_begins_after_the_end_that_is_wanted(tmp_path: Path) -> None:
+    path = make("h264, begins late, ts", tmp_path)
+    for samples in (None, 12):
+        with pytest.raises(InputValueError, match=r"it has no frame between 0 s and 0\.5 s"):
+            list(read_frames(path, samples, end_time=0.5))
+
+
+def test_a_stream_that_appears_on_the_way_is_no_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV does not know it, and looks it up at the end of the file."""
+
+    def demux(self: Any, stream: av.VideoStream) -> Iterator[av.Packet]:
+        yield from self.opened.demux(stream)
+        raise IndexError("list index out of range")
+
+    opened = Container._open
+
+    def open_with_another(container: Container) -> None:
+        opened(container)
+        inner = container._container
+        container._container = Mock(wraps=inner, format=inner.format, size=inner.size, duration=inner.duration)
+        container._container.demux = lambda stream: demux(Mock(opened=inner), stream)
+
+    monkeypatch.setattr(Container, "_open", open_with_another)
+    assert len(list(read_frames(clip, None))) == 25
 
 
 def test_an_unknown_seek_and_another_kind_of_source_are_errors_at_once() -> None:
