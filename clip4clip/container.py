@@ -64,7 +64,8 @@ class Container:
 
     Args:
         source: local path, http(s) URL, the bytes of a file, or a binary file object. One that cannot seek, a pipe's
-            path too, is copied to a temporary file first, at most ``MAX_COPIED`` bytes.
+            path too, is copied to a temporary file first, at most ``MAX_COPIED`` bytes; so is an MP4 with an index from
+            a server without ranges.
         threads: how many the decoder may use; 0 for one per core.
 
     Raises:
