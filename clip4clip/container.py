@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
-TIMEOUT = (10.0, 30.0)  # seconds to connect and to wait for the next bytes of a URL
+TIMEOUT = (120.0, 30.0)  # seconds to open a URL, whose index may be long, and to wait for its next bytes
 THREADED_PIXELS = 320 * 240  # of one frame; for smaller ones more threads cost more than they bring
 MAX_PIXELS = 8192 * 8192  # of one frame
 MAX_STREAMS = 100  # of a container
-MAX_COPIED = 16 << 30  # bytes of a file object that cannot seek
+MAX_COPIED = 16 << 30  # bytes of what cannot seek: a file object, a pipe, a server without ranges
 BUFFER = 1 << 18  # bytes read at once: less often into Python, which FFmpeg asks for every read
 # Containers that hold their own data: playlists and the like name other files or addresses, which we would open.
 FORMATS = (
@@ -50,7 +50,7 @@ FORMATS = (
     *("mp3", "wav", "flac", "aac"),  # to say that they have no video stream
 )
 HTTP = {
-    "protocol_whitelist": "http,https,tcp,tls",
+    "protocol_whitelist": "http,https,httpproxy,tcp,tls",
     "reconnect": "1",
     "reconnect_delay_max": "5",  # seconds
     "multiple_requests": "1",  # over one connection
@@ -64,7 +64,8 @@ class Container:
 
     Args:
         source: local path, http(s) URL, the bytes of a file, or a binary file object. One that cannot seek, a pipe's
-            path too, is copied to a temporary file first, at most ``MAX_COPIED`` bytes.
+            path too, is copied to a temporary file first, at most ``MAX_COPIED`` bytes; so is an MP4 with an index from
+            a server without ranges.
         threads: how many the decoder may use; 0 for one per core.
 
     Raises:
@@ -159,6 +160,8 @@ class Container:
                 raise VideoError(f"{self.name}: the connection failed: {error}") from error
             self.damage += 1
             logger.debug("%s: %s", self.name, error)
+        except IndexError:  # PyAV's at the end of a file, if damage makes another stream appear on the way
+            self.damage += 1
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """The frames that the decoder gives for one more packet, or at its end, for None.
@@ -191,7 +194,8 @@ class Container:
             return io.BytesIO(source)
         if isinstance(source, str | os.PathLike):
             if is_url(self.name):
-                return self.name
+                scheme, rest = self.name.split(":", 1)
+                return f"{scheme.lower()}:{rest}"  # FFmpeg knows it in lower case alone
             # Opened by Python, so that to FFmpeg its name is neither a pattern nor a protocol.
             try:
                 source = self._files.enter_context(Path(self.name).open("rb"))  # noqa: SIM115
@@ -199,19 +203,46 @@ class Container:
                 raise VideoNotFoundError(f"{self.name}: there is no such file") from error
             except (OSError, ValueError) as error:
                 raise VideoError(f"{self.name}: cannot be opened: {error}") from error
-        return source if source.seekable() else self._copy(source)
+        if source.seekable():
+            return source
+        return self._copy(iter(lambda: source.read(shutil.COPY_BUFSIZE), b""))  # type: ignore[attr-defined]
 
-    def _copy(self, source: BinaryIO) -> BinaryIO:
+    def _copy(self, parts: Iterable[bytes]) -> BinaryIO:
         copy = cast("BinaryIO", self._files.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
-        while part := source.read(shutil.COPY_BUFSIZE):  # type: ignore[attr-defined]
+        for part in parts:
             copy.write(part)
             if copy.tell() > MAX_COPIED:
                 raise VideoError(f"{self.name}: it cannot seek, and is over the {MAX_COPIED:,} bytes that are copied")
         return copy
 
+    def _fetch(self, **options: str) -> av.container.InputContainer:
+        """The bytes of a URL, whatever they are, as packets."""
+        options = _http() | {"format_whitelist": "data"} | options
+        return cast(
+            "av.container.InputContainer", av.open(self._source, format="data", options=options, timeout=TIMEOUT)
+        )
+
+    def _fetch_whole(self) -> BinaryIO:
+        try:
+            with self._fetch() as raw:
+                return self._copy(bytes(packet) for packet in raw.demux())
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{self.name}: the connection failed: {error}") from error
+
+    def _can_fetch(self, **options: str) -> bool:
+        try:
+            self._fetch(**options).close()
+        except av.error.FFmpegError:
+            return False
+        return True
+
     def _open(self) -> None:
-        options = {"format_whitelist": ",".join(FORMATS), "max_streams": str(MAX_STREAMS)}
-        options |= HTTP if isinstance(self._source, str) else {"protocol_whitelist": "pipe"}
+        options = {
+            "format_whitelist": ",".join(FORMATS),
+            "max_streams": str(MAX_STREAMS),
+            "max_pixels": str(MAX_PIXELS),  # for pictures that are decoded to know their size
+        }
+        options |= _http() if isinstance(self._source, str) else {"protocol_whitelist": "pipe"}
         if not isinstance(self._source, str) and not self._source.seek(0, os.SEEK_END):
             raise VideoError(f"{self.name}: the file is empty")
         if not isinstance(self._source, str):
@@ -222,12 +253,24 @@ class Container:
                 av.open(self._source, options=options, timeout=TIMEOUT, metadata_errors="replace", buffer_size=BUFFER),
             )
         except av.error.FFmpegError as error:
-            if isinstance(self._source, str) and not isinstance(
-                error, av.error.InvalidDataError | av.error.ArgumentError
-            ):
+            if isinstance(self._source, str) and not self._is_of_content(error):
                 raise VideoNotFoundError(f"{self.name}: cannot be fetched: {error}") from error
             raise VideoError(f"{self.name}: not a video file of a kind that is read here ({error})") from error
         self.stream = self._find_stream()
+        if isinstance(self._source, str) and "mp4" in self.format and self.stream.frames and not self._has_ranges():
+            # An MP4's index lies behind its frames, or hides fragments behind them: FFmpeg fails, or stops early.
+            self._container.close()
+            self._source = self._fetch_whole()
+            self._open()
+
+    def _has_ranges(self) -> bool:
+        return self._can_fetch(offset="1", request_size="1024")
+
+    def _is_of_content(self, error: av.error.FFmpegError) -> bool:
+        """Whether an error at opening a URL tells of its content, and not of the way to it."""
+        if isinstance(error, av.error.ArgumentError):  # a format that is not allowed, or else a protocol
+            return self._can_fetch()
+        return isinstance(error, av.error.InvalidDataError)
 
     def _find_stream(self) -> av.VideoStream:
         cover = av.stream.Disposition.attached_pic
@@ -246,6 +289,11 @@ class Container:
         return stream
 
 
+def _http() -> dict[str, str]:
+    # For when FFmpeg seeks, as PyAV keeps no time then. Else PyAV must be first: FFmpeg takes this for the file's end.
+    return HTTP | {"timeout": str(round((max(TIMEOUT) + 1) * 1_000_000))}  # microseconds
+
+
 def name_of(source: Source) -> str:
     """What messages call a source."""
     if isinstance(source, str | os.PathLike):
@@ -262,4 +310,4 @@ def name_of(source: Source) -> str:
 
 def is_url(name: str) -> bool:
     """Whether it is fetched over HTTP; everything else is the name of a local file."""
-    return name.startswith(("http://", "https://"))
+    return name.lower().startswith(("http://", "https://"))

@@ -27,6 +27,10 @@ UNTIMED_FORMATS = {"avi"}
 CODECS = {"h264", "hevc", "vvc", "vp8", "vp9", "av1", "mpeg2video", "mjpeg", "prores", "dnxhd"}
 
 
+class WrongIndexError(VideoError):
+    """Raised when the packets of a file are not those that its index names."""
+
+
 class Times:
     """When the frames of a video are shown.
 
@@ -137,12 +141,12 @@ class IndexTimeline(Timeline):
             while unnumbered and (packet is None or unnumbered[0] <= _stamp(packet.dts)):
                 numbers[heapq.heappop(unnumbered)] = number
                 number += 1
-            while waiting and (waiting[0].is_discard or waiting[0].pts in numbers):
+            while waiting and (not _is_shown(waiting[0]) or waiting[0].pts in numbers):
                 known = waiting.popleft()
-                yield known, -1 if known.is_discard else numbers.pop(_stamp(known.pts))
+                yield known, numbers.pop(_stamp(known.pts)) if _is_shown(known) else -1
             if packet is not None:
                 waiting.append(packet)
-                if not packet.is_discard:
+                if _is_shown(packet):
                     heapq.heappush(unnumbered, _stamp(packet.pts))
 
     def _from_key(self, group: int) -> Iterator[av.Packet]:
@@ -154,11 +158,15 @@ class IndexTimeline(Timeline):
         if self._read is None or self._read[0] != group:
             end = self._stamps[group + 1] if group + 1 < len(self._stamps) else np.inf
             within = itertools.takewhile(lambda packet: _stamp(packet.dts) < end, self._from_key(group))
-            stamps = np.array(sorted(_stamp(packet.pts) for packet in within if not packet.is_discard))
+            stamps = np.array(sorted(_stamp(packet.pts) for packet in within if _is_shown(packet)))
             if len(stamps) != np.append(self.keys, self.count)[group + 1] - self.keys[group]:
-                raise VideoError(f"{self._container.name}: its index names frames that are not there")
+                raise WrongIndexError(f"{self._container.name}: its index names frames that are not there")
             self._read = group, self._container.seconds(stamps)
         return self._read[1]
+
+
+def _is_shown(packet: av.Packet) -> bool:
+    return not (packet.is_discard or packet.is_corrupt)  # cut off with the file, it is not counted in the index
 
 
 def _stamp(stamp: int | None) -> int:
@@ -169,7 +177,7 @@ def timeline(container: Container) -> Timeline | None:
     """The timeline of a video, or None when it cannot be trusted or not be had. The container is read in any case."""
     if container.codec not in CODECS or container.format in UNTIMED_FORMATS:
         return None
-    return _by_index(container) or _by_packets(container)
+    return _by_index(container) or by_packets(container)
 
 
 def _check(container: Container, count: int) -> None:
@@ -182,6 +190,8 @@ def _by_index(container: Container) -> IndexTimeline | None:
     if "mp4" not in container.format or not len(entries):
         return None
     _check(container, len(entries))
+    if 0 < size < len(entries):
+        raise VideoError(f"{container.name}: its index names {len(entries):,} frames in {size:,} bytes")
     if len(entries) > container.stream.frames:  # in fragments, of which not all may be known
         return None
     keys, stamps, count, cut = [], [], 0, 0
@@ -202,10 +212,14 @@ def _by_index(container: Container) -> IndexTimeline | None:
     if not count:
         return None
     container.damage += cut
-    return IndexTimeline(container, np.array(keys), np.array(stamps), count)
+    first_frames, first_stamps = np.array(keys), np.array(stamps)
+    has_frames = np.diff(first_frames, append=count) > 0  # an edit list may leave a group none that is shown
+    first_stamps[has_frames.argmax()] = first_stamps[0]  # those shown before the key frame need what was before it
+    return IndexTimeline(container, first_frames[has_frames], first_stamps[has_frames], count)
 
 
-def _by_packets(container: Container) -> PacketTimeline | None:
+def by_packets(container: Container) -> PacketTimeline | None:
+    """The timeline from the packets that follow, whatever an index says; None when it cannot be trusted."""
     shown: list[int] = []
     keys: list[int] = []
     for packet in container.packets():

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Real
 from queue import SimpleQueue
 from typing import cast
 
@@ -22,9 +23,9 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .container import THREADED_PIXELS, Container, Source, name_of
-from .errors import InputValueError, UnknownNameError, VideoError
-from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, timeline
+from .container import MAX_PIXELS, THREADED_PIXELS, Container, Source, name_of
+from .errors import InputTypeError, InputValueError, UnknownNameError, VideoError, brief
+from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, WrongIndexError, by_packets, timeline
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +119,11 @@ def read_frames(
         VideoError: when it is no video, has no picture stream, is over a limit, or no frame wanted can be decoded.
             Damage is no error: the frames that can be had are given, and one warning counts what was lost.
         InputValueError: for arguments that cannot be, and times or numbers at which the video has no frame.
-        InputTypeError, UnknownNameError: for another kind of source, or of seek.
+        InputTypeError, UnknownNameError: for another kind of source or of time, or of seek.
     """
+    for name, given in (("time_step", time_step), ("start_time", start_time), ("end_time", end_time)):
+        if given is not None:
+            _check_seconds(name, given)
     choose = _choice(num_samples, time_step, indices, times, start_time or 0.0)
     start, end = start_time or 0.0, math.inf if end_time is None else end_time
     if not 0 <= start <= end:
@@ -131,6 +135,11 @@ def read_frames(
     name_of(source)
     info = VideoInfo()
     return Frames(_read(source, choose, start, end, seek == "keyframe", threads, info), info)
+
+
+def _check_seconds(name: str, given: object) -> None:
+    if not isinstance(given, Real):
+        raise InputTypeError(f"{name} must be a number of seconds, not {type(given).__name__}: {brief(given)}")
 
 
 def _choice(
@@ -150,16 +159,28 @@ def _choice(
     if indices is not None:
         return lambda _, among: _at_indices(among, indices(len(among)) if callable(indices) else indices)
     if times is not None:
-        return lambda shown, among: [_at_time(shown, among, time) for time in times]
+        if not isinstance(times, Iterable):
+            raise InputTypeError(
+                f"times must be several numbers of seconds, not {type(times).__name__}: {brief(times)}"
+            )
+        seconds = list(times)  # it may be asked for twice
+        for time in seconds:
+            _check_seconds("each of times", time)
+        return lambda shown, among: [_at_time(shown, among, time) for time in seconds]
     if num_samples is None:
         return None
-    if not (isinstance(num_samples, int) and num_samples > 0):
+    try:
+        count = operator.index(num_samples)
+    except TypeError:
+        count = 0
+    if count <= 0:
         raise InputValueError(f"num_samples must be a whole number above 0, or None, not {num_samples!r}")
-    return lambda _, among: np.linspace(among[0], among[-1], num_samples).astype(int).tolist()
+    return lambda _, among: np.linspace(among[0], among[-1], count).astype(int).tolist()
 
 
 def _at_steps(shown: Times | Timeline, among: range, start: float, step: float) -> list[int]:
     numbers = []
+    step = max(step, SLACK)  # which takes every frame
     number = max(shown.before(start), among[0])
     while number <= among[-1]:
         numbers.append(number)
@@ -196,7 +217,8 @@ def _read(
             yield _convert(time, frame)
             given = True
         if not given:
-            raise VideoError(f"{container.name}: no frame of its video stream can be decoded")
+            limit = "" if container.stream.width else f", or they are over the limit of {MAX_PIXELS:,} pixels"
+            raise VideoError(f"{container.name}: no frame of its video stream can be decoded{limit}")
         if container.damage:
             logger.warning(
                 "%s is damaged: %d of its packets or frames are lost, or not as they were",
@@ -209,31 +231,54 @@ def _wanted(
     container: Container, choose: Choice | None, start: float, end: float, only_keys: bool, info: VideoInfo
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     if choose is None and not start and not only_keys:
-        for time, frame in _decode_all(container):
+        for number, (time, frame) in enumerate(_decode_all(container)):
             if time > end + SLACK:
+                if not number:
+                    raise _no_frame_between(container, start, end)
                 return
             yield time, frame
         return
-    line = timeline(container)
-    if line is None:
+    plan = _plan(container, choose, start, end)
+    if plan is None:
         container.rewind()
         yield from _choose_among_decoded(container, choose, start, end, info)
         return
+    line, among, numbers = plan
     info.frame_count = line.count
-    among = _between(container, line, start, end)
-    numbers = _numbers(choose, line, among)
     frames = _key_frames(container, line, numbers, among) if only_keys else _exact_frames(container, line, numbers)
     for frame in frames:
         yield container.seconds(frame.pts), frame
+
+
+def _plan(
+    container: Container, choose: Choice | None, start: float, end: float
+) -> tuple[Timeline, range, Sequence[int]] | None:
+    """The timeline of a video, the frames between two times, and which of them are wanted; None without a timeline."""
+    for find in (timeline, by_packets):
+        line = find(container)
+        if line is None:
+            return None
+        try:
+            among = _between(container, line, start, end)
+            return line, among, _numbers(choose, line, among)
+        except WrongIndexError as error:
+            logger.debug("%s", error)
+            container.damage = 1  # the index; what else is damaged is found again
+            container.rewind()
+    return None
 
 
 def _between(container: Container, shown: Times | Timeline, start: float, end: float) -> range:
     first = shown.before(start) if start else 0
     among = range(first, shown.count if end == math.inf else shown.before(end + 2 * SLACK))
     if shown.count and not among:
-        until = "its end" if end == math.inf else f"{end:g} s"
-        raise InputValueError(f"{container.name}: it has no frame between {start:g} s and {until}")
+        raise _no_frame_between(container, start, end)
     return among
+
+
+def _no_frame_between(container: Container, start: float, end: float) -> InputValueError:
+    until = "its end" if end == math.inf else f"{end:g} s"
+    return InputValueError(f"{container.name}: it has no frame between {start:g} s and {until}")
 
 
 def _numbers(choose: Choice | None, shown: Times | Timeline, among: range) -> Sequence[int]:
@@ -349,12 +394,13 @@ def _decode_from(
     due: dict[int, int] = {}  # number of each frame wanted that the decoder was given, by its time stamp
     first = None
     for packet, number in line.packets(group):
-        first = number if first is None else first
+        stamp = cast("int", packet.pts)
+        first = stamp if first is None else first  # not its number: an edit list may hide it
         is_wanted = number in left
         if is_wanted:
-            if number < first and group:
+            if stamp < first and group:
                 return  # shown before the key frame, it needs the group before
-            due[cast("int", packet.pts)] = number
+            due[stamp] = number
             left.remove(number)
         container.skip_unreferenced(not is_wanted)
         for frame in container.decode(packet):

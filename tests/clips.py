@@ -33,6 +33,7 @@ def write(
     sound: bool = False,
     pts: Callable[[int], int] = lambda number: number,
     shift: int = 0,
+    edits: Sequence[tuple[int, int]] = (),
     **options: str,
 ) -> Path:
     """A video of ``count`` pictures.
@@ -47,6 +48,7 @@ def write(
         sound: whether it has a sound track as well, longer than the pictures.
         pts: when a picture is shown, in tenths of a second.
         shift: added to all time stamps once it is encoded, in tenths of a second.
+        edits: the parts of an MP4 that are to be shown, each from when and for how long, in tenths of a second.
         options: of the encoder.
     """
     with av.open(str(path), "w", options=muxer or {}) as file:
@@ -73,7 +75,28 @@ def write(
             heard.sample_rate = 16000
             file.mux(noise.encode(heard))
             file.mux(noise.encode(None))
+    if edits:
+        path.write_bytes(_edited(path.read_bytes(), edits))
     return path
+
+
+def _edited(content: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
+    """An MP4, its index behind its frames, with another edit list (ISO 14496-12, 8.6.6)."""
+    changed = bytearray(content)
+
+    def number(place: int) -> int:
+        return int.from_bytes(changed[place : place + 4], "big")
+
+    film, track = (number(changed.index(name) + 16) // RATE for name in (b"mvhd", b"mdhd"))  # of a tenth of a second
+    start = changed.index(b"elst") - 4
+    first, size = number(start + 20), number(start)
+    entries = [struct.pack(">3I", length * film, first + begin * track, 1 << 16) for begin, length in edits]
+    box = struct.pack(">I4s2I", 16 + 12 * len(edits), b"elst", 0, len(edits)) + b"".join(entries)
+    changed[start : start + size] = box
+    for name in (b"moov", b"trak", b"edts"):
+        place = changed.index(name) - 4
+        changed[place : place + 4] = (number(place) + len(box) - size).to_bytes(4, "big")
+    return bytes(changed)
 
 
 class Kind(NamedTuple):
@@ -107,6 +130,17 @@ KINDS = {
     "h264, fragments after an index": Kind("a.mp4", {**X264, "muxer": {"movflags": "frag_keyframe"}}),
     "h264, edit list": Kind("a.mp4", {**X264, "shift": -5}),
     "h264, edit list, mov": Kind("a.mov", {**X264, "shift": -10}),
+    "h264, trimmed at its end": Kind("a.mp4", {**X264, "edits": [(0, 35)]}),
+    "h264, trimmed in a group": Kind("a.mp4", {**X264, "edits": [(0, 37)]}),
+    "h264, trimmed at its end, open groups": Kind(
+        "a.mp4", {**X264, "x264-params": "open-gop=1:b-adapt=0", "edits": [(0, 39)]}
+    ),
+    "h264, trimmed at its start, open groups": Kind(
+        "a.mp4", {**X264, "x264-params": "open-gop=1:b-adapt=0", "edits": [(6, 37)]}
+    ),
+    "h264, trimmed at both ends": Kind("a.mp4", {**X264, "edits": [(3, 34)]}),
+    "h264, trimmed in its middle": Kind("a.mp4", {**X264, "edits": [(0, 12), (20, 23)]}),
+    "h264, a group trimmed in its middle": Kind("a.mp4", {**X264, "edits": [(0, 16), (24, 19)]}),
     "h264, begins late": Kind("a.mp4", {**X264, "shift": 20}),
     "h264, begins late, ts": Kind("a.ts", {**X264, "shift": 20}),
     "h264, begins late, mkv": Kind("a.mkv", {**X264, "shift": 20}),

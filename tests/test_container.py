@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,8 +15,10 @@ import av
 import numpy as np
 import pytest
 from clips import X264, make, straight, write
+from PIL import Image
 
 from clip4clip import VideoError, VideoNotFoundError, container
+from clip4clip.container import Container
 from clip4clip.video import read_frames
 
 
@@ -22,7 +27,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make("h264", tmp_path_factory.mktemp("container"))
 
 
-def every(path: Path | str) -> list[np.ndarray]:
+def every(path: Path | str | bytes) -> list[np.ndarray]:
     return [frame.rgb for frame in read_frames(path, None)]
 
 
@@ -102,6 +107,19 @@ def test_frames_over_the_limit(clip: Path, monkeypatch: pytest.MonkeyPatch) -> N
         every(clip)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WebP"])
+def test_a_picture_over_the_limit_is_not_decoded_to_know_its_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (160, 96)).save(file, kind)
+    with Container(file.getvalue()) as opened:
+        assert opened.stream.width == 160
+    monkeypatch.setattr(container, "MAX_PIXELS", 160 * 96 - 1)
+    with Container(file.getvalue()) as opened:
+        assert opened.stream.width == 0
+    with pytest.raises(VideoError, match="can be decoded, or they are over the limit"):
+        every(file.getvalue())
+
+
 def test_streams_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.mp4", sound=True)
     assert len(every(path)) == 25
@@ -145,14 +163,19 @@ def test_a_playlist_cannot_make_us_open_what_it_names(name: str, tmp_path: Path,
             every(tmp_path / name)
 
 
+def _alias(path: str) -> bytes:
+    """A data reference by a Macintosh alias record, the kind that FFmpeg follows where it is allowed to."""
+    place = path.encode() + bytes(len(path) % 2)
+    record = bytes(150) + struct.pack(">2H", 2, len(place)) + place + b"\xff\xff\0\0"
+    return struct.pack(">I4sI", 12 + len(record), b"alis", 0) + record
+
+
 def test_an_mp4_cannot_make_us_read_another_file(tmp_path: Path) -> None:
     """Its data reference can name a file (ISO 14496-12, 8.7.2); the frames still come from its own bytes, or not."""
     other = write(tmp_path / "other.mp4", **X264)
     content = other.read_bytes()
-    own = b"\0\0\0\x0curl \0\0\0\x01"
+    own, foreign = b"\0\0\0\x0curl \0\0\0\x01", _alias(str(other))
     assert content.count(own) == 1
-    place = str(other).encode() + b"\0"
-    foreign = (12 + len(place)).to_bytes(4, "big") + b"url \0\0\0\0" + place
     changed = bytearray(content.replace(own, foreign))
     start, end = changed.index(b"mdat") + 4, changed.index(b"moov") - 4
     changed[start:end] = bytes(end - start)
@@ -160,9 +183,12 @@ def test_an_mp4_cannot_make_us_read_another_file(tmp_path: Path) -> None:
         at = changed.index(name) - 4
         size = int.from_bytes(changed[at : at + 4], "big") + len(foreign) - len(own)
         changed[at : at + 4] = size.to_bytes(4, "big")
-    (tmp_path / "crafted.mp4").write_bytes(changed)
+    crafted = tmp_path / "crafted.mp4"
+    crafted.write_bytes(changed)
+    with av.open(str(crafted), options={"enable_drefs": "1", "use_absolute_path": "1"}) as file:
+        assert len(list(file.decode(video=0))) == 25  # else this file would show nothing
     with pytest.raises(VideoError):
-        every(tmp_path / "crafted.mp4")
+        every(crafted)
 
 
 # Over HTTP
@@ -173,6 +199,8 @@ class _Server(BaseHTTPRequestHandler):
     folder: Path
     requests: list[str]
     sent: list[int]
+    answered = 1 << 30  # requests, after which it is silent
+    silence: threading.Event
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionResetError):  # the reader has what it wants
@@ -180,6 +208,10 @@ class _Server(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.requests.append(self.path)
+        if len(self.requests) > self.answered:
+            self.silence.wait(30)
+            self.close_connection = True
+            return
         name = self.path[1:]
         if name == "broken":
             self.send_error(500)
@@ -219,7 +251,7 @@ class _Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def handler(tmp_path: Path) -> type[_Server]:
-    return type("Handler", (_Server,), {"folder": tmp_path, "requests": [], "sent": []})
+    return type("Handler", (_Server,), {"folder": tmp_path, "requests": [], "sent": [], "silence": threading.Event()})
 
 
 @pytest.fixture
@@ -227,6 +259,7 @@ def server(handler: type[_Server], tmp_path: Path, clip: Path) -> Iterator[str]:
     (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
     write(tmp_path / "plain.mp4", muxer={"movflags": "faststart"}, **X264)
     write(tmp_path / "plain.ts", **X264)
+    write(tmp_path / "plain_fragments.mp4", muxer={"movflags": "frag_keyframe"}, **X264)
     write(tmp_path / "clip.ts", **X264)
     write(tmp_path / "clip.mkv", **X264)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
@@ -236,7 +269,7 @@ def server(handler: type[_Server], tmp_path: Path, clip: Path) -> Iterator[str]:
         http.shutdown()
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.ts", "clip.mkv", "plain.mp4", "plain.ts"])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.ts", "clip.mkv", "plain.mp4", "plain.ts", "plain_fragments.mp4"])
 def test_a_url_gives_what_the_file_gives(name: str, server: str, tmp_path: Path) -> None:
     """With ranges and, the plain ones, without."""
     frames = straight(tmp_path / name)
@@ -245,6 +278,28 @@ def test_a_url_gives_what_the_file_gives(name: str, server: str, tmp_path: Path)
     np.testing.assert_array_equal(ours, frames)
     sampled = [frame.rgb for frame in read_frames(f"{server}/{name}", 5)]
     np.testing.assert_array_equal(sampled, [frames[number] for number in (0, 6, 12, 18, 24)])
+
+
+def test_a_scheme_may_be_written_in_upper_case(server: str, tmp_path: Path) -> None:
+    np.testing.assert_array_equal(every(server.replace("http", "HTTP") + "/clip.mp4"), straight(tmp_path / "clip.mp4"))
+
+
+@pytest.mark.parametrize("muxer", [{}, {"movflags": "faststart"}])
+def test_a_large_mp4_from_a_server_without_ranges(
+    muxer: dict[str, str], server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index may be at its end, and its frames are jumped to."""
+    path = write(tmp_path / "plain_large.mp4", count=300, size=(320, 240), muxer=muxer, sound=True,
+                 g="20", preset="ultrafast", crf="3")  # fmt: skip
+    assert path.stat().st_size > 2 * container.BUFFER
+    frames = straight(path)
+    for wanted in (range(300), [0, 150, 299], [150]):
+        ours = [frame.rgb for frame in read_frames(f"{server}/plain_large.mp4", indices=wanted)]
+        np.testing.assert_array_equal(ours, [frames[number] for number in wanted])
+    np.testing.assert_array_equal(every(f"{server}/plain_large.mp4"), frames)
+    monkeypatch.setattr(container, "MAX_COPIED", 1000)
+    with pytest.raises(VideoError, match=r"plain_large\.mp4: it cannot seek, and is over the 1,000 bytes"):
+        list(read_frames(f"{server}/plain_large.mp4", indices=[0, 150]))
 
 
 def test_only_the_groups_that_are_touched_are_fetched(
@@ -285,8 +340,50 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch)
         every(f"http://127.0.0.1:{silent.getsockname()[1]}/clip.mp4")
 
 
+def test_a_server_that_falls_silent_is_given_up(
+    server: str, handler: type[_Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While FFmpeg seeks, too, when PyAV does not look at the clock."""
+    write(tmp_path / "long.ts", count=600, size=(320, 240), preset="ultrafast", crf="5", g="20")
+    monkeypatch.setitem(container.HTTP, "request_size", str(1 << 16))
+    monkeypatch.setattr(container, "TIMEOUT", (1.0, 0.5))
+    assert len(list(read_frames(f"{server}/long.ts", indices=[300]))) == 1
+    asked = len(handler.requests)
+    for answered in (1, asked - 2):
+        handler.requests.clear()
+        monkeypatch.setattr(handler, "answered", answered)
+        before = time.monotonic()
+        with pytest.raises((VideoError, VideoNotFoundError), match=r"cannot be fetched|connection failed"):
+            list(read_frames(f"{server}/long.ts", indices=[300]))
+        assert time.monotonic() - before < 25
+    handler.silence.set()  # its threads may end
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_is_asked(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def refuse() -> None:
+            while True:
+                with contextlib.suppress(OSError), proxy.accept()[0] as connection:
+                    asked.append(connection.recv(1000))
+                    connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                if proxy.fileno() < 0:
+                    return
+
+        threading.Thread(target=refuse, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with pytest.raises(VideoNotFoundError, match="cannot be fetched"):
+            every(f"{scheme}://clip4clip.invalid/clip.mp4")
+    assert asked[0].startswith(b"CONNECT clip4clip.invalid:443 " if scheme == "https" else b"GET http://clip4clip.inva")
+
+
 def test_a_redirection_to_a_local_file_is_refused(server: str) -> None:
-    with pytest.raises(VideoError):
+    """By FFmpeg, with the error of a format that is not allowed: ours tells the two apart."""
+    with pytest.raises(VideoNotFoundError, match="cannot be fetched"):
         every(f"{server}/to_file")
 
 

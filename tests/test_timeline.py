@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from clip4clip import timeline as module
 from clip4clip.container import Container
 from clip4clip.timeline import IndexTimeline, PacketTimeline, timeline
 
-UNTRUSTED = {"h264, avi", "h264, raw", "mpeg-4, avi", "flv1", "gif", "apng"}
+MIDDLE = {"h264, trimmed in its middle", "h264, a group trimmed in its middle"}  # some of their frames come twice
+UNTRUSTED = MIDDLE | {"h264, avi", "h264, raw", "mpeg-4, avi", "flv1", "gif", "apng"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,3 +81,11 @@ def test_more_frames_than_the_limit_are_refused(kind: str, tmp_path: Path, monke
         pytest.raises(VideoError, match="over 23 frames, which is the limit"),
     ):
         timeline(container)
+
+
+def test_an_index_of_more_frames_than_bytes_is_refused(tmp_path: Path) -> None:
+    with Container(make("h264", tmp_path)) as container:
+        crowded = Mock(wraps=container, stream=container.stream, size=24, codec="h264", format="mp4")
+        crowded.name = "a.mp4"
+        with pytest.raises(VideoError, match=r"a\.mp4: its index names 25 frames in 24 bytes"):
+            timeline(crowded)

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import av
 import numpy as np
 import pytest
 from clips import KINDS, RATE, X264, make, straight, turn, write
@@ -21,6 +24,7 @@ from clip4clip import InputTypeError, InputValueError, UnknownNameError, VideoEr
 from clip4clip import container as container_module
 from clip4clip import video as video_module
 from clip4clip.container import Container
+from clip4clip.timeline import IndexTimeline, WrongIndexError
 from clip4clip.video import Frame, read_frames
 
 
@@ -43,7 +47,7 @@ def assert_frames(ours: Iterator[Frame], numbers: list[int], every: list[np.ndar
     assert [frame.time for frame in given] == sorted({frame.time for frame in given})
 
 
-def times(frames: Iterator[Frame]) -> list[float]:
+def times(frames: Iterable[Frame]) -> list[float]:
     return [frame.time for frame in frames]
 
 
@@ -281,6 +285,7 @@ def test_samples_of_a_part(clip: Path) -> None:
         (10, [0]),
         (0.05, np.arange(25) / 10),
         (1e-12, np.arange(25) / 10),
+        (1e-310, np.arange(25) / 10),
     ],
 )
 def test_time_steps_take_the_first_frame_at_or_after_each(step: float, expected: list[float], clip: Path) -> None:
@@ -347,6 +352,52 @@ def test_arguments_that_cannot_be_are_errors_at_once(arguments: dict[str, Any], 
         read_frames("nowhere.mp4", **arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"time_step": "1"}, "time_step must be a number of seconds, not str: '1'"),
+        ({"start_time": "a"}, "start_time must be a number"),
+        ({"end_time": [1]}, "end_time must be a number"),
+        ({"times": 5}, "times must be several numbers of seconds, not int: 5"),
+        ({"times": ["a"]}, "each of times must be a number of seconds, not str: 'a'"),
+    ],
+)
+def test_arguments_of_another_kind_are_errors_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputTypeError, match=message):
+        read_frames("nowhere.mp4", **arguments)
+
+
+def test_numbers_may_be_those_of_numpy(clip: Path) -> None:
+    np.testing.assert_allclose(times(read_frames(clip, np.int64(3))), [0, 1.2, 2.4], atol=1e-6)
+    np.testing.assert_allclose(times(read_frames(clip, times=np.float32([0, 1]))), [0, 1], atol=1e-6)
+
+
+def test_a_file_that_begins_after_the_end_that_is_wanted(tmp_path: Path) -> None:
+    path = make("h264, begins late, ts", tmp_path)
+    for samples in (None, 12):
+        with pytest.raises(InputValueError, match=r"it has no frame between 0 s and 0\.5 s"):
+            list(read_frames(path, samples, end_time=0.5))
+
+
+def test_a_stream_that_appears_on_the_way_is_no_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV does not know it, and looks it up at the end of the file."""
+
+    def demux(self: Any, stream: av.VideoStream) -> Iterator[av.Packet]:
+        yield from self.opened.demux(stream)
+        raise IndexError("list index out of range")
+
+    opened = Container._open
+
+    def open_with_another(container: Container) -> None:
+        opened(container)
+        inner = container._container
+        container._container = Mock(wraps=inner, format=inner.format, size=inner.size, duration=inner.duration)
+        container._container.demux = lambda stream: demux(Mock(opened=inner), stream)
+
+    monkeypatch.setattr(Container, "_open", open_with_another)
+    assert len(list(read_frames(clip, None))) == 25
+
+
 def test_an_unknown_seek_and_another_kind_of_source_are_errors_at_once() -> None:
     with pytest.raises(UnknownNameError, match="unknown seek 'fast'; it must be 'exact' or 'keyframe'"):
         read_frames("nowhere.mp4", seek="fast")
@@ -398,11 +449,18 @@ def test_a_file_cut_off_anywhere_gives_the_frames_it_has(
             frames = list(read_frames(content, 12))
         except VideoError:
             continue
-        when = [frame.time for frame in frames]
-        assert when == sorted(set(when)), cut
-        wrong = sum(not np.array_equal(frame.rgb, every[round((frame.time - first) * RATE)]) for frame in frames)
-        assert wrong <= 1, cut  # the packet that is cut in two, where a container does not tell that it is
         most = max(most, len(frames))
+        begin = frames[0].time
+        by_time = [list(read_frames(content, **by)) for by in (
+            {"end_time": first + 99}, {"start_time": begin}, {"time_step": 0.3, "start_time": begin},
+            {"times": [begin, frames[-1].time]})]  # fmt: skip
+        assert times(by_time[0]) == times(by_time[1]) == times(frames), cut
+        assert by_time[2], cut
+        assert times(by_time[3]) == sorted({begin, frames[-1].time}), cut
+        for read in (frames, *by_time):
+            assert times(read) == sorted(set(times(read))), cut
+            wrong = sum(not np.array_equal(frame.rgb, every[round((frame.time - first) * RATE)]) for frame in read)
+            assert wrong <= 1, cut  # the packet that is cut in two, where a container does not tell that it is
     assert most == 12
 
 
@@ -416,6 +474,7 @@ def test_damage_never_gives_a_wrong_frame_unannounced(
     first = next(read_frames(path, None)).time
     random = np.random.default_rng(0)
     survived = 0
+    by_time = ({"times": [first + 0.5, first + 3]}, {"time_step": 0.5}, {"start_time": 1}, {"end_time": first + 3})
     for _ in range(60):
         damaged = bytearray(content)
         for position in random.integers(0, len(content), random.integers(1, 6)):
@@ -425,11 +484,15 @@ def test_damage_never_gives_a_wrong_frame_unannounced(
             frames = list(read_frames(bytes(damaged), 12))
         except (VideoError, InputValueError):
             continue
-        when = [frame.time for frame in frames]
-        assert when == sorted(set(when))
+        assert times(frames) == sorted(set(times(frames)))
         survived += 1
-        if caplog.records:
-            assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+        warnings = list(caplog.records)
+        for wanted in by_time:
+            with contextlib.suppress(VideoError, InputValueError):
+                when = times(read_frames(bytes(damaged), **wanted))
+                assert when == sorted(set(when))
+        if warnings:
+            assert len([record for record in warnings if record.levelno >= logging.WARNING]) == 1
             continue
         (tmp_path / "damaged").write_bytes(damaged)
         plain = {frame.time: frame.rgb for frame in read_frames(bytes(damaged), None)}
@@ -452,7 +515,7 @@ def test_damage_in_the_middle_is_counted_in_one_warning(
         caplog.clear()
         frames = list(read_frames(tmp_path / "damaged.mp4", samples))
         assert 10 <= len(frames) <= 25
-        assert times(iter(frames)) == sorted(set(times(iter(frames))))
+        assert times(frames) == sorted(set(times(frames)))
         [record] = caplog.records
         assert record.levelno == logging.WARNING
         assert "damaged.mp4" in record.getMessage()
@@ -468,6 +531,11 @@ def test_a_file_whose_key_frames_are_none_gives_the_right_frames(tmp_path: Path)
     path.write_bytes(content)
     every = straight(path)
     assert_frames(read_frames(path, 12), uniform(60, 12), every)
+
+
+def test_an_index_that_names_other_packets_is_not_followed(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(IndexTimeline, "_times", Mock(side_effect=WrongIndexError("names frames that are not there")))
+    assert_frames(read_frames(clip, 3, end_time=9), uniform(25, 3), straight(clip))
 
 
 def test_a_file_of_which_nothing_can_be_decoded(clip: Path) -> None:
