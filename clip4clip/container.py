@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
-TIMEOUT = (120.0, 30.0)  # seconds to open a URL, whose index may be long, and to wait for its next bytes
+TIMEOUT = (60.0, 30.0)  # seconds to open a URL, whose index may be long, and to wait for its next bytes
 THREADED_PIXELS = 320 * 240  # of one frame; for smaller ones more threads cost more than they bring
 MAX_PIXELS = 8192 * 8192  # of one frame
 MAX_STREAMS = 100  # of a container
