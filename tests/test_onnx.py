@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import multiprocessing
 import os
 import resource
@@ -464,7 +463,6 @@ def test_a_forked_process_can_let_go_of_what_it_inherited(demo_graph: Callable[[
         child = os.fork()
         if child == 0:
             del tower
-            gc.collect()
             os._exit(0)
         end = time.monotonic() + 20
         while os.waitpid(child, os.WNOHANG) == (0, 0):
