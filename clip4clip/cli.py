@@ -32,6 +32,7 @@ from rich.text import Text
 
 from . import __version__
 from .errors import Clip4clipError, VideoIndexError
+from .files import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -203,8 +204,7 @@ def embed_video(
                 break
     if vectors:
         _give("path", list(vectors), np.stack(list(vectors.values())), output, as_json)
-    for message in failed.values():
-        err.print(f"[red]failed[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    _list_failed(failed)
     if stopped.is_set():
         err.print(f"stopped: {len(vectors)} of {len(files)} videos are done", highlight=False)
         raise typer.Exit(130)
@@ -670,8 +670,8 @@ def train(
 
     Ctrl-C keeps the state after the step at hand; --resume goes on from it. All
     videos are looked at before anything is trained. Those of --eval-pairs that
-    cannot be decoded are listed at the end; the exit code is then 1. Several GPUs or machines:
-    torchrun --nproc-per-node 8 -m clip4clip train …
+    cannot be decoded are listed at the end; the exit code is then 1. Several
+    GPUs or machines: torchrun --nproc-per-node 8 -m clip4clip train …
 
     Example: clip4clip train MSRVTT_train.9k.csv --videos MSRVTT/videos/all
     --out run --eval-pairs MSRVTT_JSFUSION_test.csv
@@ -768,13 +768,8 @@ def _give(kind: str, names: list[str], vectors: np.ndarray, output: Path | None,
     if output is not None:
         import numpy as np
 
-        fresh = output.with_name(f".{output.name}.{os.getpid()}")
-        try:
-            with fresh.open("wb") as file:
-                np.savez(file, **{"vectors": vectors, f"{kind}s": np.array(names)})  # type: ignore[arg-type]
-            fresh.replace(output)
-        finally:
-            fresh.unlink(missing_ok=True)
+        with whole_file(output) as fresh, fresh.open("wb") as file:
+            np.savez(file, **{"vectors": vectors, f"{kind}s": np.array(names)})  # type: ignore[arg-type]
         err.print(f"wrote {len(names)} vectors to {output}", highlight=False, markup=False)
     if as_json:
         for name, vector in zip(names, vectors, strict=True):
@@ -797,8 +792,7 @@ def _metrics_table(found: Evaluation) -> Table:
 
 def _list_missed(found: Evaluation) -> None:
     """What an evaluation could not decode; the exit code is then 1."""
-    for message in found.failed.values():
-        err.print(f"[red]missed[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    _list_failed(found.failed, "missed")
     if found.failed:
         err.print(f"{len(found.failed)} of {found.videos} videos failed and count as misses", highlight=False)
         raise typer.Exit(1)
@@ -832,9 +826,9 @@ def _tracker(progress: Progress, stopped: threading.Event) -> Callable[[Iterable
     return track
 
 
-def _list_failed(failed: dict[str, str]) -> None:
+def _list_failed(failed: dict[str, str], how: str = "failed") -> None:
     for message in failed.values():
-        err.print(f"[red]failed[/] {_plain(message)}", highlight=False, soft_wrap=True)
+        err.print(f"[red]{how}[/] {_plain(message)}", highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

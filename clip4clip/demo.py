@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .device import resolve_placement
 from .errors import PairsError
+from .files import whole_file
 from .retrieval.metrics import RetrievalMetrics, ranks
 from .training.synthetic import MOST_HELD_OUT, tables, write_dataset
 from .video import read_frames
@@ -176,12 +177,8 @@ def save_picture(demo: Demo, path: Path) -> None:
             pen.rectangle((x, y + 46, x + 100, y + 54), _RULE)
             pen.rectangle((x, y + 46, x + length, y + 54), _RIGHT if is_right else _BAR)
             pen.text((x, y + 64), demo.clips[clip].stem, _FAINT, small)
-    fresh = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
-        picture.save(fresh, optimize=True)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with whole_file(path) as fresh:
+        picture.save(fresh, "PNG", optimize=True)
 
 
 def _film_strip(picture: Image.Image, clip: Path, x: int, y: int, is_right: bool) -> None:

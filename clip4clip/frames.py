@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from .errors import InputTypeError, InputValueError, brief
+from .threads import thread_pool
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -80,19 +80,13 @@ class FrameRows:
             self._pending.popleft().result()
         row = self._pixels[self._length]
         self._length += 1
-        self._pending.append(_pool(os.getpid()).submit(_fill, row, image))
+        self._pending.append(thread_pool("frames", THREADS).submit(_fill, row, image))
 
     def pixel_values(self) -> np.ndarray:
         """float32 of shape (len(self), 3, resolution, resolution). Nothing can be appended afterwards."""
         while self._pending:
             self._pending.popleft().result()
         return self._pixels[: self._length]
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:  # noqa: ARG001
-    """The threads of a process: those of its parent did not come along."""
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="clip4clip-frames")
 
 
 def _fill(row: np.ndarray, image: Image.Image) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from .errors import InstallError
+from .files import whole_file
 
 MARK = "# Placed by `clip4clip install-operators`, which replaces this file when it is run again."
 
@@ -63,9 +64,8 @@ def install_operators(home: str | os.PathLike[str] | None = None, force: bool = 
     for path, code in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         # Renamed into place: a hub download is made of symlinks, whose targets are not ours to write to.
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.write_text(f"{MARK}\n{code}", encoding="utf-8")
-        fresh.replace(path)
+        with whole_file(path) as fresh:
+            fresh.write_text(f"{MARK}\n{code}", encoding="utf-8")
     return list(files)
 
 

@@ -7,7 +7,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, I
 
 from .device import PROVIDERS, cores
 from .errors import DeviceError, first_line
+from .threads import thread_pool
 from .tower import Tower
 
 # What loading a graph on a CPU raises when its files are missing, cut off or overwritten; the last where the message
@@ -50,7 +50,7 @@ class OnnxTower(Tower):
         if not self._to_share_out(len(inputs)):
             return run(self._session(self._cores), inputs)
         session, shares = self._session(1), np.array_split(inputs, min(len(inputs), self._cores))
-        return np.concatenate(list(_pool(os.getpid()).map(functools.partial(run, session), shares)))
+        return np.concatenate(list(thread_pool("onnx", self._cores).map(functools.partial(run, session), shares)))
 
     def _to_share_out(self, rows: int) -> bool:
         turns = -(-rows // self._cores)
@@ -83,12 +83,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(process: int) -> ThreadPoolExecutor:  # noqa: ARG001
-    """The threads of a process, of all its towers: those of its parent did not come along."""
-    return ThreadPoolExecutor(cores(), thread_name_prefix="clip4clip-onnx")
 
 
 def load(path: Path, device: str = "cpu", threads: int = 1) -> onnxruntime.InferenceSession:

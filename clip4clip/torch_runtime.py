@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ from .config import CLIPConfig, get_model
 from .device import Placement
 from .errors import CheckpointError, InputValueError
 from .model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
+from .threads import thread_pool
 from .tower import Tower
 
 
@@ -55,7 +53,8 @@ class TorchTower(Tower):
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         if not self.compiled:
             return self._compute(inputs)
-        return _thread(os.getpid()).submit(self._compute, inputs).result()
+        # CUDA graphs run in the thread that recorded them, and each run writes over what the one before it gave.
+        return thread_pool("compiled", 1).submit(self._compute, inputs).result()
 
     @torch.inference_mode()
     def _compute(self, inputs: np.ndarray) -> np.ndarray:
@@ -75,15 +74,6 @@ class TorchTower(Tower):
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
-
-
-@functools.lru_cache(maxsize=1)
-def _thread(process: int) -> ThreadPoolExecutor:  # noqa: ARG001
-    """The one of a process that runs what is compiled; that of its parent did not come along.
-
-    CUDA graphs run in the thread that recorded them, and each run writes over what the one before it gave.
-    """
-    return ThreadPoolExecutor(1, thread_name_prefix="clip4clip-compiled")
 
 
 def _filled_up(inputs: Tensor, longest: int) -> Tensor:

@@ -12,12 +12,12 @@ import logging
 import os
 import re
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from .config import get_model
 from .errors import CacheError, CheckpointError, WeightsNotFoundError, brief, first_line
+from .files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -142,9 +142,8 @@ def inspect(path: Path, model_name: str) -> Inspection:
     with contextlib.suppress(OSError):  # without a place to keep it, it is looked into again
         kept = cache_folder() / "inspections" / name
         kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
-        fresh.write_text(f"{found.fingerprint} {found.head}", "utf-8")
-        fresh.replace(kept)
+        with whole_file(kept) as fresh:
+            fresh.write_text(f"{found.fingerprint} {found.head}", "utf-8")
     return found
 
 

@@ -54,7 +54,7 @@ FLOORS = [
     {"device"},
     {"weights", "frames", "tokenizer", "tower"},
     {"model", "checkpoint", "onnx_graph"},
-    {"config", "torchscript"},
+    {"config", "torchscript", "files", "threads"},
 ]
 MODULES = set().union(*FLOORS)
 

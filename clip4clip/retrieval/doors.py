@@ -59,9 +59,11 @@ class Doors:
         for path in Path(self._uploads).rglob("*"):
             with contextlib.suppress(OSError):  # it may be gone by now
                 status = path.lstat()
-                if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > UPLOAD_SECONDS:
+                if not stat.S_ISREG(status.st_mode):
+                    continue
+                if time.time() - status.st_mtime > UPLOAD_SECONDS:
                     path.unlink()
-                elif stat.S_ISREG(status.st_mode):
+                else:
                     kept += status.st_size
         return kept < MAX_UPLOADS
 

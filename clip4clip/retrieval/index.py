@@ -563,7 +563,7 @@ class VideoIndex:
         if not self.is_local:
             kind["params"] = {"M": LINKS, "efConstruction": CANDIDATES_BUILT}
         index.add_index("vector", metric_type="COSINE", **kind)
-        with self._writing, self._speaking():
+        with self._speaking():
             self._client.create_collection(
                 self.collection,
                 schema=schema,

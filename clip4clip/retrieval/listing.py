@@ -62,14 +62,12 @@ def list_videos(
         return _distinct(((None, os.fspath(path)) for path in source), Path(folder or "."), "the list of videos")
     path = Path(source)
     if path.is_dir():
-        closed: dict[str, str] = {}
+        closed = {} if unlisted is None else unlisted
         videos = [_describe(None, found) for found in _walk(path, closed)]
         if closed and (unlisted is None or not videos):
             raise LibraryError("; ".join(closed.values()))
         if not videos:
             raise LibraryError(f"no videos in {path}: none of its files ends in {', '.join(EXTENSIONS)}")
-        if unlisted is not None:
-            unlisted |= closed
         return videos
     if not path.is_file():
         raise LibraryError(f"no library at {path}: a folder of videos, a CSV table or a list of paths is due")

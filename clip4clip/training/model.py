@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..checkpoint import assign, check_shape, read_state_dict, sim_header, tower
 from ..config import CLIPConfig, get_model
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import TrainingError, UnknownNameError
+from ..files import whole_file
 from ..model import (
     MeanPooling,
     SequenceLSTM,
@@ -216,21 +217,10 @@ def save_checkpoint(model: VideoTextModel, path: Path, dtype: torch.dtype = torc
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """A safetensors file, complete or not there at all, also after a loss of power."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as fresh:
         fresh.touch()
         mode = fresh.stat().st_mode
         save_file(tensors, fresh, metadata)
         fresh.chmod(mode)  # safetensors makes it for its owner alone
         with fresh.open("rb+") as file:
             os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def remove_unfinished(paths: Iterable[Path]) -> None:
-    """Removes what :func:`save_tensors` leaves behind for these files when it is killed."""
-    for path in paths:
-        for left in path.parent.glob(f".{path.name}.[0-9]*"):
-            left.unlink(missing_ok=True)

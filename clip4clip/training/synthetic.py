@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..errors import InputValueError, TrainingError
+from ..files import whole_file
 
 T = TypeVar("T")
 
@@ -192,19 +192,14 @@ def draw(scene: Scene, random: np.random.Generator) -> np.ndarray:
 
 def write_clip(frames: np.ndarray, path: Path) -> None:
     """Frames as an H.264 file, written under another name and then renamed."""
-    fresh = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-    try:
-        with av.open(fresh, "w") as file:
-            stream = file.add_stream("libx264", rate=FRAME_RATE, options={"preset": "veryfast", "crf": "20"})
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            stream.thread_count = 1
-            for frame in frames:
-                file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            file.mux(stream.encode(None))
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with whole_file(path) as fresh, av.open(fresh, "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=FRAME_RATE, options={"preset": "veryfast", "crf": "20"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = 1
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode(None))
 
 
 def scenes(count: int, seed: int, held_out: bool) -> Iterator[tuple[Scene, np.random.Generator]]:
@@ -307,14 +302,8 @@ def _plan(
 
 
 def _write_table(rows: list[tuple[str, str]], path: Path) -> None:
-    """Written under another name and then renamed."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with fresh.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("video", "sentence"), *rows])
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with whole_file(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("video", "sentence"), *rows])
 
 
 def _draw_and_write(job: tuple[Scene, np.random.Generator, Path]) -> None:

@@ -29,11 +29,12 @@ from torch.utils.data import DataLoader
 
 from ..device import resolve_device
 from ..errors import Clip4clipError, InputValueError, PairsError, TrainingError, UnknownNameError
+from ..files import remove_unfinished
 from ..model import SequenceTransformer
 from ..pairs import Pair, find_bad, read_pairs
 from ..retrieval.evaluation import Evaluation, Track, evaluate
 from .data import Batch, Batches, VideoTextDataset, collate
-from .model import VideoTextModel, encoders, global_loss, remove_unfinished, save_checkpoint, save_tensors
+from .model import VideoTextModel, encoders, global_loss, save_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
 
