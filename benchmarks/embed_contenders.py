@@ -219,18 +219,7 @@ class Given:
         from towhee.models.clip.simple_tokenizer import SimpleTokenizer
 
         config = self.config
-        model = clip4clip.CLIP4Clip(
-            embed_dim=config.embed_dim,
-            image_resolution=config.resolution,
-            vision_layers=config.vision_layers,
-            vision_width=config.vision_width,
-            vision_patch_size=config.patch_size,
-            context_length=config.context_length,
-            vocab_size=config.vocab_size,
-            transformer_width=config.text_width,
-            transformer_heads=config.text_width // 64,
-            transformer_layers=config.text_layers,
-        ).eval()
+        model = towhee_model(config)
         # Not strict: its masks are no part of a checkpoint.
         model.load_state_dict({f"clip.{name}": one for name, one in self.state.items()}, strict=False, assign=True)
         tokenizer = SimpleTokenizer()
@@ -250,26 +239,9 @@ class Given:
 
     def open_clip(self) -> Contender:
         import open_clip
-        from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
         config = self.config
-        model = open_clip.CLIP(
-            config.embed_dim,
-            CLIPVisionCfg(
-                layers=config.vision_layers,
-                width=config.vision_width,
-                patch_size=config.patch_size,
-                image_size=config.resolution,
-            ),
-            CLIPTextCfg(
-                width=config.text_width,
-                heads=config.text_width // 64,
-                layers=config.text_layers,
-                context_length=config.context_length,
-                vocab_size=config.vocab_size,
-            ),
-            quick_gelu=True,
-        ).eval()
+        model = open_clip_model(config)
         model.load_state_dict(self.state, assign=True)
         tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
         return Peer(
@@ -313,38 +285,82 @@ class Given:
         return Peer(OPENVINO, self.config.resolution, self.unpadded, embed(text), embed(frames), self.unpadded)
 
 
+def towhee_model(config: CLIPConfig) -> Any:
+    """The published model code in a shape of ours."""
+    from towhee.models import clip4clip
+
+    return clip4clip.CLIP4Clip(
+        embed_dim=config.embed_dim,
+        image_resolution=config.resolution,
+        vision_layers=config.vision_layers,
+        vision_width=config.vision_width,
+        vision_patch_size=config.patch_size,
+        context_length=config.context_length,
+        vocab_size=config.vocab_size,
+        transformer_width=config.text_width,
+        transformer_heads=config.text_width // 64,
+        transformer_layers=config.text_layers,
+    ).eval()
+
+
+def open_clip_model(config: CLIPConfig) -> Any:
+    """open_clip's own model in a shape of ours."""
+    import open_clip
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    return open_clip.CLIP(
+        config.embed_dim,
+        CLIPVisionCfg(
+            layers=config.vision_layers,
+            width=config.vision_width,
+            patch_size=config.patch_size,
+            image_size=config.resolution,
+        ),
+        CLIPTextCfg(
+            width=config.text_width,
+            heads=config.text_width // 64,
+            layers=config.text_layers,
+            context_length=config.context_length,
+            vocab_size=config.vocab_size,
+        ),
+        quick_gelu=True,
+    ).eval()
+
+
+def hugging_face_config(config: CLIPConfig, activation: str = "quick_gelu") -> Any:
+    """transformers' configuration of a shape of ours."""
+    from transformers import CLIPConfig as HuggingFaceConfig
+
+    def tower(width: int, layers: int) -> dict[str, Any]:
+        return {
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": width // 64,
+            "projection_dim": config.embed_dim,
+            "hidden_act": activation,
+        }
+
+    text = {
+        "max_position_embeddings": config.context_length,
+        "vocab_size": config.vocab_size,
+        "bos_token_id": config.vocab_size - 2,
+        "eos_token_id": config.vocab_size - 1,
+    }
+    return HuggingFaceConfig(
+        text_config=tower(config.text_width, config.text_layers) | text,
+        vision_config=tower(config.vision_width, config.vision_layers)
+        | {"image_size": config.resolution, "patch_size": config.patch_size},
+        projection_dim=config.embed_dim,
+    )
+
+
 def hugging_face_model(config: CLIPConfig, state: State) -> Any:
     """transformers' CLIP with the tensors of a state dict, which are not copied but for the two projections."""
-    from transformers import CLIPConfig as HuggingFaceConfig
     from transformers import CLIPModel
 
-    shape = {"projection_dim": config.embed_dim}
     with torch.device("meta"):
-        model = CLIPModel(
-            HuggingFaceConfig(
-                text_config={
-                    "hidden_size": config.text_width,
-                    "intermediate_size": 4 * config.text_width,
-                    "num_hidden_layers": config.text_layers,
-                    "num_attention_heads": config.text_width // 64,
-                    "max_position_embeddings": config.context_length,
-                    "vocab_size": config.vocab_size,
-                    "bos_token_id": config.vocab_size - 2,
-                    "eos_token_id": config.vocab_size - 1,
-                    **shape,
-                },
-                vision_config={
-                    "hidden_size": config.vision_width,
-                    "intermediate_size": 4 * config.vision_width,
-                    "num_hidden_layers": config.vision_layers,
-                    "num_attention_heads": config.vision_width // 64,
-                    "image_size": config.resolution,
-                    "patch_size": config.patch_size,
-                    **shape,
-                },
-                **shape,
-            )
-        )
+        model = CLIPModel(hugging_face_config(config))
     theirs = {
         "logit_scale": state["logit_scale"],
         "text_projection.weight": state["text_projection"].T.contiguous(),

@@ -7,79 +7,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from embed_contenders import hugging_face_model
 from safetensors.torch import save_file
-from transformers import CLIPConfig as HuggingFaceConfig
-from transformers import CLIPModel
 
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.checkpoint import tower_state
-from clip4clip.config import MODELS, CLIPConfig
+from clip4clip.config import MODELS
 from clip4clip.frames import pixel_values
 from clip4clip.model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower, random_state_dict
 from clip4clip.tokenizer import default_tokenizer
 
 CAPTIONS = ["a dog", "kids feeding and playing with the horse", "", "dog " * 100, "ein Hund läuft 😀 über 12 Straßen"]
-
-
-def hugging_face_model(config: CLIPConfig, state: dict[str, torch.Tensor]) -> CLIPModel:
-    """transformers' CLIP with the numbers of a state dict under OpenAI's names, mapped here and not by our own code."""
-    shape = {"projection_dim": config.embed_dim}
-    model = CLIPModel(
-        HuggingFaceConfig(
-            text_config={
-                "hidden_size": config.text_width,
-                "intermediate_size": 4 * config.text_width,
-                "num_hidden_layers": config.text_layers,
-                "num_attention_heads": config.text_width // 64,
-                **shape,
-            },
-            vision_config={
-                "hidden_size": config.vision_width,
-                "intermediate_size": 4 * config.vision_width,
-                "num_hidden_layers": config.vision_layers,
-                "num_attention_heads": config.vision_width // 64,
-                "image_size": config.resolution,
-                "patch_size": config.patch_size,
-                **shape,
-            },
-            **shape,
-        )
-    ).eval()
-    text, vision = model.text_model, model.vision_model
-    theirs = {
-        "token_embedding.weight": text.embeddings.token_embedding.weight,
-        "positional_embedding": text.embeddings.position_embedding.weight,
-        "visual.class_embedding": vision.embeddings.class_embedding,
-        "visual.conv1.weight": vision.embeddings.patch_embedding.weight,
-        "visual.positional_embedding": vision.embeddings.position_embedding.weight,
-        "text_projection": model.text_projection.weight,
-        "visual.proj": model.visual_projection.weight,
-        "logit_scale": model.logit_scale,
-    }
-    norms = {
-        "ln_final": text.final_layer_norm,
-        "visual.ln_pre": vision.pre_layrnorm,
-        "visual.ln_post": vision.post_layernorm,
-    }
-    linears = {}
-    for prefix, layers in (("", text.encoder.layers), ("visual.", vision.encoder.layers)):
-        for number, layer in enumerate(layers):
-            block = f"{prefix}transformer.resblocks.{number}"
-            norms |= {f"{block}.ln_1": layer.layer_norm1, f"{block}.ln_2": layer.layer_norm2}
-            linears |= {f"{block}.attn.out_proj": layer.self_attn.out_proj}
-            linears |= {f"{block}.mlp.c_fc": layer.mlp.fc1, f"{block}.mlp.c_proj": layer.mlp.fc2}
-            for kind in ("weight", "bias"):
-                parts = state[f"{block}.attn.in_proj_{kind}"].chunk(3)
-                attention = layer.self_attn
-                for part, linear in zip(parts, (attention.q_proj, attention.k_proj, attention.v_proj), strict=True):
-                    getattr(linear, kind).data.copy_(part)
-    for name, module in (norms | linears).items():
-        theirs |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
-    assert theirs.keys() == {name for name in state if "in_proj" not in name}
-    for name, parameter in theirs.items():
-        projection = name in ("text_projection", "visual.proj")
-        parameter.data.copy_(state[name].T if projection else state[name])
-    return model
 
 
 def assert_same_vectors(ours: np.ndarray, theirs: torch.Tensor) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from embed_contenders import open_clip_model, towhee_model
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -20,34 +21,12 @@ from clip4clip.tokenizer import default_tokenizer
 
 open_clip = pytest.importorskip("open_clip")
 pytest.importorskip("torchvision")
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg  # noqa: E402
 from open_clip.tokenizer import SimpleTokenizer as OpenClipTokenizer  # noqa: E402
 from towhee.models import clip4clip as towhee_clip4clip  # noqa: E402
 from towhee.models.clip.simple_tokenizer import SimpleTokenizer as TowheeTokenizer  # noqa: E402
 
 CAPTIONS = ["a dog", "kids feeding and playing with the horse", "ein Hund läuft 😀 über 12 Straßen", "dog " * 100]
 OPEN_CLIP_NAMES = {"clip_vit_b32": "ViT-B-32-quickgelu", "clip_vit_b16": "ViT-B-16-quickgelu"}
-
-
-def small_open_clip(config: CLIPConfig) -> torch.nn.Module:
-    """open_clip's own model in a shape of our own."""
-    return open_clip.CLIP(
-        config.embed_dim,
-        CLIPVisionCfg(
-            layers=config.vision_layers,
-            width=config.vision_width,
-            patch_size=config.patch_size,
-            image_size=config.resolution,
-        ),
-        CLIPTextCfg(
-            width=config.text_width,
-            heads=config.text_width // 64,
-            layers=config.text_layers,
-            context_length=config.context_length,
-            vocab_size=config.vocab_size,
-        ),
-        quick_gelu=True,
-    ).eval()
 
 
 def frames() -> np.ndarray:
@@ -172,7 +151,7 @@ WRITERS: dict[str, Callable[[torch.nn.Module, Path, CLIPConfig], None]] = {
 def test_what_open_clip_writes_is_read(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = MODELS["tiny"].config
-    model = small_open_clip(config)
+    model = open_clip_model(config)
     path = tmp_path / "checkpoint"
     WRITERS[family](model, path, config)
     ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
@@ -186,7 +165,7 @@ def test_what_open_clip_writes_is_read(family: str, tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_half_precision_is_read_as_the_numbers_it_holds(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = small_open_clip(MODELS["tiny"].config).half()
+    model = open_clip_model(MODELS["tiny"].config).half()
     torch.save(model.state_dict(), tmp_path / "half.pt")
     ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
     ids = F.pad(ids, (0, 77 - ids.shape[1]))
@@ -196,18 +175,7 @@ def test_half_precision_is_read_as_the_numbers_it_holds(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_what_towhee_models_writes_is_read(tmp_path: Path) -> None:
     config = MODELS["tiny"].config
-    model = towhee_clip4clip.CLIP4Clip(
-        embed_dim=config.embed_dim,
-        image_resolution=config.resolution,
-        vision_layers=config.vision_layers,
-        vision_width=config.vision_width,
-        vision_patch_size=config.patch_size,
-        context_length=config.context_length,
-        vocab_size=config.vocab_size,
-        transformer_width=config.text_width,
-        transformer_heads=config.text_width // 64,
-        transformer_layers=config.text_layers,
-    ).eval()
+    model = towhee_model(config)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin.1")
     ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
     texts = model.get_sequence_output(F.pad(ids, (0, 77 - ids.shape[1])), shaped=True).squeeze(1)
