@@ -868,10 +868,10 @@ def _open_index(
     new: bool = False,
 ) -> VideoIndex:
     """The index, which may be new or must be there."""
-    if not new and "://" not in uri and not Path(uri).exists():
-        raise VideoIndexError(f"there is no index {uri}: make it by `clip4clip index`")
-    from .retrieval.index import VideoIndex
+    from .retrieval.index import VideoIndex, is_local
 
+    if not new and is_local(uri) and not Path(uri).exists():
+        raise VideoIndexError(f"there is no index {uri}: make it by `clip4clip index`")
     return VideoIndex(uri, collection, token=token, model_name=model, weights=weights, **how)
 
 

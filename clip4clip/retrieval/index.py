@@ -167,7 +167,7 @@ class VideoIndex:
         timeout: float = 10.0,
     ) -> None:
         self.uri, self.collection = os.fspath(uri), collection
-        self.is_local = "://" not in self.uri
+        self.is_local = is_local(self.uri)
         if self.is_local:
             self.uri = absolute(self.uri)
         self._model_name, self._weights, self._timeout = model_name, weights, timeout
@@ -649,6 +649,11 @@ class VideoIndex:
                 self._consistency = AFTER_A_FAILURE
                 raise IndexUnavailableError(f"the index at {self.uri} does not answer: {message}") from error
             raise VideoIndexError(f"the index {self.collection!r} at {self.uri} says: {message}") from error
+
+
+def is_local(uri: str) -> bool:
+    """Whether an index is a file of this machine, and not on a server."""
+    return "://" not in uri
 
 
 def _understand(description: Mapping[str, Any]) -> _Collection:
