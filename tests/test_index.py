@@ -155,6 +155,162 @@ def test_filters_are_milvuss(index: VideoIndex) -> None:
         index.search(vector=query, filter="duration <")
 
 
+HOUR = 3600 * 10**9
+JUNE = 1748728800 * 10**9  # midnight of 2025-06-01 in Berlin
+
+
+@pytest.fixture
+def dated(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[str]]]:
+    """A filter to the videos that it finds; v1, v2 and v3 were changed on 2025-06-01, v5 has no time."""
+    if not hasattr(time, "tzset"):
+        pytest.skip("the time zone of a process cannot be changed on Windows")
+    rows = made_up(6)
+    for row, mtime in zip(rows, (JUNE - 1, JUNE, JUNE + HOUR, JUNE + 24 * HOUR - 1, JUNE + 24 * HOUR), strict=False):
+        row["mtime"] = mtime
+    index.add(rows)
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        yield lambda text: sorted(ids(index.search(vector=rows[0]["vector"], filter=text)))
+    time.tzset()
+
+
+DATES = {
+    'modified > "2025-06-01"': "4",
+    'modified >= "2025-06-01"': "1234",
+    'modified < "2025-06-01"': "0",
+    'modified <= "2025-06-01"': "0123",
+    'modified == "2025-06-01"': "123",
+    'modified != "2025-06-01"': "04",
+    '"2025-06-01" < modified': "4",
+    '"2025-06-01" <= modified < "2025-06-02"': "123",
+    'modified in ["2025-06-01", "2025-05-31"]': "0123",
+    'modified not in ["2025-06-01"]': "04",
+    "(modified) > ('2025-06-01T00:30')": "234",
+    'modified >= "2025-06-01 01:00"': "234",
+    'modified == "2025-06-01T01:00:00"': "2",
+    'modified < "2025-06-01T00:00:00.000001"': "01",
+    'modified >= "2025-05-31T22:00:00Z"': "1234",
+    'modified >= "2025-06-01T01:00:00+02:00"': "234",
+    'modified >= "2025-06-01T01:00:00Z"': "34",
+    'modified < "9000-01-01"': "01234",
+    'modified > "1600-01-01"': "01234",
+    'duration < 4 and modified > "2025-06-01" or id == "v0"': "0",
+    'exists modified and not (modified > "2025-06-01")': "0123",
+    f"mtime > {JUNE}": "234",
+}
+
+
+def test_dates_are_written_as_dates(dated: Callable[[str], list[str]]) -> None:
+    for text, found in DATES.items():
+        assert dated(text) == [f"v{number}" for number in found], text
+
+
+def test_what_is_not_a_date_is_refused(dated: Callable[[str], list[str]]) -> None:
+    for text, wrong in {
+        'modified > "yesterday"': 'compares modified with "yesterday", which is not a date',
+        'modified > "2025-13-01"': "which is not a date",
+        'modified > "9999-12-31"': "which is out of range",
+        "modified > 3": "compares modified with 3",
+        "modified > duration": "compares modified with an expression",
+        'modified like "2025%"': "compares modified by like",
+        "modified + 1 > 3": "uses modified in another way than to compare it",
+        "json_contains(modified, 1)": "uses modified in another way than to compare it",
+        'modified in "2025-06-01"': "looks for modified in something else than a list",
+    }.items():
+        with pytest.raises(VideoIndexError, match=wrong) as caught:
+            dated(text)
+        assert 'write modified > "2025-06-01"' in str(caught.value)
+
+
+def test_a_field_called_modified_stays_its_owners(index: VideoIndex) -> None:
+    row = made_up(1)[0]
+    index.add([row | {"modified": "in spring", "mtime": JUNE}])
+    assert ids(index.search(vector=row["vector"], filter='modified == "in spring"')) == ["v0"]
+
+
+WRONG_KINDS = {
+    'mtime > "2025-06-01"': 'mtime, which is a number, with the string "2025-06-01": .* modified > "2025-06-01"',
+    'duration > "60"': 'duration, which is a number, with the string "60": write duration > 60',
+    '$meta["duration"] > "60"': "duration, which is a number",
+    '"60" < duration': "write duration > 60",
+    'duration in [1, "2"]': r"the string \"2\": write duration in \[2\]",
+    'duration not in ["2"]': "duration, which is a number",
+    'duration like "1%"': "duration, which is a number",
+    'id == "v0" or (not (duration == ("1")))': "duration, which is a number",
+    'frame_count > "3"': "frame_count, which is a number",  # which no video here has
+    "camera == 1": 'camera, which is a string, with the number 1: write camera == "1"',
+    "camera == -1": "camera, which is a string, with the number",
+    "camera + 1 > 3": "computes with camera, which is a string and not a number",
+    "camera == true": "camera, which is a string, with the boolean true",
+    'flag == "x"': 'flag, which is a boolean, with the string "x": write flag == true',
+    "flag == 1": "flag, which is a boolean, with the number 1",
+    'tags == "p"': r"tags, which is a list, with the string .*: write json_contains\(tags, \"p\"\)",
+    "place == 1": r"place, which is an object, with the number 1: write place\[\"key\"\] == 1",
+    "id == 5": 'id, which is a string, with the number 5: write id == "5"',
+    "id in [5]": r"write id in \[\"5\"\]",
+    "path > 3": "path, which is a string",
+    "size < 99999999999999999999": "the integer 99999999999999999999, which does not fit into 64 bits",
+}
+
+
+def test_a_comparison_of_the_wrong_kind_names_the_field_and_the_right_form(index: VideoIndex) -> None:
+    rows = made_up(130)
+    rows[0] |= {"camera": "front", "flag": True, "tags": ["p"], "place": {"k": 1}}
+    for row in rows:
+        row |= {"mixed": 1}
+    rows[-1]["mixed"] = "x"  # beyond the sample
+    index.add(rows)
+
+    def found(text: str) -> list[str]:
+        return sorted(ids(index.search(vector=rows[0]["vector"], filter=text)))
+
+    for text, message in WRONG_KINDS.items():
+        with pytest.raises(VideoIndexError, match=message):
+            found(text)
+    right = 'mtime > 5 or duration == 0 and camera >= "a" and flag == true and json_contains(tags, "p")'
+    assert found(right) == found('place["k"] == 1 and camera like "fr%"') == ["v0"]
+    assert found('mixed == "x"') == ["v129"]
+    assert found("mixed == 1 and duration in [1, 2.0]") == ["v1", "v2"]
+    with pytest.raises(VideoIndexError, match="mixed, which is a number"):
+        found("mixed == true")
+
+
+def test_a_misspelt_field_is_said(index: VideoIndex, caplog: pytest.LogCaptureFixture) -> None:
+    index.create()
+    query = made_up(1)[0]["vector"]
+    assert index.search(vector=query, filter='camra == "front"') == []
+    assert caplog.messages == []  # who has no videos has no fields either
+    index.add([made_up(1)[0] | {"camera": "front"}, made_up(2)[1]])
+    assert ids(index.search(vector=query, filter='camera == "front" and duration < 5')) == ["v0"]
+    assert caplog.messages == []
+    index.search(vector=query, filter='json_contains(camra, "front")')
+    index.search(vector=query, filter='colour == "red"')
+    told = "no video of the index has the field"
+    assert caplog.messages == [
+        f"{told} camra that the filter names: did you mean camera?",
+        f"{told} colour that the filter names: the fields are camera, duration, id, path",
+    ]
+    with pytest.raises(VideoIndexError, match="the field camra that the filter names: did you mean camera"):
+        index.delete(filter='camra != "front"')  # a server would delete all
+    assert index.count() == 2
+
+
+def test_what_only_milvus_knows_is_passed_on(index: VideoIndex) -> None:
+    index.add(made_up(3))
+    query = made_up(3)[0]["vector"]
+    for text in ('id like "v%" && !(duration > 1)', "duration not in [2,]", 'path == "/videos/v0.mp4" or duration == 1.0'):
+        assert sorted(ids(index.search(vector=query, filter=text))) == ["v0", "v1"] if "%" in text or "2" in text else True
+    for text in ("duration >", "a.b", "duration", 'path =~ "x"'):
+        with pytest.raises(VideoIndexError, match="says: "):
+            index.search(vector=query, filter=text)
+    if index.is_local:
+        with pytest.raises(VideoIndexError, match="says: the filter is nested too deeply, it has too many brackets"):
+            index.search(vector=query, filter="(" * 400 + "duration > 1" + ")" * 400)
+    else:
+        assert len(index.search(vector=query, filter="(" * 400 + "0 < duration < 2" + ")" * 400)) == 1
+
+
 def test_adding_again_replaces(index: VideoIndex) -> None:
     rows = made_up(10)
     assert index.add(rows) == 10
@@ -197,7 +353,8 @@ def test_a_row_that_is_replaced_leaves_none_of_its_fields(index: VideoIndex) -> 
 
 
 def test_a_length_that_is_none_is_not_shown() -> None:
-    lengths = {3725.2: "62:05", 59.9: "0:59", "1:20": "", float("nan"): "", float("inf"): ""}
+    lengths = {7220: "2:00:20", 3725.2: "1:02:05", 3599.9: "59:59", 59.9: "0:59", 0: "0:00"}
+    lengths |= dict.fromkeys(["1:20", float("nan"), float("inf"), -1.0], "")
     assert {value: Hit("a", "", 1, {"duration": value}).length for value in lengths} == lengths
 
 
@@ -389,12 +546,30 @@ def test_what_cannot_be_searched_for_is_said(index: VideoIndex, tmp_path: Path) 
         index.search("a", video="b.mp4")
     with pytest.raises(InputTypeError, match="one of text, video and vector"):
         index.search()
-    for limit in (0, -1, 16385, 1.5):
+    for limit in (0, -1, 16385, 10**30, 1.5, True, "3", None):
         with pytest.raises(InputValueError, match=r"from 1 to 16,384, not"):
             index.search("a", limit=limit)  # type: ignore[arg-type]
     for vector in (np.zeros(128), np.full(128, np.nan), np.ones(64), np.ones((1, 128))):
         with pytest.raises(InputValueError, match="the vector to search for"):
             index.search(vector=vector)
+    for words in ("a red square", ["1"] * 128, b"x" * 128, [None] * 128, [[1, 2], [3]], np.ones(128) * 1j, object()):
+        with pytest.raises(InputTypeError, match="the vector to search for must be numbers, not"):
+            index.search(vector=words)  # type: ignore[arg-type]
+    one = made_up(1)[0]["vector"]
+    assert index.search(vector=list(one), limit=np.int64(3)) == []  # type: ignore[arg-type]
+    with pytest.raises(InputValueError, match="a filter must be valid Unicode"):
+        index.search(vector=one, filter='id == "\udcff"')
+    with pytest.raises(InputTypeError, match="a filter must be a string, not 5"):
+        index.search(vector=one, filter=5)  # type: ignore[arg-type]
+    with pytest.raises(InputTypeError, match="must be a list of names, not the string 'size'"):
+        index.search(vector=one, output_fields="size")
+    with pytest.raises(InputValueError, match="a name in output_fields must be valid Unicode"):
+        index.search(vector=one, output_fields=["\udcff"])
+    for ask in (index.get, lambda name: index.delete([name]), lambda name: index.insert(name, one)):
+        with pytest.raises(InputValueError, match="an id must be valid Unicode"):
+            ask("\udcff")
+    with pytest.raises(InputTypeError, match="the vector of 'a' must be numbers"):
+        index.insert("a", "a red square")
     with pytest.raises(FileNotFoundError):
         index.search(video=tmp_path / "none.mp4")
 
@@ -407,9 +582,29 @@ def test_rows_that_are_none_are_refused_whole(index: VideoIndex) -> None:
         ({"path": "x" * 70_000}, "path must be a string of 1 to"),
         ({"vector": np.ones(5)}, "shape"),
         ({"vector": np.zeros(128)}, "all zeros"),
+        ({"id": "\udcff"}, "id must be valid Unicode"),
+        ({"path": "\udcff"}, "path must be valid Unicode"),
+        ({"fingerprint": ""}, "fingerprint must be a string of 1 to"),
+        ({"\udcff": 1}, "a field of 'v0' must be valid Unicode"),
+        ({"note": "\udcff"}, "the field note of 'v0' cannot be stored, .*surrogates not allowed"),
+        ({"note": {1, 2}}, "the field note of 'v0' cannot be stored, Object of type set is not JSON serializable"),
+        ({"size": 2**63}, "the field size of 'v0' cannot be stored, more than 64 bits"),
     ):
         with pytest.raises(InputValueError, match=message):
             index.add([good, good | bad])
+    for bad, message in (
+        ({"vector": "red"}, "the vector of 'v0' must be numbers, not 'red'"),
+        ({"vector": 5}, "has shape"),
+        ({"model": 5}, "model must be a string"),
+        ({5: 1}, "a field of 'v0' must be a string, not 5"),
+    ):
+        with pytest.raises((InputTypeError, InputValueError), match=message):
+            index.add([good | bad])
+    with pytest.raises(InputTypeError, match="a row must be a dictionary, not 5"):
+        index.add([5])  # type: ignore[list-item]
+    for nothing in (5, None, good):
+        with pytest.raises(InputTypeError, match="expected the path of a table or rows as dictionaries"):
+            index.add(nothing)  # type: ignore[arg-type]
     with pytest.raises(InputValueError, match="a row has no fingerprint, model, path, vector"):
         index.add([{"id": "a"}])
     with pytest.raises(InputValueError, match="a row has no fingerprint"):
@@ -473,6 +668,9 @@ def test_a_collection_of_somebody_else_takes_vectors_and_no_sentences(uri: str, 
         assert index.delete([7]) == 1
         with pytest.raises(InputValueError, match="'seven' is no key of a collection whose keys are whole numbers"):
             index.delete(["seven"])
+        for name in (7.5, None, 2**63):
+            with pytest.raises(InputValueError, match="is no key of a collection"):
+                index.delete([name])  # type: ignore[list-item]
         with pytest.raises(InputValueError, match=r"'picture' is no field of float vectors in .*, but vector"):
             index.search(vector=row["vector"], anns_field="picture")
 

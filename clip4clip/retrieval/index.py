@@ -7,13 +7,16 @@ import functools
 import json
 import logging
 import math
+import operator
 import os
+import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -23,21 +26,27 @@ from ..errors import (
     IndexUnavailableError,
     InputTypeError,
     InputValueError,
+    LibraryError,
     MissingExtraError,
     ModelMismatchError,
     VideoIndexError,
     brief,
+    first_line,
 )
 from ..video import read_frames
 from ..weights import Identity, Reference, identify
-from .library import Track
+from .filters import STORED_AS, translate_filter
 from .listing import absolute, list_videos
 from .local_engine import embed_videos
-from .table import Recipe, number_of_rows, read_rows
+
+if TYPE_CHECKING:  # at run time these need pyarrow, which a server's index does without
+    from .library import Track
+    from .table import Recipe
 
 try:
     import grpc
     from pymilvus import DataType, MilvusClient, MilvusException
+    from pymilvus.exceptions import ConnectionConfigException, ParamError
 except ImportError as error:  # pragma: no cover
     raise MissingExtraError("an index needs pymilvus: pip install 'towhee-clip4clip[retrieval]'") from error
 
@@ -50,8 +59,26 @@ MAX_NAME_BYTES = 65_535  # Milvus's own, of a string
 LINKS, CANDIDATES_BUILT, CANDIDATES = 16, 200, 256
 CONSISTENCY = "Session"  # what this process has written is found at once
 AFTER_A_FAILURE = "Strong"  # waits until a server that was started again has read its log: before, it finds little
-UNREACHABLE = {1, 2}  # Milvus's codes for an RPC that failed and a server that is not there
+UNREACHABLE = {1, 2}  # Milvus's codes for a server that is not ready, and one that is not there
+NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+UNEXPECTED = "Unexpected error, message=<"  # how pymilvus begins what was raised before anything was sent
 NOT_READY = ("find no available", "not loaded", "not ready", "not healthy")  # what it says while it starts
+
+# The kinds of values in the fields of a video, as filters know them.
+KINDS = {
+    DataType.VARCHAR: "string",
+    DataType.BOOL: "boolean",
+    **dict.fromkeys((DataType.INT8, DataType.INT16, DataType.INT32, DataType.INT64), "number"),
+    **dict.fromkeys((DataType.FLOAT, DataType.DOUBLE), "number"),
+}
+TABLE_FIELDS = dict.fromkeys(("duration", "frame_count", "size", STORED_AS), "number")  # that a table's rows have
+# Which videos have a value of that kind in a field, as far as Milvus can tell.
+HAVING = {
+    "string": '{0} >= ""',
+    "number": "{0} > 0 or {0} <= 0",
+    "boolean": "{0} == true or {0} == false",
+}
+SAMPLE = 100  # videos that are asked for the kinds of a field, and for the names of all
 
 # milvus-lite serves all indexes of a file that this process has open from one place, and takes one writer at a time.
 _local: Counter[str] = Counter()
@@ -82,11 +109,13 @@ class Hit:
 
     @property
     def length(self) -> str:
-        """How long the video is, as ``minutes:seconds``; empty where that is not known."""
-        seconds = self.fields.get("duration")
-        if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        """Duration as ``minutes:seconds``, from an hour on ``hours:minutes:seconds``; empty where it is not known."""
+        duration = self.fields.get("duration")
+        if not isinstance(duration, int | float) or not math.isfinite(duration) or duration < 0:
             return ""
-        return f"{int(seconds // 60)}:{int(seconds % 60):02}"
+        minutes, seconds = divmod(int(duration), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 @dataclass
@@ -121,6 +150,8 @@ class _Collection:
     id_field: str
     id_is_text: bool
     fields: list[str]
+    kinds: dict[str, str | None]  # of the values in fields; None for those that filters do not check
+    is_dynamic: bool  # whether a row may have fields that the collection does not name
 
 
 @dataclass(frozen=True)
@@ -150,7 +181,8 @@ class VideoIndex:
 
     Raises:
         IndexUnavailableError: when the server does not answer or another process uses the file; also from all methods.
-        VideoIndexError: for a ``uri`` that is none of these.
+        VideoIndexError: for an invalid ``uri`` or ``collection``, and a local file that cannot be opened.
+        MissingExtraError: for a local file without milvus-lite.
     """
 
     def __init__(
@@ -166,15 +198,22 @@ class VideoIndex:
         precision: str = "float32",
         timeout: float = 10.0,
     ) -> None:
+        if not isinstance(uri, str | os.PathLike):
+            raise InputTypeError(f"uri must be a string or a path, not {brief(uri)}")
         self.uri, self.collection = os.fspath(uri), collection
+        _check_collection(collection)
         self.is_local = is_local(self.uri)
         if self.is_local:
             self.uri = absolute(self.uri)
+        else:
+            _check_server(self.uri)
         self._model_name, self._weights, self._timeout = model_name, weights, timeout
         self._placement = device, runtime, precision
         self._lock = threading.RLock()
         self._known: _Collection | None = None
         self._consistency = CONSISTENCY
+        self._kinds_seen: dict[str, set[str]] = {}  # of fields that the collection does not name
+        self._closed = False
         if self.is_local and not self.uri.endswith(".db"):
             raise VideoIndexError(f"{self.uri!r} is no index: a file that ends in .db or http(s)://host:port is due")
         if self.is_local and not Path(self.uri).parent.is_dir():
@@ -189,7 +228,6 @@ class VideoIndex:
             self._client = MilvusClient(self.uri, token=token or "", timeout=timeout, grpc_options=options)
             if self.is_local:
                 _local[self.uri] += 1
-        self._closed = False
 
     def __enter__(self) -> VideoIndex:
         return self
@@ -211,17 +249,36 @@ class VideoIndex:
 
                     server_manager_instance.release_server(self.uri)
 
-    def create(self, frames: int = 12, seek: str = "exact") -> None:
-        """Makes the collection, without videos, for vectors of this index's model; does nothing when there is one.
+    def create(
+        self,
+        frames: int | None = None,
+        seek: str | None = None,
+        *,
+        table: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Makes the collection, without videos; does nothing when there is one.
 
         Args:
-            frames: that are taken of each video, spread evenly.
-            seek: ``'exact'`` or ``'keyframe'``.
+            frames: that are taken of each video, spread evenly; None for as many as the index has, or 12.
+            seek: ``'exact'`` or ``'keyframe'``; None for that of the index, or ``'exact'``.
+            table: that ``clip4clip embed`` wrote, whose model, weights, frames and seek the collection is for. Without
+                it the collection is for this index's model.
 
         Raises:
-            ModelMismatchError: when there is one with vectors of another model.
+            ModelMismatchError: when there is a collection with other vectors, or the table has other vectors than
+                ``model_name``, ``frames`` or ``seek`` say.
+            LibraryError: for a table that cannot be read.
         """
-        self._open(self._identity, get_model(self._identity.model).config.embed_dim, frames, seek)
+        if table is None:
+            self._open(self._identity, get_model(self._identity.model).config.embed_dim, frames, seek)
+            return
+        recipe = _read_recipe(table)
+        if (frames or recipe.frames, seek or recipe.seek) != (recipe.frames, recipe.seek):
+            raise ModelMismatchError(
+                f"{os.fspath(table)} has vectors of {recipe.frames} frames, seek {recipe.seek!r}, not of "
+                f"{frames or recipe.frames}, seek {seek or recipe.seek!r}"
+            )
+        self._open(recipe.model, recipe.dim, recipe.frames, recipe.seek)
 
     def add(
         self,
@@ -230,8 +287,8 @@ class VideoIndex:
     ) -> int:
         """Adds videos, or replaces those with the same id. The collection is made when there is none.
 
-        A new one is recorded as of the table's ``frames`` and ``seek``, or for rows as of 12 and ``'exact'``: rows that
-        were made in another way want :meth:`create` first.
+        A new one is recorded as of the table's ``frames`` and ``seek``, or for rows as of 12 and ``'exact'``: for rows
+        that were made in another way call :meth:`create` first, with the table that they come from.
 
         Stopped at any moment it may be called again: what is there already is replaced by the same.
 
@@ -245,21 +302,28 @@ class VideoIndex:
             How many were added or replaced.
 
         Raises:
-            ModelMismatchError: for vectors of another model than those of the index.
+            ModelMismatchError: for vectors of another model than those of the index, or than ``model_name``.
             LibraryError: for a table that cannot be read.
-            InputValueError: for a row without a field that it needs, or whose vector has another length, is all zeros
-                or not finite.
+            InputTypeError: for what is neither a table nor rows, and a vector that is not of numbers.
+            InputValueError: for a row without a field that it needs, with a field that cannot be stored, or whose
+                vector has another length, is all zeros or not finite.
         """
         rows: Iterable[Mapping[str, Any]]
         if isinstance(videos, str | os.PathLike):
-            recipe = Recipe.of(Path(videos))
+            recipe = _read_recipe(videos)
+            from .table import number_of_rows, read_rows
+
             self._open(recipe.model, recipe.dim, recipe.frames, recipe.seek)
             rows, total = read_rows(videos), number_of_rows(videos)
-        else:
+        elif isinstance(videos, Iterable) and not isinstance(videos, Mapping):
             rows, total = videos, len(videos) if isinstance(videos, Sequence) else 0
+        else:
+            raise InputTypeError(f"expected the path of a table or rows as dictionaries, not {brief(videos)}")
         added = 0
         batch: list[Mapping[str, Any]] = []
         for row in track(rows, total, "indexing"):
+            if not isinstance(row, Mapping):
+                raise InputTypeError(f"a row must be a dictionary, not {brief(row)}")
             if "vector" not in row or row["vector"] is not None:  # null is a video that failed; none at all is an error
                 batch.append(row)
             if len(batch) == ROWS_AT_ONCE:
@@ -291,7 +355,9 @@ class VideoIndex:
         if found.model is not None:
             row = {"path": str(values[0])} | row
         if found.id_is_text and found.id_field in row:
-            row[found.id_field] = str(row[found.id_field])
+            row[found.id_field] = _text(str(row[found.id_field]), "an id")
+        for name in row.keys() & found.dims.keys():
+            row[name] = _vector(row[name], found.dims[name], f"the {name} of {brief(values[0])}")
         with self._writing, self._speaking():
             if found.model is not None:
                 [row] = self._whole({row["id"]: row}, found)
@@ -318,21 +384,29 @@ class VideoIndex:
             vector: float32 of the length of those in the index; it must be of the same model, which only the caller
                 can know.
             limit: how many at most, up to 16,384.
-            filter: Milvus's boolean expression over the fields, such as ``'duration < 60 and path like "%.mp4"'``.
+            filter: Milvus's boolean expression over the fields, such as ``'duration < 60 and path like "/srv/%"'``;
+                and dates, as in ``'modified > "2025-06-01"'``. A field that no video has is warned about.
             output_fields: of those that ``Hit.fields`` is to have.
             **options: for ``MilvusClient.search``.
 
         Raises:
             ModelMismatchError: when the index has vectors of another model than this one, or of other weights.
-            VideoIndexError: when there is no such collection, or the filter is wrong.
+            VideoIndexError: when there is no such collection, or the filter is wrong, such as one that compares a
+                field with a value of another kind.
             InputTypeError, InputValueError: for anything but one thing to search for, or an impossible one.
             VideoNotFoundError, VideoError: for a video that cannot be read.
         """
         if sum(given is not None for given in (text, video, vector)) != 1:
             raise InputTypeError("one of text, video and vector is to be searched for")
-        if not (isinstance(limit, int) and 0 < limit <= MAX_LIMIT):
-            raise InputValueError(f"limit must be a whole number from 1 to {MAX_LIMIT:,}, not {limit!r}")
+        if isinstance(limit, bool) or not (isinstance(limit, int | np.integer) and 0 < limit <= MAX_LIMIT):
+            raise InputValueError(f"limit must be a whole number from 1 to {MAX_LIMIT:,}, not {brief(limit)}")
+        limit = int(limit)
+        if isinstance(output_fields, str):
+            raise InputTypeError(f"output_fields must be a list of names, not the string {brief(output_fields)}")
+        for name in output_fields:
+            _text(name, "a name in output_fields")
         found = self._found()
+        filter = self._translate(filter, found)  # noqa: A001
         if vector is None:
             if found.model is None:
                 raise ModelMismatchError(
@@ -370,14 +444,7 @@ class VideoIndex:
     def get(self, id: str) -> Hit | None:  # noqa: A002
         """The video of an id, with the score 1, or None."""
         found = self._found()
-        with self._speaking():
-            rows = self._client.query(
-                self.collection,
-                filter=_one_of(found, [id]),
-                output_fields=["*"],
-                consistency_level=self._consistency,
-                timeout=self._timeout,
-            )
+        rows = self._query(_one_of(found, [id]), ["*"])
         return _hit({"id": id, "distance": 1.0, "entity": rows[0]}, found) if rows else None
 
     def delete(self, ids: Sequence[str] = (), *, filter: str = "") -> int:  # noqa: A002
@@ -385,10 +452,16 @@ class VideoIndex:
 
         Returns:
             How many were in it and are not any more.
+
+        Raises:
+            VideoIndexError: when there is no such collection, or the filter is wrong or names a field that no video
+                has: some servers would delete all videos then.
+            InputTypeError, InputValueError: for ids that are impossible.
         """
         if isinstance(ids, str):
             raise InputTypeError(f"ids must be a list of ids, not the string {brief(ids)}")
         found = self._found()
+        filter = self._translate(filter, found, strict=True)  # noqa: A001
         with self._writing, self._speaking():
             before = self.count()
             for start in range(0, len(ids), ROWS_AT_ONCE):
@@ -490,10 +563,12 @@ class VideoIndex:
     @functools.cached_property
     def _identity(self) -> Identity:
         """Of the model that embeds what is searched for."""
-        name = self._model_name
-        if name is None:
-            found = self._find()
-            name = found.model.model if found is not None and found.model is not None else "clip_vit_b32"
+        found = self._find()
+        recorded = None if found is None or found.model is None else found.model.model
+        name = self._model_name or recorded or "clip_vit_b32"
+        get_model(name)
+        if found is not None and name != recorded:  # said before a checkpoint is fetched or read
+            raise self._mismatch(found, name)
         return identify(self._weights, name)
 
     @functools.cached_property
@@ -530,13 +605,71 @@ class VideoIndex:
     def _check(self, model: Identity) -> None:
         found = self._find()
         if found is not None and found.model != model:
-            has = f"vectors of {found.model}" if found.model else "been made by something else than clip4clip"
-            raise ModelMismatchError(
-                f"the collection {self.collection!r} has {has}, which cannot be compared with vectors of {model}"
+            raise self._mismatch(found, model)
+
+    def _mismatch(self, found: _Collection, model: Identity | str) -> ModelMismatchError:
+        has = f"vectors of {found.model}" if found.model else "been made by something else than clip4clip"
+        return ModelMismatchError(
+            f"the collection {self.collection!r} has {has}, which cannot be compared with vectors of {model}"
+        )
+
+    def _translate(self, filter: str, found: _Collection, strict: bool = False) -> str:  # noqa: A002
+        """The filter as Milvus understands it; see :func:`clip4clip.retrieval.filters.translate_filter`."""
+        _text(filter, "a filter")
+
+        def names() -> set[str]:
+            rows = self._query("", ["$meta"], SAMPLE)
+            there = {name for row in rows for name in row if row[name] is not None}
+            return there | found.kinds.keys() - found.dims.keys() if rows else there
+
+        def lookup(name: str, kind: str | None) -> set[str] | None:
+            return self._kinds(found, name, kind)
+
+        return translate_filter(filter, lookup, names, has_dates=found.model is not None, strict=strict)
+
+    def _kinds(self, found: _Collection, name: str, kind: str | None) -> set[str] | None:
+        """The kinds of values that videos have in a field, and for certain whether ``kind`` is one; None: not known."""
+        if name in found.kinds:
+            known = found.kinds[name]
+            return None if known is None else {known}
+        if not found.is_dynamic:
+            return None
+        seen = self._kinds_seen.get(name, set())
+        if kind in seen or (kind is None and seen):
+            return seen
+        field = f"$meta[{_quoted(name)}]"
+        has = self._kinds_among(name, f"exists {field}")
+        if has and kind in HAVING and kind not in has:
+            has |= self._kinds_among(name, HAVING[kind].format(field)) & {kind}
+        self._kinds_seen[name] = seen | has
+        if not has and found.model is not None and name in TABLE_FIELDS:
+            return {TABLE_FIELDS[name]}
+        return has
+
+    def _kinds_among(self, name: str, filter: str) -> set[str]:  # noqa: A002
+        """The kinds of values of a field in some of the videos that match."""
+        rows = self._query(filter, [name], SAMPLE)
+        return {_kind_of(row[name]) for row in rows if row.get(name) is not None}
+
+    def _query(self, filter: str, fields: list[str], limit: int | None = None) -> list[dict[str, Any]]:  # noqa: A002
+        with self._speaking():
+            return list(
+                self._client.query(
+                    self.collection,
+                    filter=filter,
+                    output_fields=fields,
+                    consistency_level=self._consistency,
+                    timeout=self._timeout,
+                    **({"limit": limit} if limit else {}),
+                )
             )
 
     def _open(self, model: Identity, dim: int, frames: int | None, seek: str | None) -> _Collection:
         """The collection for vectors made so, new if there is none."""
+        if self._model_name not in (None, model.model):
+            raise ModelMismatchError(
+                f"the vectors are of {model}, and this index was opened for the model {self._model_name}"
+            )
         if self._find() is None:
             with self._writing, self._lock:  # whoever comes first makes it
                 if self._find() is None:
@@ -576,21 +709,22 @@ class VideoIndex:
     def _upsert(self, rows: Sequence[Mapping[str, Any]]) -> int:
         if not rows:
             return 0
+        batch: dict[str, dict[str, Any]] = {}  # by id: of two in one upsert a server keeps both
         for row in rows:
             if missing := {"id", "path", "vector", "model", "fingerprint"} - row.keys():
                 raise InputValueError(f"a row has no {', '.join(sorted(missing))}: {brief(dict(row))}")
-            found = self._open(Identity(row["model"], row["fingerprint"]), len(row["vector"]), None, None)
-        told = ("model", "fingerprint", "error")  # of all
-        batch: dict[str, dict[str, Any]] = {}  # by id: of two in one upsert a server keeps both
-        for row in rows:
-            for name in ("id", "path"):
-                if not (isinstance(row[name], str) and 0 < len(row[name].encode()) <= MAX_NAME_BYTES):
+            for name in ("id", "path", "model", "fingerprint"):
+                if not isinstance(row[name], str) or not 0 < len(_text(row[name], name).encode()) <= MAX_NAME_BYTES:
                     raise InputValueError(
                         f"{name} must be a string of 1 to {MAX_NAME_BYTES} bytes, not {brief(row[name])}"
                     )
-            fields = {name: value for name, value in row.items() if name not in told and value is not None}
-            vector = _vector(row["vector"], found.dims["vector"], f"the vector of {brief(row['id'])}")
-            batch[row["id"]] = fields | {"vector": vector}
+            what = f"the vector of {brief(row['id'])}"
+            vector = _vector(row["vector"], None, what)
+            found = self._open(Identity(row["model"], row["fingerprint"]), len(vector), None, None)
+            told = ("model", "fingerprint", "error")  # of all
+            fields = {_text(name, f"a field of {brief(row['id'])}"): row[name] for name in row.keys() - {*told}}
+            fields = {name: _storable(value, name, row["id"]) for name, value in fields.items() if value is not None}
+            batch[row["id"]] = fields | {"vector": _vector(vector, found.dims["vector"], what)}
         with self._writing, self._speaking():
             self._client.upsert(self.collection, self._whole(batch, found), timeout=max(self._timeout, 60))
         return len(batch)
@@ -638,22 +772,102 @@ class VideoIndex:
         try:
             yield
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
-            code, message = getattr(error, "code", None), getattr(error, "message", None) or str(error)
-            if (self.is_local and "Failed to start" in message) or "open local milvus failed" in message.lower():
-                raise IndexUnavailableError(
-                    f"the index {self.uri} cannot be opened: another process is using it, or it is damaged"
-                ) from error
-            starting = any(words in message for words in NOT_READY)
-            if not isinstance(error, MilvusException) or code in UNREACHABLE or starting:
+            message = getattr(error, "message", None) or str(error)
+            if self._closed:
+                raise VideoIndexError(f"the index at {self.uri} has been closed: open another one") from error
+            if self.is_local and isinstance(error, ConnectionConfigException):
+                raise self._not_opened(error) from error
+            if self._is_out_of_reach(error) or any(words in message for words in NOT_READY):
                 self._known = None  # a server that was started again may have to load the collection
                 self._consistency = AFTER_A_FAILURE
                 raise IndexUnavailableError(f"the index at {self.uri} does not answer: {message}") from error
+            if "recursion depth" in message:
+                message = "the filter is nested too deeply, it has too many brackets"
             raise VideoIndexError(f"the index {self.collection!r} at {self.uri} says: {message}") from error
+
+    def _is_out_of_reach(self, error: MilvusException | grpc.RpcError | grpc.FutureTimeoutError) -> bool:
+        """Whether there was no answer, rather than one that tells of an error."""
+        if isinstance(error, grpc.FutureTimeoutError):
+            return True
+        code = error.code() if isinstance(error, grpc.RpcError) else error.code
+        if isinstance(code, grpc.StatusCode):
+            return code in NO_ANSWER
+        if self.is_local:  # for milvus-lite 1 is any error that it does not know
+            return code in UNREACHABLE - {1}
+        return code in UNREACHABLE and not isinstance(error, ParamError) and not error.message.startswith(UNEXPECTED)
+
+    def _not_opened(self, error: ConnectionConfigException) -> VideoIndexError | MissingExtraError:
+        """Why a local file cannot be opened, which pymilvus does not tell: found out by opening it once more."""
+        try:
+            from milvus_lite.db import MilvusLite
+            from milvus_lite.exceptions import DataDirLockedError
+        except ImportError:
+            return MissingExtraError("a local index needs milvus-lite: pip install 'towhee-clip4clip[retrieval]'")
+        if Path(self.uri).is_file():
+            return VideoIndexError(f"{self.uri} is a file, and a local index is a folder: choose another name")
+        try:
+            MilvusLite(self.uri).close()
+        except DataDirLockedError:
+            return IndexUnavailableError(f"the index {self.uri} cannot be opened: another process is using it")
+        except OSError as reason:
+            return VideoIndexError(
+                f"the index {self.uri} cannot be opened: {reason}. It must be on a disk that can be written to, even "
+                "for searches"
+            )
+        except Exception as reason:  # whatever its files make of it
+            return VideoIndexError(f"the index {self.uri} cannot be opened, it is damaged: {first_line(reason)}")
+        return IndexUnavailableError(f"the index {self.uri} could not be opened, try again: {error.message}")
 
 
 def is_local(uri: str) -> bool:
     """Whether an index is a file of this machine, and not on a server."""
     return "://" not in uri
+
+
+def _check_server(uri: str) -> None:
+    """VideoIndexError for what is not the address of a server: pymilvus would take localhost:19530 for some of it."""
+    expected = "expected http(s)://HOST:PORT"
+    if "@" in uri:
+        raise VideoIndexError(f"the address of an index holds no user and password: {expected}, and a token")
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError as error:
+        raise VideoIndexError(f"{uri!r} is not the address of a server, {first_line(error)}: {expected}") from error
+    if parts.scheme not in ("http", "https", "tcp"):
+        wrong = f"{parts.scheme}:// is no protocol of Milvus"
+    elif not parts.hostname:
+        wrong = "it names no host"
+    elif port == 0:
+        wrong = "the port must be 1 to 65535"
+    elif not uri.isprintable() or " " in uri:
+        wrong = "it has characters that no address has"
+    elif parts.query or parts.fragment or not re.fullmatch(r"(/\w*)?/?", parts.path):  # a path is a database's name
+        wrong = "it has more than a host and a port"
+    else:
+        return
+    raise VideoIndexError(f"{uri!r} is not the address of a server, {wrong}: {expected}")
+
+
+def _check_collection(name: str) -> None:
+    if not isinstance(name, str):
+        raise InputTypeError(f"the name of a collection must be a string, not {brief(name)}")
+    if not name.isprintable() or not name.strip() or name in (".", "..") or "/" in name or "\\" in name:
+        raise VideoIndexError(
+            f"{brief(name)} cannot be the name of a collection: use letters, digits and underscores, a letter first"
+        )
+
+
+def _read_recipe(table: str | os.PathLike[str]) -> Recipe:
+    """How the vectors of a table were made."""
+    from .table import Recipe
+
+    path = Path(table)
+    if path.is_dir():
+        raise LibraryError(f"{path} is a folder: expected a table that `clip4clip embed` wrote; or call sync with it")
+    if not path.is_file():
+        raise LibraryError(f"there is no table at {path}: write one by `clip4clip embed SOURCE -o FILE.parquet`")
+    return Recipe.of(path)
 
 
 def _understand(description: Mapping[str, Any]) -> _Collection:
@@ -674,6 +888,8 @@ def _understand(description: Mapping[str, Any]) -> _Collection:
         id_field=key["name"],
         id_is_text=key["type"] == DataType.VARCHAR,
         fields=[each["name"] for each in fields if not each.get("auto_id")],
+        kinds={each["name"]: KINDS.get(each["type"]) for each in fields},
+        is_dynamic=bool(description.get("enable_dynamic_field")),
     )
 
 
@@ -692,13 +908,21 @@ def _one_of(found: _Collection, ids: Sequence[Any]) -> str:
 
 
 def _literal(name: Any, found: _Collection) -> str:
-    """A key in a filter. Other characters stay as they are: milvus-lite knows no other escapes."""
+    """A key in a filter."""
     if found.id_is_text:
-        return '"' + str(name).translate(_ESCAPES) + '"'
+        return _quoted(_text(str(name), "an id"))
     try:
-        return str(int(name))
-    except ValueError:
+        key = int(name) if isinstance(name, str) else operator.index(name)
+    except (TypeError, ValueError):
         raise InputValueError(f"{brief(name)} is no key of a collection whose keys are whole numbers") from None
+    if not -(2**63) < key < 2**63:
+        raise InputValueError(f"{brief(name)} is no key of a collection: more than 64 bits")
+    return str(key)
+
+
+def _quoted(text: str) -> str:
+    """A string in a filter. Other characters stay as they are: milvus-lite knows no other escapes."""
+    return '"' + text.translate(_ESCAPES) + '"'
 
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
@@ -709,10 +933,55 @@ def _is_gone(path: str, unlisted: Iterable[str]) -> bool:
     return not os.path.lexists(path) and not any(Path(path).is_relative_to(folder) for folder in unlisted)
 
 
-def _vector(vector: Any, dim: int, what: str) -> np.ndarray:
-    array = np.asarray(vector, np.float32)
-    if array.shape != (dim,):
-        raise InputValueError(f"{what} has shape {array.shape}; this index has vectors of shape ({dim},)")
+def _text(value: Any, what: str) -> str:
+    """The string itself, if Milvus can take it."""
+    if not isinstance(value, str):
+        raise InputTypeError(f"{what} must be a string, not {brief(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputValueError(f"{what} must be valid Unicode, not {brief(value)}: {error.reason}") from None
+    return value
+
+
+def _storable(value: Any, name: str, id: str) -> Any:  # noqa: A002
+    """A field's value, if JSON, and so Milvus, can hold it; numpy's numbers and arrays as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputValueError(
+            f"the field {name} of {brief(id)} cannot be stored, {first_line(error)}: {brief(value)}"
+        ) from error
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputValueError(f"the field {name} of {brief(id)} cannot be stored, more than 64 bits: {brief(value)}")
+    return value
+
+
+def _kind_of(value: Any) -> str:
+    """The kind of a field's value, as filters name it."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "string"
+    return "list" if isinstance(value, list) else "object"
+
+
+def _vector(vector: Any, dim: int | None, what: str) -> np.ndarray:
+    """float32 of shape (dim,), finite and not all zeros; of any length where ``dim`` is None."""
+    try:
+        array = np.asarray(vector)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputTypeError(f"{what} must be numbers, not {brief(vector)}: {first_line(error)}") from error
+    if array.dtype.kind not in "fiu":
+        raise InputTypeError(f"{what} must be numbers, not {brief(vector)}")
+    if array.ndim != 1 or len(array) != (dim or len(array)):
+        raise InputValueError(f"{what} has shape {array.shape}; this index has vectors of shape ({dim or 'n'},)")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     if not np.isfinite(array).all() or not array.any():
         raise InputValueError(f"{what} is not finite, or all zeros")
     return array
