@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -275,6 +276,14 @@ def test_a_comparison_of_the_wrong_kind_names_the_field_and_the_right_form(index
     assert found("mixed == 1 and duration in [1, 2.0]") == ["v1", "v2"]
     with pytest.raises(VideoIndexError, match="mixed, which is a number"):
         found("mixed == true")
+
+
+def test_fields_are_stored_as_json_holds_them(index: VideoIndex) -> None:
+    row = made_up(1)[0] | {"n": np.int64(3), "list": [np.float32(0.5)], "day": date(2025, 6, 1), "pair": (1, "x")}
+    index.add([row])
+    hit = index.get("v0")
+    assert hit is not None
+    assert hit.fields == {"duration": 0.0, "n": 3, "list": [0.5], "day": "2025-06-01", "pair": [1, "x"]}
 
 
 def test_a_misspelt_field_is_said(index: VideoIndex, caplog: pytest.LogCaptureFixture) -> None:
@@ -624,7 +633,7 @@ def test_rows_that_are_none_are_refused_whole(index: VideoIndex) -> None:
         ({"fingerprint": ""}, "fingerprint must be a string of 1 to"),
         ({"\udcff": 1}, "a field of 'v0' must be valid Unicode"),
         ({"note": "\udcff"}, "the field note of 'v0' cannot be stored, .*surrogates not allowed"),
-        ({"note": {1, 2}}, "the field note of 'v0' cannot be stored, Object of type set is not JSON serializable"),
+        ({"note": {1, 2}}, "the field note of 'v0' cannot be stored, set is no kind of JSON"),
         ({"size": 2**63}, "the field size of 'v0' cannot be stored, more than 64 bits"),
     ):
         with pytest.raises(InputValueError, match=message):
@@ -788,6 +797,10 @@ def test_an_address_that_is_none_is_refused_and_nothing_is_asked(monkeypatch: py
     for nothing in (5, None):
         with pytest.raises(InputTypeError, match="uri must be a string or a path"):
             VideoIndex(nothing)  # type: ignore[arg-type]
+    for token in ("secret\udcff", "secret\n", 5):
+        with pytest.raises(InputValueError, match="the token is not a string of printable characters") as refused:
+            VideoIndex("http://127.0.0.1:1", token=token)  # type: ignore[arg-type]
+        assert "secret" not in str(refused.value)
     with pytest.raises(VideoIndexError, match="it names no host"):
         MilvusSearch(host="", collection_name="videos")
 

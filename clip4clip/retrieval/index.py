@@ -14,6 +14,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -202,6 +203,8 @@ class VideoIndex:
             raise InputTypeError(f"uri must be a string or a path, not {brief(uri)}")
         self.uri, self.collection = os.fspath(uri), collection
         _check_collection(collection)
+        if token is not None and not (isinstance(token, str) and token.isprintable()):  # and not shown
+            raise InputValueError("the token is not a string of printable characters: expected USER:PASSWORD or a key")
         self.is_local = is_local(self.uri)
         if self.is_local:
             self.uri = absolute(self.uri)
@@ -945,15 +948,23 @@ def _text(value: Any, what: str) -> str:
 
 
 def _storable(value: Any, name: str, id: str) -> Any:  # noqa: A002
-    """A field's value, if JSON, and so Milvus, can hold it; numpy's numbers and arrays as Python's."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
+    """A field's value as JSON, and so Milvus, holds it: numpy's numbers and arrays as Python's, dates as strings."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, np.generic | np.ndarray):
+            return part.tolist()
+        if isinstance(part, date):
+            return part.isoformat()
+        raise TypeError(f"{type(part).__name__} is no kind of JSON")
+
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        text = json.dumps(value, default=plain, ensure_ascii=False)
+        text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InputValueError(
             f"the field {name} of {brief(id)} cannot be stored, {first_line(error)}: {brief(value)}"
         ) from error
+    value = json.loads(text)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputValueError(f"the field {name} of {brief(id)} cannot be stored, more than 64 bits: {brief(value)}")
     return value
