@@ -99,11 +99,11 @@ def translate_filter(
         tree: Any = _parser.parse(text)
     except UnexpectedInput:
         return text  # Milvus says what is wrong, or knows more than we do
-    for token in [tree] if isinstance(tree, Token) else tree.scan_values(lambda value: isinstance(value, Token)):
-        if token.type == "NUMBER" and token.isdecimal() and len(token.lstrip("0")) > 19:
-            raise VideoIndexError(f"the filter has the integer {_shown(token)}, which does not fit into 64 bits")
     if isinstance(tree, Token):
         return text
+    for token in (child for node in tree.iter_subtrees() for child in node.children if isinstance(child, Token)):
+        if token.type == "NUMBER" and token.isdecimal() and len(token.lstrip("0")) > 19:
+            raise VideoIndexError(f"the filter has the integer {_shown(token)}, which does not fit into 64 bits")
     # A field of the name that somebody has added is theirs.
     dates = has_dates and any(map(_is_date, tree.find_data("field"))) and not lookup(DATE_FIELD, None)
     edits: list[tuple[int, int, str]] = []
