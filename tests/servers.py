@@ -231,7 +231,7 @@ class PageServer:
     def stop(self, how: int = signal.SIGINT) -> str:
         """By Ctrl-C or another signal; what it said."""
         self._process.send_signal(how)
-        self.said += self._process.communicate(timeout=30)[1]
+        self.said += self._process.communicate(timeout=120)[1]
         return self.said
 
 
