@@ -426,6 +426,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     user: Annotated[str | None, typer.Option(envvar="CLIP4CLIP_USER", help="Asked for, with --password.")] = None,
     password: Annotated[str | None, typer.Option(envvar="CLIP4CLIP_PASSWORD", help="Asked for, with --user.")] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Another name the page is reached by, such as a proxy's; can be given several times."
+        ),
+    ] = None,
     model: IndexModelOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -452,6 +458,7 @@ def serve(
             port,
             (user, password) if user is not None and password is not None else None,
             lambda url: err.print(f"open {url} (Ctrl-C stops)", highlight=False, markup=False, soft_wrap=True),
+            allowed_host or (),
         )
 
 

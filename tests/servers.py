@@ -215,19 +215,30 @@ class PageServer:
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes]:
         """Status and body; the path goes out as it is, unlike from a browser."""
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://").rstrip("/"), timeout=20)
+        status, _, body = self.request("GET", path, headers=headers)
+        return status, body
+
+    def request(self, method: str, path: str, **rest: Any) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers in lower case, and body; ``rest`` is for ``http.client``'s method ``request``."""
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://").rstrip("/"), timeout=60)
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, **rest)
             answer = connection.getresponse()
-            return answer.status, answer.read()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
         finally:
             connection.close()
 
     def stop(self, how: int = signal.SIGINT) -> str:
         """By Ctrl-C or another signal; what it said."""
         self._process.send_signal(how)
-        self.said += self._process.communicate(timeout=30)[1]
+        self.said += self._process.communicate(timeout=120)[1]
         return self.said
+
+
+def posted(name: str, content: str) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a form with a file."""
+    form = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.mp4"\r\n\r\n{content}\r\n--x--\r\n'
+    return form.encode(), {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 def ask(tab: Any, query: str) -> None:

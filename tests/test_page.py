@@ -18,13 +18,11 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from servers import PageServer, ask
-from starlette.testclient import TestClient
+from servers import PageServer, ask, posted
 
 from clip4clip import CacheError, Clip4clipError, IndexUnavailableError, InputValueError, VideoIndexError
 from clip4clip.retrieval import VideoIndex
-from clip4clip.retrieval.doors import Doors
-from clip4clip.retrieval.page import _sentence, make_app
+from clip4clip.retrieval.page import _sentence
 from clip4clip.weights import identify
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -113,7 +111,7 @@ def test_a_clip_of_ones_own_finds_itself_and_is_not_kept(page: PageServer, tab: 
     expect(first).to_contain_text("1.000")
     expect(tab.locator("#status")).to_contain_text("for the clip")
     folders = list(Path(os.environ.get("TMPDIR", "/tmp")).glob("clip4clip-page-*"))
-    assert [path for folder in folders for path in folder.rglob("*.mp4")] == []
+    assert [path for folder in folders for path in folder.rglob("*") if path.is_file()] == []
     tab.locator("input[type=file]").set_input_files(library / "broken.mp4")
     expect(tab.get_by_role("alert")).to_contain_text("That did not work: broken.mp4 ")
     expect(tab.locator(RESULTS)).to_have_count(0)
@@ -234,12 +232,6 @@ def test_a_password_is_asked_for_before_anything_else(library: Path, tmp_path: P
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{}\n#EXT-X-ENDLIST\n"
 
 
-def posted(name: str, content: str) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of a form with a file."""
-    form = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.mp4"\r\n\r\n{content}\r\n--x--\r\n'
-    return form.encode(), {"Content-Type": "multipart/form-data; boundary=x"}
-
-
 def test_no_other_door_of_gradio_is_open(page: PageServer, library: Path) -> None:
     # Behind the first of them ffmpeg runs, which a playlist makes read whatever file it names.
     form = posted("video", PLAYLIST.format(library / "secret.mp4"))
@@ -290,29 +282,6 @@ def test_a_visitor_is_not_told_where_things_lie(error: Clip4clipError, told: str
     assert _sentence(error).removesuffix(".") == told
 
 
-def test_clips_that_nobody_searched_by_are_not_kept_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    doors = Doors(None, tmp_path)
-    for name in ("old/a.mp4", "new/b.mp4"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(bytes(1000))
-    os.utime(tmp_path / "old/a.mp4", (1, 1))
-    assert doors._has_room()
-    assert [path.name for path in tmp_path.rglob("*.mp4")] == ["b.mp4"]
-    monkeypatch.setattr("clip4clip.retrieval.doors.MAX_UPLOADS", 1000)
-    assert not doors._has_room()
-
-
-def test_no_more_clips_are_taken_than_there_is_room_for(
-    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("clip4clip.retrieval.doors.MAX_UPLOADS", 1000)
-    form, headers = posted("files", "x" * 2000)
-    with VideoIndex(library / "other.db", model_name=DEMO) as index:
-        client = TestClient(make_app(index, tmp_path))
-        assert client.post("/gradio_api/upload", content=form, headers=headers).status_code == 200
-        assert client.post("/gradio_api/upload", content=form, headers=headers).status_code == 503
-
-
 def test_only_videos_are_handed_out_whatever_the_index_names(library: Path, tmp_path: Path) -> None:
     demo = identify(None, DEMO)
     paths = ["/etc/passwd", str(library / "secret.txt"), "secret.mp4", "x" * 5000 + ".mp4", str(library / "secret.mp4")]
@@ -336,7 +305,7 @@ def test_whoever_does_not_read_on_cannot_keep_the_page_from_stopping(library: Pa
     with PageServer(str(tmp_path / "videos.db")) as running:
         host, port = running.url.removeprefix("http://").rstrip("/").split(":")
         with socket.create_connection((host, int(port))) as reader:
-            reader.sendall(b"GET /library/video?id=long HTTP/1.1\r\nHost: x\r\n\r\n")
+            reader.sendall(b"GET /library/video?id=long HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert reader.recv(1000).startswith(b"HTTP/1.1 200")
             assert "Traceback" not in running.stop(signal.SIGTERM)
 
@@ -384,3 +353,31 @@ def test_one_video_plays_at_a_time(page: PageServer, tab: sync_api.Page, easy: t
         tab.locator(".hits .play").nth(place).click()
         tab.wait_for_function(alone, arg=place)
     assert tab.evaluate("document.activeElement.tagName") == "VIDEO"
+
+
+def test_another_website_can_neither_read_nor_send(
+    page: PageServer, browser: sync_api.Browser, library: Path, tmp_path: Path
+) -> None:
+    asked = """async page => {
+        const form = new FormData(), tried = {}, image = new Image();
+        form.append('files', new File(['x'], 'a.mp4'));
+        for (const [path, options] of [['config', {}], ['gradio_api/upload', {method: 'POST', body: form}]])
+            tried[path] = await fetch(page + path, {mode: 'no-cors', ...options}).then(() => 'read', () => 'refused');
+        tried.image = await new Promise(done => {
+            image.onload = () => done('read');
+            image.onerror = () => done('refused');
+            image.src = page + 'static/img/logo.svg';
+        });
+        return tried;
+    }"""
+    shutil.copytree(library / "videos.db", tmp_path / "videos.db")
+    here = page.url.replace("127.0.0.1", "localhost")  # to a browser another site than 127.0.0.1
+    with PageServer(str(tmp_path / "videos.db")) as other, browser.new_page(bypass_csp=True) as tab:
+        tab.goto(here)
+        answers = tab.evaluate(asked, here)
+        assert answers == {"config": "read", "gradio_api/upload": "read", "image": "read"}
+        answers = tab.evaluate(asked, other.url)
+        assert answers == {"config": "refused", "gradio_api/upload": "refused", "image": "refused"}
+        # A link to a search is followed from anywhere.
+        tab.evaluate("url => { location.href = url; }", f"{other.url}?q=x")
+        expect(tab.locator(RESULTS)).to_have_count(12)

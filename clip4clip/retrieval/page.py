@@ -13,16 +13,15 @@ import os
 import signal
 import socket
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from PIL import Image
 
-from ..container import is_url
+from ..container import Container, is_url
 from ..errors import (
     Clip4clipError,
     IndexUnavailableError,
@@ -34,28 +33,35 @@ from ..errors import (
 )
 from ..pairs import EXTENSIONS
 from ..video import read_frames
-from .doors import Doors, Login
+from .doors import Doors, Login, OwnSite, SecurityHeaders
 from .index import Hit, VideoIndex
+from .uploads import MAX_UPLOAD, TimedFile, Uploads
+from .workers import Workers
 
 try:
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
-    from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
     from starlette.responses import FileResponse, PlainTextResponse, Response
-except ImportError as error:  # pragma: no cover
+except ImportError as error:
     raise MissingExtraError("the page needs gradio: pip install 'towhee-clip4clip[retrieval]'") from error
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 12  # results: whole rows of two, three and four
 MAX_QUERY = 2000  # characters
-MAX_UPLOAD = "500mb"
-AT_ONCE = 4  # searches; others wait
+TEXTS_AT_ONCE = 4  # searches by a sentence; others wait
+CLIPS_AT_ONCE = 2  # searches by a clip, which keep no other search waiting
+LOOKUPS_AT_ONCE = 4  # videos looked up in the index, and pictures made of them
+MAX_CLIP_SECONDS = 600  # of video in a clip
+CLIP_TIMEOUT = 60  # seconds until a search by a clip has an answer, those included that it waits
 FAREWELL = 5  # seconds that open connections have when the page is stopped
 POSTER_WIDTH = 480
 POSTERS_KEPT = 1000
+
+NOTHING_ASKED = "Type what the video shows, or search by a clip of your own."
+OUT_OF_TIME = f"the search was not done within {CLIP_TIMEOUT} seconds. Please try a shorter or smaller clip"
 
 # The address bar carries the query, so that a search can be sent to somebody.
 KEEP_QUERY = """(query) => {
@@ -133,6 +139,7 @@ def run_page(
     port: int = 7860,
     login: tuple[str, str] | None = None,
     ready: Callable[[str], object] = print,
+    allowed_hosts: Iterable[str] = (),
 ) -> None:
     """Serves the page until Ctrl-C or SIGTERM; from the main thread.
 
@@ -142,8 +149,11 @@ def run_page(
         port: to listen on; 0 takes a free one.
         login: user and password to ask for.
         ready: is told the page's address once it can be opened.
+        allowed_hosts: host names by which it is reached besides loopback names and ``host``, such as that of a proxy;
+            requests under any other name are refused. See :class:`clip4clip.retrieval.doors.OwnSite`.
 
     Raises:
+        InputValueError: when one of ``allowed_hosts`` is not a host name.
         VideoIndexError: when the index cannot be searched with this model; see :meth:`VideoIndex.search`.
         OSError: when the port is taken.
     """
@@ -156,7 +166,10 @@ def run_page(
         app: Any = make_app(index, Path(uploads))
         if login is not None:
             app = Login(app, *login)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=FAREWELL))
+        app = SecurityHeaders(OwnSite(app, listening.getsockname()[0], allowed_hosts))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=FAREWELL, server_header=False)
+        )
         logging.getLogger("uvicorn.error").addFilter(_is_no_farewell)
         ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/")
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # that is to leave nothing behind either
@@ -177,12 +190,13 @@ def make_app(index: VideoIndex, uploads: Path) -> FastAPI:
         uploads: folder for the clips that are searched by, each of which is deleted once it is embedded.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    clips, lookups = Uploads(uploads), Workers(LOOKUPS_AT_ONCE)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     async def library(request: Request) -> Response:
         """A video of the index, or a picture of it; the path is the index's and never the visitor's."""
         try:
-            hit = await run_in_threadpool(index.get, request.query_params.get("id", ""))
+            hit = await lookups.run(index.get, request.query_params.get("id", ""))
         except InputValueError:  # no key of this collection
             hit = None
         except Clip4clipError as error:
@@ -190,17 +204,18 @@ def make_app(index: VideoIndex, uploads: Path) -> FastAPI:
         if hit is None or not _is_video(hit.path):
             return PlainTextResponse("there is no such video", 404)
         if request.url.path.endswith("/poster"):
-            picture = await run_in_threadpool(_poster, hit.path, hit.fields.get("mtime"))
+            picture = await lookups.run(_poster, hit.path, hit.fields.get("mtime"))
             kept = {"Cache-Control": "private, max-age=3600"}
             return Response(picture, media_type="image/jpeg", headers=kept) if picture else Response(status_code=404)
         kind = mimetypes.guess_type(hit.path)[0] or ""
         # Nothing is to be run that lies among the videos.
         safe = kind if kind.startswith("video/") else "application/octet-stream"
-        return FileResponse(hit.path, media_type=safe, headers={"X-Content-Type-Options": "nosniff"})
+        return FileResponse(hit.path, media_type=safe)
 
     app.add_api_route("/library/video", library, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/library/poster", library, methods=["GET"], response_model=None)
-    app.add_middleware(Doors, uploads=uploads)
+    app.add_api_route("/gradio_api/upload", clips.receive, methods=["POST"], response_model=None)  # before Gradio's own
+    app.add_middleware(Doors, uploads=clips)
     theme = gr.themes.Default(
         primary_hue="blue",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],  # of the machine: none is fetched
@@ -214,35 +229,50 @@ def make_app(index: VideoIndex, uploads: Path) -> FastAPI:
         button_primary_background_fill_hover="*primary_700",
     )
     return gr.mount_gradio_app(
-        app, _blocks(index), "/", theme=theme, css=CSS, footer_links=[], show_error=False, max_file_size=MAX_UPLOAD
+        app,
+        _blocks(index, clips),
+        "/",
+        theme=theme,
+        css=CSS,
+        footer_links=[],
+        show_error=False,
+        max_file_size=MAX_UPLOAD,
     )
 
 
-def _blocks(index: VideoIndex) -> gr.Blocks:
-    turn = threading.BoundedSemaphore(AT_ONCE)
+def _blocks(index: VideoIndex, uploads: Uploads) -> gr.Blocks:
+    texts, clips = Workers(TEXTS_AT_ONCE), Workers(CLIPS_AT_ONCE)
 
-    def by_text(query: str) -> tuple[str, str]:
+    async def by_text(query: str) -> tuple[str, str]:
         query = query.strip()
         if not query:
-            return _status("Type what the video shows, or search by a clip of your own."), ""
+            return _status(NOTHING_ASKED), ""
         if len(query) > MAX_QUERY:
             return _status(f"That is longer than {MAX_QUERY} characters.", wrong=True), ""
-        with turn:
-            return _answer(index, f"“{query}”", f"?{urlencode({'q': query})}", text=query)
+        link = f"?{urlencode({'q': query})}"
+        return await texts.run(lambda: _answer(index, f"“{query}”", link, text=query))
 
-    def by_clip(path: str | None) -> tuple[str, str, str]:
-        if path is None:
-            return "", *by_text("")
-        clip = Path(path)
+    async def by_clip(sent: dict[str, Any] | None) -> tuple[str, str, str]:
+        if sent is None:
+            return "", _status(NOTHING_ASKED), ""
+        path, end = Path(sent["path"]), time.monotonic() + CLIP_TIMEOUT
+
+        def search() -> tuple[str, str]:
+            with TimedFile(path, end, OUT_OF_TIME) as clip:
+                return _answer(index, f"the clip {path.name}", None, video=clip)
+
         try:
-            with turn:
-                return "", *_answer(index, f"the clip {clip.name}", None, video=clip)
+            return "", *await asyncio.wait_for(clips.run(search), CLIP_TIMEOUT)
+        except asyncio.TimeoutError:
+            return "", _status(f"{path.name}: {OUT_OF_TIME}.", wrong=True), ""
+        except FileNotFoundError:
+            return "", _status(f"{path.name} has been deleted. Please send it again.", wrong=True), ""
         finally:
-            clip.unlink(missing_ok=True)
+            uploads.discard(path)
 
-    def arrive(request: gr.Request) -> tuple[Any, ...]:
+    async def arrive(request: gr.Request) -> tuple[Any, ...]:
         query = request.query_params.get("q", "")
-        return by_text(query) if query else (gr.skip(), gr.skip())
+        return await by_text(query) if query else (gr.skip(), gr.skip())
 
     with gr.Blocks(title="clip4clip", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML("<h1>Find videos by a sentence</h1><p>Say what is to be seen in them.</p>", elem_id="title")
@@ -262,7 +292,7 @@ def _blocks(index: VideoIndex) -> gr.Blocks:
             )
             go = gr.Button("Search", variant="primary", elem_id="go", scale=1, min_width=100)
             clip = gr.UploadButton("Search by a clip", file_types=["video"], elem_id="clip", scale=1, min_width=190)
-        status = gr.HTML(by_text("")[0], elem_id="status")
+        status = gr.HTML(_status(NOTHING_ASKED), elem_id="status")
         hits = gr.HTML(elem_id="hits")
         shown = [status, hits]
         # Each answer by itself: Gradio's queue loses what is asked while it closes the stream of the answer before.
@@ -271,7 +301,7 @@ def _blocks(index: VideoIndex) -> gr.Blocks:
         for event in (query.submit, go.click):
             event(by_text, query, shown, **hidden)
             event(None, query, None, js=KEEP_QUERY, api_visibility="private")
-        clip.upload(by_clip, clip, [query, *shown], **hidden)
+        clip.upload(by_clip, clip, [query, *shown], preprocess=False, **hidden)  # of which Gradio would keep a file
         clip.upload(None, None, None, js="() => (" + KEEP_QUERY + ")('')", api_visibility="private")
         blocks.load(arrive, None, shown, **hidden)
         blocks.load(None, None, None, js=ARRIVE, api_visibility="private")
@@ -282,13 +312,15 @@ def _answer(index: VideoIndex, what: str, link: str | None, **query: Any) -> tup
     """Status and results of a search, as HTML."""
     began = time.perf_counter()
     try:
+        if clip := query.get("video"):
+            _check_length(clip)
         hits = index.search(limit=SHOWN, **query)
         seconds = time.perf_counter() - began
         count = index.count()
     except Clip4clipError as error:
         told = _sentence(error)
-        if clip := query.get("video"):
-            told = told.replace(str(clip), clip.name)
+        if clip:
+            told = told.replace(clip.name, Path(clip.name).name)
         return _status(told, wrong=True), ""
     except Exception:
         logger.exception("a search failed")
@@ -297,6 +329,16 @@ def _answer(index: VideoIndex, what: str, link: str | None, **query: Any) -> tup
         return _status(f"No videos were found for {what}: the index has {count:,}."), ""
     told = f"{len(hits)} of {count:,} videos for {what}, in {1000 * seconds:.0f} ms"
     return _status(told, link), f'<ol class="hits">{"".join(map(_card, hits))}</ol>'
+
+
+def _check_length(clip: TimedFile) -> None:
+    with Container(clip, threads=1) as container:
+        seconds = container.duration or 0
+    if seconds > MAX_CLIP_SECONDS:
+        raise VideoError(
+            f"{clip.name}: it has {seconds:,.0f} seconds of video, and a clip to search by may have at most "
+            f"{MAX_CLIP_SECONDS}. Cut it, or save less of it"
+        )
 
 
 def _sentence(error: Clip4clipError) -> str:
