@@ -18,7 +18,7 @@ from clips import X264, make, straight, write
 from PIL import Image
 
 from clip4clip import VideoError, VideoNotFoundError, container
-from clip4clip.container import Container
+from clip4clip.container import Container, Limits
 from clip4clip.video import read_frames
 
 
@@ -101,23 +101,22 @@ def test_a_cover_picture_is_not_the_video(with_video: bool, tmp_path: Path) -> N
 # Limits
 
 
-def test_frames_over_the_limit(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "MAX_PIXELS", 160 * 96 - 1)
+def test_frames_over_the_limit(clip: Path) -> None:
     with pytest.raises(VideoError, match="160×96 are over the limit of 15,359 pixels"):
-        every(clip)
+        next(read_frames(clip, limits=Limits(pixels=160 * 96 - 1)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WebP"])
-def test_a_picture_over_the_limit_is_not_decoded_to_know_its_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_over_the_limit_is_not_decoded_to_know_its_size(kind: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (160, 96)).save(file, kind)
     with Container(file.getvalue()) as opened:
         assert opened.stream.width == 160
-    monkeypatch.setattr(container, "MAX_PIXELS", 160 * 96 - 1)
-    with Container(file.getvalue()) as opened:
+    limits = Limits(pixels=160 * 96 - 1)
+    with Container(file.getvalue(), limits=limits) as opened:
         assert opened.stream.width == 0
     with pytest.raises(VideoError, match="can be decoded, or they are over the limit"):
-        every(file.getvalue())
+        next(read_frames(file.getvalue(), limits=limits))
 
 
 def test_streams_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..config import get_model
+from ..container import DEFAULT_LIMITS, Limits
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import (
     IndexUnavailableError,
@@ -308,6 +309,7 @@ class VideoIndex:
         limit: int = 10,
         filter: str = "",  # noqa: A002  Milvus's word
         output_fields: Sequence[str] = ("*",),
+        limits: Limits = DEFAULT_LIMITS,
         **options: Any,
     ) -> list[Hit]:
         """The videos nearest to a sentence, to a video or to a vector, the nearest first.
@@ -320,6 +322,7 @@ class VideoIndex:
             limit: how many at most, up to 16,384.
             filter: Milvus's boolean expression over the fields, such as ``'duration < 60 and path like "%.mp4"'``.
             output_fields: of those that ``Hit.fields`` is to have.
+            limits: how much work ``video`` may make, which may be a stranger's.
             **options: for ``MilvusClient.search``.
 
         Raises:
@@ -343,7 +346,8 @@ class VideoIndex:
             if text is not None:
                 vector = self._text_encoder(text)
             else:
-                vector = self._video_encoder(read_frames(video, found.frames, seek=found.seek))  # type: ignore[arg-type]
+                frames = read_frames(video, found.frames, seek=found.seek, limits=limits)  # type: ignore[arg-type]
+                vector = self._video_encoder(frames)
         where = options.pop("anns_field", next(iter(found.dims), "vector"))
         if where not in found.dims:
             raise InputValueError(
