@@ -26,6 +26,7 @@ from av.video.reformatter import VideoReformatter
 from .container import DEFAULT_LIMITS, THREADED_PIXELS, Container, Limits, Source, name_of
 from .errors import InputTypeError, InputValueError, UnknownNameError, VideoError, brief
 from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, WrongIndexError, by_packets, timeline
+from .tonemap import is_hdr, to_sdr
 
 logger = logging.getLogger(__name__)
 
@@ -501,6 +502,9 @@ def _convert(time: float, frame: av.VideoFrame) -> Frame:
     # Kept, and without threads: to set up either for every frame costs more than to convert a small one.
     if not hasattr(_of_thread, "reformatter"):
         _of_thread.reformatter = VideoReformatter()
-    rgb = _of_thread.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    if is_hdr(frame):
+        rgb = to_sdr(frame, _of_thread.reformatter)
+    else:
+        rgb = _of_thread.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, like numpy's
     return Frame(np.ascontiguousarray(np.rot90(rgb, turns)), time, bool(frame.key_frame))
