@@ -226,8 +226,8 @@ class Container:
         self._work += max(self.stream.width * self.stream.height, MIN_WORK)
         if self._work > self.limits.decoded_pixels:
             raise VideoError(
-                f"{self.name}: to decode it takes over {self.limits.decoded_pixels:,.0f} pixels, which is the limit: give "
-                "a smaller or shorter video, or one with more key frames"
+                f"{self.name}: to decode it takes over {self.limits.decoded_pixels:,.0f} pixels, which is the limit: "
+                "give a smaller or shorter video, or one with more key frames"
             )
         if packet is not None and packet.is_corrupt:  # cut off: an error in it would take its neighbours' frames along
             self.damage += 1

@@ -63,9 +63,11 @@ def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: p
     with pytest.raises(VideoError, match=r"pipe\.mp4: cannot be opened: it is a pipe to which no program has begun to"):
         every(pipe)
     assert threading.active_count() == threads
-    with pytest.raises(VideoError, match=r"pipe\.mp4: nothing has come through this pipe for 0\.1 s"):
-        with os.fdopen(os.open(pipe, os.O_RDWR)):  # a writer, as one that opened it for writing alone would wait for us
-            every(pipe)
+    with (
+        os.fdopen(os.open(pipe, os.O_RDWR), "wb", buffering=0),  # a writer that writes nothing
+        pytest.raises(VideoError, match=r"pipe\.mp4: nothing has come through this pipe for 0\.1 s"),
+    ):
+        every(pipe)
 
 
 def test_a_folder_and_an_impossible_name(tmp_path: Path) -> None:

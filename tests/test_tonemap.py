@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import av
@@ -48,7 +49,7 @@ def test_hdr_is_shown_as_on_an_ordinary_screen(transfer: int, signal: float, exp
 
 def test_what_is_brighter_than_the_screen_is_kept_apart(tmp_path: Path) -> None:
     greys = [_film(tmp_path / "a.mp4", PQ, signal)[0] for signal in (0.50, 0.55, 0.60, 0.65)]
-    assert all(darker + 5 < brighter for darker, brighter in zip(greys, greys[1:], strict=False))
+    assert all(darker + 5 < brighter for darker, brighter in itertools.pairwise(greys))
     assert greys[-1] < 255
 
 
