@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
+import math
 import os
-import shutil
+import select
+import socket
+import stat
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import av
 import av.error
 
 from .device import cores
 from .errors import InputTypeError, VideoError, VideoNotFoundError, brief
+from .mp4 import count_samples
 
 logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
 TIMEOUT = (60.0, 30.0)  # seconds to open a URL, whose index may be long, and to wait for its next bytes
+MAX_FETCH_SECONDS = 600.0  # to wait for the bytes of one URL, all together
+PIPE_TIMEOUT = (60.0, 600.0)  # seconds to wait for a program that writes to a named pipe, and for its next bytes
 THREADED_PIXELS = 320 * 240  # of one frame; for smaller ones more threads cost more than they bring
-MAX_PIXELS = 8192 * 8192  # of one frame
+MAX_THREADS = 16  # of a decoder, unless more are asked for
+THREADS_PIXELS = 1 << 28  # of one frame times the decoder's threads, each of which may hold a frame
 MAX_STREAMS = 100  # of a container
 MAX_COPIED = 16 << 30  # bytes of what cannot seek: a file object, a pipe, a server without ranges
+MAX_UNDECODABLE = 100_000  # packets in a row, an hour at 30 a second; what follows is given up
+MIN_WORK = 128 * 128  # pixels that a packet counts for at least in Limits.decoded_pixels
 BUFFER = 1 << 18  # bytes read at once: less often into Python, which FFmpeg asks for every read
 # Containers that hold their own data: playlists and the like name other files or addresses, which we would open.
 FORMATS = (
@@ -57,6 +75,34 @@ HTTP = {
     "request_size": str(1 << 20),  # bytes; else every seek would leave what the server has already sent
     "short_seek_size": str(1 << 18),  # bytes that are rather read than jumped over; else a whole TCP window
 }
+HTTP_ERRORS = (
+    (av.error.HTTPBadRequestError, "400 Bad Request"),
+    (av.error.HTTPUnauthorizedError, "401 Unauthorized: it asks for a login"),
+    (av.error.HTTPForbiddenError, "403 Forbidden: the address may have expired, or need a login"),
+    (av.error.HTTPNotFoundError, "404 Not Found: there is nothing at this address"),
+    (av.error.HTTPTooManyRequestsError, "429 Too Many Requests: try again later"),
+    (av.error.HTTPClientError, "with an error of the kind 4xx: it refuses this address"),
+    (av.error.HTTPServerError, "with an error of the kind 5xx: try again later"),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much work one video may make. The defaults suit files of one's own; set lower ones for those of strangers.
+
+    Attributes:
+        pixels: of one frame. A decoder may hold 16 frames that others refer to and one for each of its threads, of 1.5
+            to 6 bytes a pixel: at the default 2.5 GB of the usual 8 bits, for 4096×2304 0.5 GB.
+        frames: of the video, as its index or its packets tell. Each costs about 100 bytes and 2 microseconds.
+        decoded_pixels: of all frames together that a decoder is given. A core decodes 100 to 300 million a second.
+    """
+
+    pixels: int = 8192 * 8192
+    frames: int = 6_000_000  # a day at 60 a second has 5.2 million
+    decoded_pixels: float = math.inf
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Container:
@@ -67,6 +113,7 @@ class Container:
             path too, is copied to a temporary file first, at most ``MAX_COPIED`` bytes; so is an MP4 with an index from
             a server without ranges.
         threads: how many the decoder may use; 0 for one per core.
+        limits: of the work.
 
     Raises:
         InputTypeError: when ``source`` is none of these.
@@ -74,9 +121,12 @@ class Container:
         VideoError: when it is no video, has no picture stream, or is over a limit.
     """
 
-    def __init__(self, source: Source, threads: int = 0) -> None:
-        self.name, self._given = name_of(source), source
+    def __init__(self, source: Source, threads: int = 0, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.name, self._given, self.limits = name_of(source), source, limits
         self.cores, self._threads = threads or cores(), threads
+        self._waited = 0.0  # seconds, for the bytes of a URL
+        self._work = 0  # pixels that the decoder was given
+        self._undecodable = 0  # packets in a row
         self.damage = 0  # packets and frames that could not be had as they were meant
         self._files = contextlib.ExitStack()
         try:
@@ -102,11 +152,11 @@ class Container:
     def can_open_again(self) -> bool:
         """Whether the source can be read at two places at once, and cheaply."""
         path = isinstance(self._given, str | os.PathLike)
-        return isinstance(self._given, bytes) or (path and Path(self.name).is_file())  # no URL, no pipe
+        return isinstance(self._given, bytes) or (path and Path(cast("str", self._given)).is_file())  # no URL, no pipe
 
     def again(self, threads: int) -> Container:
         """The same video, opened once more."""
-        return Container(self._given, threads)
+        return Container(self._given, threads, self.limits)
 
     @property
     def format(self) -> str:
@@ -151,13 +201,18 @@ class Container:
 
     def packets(self) -> Iterator[av.Packet]:
         """The packets of the stream from where it stands, in the order in which they are decoded."""
+        url = isinstance(self._source, str)
         try:
-            for packet in self._container.demux(self.stream):
-                if packet.size:  # the empty one at the end would flush the decoder
+            # Of a URL those of all streams: one that goes on without pictures must come to its end, too.
+            found = self._in_time(self._container.demux()) if url else self._container.demux(self.stream)
+            for packet in found:
+                if self._undecodable > MAX_UNDECODABLE:
+                    return
+                if packet.size and packet.stream_index == self.stream.index:  # an empty one would flush the decoder
                     yield packet
         except av.error.FFmpegError as error:
-            if isinstance(self._source, str):
-                raise VideoError(f"{self.name}: the connection failed: {error}") from error
+            if url:
+                raise self._no_connection(error) from error
             self.damage += 1
             logger.debug("%s: %s", self.name, error)
         except IndexError:  # PyAV's at the end of a file, if damage makes another stream appear on the way
@@ -168,6 +223,12 @@ class Container:
 
         A damaged packet costs only what depends on it.
         """
+        self._work += max(self.stream.width * self.stream.height, MIN_WORK)
+        if self._work > self.limits.decoded_pixels:
+            raise VideoError(
+                f"{self.name}: to decode it takes over {self.limits.decoded_pixels:,.0f} pixels, which is the limit: "
+                "give a smaller or shorter video, or one with more key frames"
+            )
         if packet is not None and packet.is_corrupt:  # cut off: an error in it would take its neighbours' frames along
             self.damage += 1
             return []
@@ -176,13 +237,17 @@ class Container:
         except av.error.FFmpegError as error:
             logger.debug("%s: %s", self.name, error)
             self.damage += 1
+            self._undecodable += 1
             return []
+        if frames:
+            self._undecodable = 0
         self.damage += sum(frame.is_corrupt for frame in frames)
         return frames
 
     def flush(self) -> None:
         """Makes the decoder forget what it was given."""
         self.stream.codec_context.flush_buffers()
+        self._undecodable = 0
 
     def skip_unreferenced(self, on: bool) -> None:
         """Whether the decoder may leave out the next packet if no other one refers to it."""
@@ -193,27 +258,60 @@ class Container:
         if isinstance(source, bytes):
             return io.BytesIO(source)
         if isinstance(source, str | os.PathLike):
-            if is_url(self.name):
-                scheme, rest = self.name.split(":", 1)
+            path = os.fspath(source)
+            if is_url(path):
+                scheme, rest = path.split(":", 1)
                 return f"{scheme.lower()}:{rest}"  # FFmpeg knows it in lower case alone
             # Opened by Python, so that to FFmpeg its name is neither a pattern nor a protocol.
             try:
-                source = self._files.enter_context(Path(self.name).open("rb"))  # noqa: SIM115
+                is_pipe = _is_pipe(path)
+                source = self._files.enter_context(_open_pipe(path) if is_pipe else Path(path).open("rb"))  # noqa: SIM115
             except FileNotFoundError as error:
                 raise VideoNotFoundError(f"{self.name}: there is no such file") from error
             except (OSError, ValueError) as error:
-                raise VideoError(f"{self.name}: cannot be opened: {error}") from error
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise VideoError(f"{self.name}: cannot be opened: {reason}") from error
+            if is_pipe:
+                return self._copy(self._from_pipe(source))
         if source.seekable():
             return source
-        return self._copy(iter(lambda: source.read(shutil.COPY_BUFSIZE), b""))  # type: ignore[attr-defined]
+        return self._copy(iter(lambda: source.read(BUFFER), b""))
+
+    def _from_pipe(self, pipe: BinaryIO) -> Iterator[bytes]:
+        while select.select([pipe], [], [], PIPE_TIMEOUT[1])[0]:
+            part = pipe.read(BUFFER)
+            if not part:
+                return
+            yield part
+        raise VideoError(f"{self.name}: nothing has come through this pipe for {PIPE_TIMEOUT[1]:g} s")
 
     def _copy(self, parts: Iterable[bytes]) -> BinaryIO:
         copy = cast("BinaryIO", self._files.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
         for part in parts:
-            copy.write(part)
+            try:
+                copy.write(part)
+            except OSError as error:
+                raise VideoError(
+                    f"{self.name}: it cannot seek, and cannot be copied to {tempfile.gettempdir()}: {error.strerror}"
+                ) from error
             if copy.tell() > MAX_COPIED:
                 raise VideoError(f"{self.name}: it cannot seek, and is over the {MAX_COPIED:,} bytes that are copied")
         return copy
+
+    def _in_time(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        """Packets of a URL, until all the waiting for them has taken too long."""
+        while True:
+            began = time.monotonic()
+            packet = next(packets, None)
+            self._waited += time.monotonic() - began
+            if self._waited > MAX_FETCH_SECONDS:
+                raise VideoError(
+                    f"{self.name}: fetching it takes over {MAX_FETCH_SECONDS:g} s, which is the limit: download it "
+                    "first, if it is not a stream without an end"
+                )
+            if packet is None:
+                return
+            yield packet
 
     def _fetch(self, **options: str) -> av.container.InputContainer:
         """The bytes of a URL, whatever they are, as packets."""
@@ -225,9 +323,9 @@ class Container:
     def _fetch_whole(self) -> BinaryIO:
         try:
             with self._fetch() as raw:
-                return self._copy(bytes(packet) for packet in raw.demux())
+                return self._copy(bytes(packet) for packet in self._in_time(raw.demux()))
         except av.error.FFmpegError as error:
-            raise VideoError(f"{self.name}: the connection failed: {error}") from error
+            raise self._no_connection(error) from error
 
     def _can_fetch(self, **options: str) -> bool:
         try:
@@ -240,12 +338,13 @@ class Container:
         options = {
             "format_whitelist": ",".join(FORMATS),
             "max_streams": str(MAX_STREAMS),
-            "max_pixels": str(MAX_PIXELS),  # for pictures that are decoded to know their size
+            "max_pixels": str(self.limits.pixels),  # for pictures that are decoded to know their size
         }
         options |= _http() if isinstance(self._source, str) else {"protocol_whitelist": "pipe"}
-        if not isinstance(self._source, str) and not self._source.seek(0, os.SEEK_END):
-            raise VideoError(f"{self.name}: the file is empty")
         if not isinstance(self._source, str):
+            if not self._source.seek(0, os.SEEK_END):
+                raise VideoError(f"{self.name}: the file is empty")
+            self.check_frames(count_samples(self._source, self.limits.frames))
             self._source.seek(0)
         try:
             self._container = cast(
@@ -254,14 +353,46 @@ class Container:
             )
         except av.error.FFmpegError as error:
             if isinstance(self._source, str) and not self._is_of_content(error):
-                raise VideoNotFoundError(f"{self.name}: cannot be fetched: {error}") from error
-            raise VideoError(f"{self.name}: not a video file of a kind that is read here ({error})") from error
+                raise VideoNotFoundError(f"{self.name}: cannot be fetched: {self._why(error)}") from error
+            raise VideoError(
+                f"{self.name}: not a video file of a kind that is read here, or one that is cut off or damaged; if a "
+                "player shows it, convert it to MP4"
+            ) from error
         self.stream = self._find_stream()
         if isinstance(self._source, str) and "mp4" in self.format and self.stream.frames and not self._has_ranges():
             # An MP4's index lies behind its frames, or hides fragments behind them: FFmpeg fails, or stops early.
             self._container.close()
             self._source = self._fetch_whole()
             self._open()
+
+    def check_frames(self, count: int) -> None:
+        """Raises VideoError when a video has more frames than the limit."""
+        if count > self.limits.frames:
+            raise VideoError(f"{self.name}: it has over {self.limits.frames:,} frames, which is the limit")
+
+    def _no_connection(self, error: av.error.FFmpegError) -> VideoError:
+        return VideoError(f"{self.name}: the connection failed: {self._why(error)}")
+
+    def _why(self, error: av.error.FFmpegError) -> str:
+        """Why a URL cannot be fetched. FFmpeg tells much of it as one and the same error."""
+        for kind, answer in HTTP_ERRORS:
+            if isinstance(error, kind):
+                return f"its server answers {answer}"
+        if isinstance(error, av.error.ExitError | av.error.TimeoutError):
+            return f"no answer within {TIMEOUT[0]:g} s, or no more bytes for {TIMEOUT[1]:g} s"
+        if isinstance(error, av.error.ConnectionRefusedError):
+            return "nothing listens at this address: the connection is refused"
+        if isinstance(error, av.error.ArgumentError):
+            return "it leads to something else than http or https, or is no valid address"
+        parts = urlsplit(cast("str", self._source))
+        secure = ", or could not be made secure (TLS)" if parts.scheme == "https" else ""
+        if parts.scheme in getproxies():
+            return f"the connection, which goes through a proxy, failed or was lost{secure}"
+        try:
+            socket.getaddrinfo(parts.hostname, None)
+        except (OSError, UnicodeError):
+            return f"the host {brief(parts.hostname)} has no address: check its name, and the network"
+        return f"the connection failed or was lost{secure}"
 
     def _has_ranges(self) -> bool:
         return self._can_fetch(offset="1", request_size="1024")
@@ -279,13 +410,16 @@ class Container:
             raise VideoError(f"{self.name}: it has no video stream")
         if stream.codec_context is None:
             raise VideoError(f"{self.name}: there is no decoder for its video stream")
-        if stream.width * stream.height > MAX_PIXELS:
+        pixels = stream.width * stream.height
+        if pixels > self.limits.pixels:
             raise VideoError(
-                f"{self.name}: its frames of {stream.width}×{stream.height} are over the limit of {MAX_PIXELS:,} pixels"
+                f"{self.name}: its frames of {stream.width}×{stream.height} are over the limit of "
+                f"{self.limits.pixels:,} pixels"
             )
         stream.thread_type = "AUTO"
-        stream.thread_count = 1 if stream.width * stream.height <= THREADED_PIXELS else self._threads
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for pictures that grow on the way
+        threads = self._threads or min(self.cores + 1, MAX_THREADS)  # FFmpeg's own choice
+        stream.thread_count = 1 if pixels <= THREADED_PIXELS else min(threads, max(THREADS_PIXELS // pixels, 1))
+        stream.codec_context.options = {"max_pixels": str(self.limits.pixels)}  # for pictures that grow on the way
         return stream
 
 
@@ -297,15 +431,45 @@ def _http() -> dict[str, str]:
 def name_of(source: Source) -> str:
     """What messages call a source."""
     if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+        return _printable(os.fspath(source))
     if isinstance(source, bytes):
         return f"video of {len(source):,} bytes"
     if hasattr(source, "read") and hasattr(source, "seekable"):
         name = getattr(source, "name", None)
-        return name if isinstance(name, str) else f"<{type(source).__name__}>"
+        return _printable(name) if isinstance(name, str) else f"<{type(source).__name__}>"
     raise InputTypeError(
         f"a video must be a path, a URL, bytes or a binary file object, not {type(source).__name__}: {brief(source)}"
     )
+
+
+def _printable(name: str) -> str:
+    """A name as a terminal or a log may show it: what would move the cursor or hide the text is written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+def _is_pipe(path: str) -> bool:
+    return sys.platform != "win32" and stat.S_ISFIFO(Path(path).stat().st_mode)
+
+
+def _open_pipe(path: str) -> BinaryIO:
+    """Opens a named pipe once a program writes to it, or gives it up."""
+    opened: Future[BinaryIO] = Future()
+
+    def wait() -> None:
+        try:
+            opened.set_result(cast("BinaryIO", Path(path).open("rb", buffering=0)))  # noqa: SIM115
+        except OSError as error:
+            opened.set_exception(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        return opened.result(PIPE_TIMEOUT[0])
+    except FutureTimeoutError:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))  # lets the thread go
+        opened.result().close()
+        raise TimeoutError(
+            errno.ETIMEDOUT, f"it is a pipe to which no program has begun to write within {PIPE_TIMEOUT[0]:g} s"
+        ) from None
 
 
 def is_url(name: str) -> bool:

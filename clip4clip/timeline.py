@@ -9,6 +9,7 @@ import copy
 import heapq
 import itertools
 from abc import ABC, abstractmethod
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from typing import cast
@@ -19,7 +20,6 @@ import numpy as np
 from .container import Container
 from .errors import VideoError
 
-MAX_FRAMES = 50_000_000  # of a video: nine days at 60 a second
 SLACK = 1e-6  # seconds by which times may differ and still be the same
 # In which packets do not tell when they are shown.
 UNTIMED_FORMATS = {"avi"}
@@ -180,21 +180,16 @@ def timeline(container: Container) -> Timeline | None:
     return _by_index(container) or by_packets(container)
 
 
-def _check(container: Container, count: int) -> None:
-    if count > MAX_FRAMES:
-        raise VideoError(f"{container.name}: it has over {MAX_FRAMES:,} frames, which is the limit")
-
-
 def _by_index(container: Container) -> IndexTimeline | None:
     entries, size = container.stream.index_entries, container.size
     if "mp4" not in container.format or not len(entries):
         return None
-    _check(container, len(entries))
+    container.check_frames(len(entries))
     if 0 < size < len(entries):
         raise VideoError(f"{container.name}: its index names {len(entries):,} frames in {size:,} bytes")
     if len(entries) > container.stream.frames:  # in fragments, of which not all may be known
         return None
-    keys, stamps, count, cut = [], [], 0, 0
+    keys, stamps, count, cut = array("q"), array("q"), 0, 0
     previous = None
     for entry in entries:
         if 0 < size < entry.pos + entry.size:
@@ -223,7 +218,7 @@ def by_packets(container: Container) -> PacketTimeline | None:
     shown: list[int] = []
     keys: list[int] = []
     for packet in container.packets():
-        _check(container, len(shown))
+        container.check_frames(len(shown))
         if packet.is_corrupt:
             container.damage += 1
         elif packet.pts is None or not (keys or packet.is_keyframe):

@@ -23,9 +23,10 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .container import MAX_PIXELS, THREADED_PIXELS, Container, Source, name_of
+from .container import DEFAULT_LIMITS, THREADED_PIXELS, Container, Limits, Source, name_of
 from .errors import InputTypeError, InputValueError, UnknownNameError, VideoError, brief
 from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, WrongIndexError, by_packets, timeline
+from .tonemap import is_hdr, to_sdr
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ def read_frames(
     end_time: float | None = None,
     seek: str = "exact",
     threads: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Frames:
     """Frames of a video, lazily, in the order in which they are shown, none of them twice.
 
@@ -113,6 +115,7 @@ def read_frames(
         seek: ``'exact'``, or ``'keyframe'`` for the key frame nearest to each frame wanted, for a small part of the
             cost. Videos whose key frames are not known give the exact frames.
         threads: how many the decoder may use; 0 for one per core. To read several videos at once, give each 1.
+        limits: how much work the video may make; see :class:`clip4clip.container.Limits`.
 
     Raises:
         VideoNotFoundError: when there is nothing at ``source``.
@@ -134,7 +137,7 @@ def read_frames(
         raise UnknownNameError(f"unknown seek {seek!r}; it must be {' or '.join(map(repr, SEEKS))}")
     name_of(source)
     info = VideoInfo()
-    return Frames(_read(source, choose, start, end, seek == "keyframe", threads, info), info)
+    return Frames(_read(source, choose, start, end, seek == "keyframe", threads, limits, info), info)
 
 
 def _check_seconds(name: str, given: object) -> None:
@@ -175,7 +178,14 @@ def _choice(
         count = 0
     if count <= 0:
         raise InputValueError(f"num_samples must be a whole number above 0, or None, not {num_samples!r}")
-    return lambda _, among: np.linspace(among[0], among[-1], count).astype(int).tolist()
+    return lambda _, among: _spread(among, count)
+
+
+def _spread(among: range, count: int) -> Sequence[int]:
+    if count >= len(among):
+        return among
+    numbers: list[int] = np.linspace(among[0], among[-1], count).astype(int).tolist()
+    return numbers
 
 
 def _at_steps(shown: Times | Timeline, among: range, start: float, step: float) -> list[int]:
@@ -208,16 +218,23 @@ def _at_time(shown: Times | Timeline, among: range, time: float) -> int:
 
 
 def _read(
-    source: Source, choose: Choice | None, start: float, end: float, only_keys: bool, threads: int, info: VideoInfo
+    source: Source,
+    choose: Choice | None,
+    start: float,
+    end: float,
+    only_keys: bool,
+    threads: int,
+    limits: Limits,
+    info: VideoInfo,
 ) -> Generator[Frame, None, None]:
     given = False
-    with Container(source, threads) as container:
+    with Container(source, threads, limits) as container:
         info.duration = container.duration
         for time, frame in _wanted(container, choose, start, end, only_keys, info):
             yield _convert(time, frame)
             given = True
         if not given:
-            limit = "" if container.stream.width else f", or they are over the limit of {MAX_PIXELS:,} pixels"
+            limit = "" if container.stream.width else f", or they are over the limit of {limits.pixels:,} pixels"
             raise VideoError(f"{container.name}: no frame of its video stream can be decoded{limit}")
         if container.damage:
             logger.warning(
@@ -485,6 +502,9 @@ def _convert(time: float, frame: av.VideoFrame) -> Frame:
     # Kept, and without threads: to set up either for every frame costs more than to convert a small one.
     if not hasattr(_of_thread, "reformatter"):
         _of_thread.reformatter = VideoReformatter()
-    rgb = _of_thread.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    if is_hdr(frame):
+        rgb = to_sdr(frame, _of_thread.reformatter)
+    else:
+        rgb = _of_thread.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, like numpy's
     return Frame(np.ascontiguousarray(np.rot90(rgb, turns)), time, bool(frame.key_frame))

@@ -30,7 +30,7 @@ def write(
     pixels: str = "yuv420p",
     *,
     muxer: dict[str, str] | None = None,
-    sound: bool = False,
+    sound: bool | str = False,
     pts: Callable[[int], int] = lambda number: number,
     shift: int = 0,
     edits: Sequence[tuple[int, int]] = (),
@@ -45,7 +45,7 @@ def write(
         size: width and height.
         pixels: FFmpeg's name of the pixel format.
         muxer: options of the container.
-        sound: whether it has a sound track as well, longer than the pictures.
+        sound: whether it has a sound track as well, longer than the pictures; or FFmpeg's name of its encoder.
         pts: when a picture is shown, in tenths of a second.
         shift: added to all time stamps once it is encoded, in tenths of a second.
         edits: the parts of an MP4 that are to be shown, each from when and for how long, in tenths of a second.
@@ -55,7 +55,7 @@ def write(
         stream = file.add_stream(codec, rate=RATE, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         stream.codec_context.thread_count = 1  # else the file is another one on another machine
-        noise = file.add_stream("aac", rate=16000) if sound else None
+        noise = file.add_stream(sound if isinstance(sound, str) else "aac", rate=16000) if sound else None
 
         def mux(packets: Sequence[av.Packet]) -> None:
             for packet in packets:

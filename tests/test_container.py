@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from clips import X264, make, straight, write
 from PIL import Image
 
 from clip4clip import VideoError, VideoNotFoundError, container
-from clip4clip.container import Container
+from clip4clip.container import Container, Limits
 from clip4clip.video import read_frames
 
 
@@ -45,10 +47,27 @@ def test_nothing_there(tmp_path: Path) -> None:
 )
 def test_a_file_of_another_kind(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(VideoError, match=rf"a\.mp4: {message}"):
+    with pytest.raises(VideoError, match=rf"a\.mp4: {message}") as caught:
         every(tmp_path / "a.mp4")
+    assert "Errno" not in str(caught.value)
     with pytest.raises(VideoError, match=f"video of {len(content):,} bytes: {message}"):
         next(read_frames(content))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
+def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "PIPE_TIMEOUT", (0.1, 0.1))
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    threads = threading.active_count()
+    with pytest.raises(VideoError, match=r"pipe\.mp4: cannot be opened: it is a pipe to which no program has begun to"):
+        every(pipe)
+    assert threading.active_count() == threads
+    with (
+        os.fdopen(os.open(pipe, os.O_RDWR), "wb", buffering=0),  # a writer that writes nothing
+        pytest.raises(VideoError, match=r"pipe\.mp4: nothing has come through this pipe for 0\.1 s"),
+    ):
+        every(pipe)
 
 
 def test_a_folder_and_an_impossible_name(tmp_path: Path) -> None:
@@ -101,23 +120,22 @@ def test_a_cover_picture_is_not_the_video(with_video: bool, tmp_path: Path) -> N
 # Limits
 
 
-def test_frames_over_the_limit(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "MAX_PIXELS", 160 * 96 - 1)
+def test_frames_over_the_limit(clip: Path) -> None:
     with pytest.raises(VideoError, match="160×96 are over the limit of 15,359 pixels"):
-        every(clip)
+        next(read_frames(clip, limits=Limits(pixels=160 * 96 - 1)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WebP"])
-def test_a_picture_over_the_limit_is_not_decoded_to_know_its_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_over_the_limit_is_not_decoded_to_know_its_size(kind: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", (160, 96)).save(file, kind)
     with Container(file.getvalue()) as opened:
         assert opened.stream.width == 160
-    monkeypatch.setattr(container, "MAX_PIXELS", 160 * 96 - 1)
-    with Container(file.getvalue()) as opened:
+    limits = Limits(pixels=160 * 96 - 1)
+    with Container(file.getvalue(), limits=limits) as opened:
         assert opened.stream.width == 0
     with pytest.raises(VideoError, match="can be decoded, or they are over the limit"):
-        every(file.getvalue())
+        next(read_frames(file.getvalue(), limits=limits))
 
 
 def test_streams_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +146,39 @@ def test_streams_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         every(path)
 
 
+def test_the_work_of_decoding_over_the_limit(clip: Path) -> None:
+    frame = 160 * 96
+    assert len(list(read_frames(clip, limits=Limits(decoded_pixels=40 * 128 * 128)))) == 12
+    with pytest.raises(VideoError, match=r"to decode it takes over 153,600 pixels, which is the limit"):
+        list(read_frames(clip, limits=Limits(decoded_pixels=10 * frame)))
+
+
+def test_packets_that_cannot_be_decoded_come_to_an_end(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "MAX_UNDECODABLE", 3)
+    content = bytearray(clip.read_bytes())
+    start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    content[start:end] = bytes(end - start)
+    asked = []
+    decode = Container.decode
+    monkeypatch.setattr(Container, "decode", lambda self, packet: asked.append(packet) or decode(self, packet))
+    with pytest.raises(VideoError, match="no frame of its video stream can be decoded"):
+        list(read_frames(bytes(content), None))
+    assert len(asked) < 10
+
+
 # What a name or a file may not make us do
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world" * 50])
+def test_a_name_cannot_speak_to_the_terminal(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b[2J\nb\u202e.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError) as caught:
+        every(path)
+    assert str(caught.value).isprintable()
+    assert r"a\x1b[2J\nb\u202e.mp4: " in str(caught.value)
+    with pytest.raises(VideoNotFoundError, match=r"no\\x1b\.mp4: there is no such file"):
+        every("no\x1b.mp4")
 
 
 @pytest.mark.parametrize("name", ["frame%03d.mp4", "concat:a.mp4", "file:a.mp4", "a b'c\".mp4", "-i.mp4", "http:a.mp4"])
@@ -213,8 +263,10 @@ class _Server(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         name = self.path[1:]
-        if name == "broken":
-            self.send_error(500)
+        if name == "endless":
+            self._send_endless()
+        elif name.isdigit():
+            self.send_error(int(name))
         elif name == "to_file":
             self.send_response(302)
             self.send_header("Location", f"file://{self.folder}/clip.mp4")
@@ -245,6 +297,20 @@ class _Server(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the reader has what it wants
 
+    def _send_endless(self) -> None:
+        """Packets of a sound that goes on for ever; of the pictures there were only a few."""
+        content = (self.folder / "clip.ts").read_bytes()
+        sound = [content[place : place + 188] for place in range(0, len(content), 188)]
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(content)
+        silence = b"".join(packet for packet in sound if packet[1:3] in (b"\x41\x01", b"\x01\x01"))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while True:
+                self.wfile.write(silence)
+        self.close_connection = True
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -260,7 +326,7 @@ def server(handler: type[_Server], tmp_path: Path, clip: Path) -> Iterator[str]:
     write(tmp_path / "plain.mp4", muxer={"movflags": "faststart"}, **X264)
     write(tmp_path / "plain.ts", **X264)
     write(tmp_path / "plain_fragments.mp4", muxer={"movflags": "frag_keyframe"}, **X264)
-    write(tmp_path / "clip.ts", **X264)
+    write(tmp_path / "clip.ts", sound=True, **X264)
     write(tmp_path / "clip.mkv", **X264)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         http.daemon_threads = True
@@ -323,20 +389,58 @@ def test_only_the_groups_that_are_touched_are_fetched(
     assert sum(handler.sent) < 1.2 * size
 
 
-@pytest.mark.parametrize("path", ["nothing.mp4", "broken"])
-def test_a_url_that_cannot_be_fetched(path: str, server: str) -> None:
-    with pytest.raises(VideoNotFoundError, match=f"{path}: cannot be fetched"):
+@pytest.mark.parametrize("path", ["endless"])
+def test_a_stream_without_an_end_is_given_up(path: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the packets that come are of its sound alone."""
+    monkeypatch.setattr(container, "MAX_FETCH_SECONDS", 0.2)
+    with pytest.raises(VideoError, match=r"endless: fetching it takes over 0\.2 s, which is the limit"):
+        every(f"{server}/{path}")
+    with pytest.raises(VideoError, match=r"endless: fetching it takes over 0\.2 s, which is the limit"):
+        next(read_frames(f"{server}/{path}"))
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("nothing.mp4", "its server answers 404 Not Found"),
+        ("401", "its server answers 401 Unauthorized"),
+        ("403", "its server answers 403 Forbidden"),
+        ("410", "its server answers with an error of the kind 4xx"),
+        ("503", "its server answers with an error of the kind 5xx"),
+    ],
+)
+def test_a_url_that_cannot_be_fetched(path: str, reason: str, server: str) -> None:
+    with pytest.raises(VideoNotFoundError, match=f"{path}: cannot be fetched: {reason}"):
         every(f"{server}/{path}")
 
 
-def test_nobody_at_the_address() -> None:
-    with pytest.raises(VideoNotFoundError, match="cannot be fetched"):
-        every("http://127.0.0.1:9/clip.mp4")
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:9/clip.mp4", "nothing listens at this address: the connection is refused"),
+        ("http://127.0.0.1:99999/clip.mp4", "it leads to something else than http or https, or is no valid address"),
+        ("http://clip4clip.invalid/clip.mp4", "the host 'clip4clip.invalid' has no address"),
+    ],
+)
+def test_nobody_at_the_address(url: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(VideoNotFoundError, match=f"clip.mp4: cannot be fetched: {reason}") as caught:
+        every(url)
+    assert "Errno" not in str(caught.value)
+
+
+def test_a_connection_that_cannot_be_made_secure(server: str) -> None:
+    with pytest.raises(VideoNotFoundError, match=r"the connection failed or was lost, or could not be made secure"):
+        every(f"https{server.removeprefix('http')}/clip.mp4")
 
 
 def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "TIMEOUT", (1.0, 1.0))
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(VideoNotFoundError, match="cannot be fetched"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(VideoNotFoundError, match="cannot be fetched: no answer within 1 s"),
+    ):
         every(f"http://127.0.0.1:{silent.getsockname()[1]}/clip.mp4")
 
 

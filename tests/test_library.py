@@ -262,6 +262,9 @@ def test_a_table_holds_vectors_of_one_recipe(clips: Path, tmp_path: Path) -> Non
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "theirs.parquet")
     with pytest.raises(LibraryError, match="is not a table that clip4clip embed has written"):
         embed(clips, tmp_path / "theirs.parquet")
+    os.mkfifo(tmp_path / "pipe.parquet")  # which would be waited for
+    with pytest.raises(LibraryError, match=r"pipe\.parquet is not a plain file"):
+        list(read_rows(tmp_path / "pipe.parquet"))
     with pytest.raises(LibraryError, match="a file in a folder that exists"):
         embed(clips, tmp_path / "none" / "v.parquet")
     with pytest.raises(UnknownNameError, match="'local' or 'ray'"):

@@ -9,8 +9,7 @@ import pytest
 from clips import KINDS, make, straight
 
 from clip4clip import VideoError
-from clip4clip import timeline as module
-from clip4clip.container import Container
+from clip4clip.container import Container, Limits
 from clip4clip.timeline import IndexTimeline, PacketTimeline, timeline
 
 MIDDLE = {"h264, trimmed in its middle", "h264, a group trimmed in its middle"}  # some of their frames come twice
@@ -74,11 +73,10 @@ def test_groups_are_those_of_the_key_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["h264", "h264, mkv"])
-def test_more_frames_than_the_limit_are_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FRAMES", 23)
+def test_more_frames_than_the_limit_are_refused(kind: str, tmp_path: Path) -> None:
     with (
-        Container(make(kind, tmp_path)) as container,
         pytest.raises(VideoError, match="over 23 frames, which is the limit"),
+        Container(make(kind, tmp_path), limits=Limits(frames=23)) as container,
     ):
         timeline(container)
 

@@ -548,6 +548,11 @@ def test_a_file_of_which_nothing_can_be_decoded(clip: Path) -> None:
             list(read_frames(bytes(content), samples))
 
 
+@pytest.mark.parametrize("kind", ["h264", "h264, avi"])
+def test_more_frames_than_there_are_cost_no_more(kind: str, tmp_path: Path) -> None:
+    assert len(list(read_frames(make(kind, tmp_path), 10**15))) == 25  # else it would ask for petabytes
+
+
 # Where it comes from
 
 

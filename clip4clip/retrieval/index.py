@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ..config import get_model
+from ..container import DEFAULT_LIMITS, Limits
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import (
     IndexUnavailableError,
@@ -377,6 +378,7 @@ class VideoIndex:
         limit: int = 10,
         filter: str = "",  # noqa: A002  Milvus's word
         output_fields: Sequence[str] = ("*",),
+        limits: Limits = DEFAULT_LIMITS,
         **options: Any,
     ) -> list[Hit]:
         """The videos nearest to a sentence, to a video or to a vector, the nearest first.
@@ -390,6 +392,7 @@ class VideoIndex:
             filter: Milvus's boolean expression over the fields, such as ``'duration < 60 and path like "/srv/%"'``;
                 and dates, as in ``'modified > "2025-06-01"'``. A field that no video has is warned about.
             output_fields: of those that ``Hit.fields`` is to have.
+            limits: how much work ``video`` may make, which may be a stranger's.
             **options: for ``MilvusClient.search``.
 
         Raises:
@@ -420,7 +423,8 @@ class VideoIndex:
             if text is not None:
                 vector = self._text_encoder(text)
             else:
-                vector = self._video_encoder(read_frames(video, found.frames, seek=found.seek))  # type: ignore[arg-type]
+                frames = read_frames(video, found.frames, seek=found.seek, limits=limits)  # type: ignore[arg-type]
+                vector = self._video_encoder(frames)
         where = options.pop("anns_field", next(iter(found.dims), "vector"))
         if where not in found.dims:
             raise InputValueError(

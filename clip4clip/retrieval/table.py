@@ -68,6 +68,8 @@ class Recipe:
     @classmethod
     def of(cls, path: Path) -> Recipe:
         """The recipe of a table; LibraryError when the file is none of ours, or damaged."""
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise LibraryError(f"{path} is not a plain file: a table that clip4clip embed has written is expected")
         try:
             schema = pq.read_schema(path)
             told = json.loads((schema.metadata or {})[METADATA])
