@@ -28,9 +28,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-# Nor does what a test keeps belong into the user's cache folder; each worker has one of its own.
-_cache = tempfile.TemporaryDirectory(prefix="clip4clip-tests-")
-os.environ["CLIP4CLIP_CACHE"] = _cache.name
+# Nor may a test see what the user has set, cached or placed: each worker has folders of its own. GPUs are hidden, as
+# what is asserted to 1e-6 holds on a CPU, and the loopback is not asked for by way of a proxy. The variables of the
+# second loop decide on the colours and the width of what the command line prints.
+_own = tempfile.TemporaryDirectory(prefix="clip4clip-tests-")
+for _name in [name for name in os.environ if name.startswith("CLIP4CLIP_")]:
+    del os.environ[_name]
+for _name in ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "RAY_ADDRESS", "XDG_CACHE_HOME"):
+    os.environ.pop(_name, None)
+for _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH", "COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
+os.environ |= {
+    "CLIP4CLIP_CACHE": f"{_own.name}/cache",
+    "HF_HOME": f"{_own.name}/hf",
+    "TOWHEE_HOME": f"{_own.name}/towhee",
+}
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = CLIPConfig(
@@ -55,6 +68,12 @@ def tiny_model() -> Iterator[str]:
     models["tiny"] = Model(TINY, hub="hf://owner/tiny/model.safetensors", beside="pytorch_model.bin.1")
     yield "tiny"
     del models["tiny"]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The numbers that a test draws without a seed of its own are the same in every run and order."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class MilvusServer:
         command = [sys.executable, "-c", LAUNCH, "--data", str(self.folder / "data"), "--proxy-port", str(self.port)]
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300  # should it neither answer nor end
         while True:
             try:
                 client = MilvusClient(self.uri, timeout=5, grpc_options={"grpc.max_reconnect_backoff_ms": 1000})
@@ -154,7 +155,7 @@ class TritonServer:
             self._process = subprocess.Popen(
                 list(map(str, command)), env=place.environment, stdout=log, stderr=log, start_new_session=True
             )
-        end = time.monotonic() + 100
+        end = time.monotonic() + 300  # should it neither get ready nor end
         while not self.ready():
             if self._process.poll() is not None or time.monotonic() > end:
                 self.kill()
@@ -192,10 +193,10 @@ class TritonServer:
 class PageServer:
     """`clip4clip serve` in a process of its own, at ``url`` from the start of a ``with`` to its end."""
 
-    def __init__(self, uri: str, *options: str) -> None:
+    def __init__(self, uri: str, *options: str, cwd: Path | None = None, env: Mapping[str, str] = os.environ) -> None:
         command = [sys.executable, "-m", "clip4clip", "serve", "--uri", uri, "--port", "0", *options]
         self._process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
+            command, stderr=subprocess.PIPE, text=True, cwd=cwd, env={**env, "COLUMNS": "200"}
         )
         assert self._process.stderr is not None
         self.said = ""

@@ -218,7 +218,7 @@ def test_frames_are_resized_in_a_forked_process_too(frames: list[np.ndarray]) ->
     """Such as a DataLoader's worker, to which the threads of its parent do not come along."""
     expected = pixel_values(frames, 32)
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        found = pool.apply_async(_resized, (frames,)).get(timeout=60)
+        found = pool.apply_async(_resized, (frames,)).get(timeout=300)
     np.testing.assert_array_equal(found, expected)
 
 

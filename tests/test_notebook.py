@@ -48,7 +48,9 @@ def executed(committed: Any, folder: Path, tmp_path_factory: pytest.TempPathFact
         environment.setenv("JUPYTER_RUNTIME_DIR", str(home / "runtime"))
         environment.setenv("IPYTHONDIR", str(home / "ipython"))
         where = {"metadata": {"path": str(folder)}}
-        client = nbclient.NotebookClient(copy.deepcopy(committed), kernel_name="this", timeout=300, resources=where)
+        client = nbclient.NotebookClient(
+            copy.deepcopy(committed), kernel_name="this", startup_timeout=300, resources=where
+        )
         return client.execute()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from snippets import code_with
 from towhee import ops
 
 from clip4clip import InputTypeError, InputValueError, MissingExtraError, TextEncoder, TrainingError, VideoEncoder
@@ -95,6 +98,19 @@ def test_an_operator_trains_and_then_uses_the_result(
     measured = evaluate(eval_dataset.pairs, *encoders, frames=2)
     assert recorder.epochs[-1]["eval_epoch_metric"] == pytest.approx(measured.text_to_video.recall_at_1 / 100, abs=0.05)
     json.dumps(recorder.epochs[-1])  # plain numbers
+
+
+@needs_towhees_trainer
+def test_the_example_of_the_docs_trains(drawings: Path, tmp_path: Path) -> None:
+    replaced = [("clip_vit_b32", "clip_vit_tiny_demo")]
+    for name in ("train.csv", "eval.csv"):
+        replaced.append((f'"{name}", "videos"', f"{str(drawings / name)!r}, {str(drawings)!r}"))
+    code = code_with("docs/training.md", "op.train(", replaced)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    saved = tmp_path / "run" / "final_epoch" / "model.safetensors"
+    trained, before = (TextEncoder.load("clip_vit_tiny_demo", path, "cpu")("a dog") for path in (saved, None))
+    assert not np.array_equal(trained, before)
 
 
 @needs_towhees_trainer

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ import onnxruntime
 import pytest
 import towhee
 from servers import TritonPlace, TritonServer, TritonUnavailableError
+from snippets import code_with
 from towhee import AutoConfig, ops, pipe
 from towhee.runtime.node_config import NodeConfig
 from towhee.runtime.runtime_conf import set_runtime_config
@@ -204,6 +207,20 @@ def test_a_caption_gets_the_operators_vector(text_server: TritonServer, text: Cl
     assert said == "a dog"
     assert vector.dtype == np.float32
     np.testing.assert_allclose(vector, text("a dog"), atol=1e-5)
+
+
+def test_the_client_of_the_docs_gets_the_operators_vectors(
+    text_server: TritonServer, text: Clip4clip, tmp_path: Path
+) -> None:
+    code = code_with("docs/triton.md", "triton_client.Client", [("localhost:8000", text_server.url)])
+    code += "import numpy\nnumpy.savez('found.npz', vector=vector, vectors=vectors, rows=[row[0][1] for row in rows])\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr  # nor when the interpreter ends
+    with np.load(tmp_path / "found.npz") as found:
+        np.testing.assert_allclose(found["vector"], text("a dog"), atol=1e-5)
+        for name in ("vectors", "rows"):
+            np.testing.assert_allclose(found[name], text(["a dog", "a cat", "two horses"]), atol=1e-5)
 
 
 def test_requests_at_once_of_captions_of_all_lengths(text_server: TritonServer, text: Clip4clip) -> None:

@@ -1,0 +1,251 @@
+"""Every code block of README.md and docs/*.md is run as it stands, or is listed here with the reason why not.
+
+The blocks of a page run in their order, in one folder. The demo model takes the place of ViT-B/32, whose weights are
+not here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import clips
+import pytest
+from safetensors.torch import load_file, save_file
+from servers import PageServer
+from snippets import PAGES, REPOSITORY, Snippet, snippets
+
+import clip4clip
+from clip4clip.install import install_operators
+from clip4clip.pairs import read_pairs
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are bash's")]
+pytest.importorskip("pyarrow", reason="the pages need the extra retrieval")
+
+DEMO = "clip_vit_tiny_demo"
+ALL = [snippet for page in PAGES for snippet in snippets(page)]
+NETWORK = "installs from the network"
+# A command, or a line of a block of Python, and why it is not run here.
+NOT_RUN = {
+    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e . && .venv/bin/clip4clip demo": NETWORK,
+    "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/python -m pytest": (
+        "installs from the network, and is these tests"
+    ),
+    "pip install '.[onnx]'": NETWORK,
+    "pip install '.[triton]'": NETWORK,
+    "pip install 'tritonclient[http]'": NETWORK,
+    "torchrun --nproc-per-node 8 -m clip4clip train …": "needs eight GPUs",
+    "clip4clip embed /shared/videos -o vectors.parquet --engine ray --address head:6379 --actors 8 --gpus 1": (
+        "needs a cluster"
+    ),
+    "clip4clip embed many -o many.parquet -m clip_vit_tiny_demo": "takes minutes, and a kill: test_library.py has both",
+    "clip4clip synthetic drawings": "takes hours, with the two that follow: they make the demo model",
+    "clip4clip train drawings/train.csv --videos drawings --out run --model clip_vit_tiny_demo --init random"
+    " --epochs 12 --batch-size 96 --lr 1e-3 --frames 3 --max-words 48 --weight-decay 0.1 --warmup 0.05"
+    " --save-dtype float16 --eval-pairs drawings/eval.csv": "takes hours",
+    "cp run/last.safetensors clip4clip/clip_vit_tiny_demo.safetensors": "replaces the demo model",
+    'op.train(TrainingConfig(output_dir="run", batch_size=32, lr=1e-6, epoch_num=5), pairs, held_out)': (
+        "needs the extra towhee-train: test_towhee_trainer.py runs it"
+    ),
+    "    device_ids=[0], max_batch_size=512, batch_latency_micros=2000))": "one line of a pipeline, and needs a GPU",
+    "tritonserver --model-repository models": "needs a Triton server: test_triton.py starts one",
+    "client = loop.run_until_complete(connect())": "needs a Triton server: test_triton.py runs it with one",
+}
+# What is put in the place of something that is not here, or takes long.
+REPLACED = {
+    "README.md": [
+        ("cuda:1", "cpu"),
+        ("cuda:2", "cpu"),
+        (", 512)", ", 128)"),
+        ("(512,)", "(128,)"),
+        ('"videos", "vectors.parquet")', f'"videos", "vectors.parquet", model_name="{DEMO}")'),
+        (
+            "train …",
+            "train MSRVTT_train.9k.csv --videos MSRVTT/videos/all --out run --eval-pairs MSRVTT_JSFUSION_test.csv",
+        ),
+        ("clip4clip train MSRVTT", "clip4clip train --batch-size 3 --epochs 1 --workers 0 MSRVTT"),
+    ],
+    # An index that is not there yet.
+    "docs/library.md": [('VideoIndex("./videos.db")', 'VideoIndex("./cameras.db")')],
+    "docs/training.md": [
+        ("clip4clip train MSRVTT", "clip4clip train --batch-size 3 --epochs 1 --workers 0 MSRVTT"),
+        ('eval_pairs="eval.csv"', f'eval_pairs="eval.csv", batch_size=3, epochs=1, workers=0, model="{DEMO}"'),
+        ("--train 480 --eval 50", "--train 48 --eval 8"),
+        ("--epochs 4", "--epochs 1 --workers 0"),
+    ],
+    "docs/video.md": [("https://example.org", "http://127.0.0.1:{port}")],
+}
+
+
+def is_run(snippet: Snippet) -> bool:
+    if snippet.language == "python":
+        return not any(line in NOT_RUN for line in snippet.code.splitlines())
+    return any(command not in NOT_RUN for command, _ in snippet.commands())
+
+
+class Desk:
+    """A folder with the files that the pages speak of, and how their blocks are run in it."""
+
+    def __init__(self, folder: Path, replaced: list[tuple[str, str]], environment: dict[str, str]) -> None:
+        self.root, self.folder, self.replaced = folder, folder / "srv", replaced
+        self.environment = environment | {"HOME": str(folder / "home"), "HF_HOME": str(folder / "hf")}
+        self.done: set[Snippet] = set()
+
+    def run(self, snippet: Snippet) -> None:
+        """Runs a block, after those before it on its page that have not been run yet."""
+        for each in snippets(REPOSITORY / snippet.page):
+            if each.line <= snippet.line and each not in self.done and is_run(each):
+                self.done.add(each)
+                (self._python if each.language == "python" else self._shell)(each)
+
+    def _in_place(self, text: str) -> str:
+        for old, new in [*self.replaced, ("clip_vit_b32", DEMO)]:
+            text = text.replace(old, new)
+        if re.match("clip4clip (embed|eval|train)", text) and not re.search("-m |--model ", text):
+            text += f" -m {DEMO}"
+        return text.replace("/srv/", f"{self.folder}/")
+
+    def _python(self, snippet: Snippet) -> None:
+        program, lines = self.folder / f"line_{snippet.line}.py", [self._in_place(snippet.code)]
+        for name, shape in re.findall(r"^(\w+) = .*# (\(\d[\d, ]*\))$", lines[0], re.MULTILINE):
+            lines.append(f"assert {name}.shape == {shape}, {name}.shape")
+        program.write_text("\n".join(lines), "utf-8")
+        self._said(snippet, [sys.executable, program.name])
+
+    def _shell(self, snippet: Snippet) -> None:
+        with contextlib.ExitStack() as servers:
+            for command, shown in snippet.commands():
+                line = self._in_place(command)
+                if command in NOT_RUN:
+                    continue
+                if line.startswith("clip4clip serve --uri"):
+                    uri, *options = shlex.split(line.removesuffix("&"))[3:]
+                    page = PageServer(uri, *options, cwd=self.folder, env=self.environment)
+                    assert servers.enter_context(page).get("/")[0] == 200
+                    continue
+                failure = any(text.startswith("error ") for text in shown)
+                said = self._said(snippet, ["bash", "-c", line], (2,) if failure else (0, 1) if shown else (0,))
+                for text in shown:
+                    assert self._comparable(text) in self._comparable(said), f"{snippet}: {text!r} is not in\n{said}"
+
+    def _comparable(self, text: str) -> str:
+        """Without what is another one in every run: numbers, fingerprints, where the folder is."""
+        return re.sub(r"\b([0-9a-f]{16}|\d+(\.\d+)?)\b", "0", text.replace(str(self.root), ""))
+
+    def _said(self, snippet: Snippet, command: list[str], codes: tuple[int, ...] = (0,)) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode in codes, f"{snippet}: exit code {done.returncode}\n{command[-1]}\n{done.stdout}"
+        return done.stdout
+
+
+def write_csv(path: Path, rows: list[tuple[str, ...]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory, drawings: Path) -> Path:
+    """A folder with all that the pages name: videos, tables, checkpoints."""
+    root = tmp_path_factory.mktemp("furnished")
+    folder = root / "srv"
+    (folder / "snapshot").mkdir(parents=True)
+    state = load_file(Path(clip4clip.__file__).with_name(f"{DEMO}.safetensors"))
+    for name in ("mine.safetensors", "snapshot/model.safetensors"):
+        save_file({name: tensor * 2 for name, tensor in state.items()}, folder / name)
+
+    others, pairs = (read_pairs(drawings / "eval.csv", drawings)[start : start + 3] for start in (4, 7))
+    for name in ("videos/holiday", "MSRVTT/videos/all", "clip4clip_demo"):
+        (folder / name).mkdir(parents=True)
+    (root / "home" / "Videos").mkdir(parents=True)
+    shutil.copytree(drawings / "eval", folder / "clip4clip_demo" / "eval")
+    shutil.copy(drawings / "eval.csv", folder / "clip4clip_demo")
+    for number, (pair, other) in enumerate(zip(pairs, others, strict=True)):
+        shutil.copy(other.path, root / "home" / "Videos")
+        shutil.copy(pair.path, folder / "videos" / "holiday")
+        shutil.copy(pair.path, folder / "MSRVTT" / "videos" / "all" / f"video{number}.mp4")
+    for name in ("demo_video.mp4", "clip.mp4", "holiday.mp4", "party.mov"):
+        shutil.copy(pairs[0].path, folder / name)
+    clips.write(folder / "film.mp4", count=950)
+    for name in ("half.mp4", "notes.mp4"):
+        (folder / "videos" / name).write_text("not a video")
+    rows = [("video", "sentence"), *((f"holiday/{pair.path.name}", pair.sentence) for pair in pairs)]
+    for name in ("train.csv", "eval.csv"):
+        write_csv(folder / name, rows)
+    named = {f"video{number}": pair.sentence for number, pair in enumerate(pairs)}
+    rows = [("key", "vid_key", "video_id", "sentence")]
+    rows += [(f"ret{name}", f"msr{name}", name, sentence) for name, sentence in named.items()]
+    write_csv(folder / "MSRVTT_JSFUSION_test.csv", rows)
+    write_csv(folder / "MSRVTT_train.9k.csv", [("video_id",), *((name,) for name in named)])
+    sentences = [{"video_id": name, "caption": sentence} for name, sentence in named.items()]
+    (folder / "MSRVTT_data.json").write_text(json.dumps({"sentences": sentences}), "utf-8")
+    shutil.copytree(REPOSITORY / "examples", folder / "examples")
+    install_operators(root / "home" / ".towhee")
+    return root
+
+
+@pytest.fixture(scope="module")
+def port(furnished: Path) -> Iterator[int]:
+    """Of a server that has the files of the pages."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=furnished / "srv")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def desks(tmp_path_factory: pytest.TempPathFactory, furnished: Path, port: int) -> Callable[[str], Desk]:
+    """A page's name to its folder, made when it is first asked for."""
+    made: dict[str, Desk] = {}
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": programs, "TOWHEE_URL": "http://127.0.0.1:9", "COLUMNS": "200"}
+    environment = {name: value for name, value in environment.items() if name not in ("TOWHEE_HOME", "RAY_ADDRESS")}
+
+    def desk(page: str) -> Desk:
+        if page not in made:
+            folder = tmp_path_factory.mktemp("page") / "desk"
+            shutil.copytree(furnished, folder, symlinks=True)
+            replaced = [(old, new.format(port=port)) for old, new in REPLACED.get(page, [])]
+            made[page] = Desk(folder, replaced, environment)
+        return made[page]
+
+    return desk
+
+
+@pytest.mark.parametrize("snippet", [*filter(is_run, ALL)], ids=str)
+def test_it_runs(snippet: Snippet, desks: Callable[[str], Desk]) -> None:
+    desks(snippet.page).run(snippet)
+
+
+def test_what_is_listed_is_there() -> None:
+    assert {snippet.language for snippet in ALL} == {"python", "bash", ""}
+    for page, replaced in REPLACED.items():
+        code = "".join(snippet.code for snippet in snippets(REPOSITORY / page))
+        assert [old for old, _ in replaced if old not in code] == [], page
+    lines = {line for snippet in ALL if snippet.language == "python" for line in snippet.code.splitlines()}
+    commands = {command for snippet in ALL if snippet.language != "python" for command, _ in snippet.commands()}
+    assert [listed for listed in NOT_RUN if listed not in lines | commands] == []
