@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 import operator
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -486,5 +487,19 @@ def _convert(time: float, frame: av.VideoFrame) -> Frame:
     if not hasattr(_of_thread, "reformatter"):
         _of_thread.reformatter = VideoReformatter()
     rgb = _of_thread.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise, like numpy's
-    return Frame(np.ascontiguousarray(np.rot90(rgb, turns)), time, bool(frame.key_frame))
+    return Frame(np.ascontiguousarray(_orient(frame, rgb)), time, bool(frame.key_frame))
+
+
+def _orient(frame: av.VideoFrame, rgb: np.ndarray) -> np.ndarray:
+    """Turn and mirror a picture as its display matrix says; angles in between go to the nearest quarter turn."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know all kinds of side data (EXIF), and then gives none, but the angle
+        return np.rot90(rgb, round(frame.rotation / 90) % 4)  # counter-clockwise, both
+    if matrix is None:
+        return rgb
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y).
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        rgb, a, d = rgb.swapaxes(0, 1), c, b
+    return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

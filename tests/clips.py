@@ -185,11 +185,10 @@ def straight(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
 
 
-def turn(path: Path, turns: int, to: Path) -> Path:
-    """A copy of an MP4 that is to be shown turned by quarters, clockwise."""
-    # The display matrix in tkhd, 16.16 fixed point (ISO 14496-12, 8.3.2).
-    one = 1 << 16
-    a, b, c, d = [(one, 0, 0, one), (0, one, -one, 0), (-one, 0, 0, -one), (0, -one, one, 0)][turns]
+def orient(path: Path, matrix: Sequence[int], to: Path) -> Path:
+    """A copy of an MP4 with another display matrix, of which ``matrix`` is the part a, b, c, d, each -1, 0 or 1."""
+    # In tkhd, 16.16 fixed point (ISO 14496-12, 8.3.2).
+    a, b, c, d = (number << 16 for number in matrix)
     content = bytearray(path.read_bytes())
     start = content.index(b"tkhd") + 4 + 40
     content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)

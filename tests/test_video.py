@@ -16,9 +16,10 @@ from unittest.mock import Mock
 import av
 import numpy as np
 import pytest
-from clips import KINDS, RATE, X264, make, straight, turn, write
+from clips import KINDS, RATE, X264, make, orient, picture, straight, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 from clip4clip import InputTypeError, InputValueError, UnknownNameError, VideoError
 from clip4clip import container as container_module
@@ -239,19 +240,45 @@ def test_an_edit_list_leaves_out_what_it_cuts_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("turns", "corner"), [(0, "top left"), (1, "top right"), (2, "bottom right"), (3, "bottom left")]
+    ("matrix", "filters"),
+    [
+        ((1, 0, 0, 1), []),
+        ((-1, 0, 0, 1), [("hflip", None)]),
+        ((1, 0, 0, -1), [("vflip", None)]),
+        ((-1, 0, 0, -1), [("hflip", None), ("vflip", None)]),
+        ((0, 1, -1, 0), [("transpose", "clock")]),
+        ((0, -1, 1, 0), [("transpose", "cclock")]),
+        ((0, 1, 1, 0), [("transpose", "cclock_flip")]),
+        ((0, -1, -1, 0), [("transpose", "clock_flip")]),
+    ],
 )
-def test_frames_are_turned_as_the_file_wants_them_shown(turns: int, corner: str, clip: Path, tmp_path: Path) -> None:
-    path = turn(clip, turns, tmp_path / "turned.mp4")
-    for frame in read_frames(path, 3):
-        assert frame.rgb.shape == ((96, 160, 3) if turns % 2 == 0 else (160, 96, 3))
-        red = {
-            "top left": frame.rgb[4, 4],
-            "top right": frame.rgb[4, -4],
-            "bottom right": frame.rgb[-4, -4],
-            "bottom left": frame.rgb[-4, 4],
-        }
-        assert {place for place, pixel in red.items() if pixel[0] > 150 and pixel[1] < 100} == {corner}
+def test_frames_are_turned_and_mirrored_as_ffmpeg_does_it(
+    matrix: tuple[int, ...], filters: list[tuple[str, str | None]], clip: Path, tmp_path: Path
+) -> None:
+    """By the filters that ``ffmpeg -autorotate`` inserts for each of the eight matrices."""
+    expected = []
+    with av.open(str(clip)) as file:
+        stream = file.streams.video[0]
+        graph = av.filter.Graph()
+        nodes = [graph.add_buffer(template=stream), *(graph.add(*given) for given in filters), graph.add("buffersink")]
+        graph.link_nodes(*nodes).configure()
+        for frame in file.decode(stream):
+            graph.push(frame)
+            expected.append(graph.pull().to_ndarray(format="rgb24"))
+    path = orient(clip, matrix, tmp_path / "oriented.mp4")
+    assert_frames(read_frames(path, 3), [0, 12, 24], expected)
+    first = next(read_frames(path)).rgb
+    assert first.shape == ((96, 160, 3) if matrix[0] else (160, 96, 3))
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_a_photo_is_turned_as_its_camera_was(orientation: int, turns: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    for name, tags in (("plain.jpg", Image.Exif()), ("turned.jpg", exif)):
+        Image.fromarray(picture(0)).save(tmp_path / name, exif=tags)
+    [plain], [turned] = (list(read_frames(tmp_path / name)) for name in ("plain.jpg", "turned.jpg"))
+    np.testing.assert_array_equal(turned.rgb, np.rot90(plain.rgb, turns))
 
 
 def test_pixels_that_are_not_square_are_left_as_they_are(tmp_path: Path) -> None:
