@@ -78,6 +78,7 @@ class Container:
         self.name, self._given = name_of(source), source
         self.cores, self._threads = threads or cores(), threads
         self.damage = 0  # packets and frames that could not be had as they were meant
+        self.has_wrong_times = False  # time stamps that are missing in part, repeat or fall
         self._files = contextlib.ExitStack()
         try:
             self._source = self._to_open(source)
@@ -150,11 +151,20 @@ class Container:
             self.rewind()
 
     def packets(self) -> Iterator[av.Packet]:
-        """The packets of the stream from where it stands, in the order in which they are decoded."""
+        """The packets of the stream from where it stands, in the order in which they are decoded.
+
+        One that the end of the file cuts off is marked as corrupt. One beside a gap in a transport stream may be whole.
+        """
+        held = None
         try:
             for packet in self._container.demux(self.stream):
-                if packet.size:  # the empty one at the end would flush the decoder
-                    yield packet
+                if not packet.size:  # the empty one at the end would flush the decoder
+                    continue
+                if held is not None:
+                    self.damage += held.is_corrupt
+                    held.is_corrupt = False
+                    yield held
+                held = packet
         except av.error.FFmpegError as error:
             if isinstance(self._source, str):
                 raise VideoError(f"{self.name}: the connection failed: {error}") from error
@@ -162,6 +172,8 @@ class Container:
             logger.debug("%s: %s", self.name, error)
         except IndexError:  # PyAV's at the end of a file, if damage makes another stream appear on the way
             self.damage += 1
+        if held is not None:
+            yield held
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """The frames that the decoder gives for one more packet, or at its end, for None.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def write(
     pts: Callable[[int], int] = lambda number: number,
     shift: int = 0,
     edits: Sequence[tuple[int, int]] = (),
+    restamp: Callable[[int, av.Packet], None] = lambda number, packet: None,
     **options: str,
 ) -> Path:
     """A video of ``count`` pictures.
@@ -48,6 +50,7 @@ def write(
         sound: whether it has a sound track as well, longer than the pictures.
         pts: when a picture is shown, in tenths of a second.
         shift: added to all time stamps once it is encoded, in tenths of a second.
+        restamp: changes the time stamps of a packet, of which it gets the number in decoding order as well.
         edits: the parts of an MP4 that are to be shown, each from when and for how long, in tenths of a second.
         options: of the encoder.
     """
@@ -56,12 +59,14 @@ def write(
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         stream.codec_context.thread_count = 1  # else the file is another one on another machine
         noise = file.add_stream("aac", rate=16000) if sound else None
+        numbers = itertools.count()
 
         def mux(packets: Sequence[av.Packet]) -> None:
             for packet in packets:
                 ticks = round(shift / RATE / packet.time_base)
                 packet.pts += ticks
                 packet.dts += ticks
+                restamp(next(numbers), packet)
                 file.mux(packet)
 
         for number in range(count):
