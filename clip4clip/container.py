@@ -128,6 +128,7 @@ class Container:
         self._work = 0  # pixels that the decoder was given
         self._undecodable = 0  # packets in a row
         self.damage = 0  # packets and frames that could not be had as they were meant
+        self.has_wrong_times = False  # time stamps that are missing in part, repeat or fall
         self._files = contextlib.ExitStack()
         try:
             self._source = self._to_open(source)
@@ -200,16 +201,24 @@ class Container:
             self.rewind()
 
     def packets(self) -> Iterator[av.Packet]:
-        """The packets of the stream from where it stands, in the order in which they are decoded."""
-        url = isinstance(self._source, str)
+        """The packets of the stream from where it stands, in the order in which they are decoded.
+
+        One that the end of the file cuts off is marked as corrupt. One beside a gap in a transport stream may be whole.
+        """
+        url, held = isinstance(self._source, str), None
         try:
             # Of a URL those of all streams: one that goes on without pictures must come to its end, too.
             found = self._in_time(self._container.demux()) if url else self._container.demux(self.stream)
             for packet in found:
                 if self._undecodable > MAX_UNDECODABLE:
                     return
-                if packet.size and packet.stream_index == self.stream.index:  # an empty one would flush the decoder
-                    yield packet
+                if not packet.size or packet.stream_index != self.stream.index:  # an empty one would flush the decoder
+                    continue
+                if held is not None:
+                    self.damage += held.is_corrupt
+                    held.is_corrupt = False
+                    yield held
+                held = packet
         except av.error.FFmpegError as error:
             if url:
                 raise self._no_connection(error) from error
@@ -217,6 +226,8 @@ class Container:
             logger.debug("%s: %s", self.name, error)
         except IndexError:  # PyAV's at the end of a file, if damage makes another stream appear on the way
             self.damage += 1
+        if held is not None:
+            yield held
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """The frames that the decoder gives for one more packet, or at its end, for None.

@@ -8,10 +8,11 @@ from __future__ import annotations
 import copy
 import heapq
 import itertools
+import math
 from abc import ABC, abstractmethod
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import av
@@ -21,6 +22,8 @@ from .container import Container
 from .errors import VideoError
 
 SLACK = 1e-6  # seconds by which times may differ and still be the same
+CHUNK_HEADER = 8  # bytes in front of a frame in an AVI
+MAX_FALL = 1.0  # seconds by which time stamps may fall within one recording
 # In which packets do not tell when they are shown.
 UNTIMED_FORMATS = {"avi"}
 # Whose packets are one shown frame each, and whose key frames need nothing before them. Not so a GIF's, for example.
@@ -28,7 +31,7 @@ CODECS = {"h264", "hevc", "vvc", "vp8", "vp9", "av1", "mpeg2video", "mjpeg", "pr
 
 
 class WrongIndexError(VideoError):
-    """Raised when the packets of a file are not those that its index names."""
+    """Raised when the packets of a file are not those that its index names, or their time stamps do not order them."""
 
 
 class Times:
@@ -49,6 +52,88 @@ class Times:
     def time(self, number: int) -> float:
         """When a frame is shown, in seconds."""
         return float(self._seconds[number])
+
+
+class RisingTimes:
+    """When the frames of a video are shown that is decoded from its beginning: rising, whatever its time stamps do.
+
+    A frame is shown at its time stamp. If that is missing or not later than the frame before, it is shown one interval
+    after that one, or half an interval where the stamps lag behind but rise, so that they catch up. Where they fall by
+    more than ``MAX_FALL``, another recording begins: it is moved to follow the one before.
+
+    Some files number their frames in the order in which they are decoded, not shown. There, and in AVI, which has no
+    other stamps, the frames get the stamps of their packets in rising order.
+
+    Args:
+        container: to be read from its beginning.
+    """
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._interval = float(1 / (container.stream.average_rate or 25))
+        self._is_untimed = container.format in UNTIMED_FORMATS
+        # An AVI's index tells where each of its frames lies: after damage, counting those that are there would not do.
+        entries = container.stream.index_entries if self._is_untimed else ()
+        self._indexed: dict[int | None, int | None] = {entry.pos + CHUNK_HEADER: entry.timestamp for entry in entries}
+        self._in_decoding_order = self._is_untimed or is_reordered(container)
+        # Count and time stamp of the packets whose frames are not shown yet.
+        self._waiting: deque[tuple[int, int | None]] = deque()
+        self._count = 0
+        self._highest: float = -math.inf
+        self._previous: float | None = None  # the last time stamp that is not missing, in seconds
+        self._shift = 0.0  # of the recording, in seconds
+        self._last: float | None = None
+
+    def feed(self, packet: av.Packet) -> None:
+        """Note the next packet, before it is decoded."""
+        stamp = self._indexed.get(packet.pos, packet.dts) if self._is_untimed else packet.pts
+        if not self._is_untimed:
+            self._in_decoding_order &= stamp is not None and stamp >= self._highest
+            self._highest = -math.inf if stamp is None else stamp
+        if self._in_decoding_order and not packet.is_discard:
+            self._waiting.append((self._count, stamp))
+        packet.dts = self._count  # a decoder hands it on to the frame that this packet brings out
+        self._count += 1
+
+    def lose(self) -> None:
+        """Forget the last packet, which cannot be decoded."""
+        if self._waiting and self._waiting[-1][0] == self._count - 1:
+            self._waiting.pop()
+
+    def next(self, frame: av.VideoFrame) -> float | None:
+        """When the next frame that the decoder gives is shown, in seconds; None if damage has mixed up their order."""
+        stamp = self._next_waiting(frame) if self._in_decoding_order else frame.pts
+        seconds = None if stamp is None else float(self._container.seconds(stamp))
+        previous = math.inf if self._previous is None else self._previous
+        if self._container.damage and seconds is not None and previous - MAX_FALL < seconds < previous:
+            return None
+        self._last = self._rise(seconds)
+        if seconds is not None:
+            self._previous = seconds
+        return self._last
+
+    def _next_waiting(self, frame: av.VideoFrame) -> int | None:
+        if frame.dts is not None:
+            # When it gives one, the decoder holds back so many others. Those that wait still longer were lost.
+            held = self._container.stream.codec_context.reorder_depth
+            while len(self._waiting) > held + 1 and self._waiting[held + 1][0] <= frame.dts:
+                self._waiting.popleft()
+        return self._waiting.popleft()[1] if self._waiting else None
+
+    def _rise(self, seconds: float | None) -> float:
+        if self._last is None:
+            return seconds or 0.0
+        after = self._last + self._interval
+        if seconds is None:
+            self._container.has_wrong_times |= self._previous is not None
+            return after
+        if seconds + self._shift > self._last:
+            return seconds + self._shift
+        self._container.has_wrong_times = True
+        if self._previous is None or seconds < self._previous - MAX_FALL:
+            self._shift = after - seconds
+            return after
+        return after if seconds == self._previous else self._last + self._interval / 2
 
 
 class Timeline(ABC):
@@ -136,10 +221,13 @@ class IndexTimeline(Timeline):
         waiting: deque[av.Packet] = deque()
         unnumbered: list[int] = []
         numbers: dict[int, int] = {}
-        number = int(self.keys[group])
+        number, last = int(self.keys[group]), -math.inf
         for packet in itertools.chain(self._from_key(group), [None]):
             while unnumbered and (packet is None or unnumbered[0] <= _stamp(packet.dts)):
-                numbers[heapq.heappop(unnumbered)] = number
+                if unnumbered[0] <= last:
+                    raise WrongIndexError(f"{self._container.name}: its index names frames that are shown at once")
+                last = heapq.heappop(unnumbered)
+                numbers[last] = number
                 number += 1
             while waiting and (not _is_shown(waiting[0]) or waiting[0].pts in numbers):
                 known = waiting.popleft()
@@ -158,9 +246,9 @@ class IndexTimeline(Timeline):
         if self._read is None or self._read[0] != group:
             end = self._stamps[group + 1] if group + 1 < len(self._stamps) else np.inf
             within = itertools.takewhile(lambda packet: _stamp(packet.dts) < end, self._from_key(group))
-            stamps = np.array(sorted(_stamp(packet.pts) for packet in within if _is_shown(packet)))
+            stamps = np.unique([_stamp(packet.pts) for packet in within if _is_shown(packet)])
             if len(stamps) != np.append(self.keys, self.count)[group + 1] - self.keys[group]:
-                raise WrongIndexError(f"{self._container.name}: its index names frames that are not there")
+                raise WrongIndexError(f"{self._container.name}: its index names missing or simultaneous frames")
             self._read = group, self._container.seconds(stamps)
         return self._read[1]
 
@@ -195,7 +283,7 @@ def _by_index(container: Container) -> IndexTimeline | None:
         if 0 < size < entry.pos + entry.size:
             cut += 1
             continue
-        if previous is not None and entry.timestamp <= previous:
+        if previous is not None and entry.timestamp <= previous + 1:  # in ticks so coarse that stamps may be the same
             return None
         previous = entry.timestamp
         if entry.is_keyframe:
@@ -205,6 +293,9 @@ def _by_index(container: Container) -> IndexTimeline | None:
             return None
         count += not entry.is_discard
     if not count:
+        return None
+    if is_reordered(container) and not _falls(packet.pts for packet in container.packets()):
+        container.rewind()
         return None
     container.damage += cut
     first_frames, first_stamps = np.array(keys), np.array(stamps)
@@ -232,7 +323,19 @@ def by_packets(container: Container) -> PacketTimeline | None:
     stamps, key_stamps = np.unique(shown), np.array(keys)
     if not shown or len(stamps) < len(shown) or stamps[0] < keys[0] or (np.diff(key_stamps) <= 0).any():
         return None
+    if is_reordered(container) and not _falls(shown):
+        return None
     return PacketTimeline(container, stamps, key_stamps)
+
+
+def is_reordered(container: Container) -> bool:
+    """Whether frames may be decoded in another order than they are shown in."""
+    return bool(container.stream.codec_context.has_b_frames)
+
+
+def _falls(stamps: Iterable[int | None]) -> bool:
+    """Whether time stamps fall somewhere. Those of reordered frames do, in the order of decoding, if they are right."""
+    return any(later < earlier for earlier, later in itertools.pairwise(stamp for stamp in stamps if stamp is not None))
 
 
 def _from_key(container: Container, field: str, stamp: int, near: int) -> Iterator[av.Packet]:

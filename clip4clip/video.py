@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 import operator
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from av.video.reformatter import VideoReformatter
 
 from .container import DEFAULT_LIMITS, THREADED_PIXELS, Container, Limits, Source, name_of
 from .errors import InputTypeError, InputValueError, UnknownNameError, VideoError, brief
-from .timeline import SLACK, UNTIMED_FORMATS, Timeline, Times, WrongIndexError, by_packets, timeline
+from .timeline import SLACK, RisingTimes, Timeline, Times, WrongIndexError, by_packets, timeline
 from .tonemap import is_hdr, to_sdr
 
 logger = logging.getLogger(__name__)
@@ -233,15 +234,18 @@ def _read(
         for time, frame in _wanted(container, choose, start, end, only_keys, info):
             yield _convert(time, frame)
             given = True
+        if not given and choose and container.stream.width:
+            raise VideoError(f"{container.name}: none of the frames asked for can be decoded: it is cut off or damaged")
         if not given:
             limit = "" if container.stream.width else f", or they are over the limit of {limits.pixels:,} pixels"
             raise VideoError(f"{container.name}: no frame of its video stream can be decoded{limit}")
+        faults = []
         if container.damage:
-            logger.warning(
-                "%s is damaged: %d of its packets or frames are lost, or not as they were",
-                container.name,
-                container.damage,
-            )
+            faults.append(f"it is damaged: {container.damage} of its packets or frames are lost, or not as they were")
+        if container.has_wrong_times:
+            faults.append("its time stamps are missing, repeat or fall: its frames got times that rise")
+        if faults:
+            logger.warning("%s: %s", container.name, "; ".join(faults))
 
 
 def _wanted(
@@ -257,14 +261,25 @@ def _wanted(
         return
     plan = _plan(container, choose, start, end)
     if plan is None:
+        container.damage = 0  # what is damaged is found again
         container.rewind()
         yield from _choose_among_decoded(container, choose, start, end, info)
         return
     line, among, numbers = plan
     info.frame_count = line.count
     frames = _key_frames(container, line, numbers, among) if only_keys else _exact_frames(container, line, numbers)
-    for frame in frames:
-        yield container.seconds(frame.pts), frame
+    given, last = 0, -math.inf
+    try:
+        for frame in frames:
+            last = container.seconds(frame.pts)
+            yield last, frame
+            given += 1
+    except WrongIndexError as error:
+        logger.debug("%s", error)
+        container.damage = 0
+        container.rewind()
+        rest = itertools.islice(_choose_among_decoded(container, choose, start, end, info), given, None)
+        yield from ((time, frame) for time, frame in rest if time > last)
 
 
 def _plan(
@@ -409,7 +424,19 @@ def _decode_from(
     container.flush()
     left = set(numbers)
     due: dict[int, int] = {}  # number of each frame wanted that the decoder was given, by its time stamp
-    first = None
+    first, last = None, -math.inf
+
+    def wanted(frames: Iterable[av.VideoFrame]) -> Iterator[tuple[int, av.VideoFrame]]:
+        nonlocal last
+        for frame in frames:
+            if frame.pts is None:
+                continue
+            if frame.pts < last:
+                raise WrongIndexError(f"{container.name}: its time stamps fall, so that they do not number its frames")
+            last = frame.pts
+            if frame.pts in due:
+                yield due.pop(frame.pts), frame
+
     for packet, number in line.packets(group):
         stamp = cast("int", packet.pts)
         first = stamp if first is None else first  # not its number: an edit list may hide it
@@ -420,14 +447,10 @@ def _decode_from(
             due[stamp] = number
             left.remove(number)
         container.skip_unreferenced(not is_wanted)
-        for frame in container.decode(packet):
-            if frame.pts in due:
-                yield due.pop(frame.pts), frame
+        yield from wanted(container.decode(packet))
         if not left:
             break
-    for frame in container.decode(None):
-        if frame.pts in due:
-            yield due.pop(frame.pts), frame
+    yield from wanted(container.decode(None))
 
 
 def _key_frames(container: Container, line: Timeline, numbers: Sequence[int], among: range) -> Iterator[av.VideoFrame]:
@@ -459,7 +482,7 @@ def _choose_among_decoded(
         if pixels <= KEPT_PIXELS:
             kept.append((time, frame))
     info.frame_count = len(seconds)
-    shown = Times(np.maximum.accumulate(seconds))
+    shown = Times(np.array(seconds))
     among = _between(container, shown, start, end)
     if not seconds:
         return
@@ -480,19 +503,20 @@ def _choose_among_decoded(
 
 def _decode_all(container: Container) -> Iterator[tuple[float, av.VideoFrame]]:
     """Every frame from the beginning, with its time."""
-    count, last = 0, -math.inf
+    times = RisingTimes(container)
     for packet in itertools.chain(container.packets(), [None]):  # None: what the decoder still holds
-        for frame in container.decode(packet):
-            # Not frame.time, which PyAV leaves undefined for the last frames.
-            if frame.pts is None or container.format in UNTIMED_FORMATS:
-                time = float(count / (container.stream.average_rate or 25))
-            else:
-                time = container.seconds(frame.pts)
-            if container.damage and last - 1 < time <= last:  # after damage, the decoder may mix up their order
+        damage = container.damage
+        if packet is not None:
+            times.feed(packet)
+        frames = container.decode(packet)
+        if packet is not None and container.damage > damage and not frames:
+            times.lose()
+        for frame in frames:
+            time = times.next(frame)
+            if time is None:
                 container.damage += 1
-                continue
-            yield time, frame
-            count, last = count + 1, time
+            else:
+                yield time, frame
 
 
 _of_thread = threading.local()
@@ -506,5 +530,19 @@ def _convert(time: float, frame: av.VideoFrame) -> Frame:
         rgb = to_sdr(frame, _of_thread.reformatter)
     else:
         rgb = _of_thread.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise, like numpy's
-    return Frame(np.ascontiguousarray(np.rot90(rgb, turns)), time, bool(frame.key_frame))
+    return Frame(np.ascontiguousarray(_orient(frame, rgb)), time, bool(frame.key_frame))
+
+
+def _orient(frame: av.VideoFrame, rgb: np.ndarray) -> np.ndarray:
+    """Turn and mirror a picture as its display matrix says; angles in between go to the nearest quarter turn."""
+    try:
+        matrix = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))  # a buffer
+    except ValueError:  # PyAV does not know all kinds of side data (EXIF), and then gives none, but the angle
+        return np.rot90(rgb, round(frame.rotation / 90) % 4)  # counter-clockwise, both
+    if matrix is None:
+        return rgb
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y).
+    a, b, _, c, d, *_ = struct.unpack("=9i", matrix)
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        rgb, a, d = rgb.swapaxes(0, 1), c, b
+    return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def write(
     pts: Callable[[int], int] = lambda number: number,
     shift: int = 0,
     edits: Sequence[tuple[int, int]] = (),
+    restamp: Callable[[int, av.Packet], None] = lambda number, packet: None,
     **options: str,
 ) -> Path:
     """A video of ``count`` pictures.
@@ -48,6 +50,7 @@ def write(
         sound: whether it has a sound track as well, longer than the pictures; or FFmpeg's name of its encoder.
         pts: when a picture is shown, in tenths of a second.
         shift: added to all time stamps once it is encoded, in tenths of a second.
+        restamp: changes the time stamps of a packet, of which it gets the number in decoding order as well.
         edits: the parts of an MP4 that are to be shown, each from when and for how long, in tenths of a second.
         options: of the encoder.
     """
@@ -56,12 +59,14 @@ def write(
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         stream.codec_context.thread_count = 1  # else the file is another one on another machine
         noise = file.add_stream(sound if isinstance(sound, str) else "aac", rate=16000) if sound else None
+        numbers = itertools.count()
 
         def mux(packets: Sequence[av.Packet]) -> None:
             for packet in packets:
                 ticks = round(shift / RATE / packet.time_base)
                 packet.pts += ticks
                 packet.dts += ticks
+                restamp(next(numbers), packet)
                 file.mux(packet)
 
         for number in range(count):
@@ -185,11 +190,10 @@ def straight(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
 
 
-def turn(path: Path, turns: int, to: Path) -> Path:
-    """A copy of an MP4 that is to be shown turned by quarters, clockwise."""
-    # The display matrix in tkhd, 16.16 fixed point (ISO 14496-12, 8.3.2).
-    one = 1 << 16
-    a, b, c, d = [(one, 0, 0, one), (0, one, -one, 0), (-one, 0, 0, -one), (0, -one, one, 0)][turns]
+def orient(path: Path, matrix: Sequence[int], to: Path) -> Path:
+    """A copy of an MP4 with another display matrix, of which ``matrix`` is the part a, b, c, d, each -1, 0 or 1."""
+    # In tkhd, 16.16 fixed point (ISO 14496-12, 8.3.2).
+    a, b, c, d = (number << 16 for number in matrix)
     content = bytearray(path.read_bytes())
     start = content.index(b"tkhd") + 4 + 40
     content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
