@@ -14,14 +14,13 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .config import MODELS, get_model
+from .config import contradictions
 from .errors import CheckpointError, first_line
 from .torchscript import is_torchscript, read_torchscript
 
@@ -60,12 +59,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def check_shape(tensors: Mapping[str, Tensor], model_name: str, path: Path) -> None:
     """Refuses a checkpoint whose network, as read off its tensors, is not the one its name promises."""
-    expected = asdict(get_model(model_name).config)
-    found = observed_config(tensors)
-    wrong = [f"{name} is {value}, not {expected[name]}" for name, value in found.items() if value != expected[name]]
+    wrong, hint = contradictions(observed_config(tensors), model_name)
     if wrong:
-        fits = [name for name, model in MODELS.items() if found.items() <= asdict(model.config).items()]
-        hint = f" It fits model_name={fits[0]!r}." if fits else ""
         raise CheckpointError(f"{path} is not a {model_name}: {'; '.join(wrong)}.{hint}")
 
 

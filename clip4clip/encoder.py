@@ -12,7 +12,7 @@ from .config import CLIPConfig, get_model
 from .device import resolve_placement
 from .errors import InputTypeError, InputValueError, brief
 from .frames import HOW_TO_DECODE, FrameRows, is_frame
-from .runtime import load_head, load_tower
+from .runtime import check_agreement, find_weights, load_head, load_tower
 from .tokenizer import default_tokenizer
 from .tower import Head, Tower, unit_rows
 from .weights import Reference
@@ -59,8 +59,12 @@ class TextEncoder:
             UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError, CacheError,
                 ExportError: see :mod:`clip4clip.errors`.
         """
+        config = get_model(model_name).config
         where = resolve_placement(device, runtime, precision, compiled)
-        return cls(load_tower(model_name, "text", weights, where), get_model(model_name).config)
+        found = find_weights(weights, model_name, "text")
+        encoder = cls(load_tower(model_name, "text", found.path, where), config)
+        check_agreement(encoder, found)
+        return encoder
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
         """Unit vectors of one caption or of several.
@@ -139,9 +143,13 @@ class VideoEncoder:
 
         Arguments and errors are those of :meth:`TextEncoder.load`.
         """
+        config = get_model(model_name).config
         where = resolve_placement(device, runtime, precision, compiled)
-        tower, head = load_tower(model_name, "video", weights, where), load_head(model_name, weights, where)
-        return cls(tower, head, get_model(model_name).config)
+        found = find_weights(weights, model_name, "video")
+        tower, head = load_tower(model_name, "video", found.path, where), load_head(model_name, found.path, where)
+        encoder = cls(tower, head, config)
+        check_agreement(encoder, found)
+        return encoder
 
     def __call__(self, videos: Iterable[Any]) -> np.ndarray:
         """Unit vector of one video or of several.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .errors import InstallError
 from .files import whole_file
+from .weights import towhee_home
 
 MARK = "# Placed by `clip4clip install-operators`, which replaces this file when it is run again."
 
@@ -32,11 +33,6 @@ from clip4clip.operators import MilvusSearch as milvus_client  # noqa: F401
 }
 
 
-def towhee_home() -> Path:
-    """Towhee's folder: ``$TOWHEE_HOME``, or ``~/.towhee``."""
-    return Path(os.environ.get("TOWHEE_HOME") or "~/.towhee").expanduser()
-
-
 def install_operators(home: str | os.PathLike[str] | None = None, force: bool = False) -> list[Path]:
     """Places ``video-text-embedding/clip4clip`` and its companions, all of ``OPERATORS``, under ``home``.
 
@@ -44,7 +40,7 @@ def install_operators(home: str | os.PathLike[str] | None = None, force: bool = 
     upgrade of the operators. Other files in these folders, such as a checkpoint, are left alone.
 
     Args:
-        home: Towhee's folder; None for :func:`towhee_home`.
+        home: Towhee's folder; None for :func:`clip4clip.weights.towhee_home`.
         force: also replace an ``__init__.py`` that was not placed by this function.
 
     Returns:

@@ -31,8 +31,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Nor does what a test keeps belong into the user's cache folder; each worker has one of its own.
 _cache = tempfile.TemporaryDirectory(prefix="clip4clip-tests-")
 os.environ["CLIP4CLIP_CACHE"] = _cache.name
+os.environ["TOWHEE_HOME"] = str(Path(_cache.name) / "towhee")  # which may have a checkpoint of the user's
 
 REPOSITORY = Path(__file__).parent.parent
+QUICK_GELU = '{"model_cfg": {"quick_gelu": true}}'  # open_clip_config.json of a checkpoint like OpenAI's
 TINY = CLIPConfig(
     embed_dim=64, resolution=32, patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2
 )
@@ -72,6 +74,7 @@ def tiny_state() -> dict[str, torch.Tensor]:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_state: dict[str, torch.Tensor]) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "model.safetensors"
     save_file(tiny_state, path)
+    path.with_name("open_clip_config.json").write_text(QUICK_GELU)
     return path
 
 
@@ -80,6 +83,7 @@ def b32_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ViT-B/32 of random numbers, float32, 605 MB."""
     path = tmp_path_factory.mktemp("b32") / "model.safetensors"
     save_file(_random_state(MODELS["clip_vit_b32"].config), path)
+    path.with_name("open_clip_config.json").write_text(QUICK_GELU)
     return path
 
 
