@@ -21,7 +21,7 @@ from towhee.types import VideoFrame
 from .config import MODELS, get_model
 from .device import Placement, check_onnx, resolve_placement
 from .encoder import FRAMES_AT_ONCE, TOKENS_AT_ONCE, TextEncoder, VideoEncoder
-from .errors import ExportError, InputValueError, UnknownNameError, first_line
+from .errors import ExportError, InputValueError, MissingExtraError, UnknownNameError, first_line
 from .runtime import check_agreement, check_modality, find_weights, load_head, load_tower
 from .tower import Tower
 from .video import read_frames
@@ -419,8 +419,13 @@ def _open_index(
     password: str | None,
     token: str | None,
 ) -> VideoIndex:
-    from .retrieval.index import VideoIndex
-
+    try:
+        from .retrieval.index import VideoIndex
+    except MissingExtraError as error:  # which speaks of what else the package is for
+        raise MissingExtraError(
+            "ops.ann_insert.milvus_client and ops.ann_search.milvus_client need the extra 'retrieval' "
+            f"({first_line(error.__cause__ or error)}): pip install 'towhee-clip4clip[retrieval]'"
+        ) from error
     if not collection:
         raise InputValueError("collection_name is needed: the name of a Milvus collection that exists")
     if user and password:

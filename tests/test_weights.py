@@ -196,7 +196,9 @@ def test_a_configuration_counts_for_a_file_given_by_its_path(
     if "link" in way:
         (tmp_path / "link").symlink_to(path)
         path = tmp_path / "link"
-    with pytest.raises(CheckpointError, match=f"{config} describes another network than tiny: the activation is gelu, not QuickGELU"):
+    with pytest.raises(
+        CheckpointError, match=f"{config} describes another network than tiny: the activation is gelu, not QuickGELU"
+    ):
         TextEncoder.load("tiny", path, "cpu")
 
 
