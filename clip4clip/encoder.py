@@ -48,7 +48,8 @@ class TextEncoder:
 
         Args:
             model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings.
-            weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the default of the model.
+            weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the default of the model
+                (docs/checkpoints.md).
             device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, ``'openvino'``, or None for the best there is.
             runtime: ``'torch'``, ``'onnxruntime'``, or None for the faster one of those that are installed.
             precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``;

@@ -50,6 +50,7 @@ HEAD_BYTES = 2**22  # of a checkpoint: its tensors' names lie within
 
 _INSPECTION = re.compile(r"([0-9a-f]{16}) (meanP|seqLSTM|seqTransf)")
 _HUB_REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
+_GELU_MODULE = re.compile(rb"torch\.nn\.modules\.activation(\.___torch_mangle_\d+)?\nGELU\n")  # in TorchScript
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -509,7 +510,7 @@ def _activation_in(file: Path) -> str | None:
                 with archive.open(next(name for name in names if name.endswith("/data.pkl"))) as content:
                     head = content.read(HEAD_BYTES)
             if any(name.endswith("/constants.pkl") for name in names):
-                return "gelu" if b"torch.nn.modules.activation GELU" in head.replace(b"\n", b" ") else "quick_gelu"
+                return "gelu" if _GELU_MODULE.search(head) else "quick_gelu"
         else:
             with file.open("rb") as content:
                 head = content.read(HEAD_BYTES)

@@ -248,6 +248,20 @@ def test_an_activation_that_is_known_is_not_assumed(
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_archive_that_names_torchs_gelu_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for activation, refused in ((torch.nn.GELU(), True), (torch.nn.Sigmoid(), False)):
+        module = torch.nn.Sequential(torch.nn.Linear(3, 3), activation).eval()
+        for number in range(2):  # from the second time on, torch mangles the names of its modules
+            torch.jit.script(module).save(tmp_path / f"{number}.pt")
+            if refused:
+                with pytest.raises(CheckpointError, match=rf"{number}\.pt describes .* the activation is gelu"):
+                    locate(tmp_path / f"{number}.pt", "tiny")
+            else:
+                assert locate(tmp_path / f"{number}.pt", "tiny") == tmp_path / f"{number}.pt"
+    assert caplog.text == ""
+
+
 def test_a_refusal_names_the_size_and_the_activation(tmp_path: Path, tiny_state: State) -> None:
     save_file(tiny_state | {"visual.conv1.weight": torch.zeros(128, 3, 8, 8)}, tmp_path / "model.safetensors")
     (tmp_path / "open_clip_config.json").write_text(json.dumps(GELU["open_clip_config.json"]))
@@ -711,6 +725,35 @@ def test_a_file_of_another_kind_is_an_error_that_says_so(content: bytes, message
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         TextEncoder.load("tiny", tmp_path / "file", "cpu")
+
+
+@pytest.mark.parametrize("family", ["safetensors", "zip", "legacy pickle"])
+def test_more_tensors_than_any_clip_has_are_refused_before_they_are_read(
+    family: str, tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAMILIES[family](tiny_state | {f"visual.extra{n}": torch.zeros(1) for n in range(12_000)}, tmp_path / "a")
+    monkeypatch.setattr("torch.load", None)
+    with pytest.raises(CheckpointError, match=r"cannot be read as a checkpoint: .*(at most|larger than 1,048,576)"):
+        read_state_dict(tmp_path / "a")
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_a_hundred_thousand_keys_are_refused_before_they_are_read(
+    new: bool, tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tiny_state | {f"key {n}": n for n in range(100_000)}
+    torch.save(content, tmp_path / "a", _use_new_zipfile_serialization=new)
+    monkeypatch.setattr("torch.load", None)
+    with pytest.raises(CheckpointError, match=r"larger than 1,048,576 bytes.*save its state dict without the rest"):
+        read_state_dict(tmp_path / "a")
+
+
+def test_an_optimizer_of_a_whole_model_beside_it_is_no_reason_to_refuse(
+    tiny_state: State, tmp_path: Path, expected: Callable
+) -> None:
+    moments = {n: {part: torch.zeros(2) for part in ("step", "exp_avg", "exp_avg_sq")} for n in range(400)}
+    torch.save({"state_dict": tiny_state, "optimizer": {"state": moments}}, tmp_path / "a")
+    np.testing.assert_allclose(vectors_of(tmp_path / "a", "text"), expected("text"), atol=1e-6)
 
 
 def test_another_zip_and_another_network_are_errors(tmp_path: Path) -> None:
