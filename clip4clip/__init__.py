@@ -3,6 +3,8 @@
 >>> from clip4clip import TextEncoder, VideoEncoder
 >>> text = TextEncoder.load()("kids feeding and playing with the horse")  # float32, (512,)
 
+``clip4clip.clip4clip`` is the factory of the Towhee operator, and imports Towhee when it is used.
+
 Once this package is imported, Towhee finds its operators: ``ops.video_text_embedding.clip4clip`` and the companions
 ``ops.video_decode.ffmpeg``, ``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``.
 """
@@ -37,6 +39,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .encoder import TextEncoder as TextEncoder
     from .encoder import VideoEncoder as VideoEncoder
+    from .operators import clip4clip as clip4clip
 
 __version__ = "0.1.0"  # and in pyproject.toml, whose build backend would take clip4clip.py for the package
 
@@ -65,11 +68,19 @@ __all__ = [
 ]
 
 
+# Imported when they are used: the encoders bring numpy and Pillow along, and the factory of the operator Towhee. It is
+# not in __all__, for `from clip4clip import *` would import Towhee then.
+_LAZY = {"TextEncoder": ".encoder", "VideoEncoder": ".encoder", "clip4clip": ".operators"}
+
+
 def __getattr__(name: str) -> object:
-    # The encoders bring numpy and Pillow along, and torch where it computes: only who uses them waits for it.
-    if name in ("TextEncoder", "VideoEncoder"):
-        return getattr(import_module(".encoder", __name__), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
 
 
 if __name__ == "clip4clip":  # not when Towhee itself loads the package from an operator's folder

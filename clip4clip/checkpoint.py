@@ -11,17 +11,17 @@ import itertools
 import logging
 import math
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .config import MODELS, get_model
+from .config import contradictions
 from .errors import CheckpointError, first_line
 from .torchscript import is_torchscript, read_torchscript
 
@@ -32,6 +32,11 @@ _TEXT = ("token_embedding.", "positional_embedding", "transformer.", "ln_final."
 HEAD = ("lstm_visual.", "transformerClip.", "frame_position_embeddings.")
 
 FINGERPRINT_VALUES = 64  # of each tensor
+
+# What a checkpoint may hold beside its numbers; a CLIP has a few hundred tensors. Reading takes a second at most then.
+MAX_TENSORS = 10_000
+MAX_PICKLE = 2**20  # bytes that name and place the tensors
+LEGACY_PICKLES = 5  # before the numbers of a file from before PyTorch 1.6
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -60,12 +65,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def check_shape(tensors: Mapping[str, Tensor], model_name: str, path: Path) -> None:
     """Refuses a checkpoint whose network, as read off its tensors, is not the one its name promises."""
-    expected = asdict(get_model(model_name).config)
-    found = observed_config(tensors)
-    wrong = [f"{name} is {value}, not {expected[name]}" for name, value in found.items() if value != expected[name]]
+    wrong, hint = contradictions(observed_config(tensors), model_name)
     if wrong:
-        fits = [name for name, model in MODELS.items() if found.items() <= asdict(model.config).items()]
-        hint = f" It fits model_name={fits[0]!r}." if fits else ""
         raise CheckpointError(f"{path} is not a {model_name}: {'; '.join(wrong)}.{hint}")
 
 
@@ -191,6 +192,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as checkpoint:
+            if len(checkpoint.keys()) > MAX_TENSORS:
+                raise ValueError(f"it holds {len(checkpoint.keys()):,} tensors; {MAX_TENSORS:,} are read at most")
             return {name: checkpoint.get_tensor(name) for name in checkpoint.keys()}  # noqa: SIM118  not a mapping
     if zipfile.is_zipfile(path):
         _check_zip(path)
@@ -200,6 +203,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if start.startswith(b"PK"):
         raise ValueError("the file is truncated")
     if start.startswith(b"\x80"):
+        _check_pickles(path)
         return _unpickle(path, mmap=False)
     if start.startswith(b"version https://git-lfs"):
         raise ValueError("it is a Git LFS pointer, not the file it points to: run git lfs pull")
@@ -239,6 +243,25 @@ def _check_zip(path: Path) -> None:
         raise ValueError("it is a zip file, but not one that PyTorch wrote: it has no data.pkl")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in read):
         raise ValueError("it is compressed, which PyTorch never does: save its state dict anew")
+    if len(read) > MAX_TENSORS:
+        raise ValueError(f"it holds {len(read):,} entries; {MAX_TENSORS:,} are read at most")
+    if any(entry.file_size > MAX_PICKLE for entry in read if entry.filename.endswith(".pkl")):
+        raise ValueError(_TOO_MANY)
+
+
+_TOO_MANY = (
+    f"what it holds beside its numbers is larger than {MAX_PICKLE:,} bytes, ten times what a CLIP needs: "
+    "save its state dict without the rest"
+)
+
+
+def _check_pickles(path: Path) -> None:
+    """Refuses a file from before PyTorch 1.6 that would keep its parser busy."""
+    with path.open("rb") as file:
+        for _ in range(LEGACY_PICKLES):
+            for _, _, position in pickletools.genops(file):
+                if (position or 0) > MAX_PICKLE:
+                    raise ValueError(_TOO_MANY)
 
 
 def _strip(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from .errors import UnknownNameError
 
@@ -68,3 +68,16 @@ def get_model(name: str) -> Model:
     if name not in MODELS:
         raise UnknownNameError(f"unknown model {name!r}; the models are {', '.join(MODELS)}")
     return MODELS[name]
+
+
+def contradictions(found: Mapping[str, int], model_name: str) -> tuple[list[str], str]:
+    """Return what contradicts a model in the sizes found, and a hint to the model that they fit.
+
+    Args:
+        found: fields of :class:`CLIPConfig`, as many as are known.
+        model_name: key of :data:`MODELS`.
+    """
+    expected = asdict(get_model(model_name).config)
+    wrong = [f"{name} is {value}, not {expected[name]}" for name, value in found.items() if value != expected[name]]
+    fits = [name for name, model in MODELS.items() if wrong and found.items() <= asdict(model.config).items()]
+    return wrong, f" It fits model_name={fits[0]!r}." if fits else ""

@@ -12,7 +12,7 @@ from .config import CLIPConfig, get_model
 from .device import resolve_placement
 from .errors import InputTypeError, InputValueError, brief
 from .frames import HOW_TO_DECODE, FrameRows, is_frame
-from .runtime import load_head, load_tower
+from .runtime import check_agreement, find_weights, load_head, load_tower
 from .tokenizer import default_tokenizer
 from .tower import Head, Tower, unit_rows
 from .weights import Reference
@@ -48,7 +48,8 @@ class TextEncoder:
 
         Args:
             model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings.
-            weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the default of the model.
+            weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the default of the model
+                (docs/checkpoints.md).
             device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, ``'openvino'``, or None for the best there is.
             runtime: ``'torch'``, ``'onnxruntime'``, or None for the faster one of those that are installed.
             precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``;
@@ -59,8 +60,12 @@ class TextEncoder:
             UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError, CacheError,
                 ExportError: see :mod:`clip4clip.errors`.
         """
+        config = get_model(model_name).config
         where = resolve_placement(device, runtime, precision, compiled)
-        return cls(load_tower(model_name, "text", weights, where), get_model(model_name).config)
+        found = find_weights(weights, model_name, "text")
+        encoder = cls(load_tower(model_name, "text", found.path, where), config)
+        check_agreement(encoder, found)
+        return encoder
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
         """Unit vectors of one caption or of several.
@@ -139,9 +144,13 @@ class VideoEncoder:
 
         Arguments and errors are those of :meth:`TextEncoder.load`.
         """
+        config = get_model(model_name).config
         where = resolve_placement(device, runtime, precision, compiled)
-        tower, head = load_tower(model_name, "video", weights, where), load_head(model_name, weights, where)
-        return cls(tower, head, get_model(model_name).config)
+        found = find_weights(weights, model_name, "video")
+        tower, head = load_tower(model_name, "video", found.path, where), load_head(model_name, found.path, where)
+        encoder = cls(tower, head, config)
+        check_agreement(encoder, found)
+        return encoder
 
     def __call__(self, videos: Iterable[Any]) -> np.ndarray:
         """Unit vector of one video or of several.

@@ -106,7 +106,9 @@ def to_image(frame: Any) -> Image.Image:
     if isinstance(frame, Image.Image):
         try:
             image = _pil_to_rgb(frame)
-        except OSError as error:  # Pillow reads a file's pixels only now
+        except InputValueError:
+            raise
+        except Exception as error:  # Pillow reads a file's pixels only now; that file or the image may be closed
             raise InputValueError(f"this PIL image of size {frame.size} cannot be read: {error}") from error
     elif isinstance(frame, np.ndarray):
         image = Image.fromarray(_array_to_rgb(frame))

@@ -7,34 +7,44 @@ from pathlib import Path
 
 from .errors import InstallError
 from .files import whole_file
+from .weights import OPERATOR, towhee_home
 
 MARK = "# Placed by `clip4clip install-operators`, which replaces this file when it is run again."
 
+# What every placed __init__.py begins with. Towhee passes on only the message of an error.
+NEEDS_PACKAGE = """\
+import sys
+
+try:
+    import clip4clip.operators
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "clip4clip":
+        raise
+    message = (
+        f"the operator in {__file__} needs the package towhee-clip4clip, which {sys.executable} does not find: "
+        "pip install towhee-clip4clip, or pip install . in a clone of its repository"
+    )
+    raise ModuleNotFoundError(message, name=error.name) from error
+"""
+
 # Operator -> what its folder's __init__.py does: hand over to the installed package.
 OPERATORS = {
-    "video-text-embedding/clip4clip": """\
+    OPERATOR: """\
 from functools import partial
 from pathlib import Path
 
-from clip4clip.operators import Clip4clip
-
-clip4clip = partial(Clip4clip, folder=Path(__file__).parent)
+clip4clip = partial(clip4clip.operators.Clip4clip, folder=Path(__file__).parent)
 """,
     "video-decode/ffmpeg": """\
-from clip4clip.operators import ffmpeg  # noqa: F401
+ffmpeg = clip4clip.operators.ffmpeg
 """,
     "ann-insert/milvus-client": """\
-from clip4clip.operators import MilvusInsert as milvus_client  # noqa: F401
+milvus_client = clip4clip.operators.MilvusInsert
 """,
     "ann-search/milvus-client": """\
-from clip4clip.operators import MilvusSearch as milvus_client  # noqa: F401
+milvus_client = clip4clip.operators.MilvusSearch
 """,
 }
-
-
-def towhee_home() -> Path:
-    """Towhee's folder: ``$TOWHEE_HOME``, or ``~/.towhee``."""
-    return Path(os.environ.get("TOWHEE_HOME") or "~/.towhee").expanduser()
 
 
 def install_operators(home: str | os.PathLike[str] | None = None, force: bool = False) -> list[Path]:
@@ -44,7 +54,7 @@ def install_operators(home: str | os.PathLike[str] | None = None, force: bool = 
     upgrade of the operators. Other files in these folders, such as a checkpoint, are left alone.
 
     Args:
-        home: Towhee's folder; None for :func:`towhee_home`.
+        home: Towhee's folder; None for :func:`clip4clip.weights.towhee_home`.
         force: also replace an ``__init__.py`` that was not placed by this function.
 
     Returns:
@@ -65,7 +75,7 @@ def install_operators(home: str | os.PathLike[str] | None = None, force: bool = 
         path.parent.mkdir(parents=True, exist_ok=True)
         # Renamed into place: a hub download is made of symlinks, whose targets are not ours to write to.
         with whole_file(path) as fresh:
-            fresh.write_text(f"{MARK}\n{code}", encoding="utf-8")
+            fresh.write_text(f"{MARK}\n{NEEDS_PACKAGE}\n{code}", encoding="utf-8")
     return list(files)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -20,11 +21,11 @@ from towhee.types import VideoFrame
 from .config import MODELS, get_model
 from .device import Placement, check_onnx, resolve_placement
 from .encoder import FRAMES_AT_ONCE, TOKENS_AT_ONCE, TextEncoder, VideoEncoder
-from .errors import ExportError, InputValueError, UnknownNameError, first_line
-from .runtime import check_modality, load_head, load_tower
+from .errors import ExportError, InputValueError, MissingExtraError, UnknownNameError, first_line
+from .runtime import check_agreement, check_modality, find_weights, load_head, load_tower
 from .tower import Tower
 from .video import read_frames
-from .weights import OPERATOR_FOLDER, locate
+from .weights import OPERATOR, locate
 
 if TYPE_CHECKING:
     from .retrieval.index import Hit, VideoIndex
@@ -44,14 +45,14 @@ class Clip4clip(NNOperator):
         model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings for trials.
         modality: ``'text'`` or ``'video'``; only this tower is built and read.
         weight_path: a checkpoint file; a folder (a Hugging Face snapshot); ``hf://owner/repo[@revision][/file]``;
-            or None for ``pytorch_model.bin.1`` beside the operator and, without it, the model's default on the hub.
+            or None for the default of the model, searched for in the order of docs/checkpoints.md.
         device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, …. None follows the device that Towhee configures for the node, and
             without one takes the best there is.
         runtime: ``'torch'``, ``'onnxruntime'``, or None for the faster one of those that are installed.
         precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``;
             :func:`clip4clip.device.resolve_placement` tells where there is which.
         compiled: by ``torch.compile``: the first calls take a minute, the others less than without.
-        folder: where ``pytorch_model.bin.1`` may lie.
+        folder: the operator's own, when Towhee loads it from a folder.
 
     Raises:
         UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError, CacheError,
@@ -71,7 +72,7 @@ class Clip4clip(NNOperator):
         runtime: str | None = None,
         precision: str = "float32",
         compiled: bool = False,
-        folder: Path = OPERATOR_FOLDER,
+        folder: Path | None = None,
     ) -> None:
         super().__init__()
         config = get_model(model_name).config
@@ -82,15 +83,22 @@ class Clip4clip(NNOperator):
         served = get_accelerator() is not None
         where = Placement("torch", "cpu") if served else resolve_placement(device, runtime, precision, compiled)
         self._where = where
-        self._model_name, self._modality, self._weight_path, self._folder = model_name, modality, weight_path, folder
-        # One tensor in, one tensor out. Of a tower that is served a client stands here, and nothing is loaded.
-        self.model = accelerate(load_tower)(model_name, modality, weight_path, where, folder)
-        tower = self.model if isinstance(self.model, Tower) else _ServedTower(self.model)
-        self._encoder = (
-            TextEncoder(tower, config)
-            if modality == "text"
-            else VideoEncoder(tower, load_head(model_name, weight_path, where, folder), config)
+        self._model_name, self._modality = model_name, modality
+        # Of a text tower that is served nothing is loaded here, so its checkpoint need not be on this machine.
+        weights = None if served and modality == "text" else find_weights(weight_path, model_name, modality, folder)
+        self._find_checkpoint = functools.partial(
+            locate, weight_path if weights is None else weights.path, model_name, folder
         )
+        # One tensor in, one tensor out. Of a tower that is served a client stands here.
+        self.model = accelerate(load_tower)(model_name, modality, weights and weights.path, where)
+        tower = self.model if isinstance(self.model, Tower) else _ServedTower(self.model)
+        self._encoder: TextEncoder | VideoEncoder
+        if modality == "text" or weights is None:
+            self._encoder = TextEncoder(tower, config)
+        else:
+            self._encoder = VideoEncoder(tower, load_head(model_name, weights.path, where), config)
+        if weights is not None:
+            check_agreement(self._encoder, weights)
 
     def __call__(self, data: Any) -> np.ndarray:
         """Unit vectors, float32: (512,) for one text or one video, (n, 512) for a list of n; 128 for the demo model.
@@ -161,7 +169,7 @@ class Clip4clip(NNOperator):
                 given = self._encoder.head  # type: ignore[union-attr]
                 head = copy.deepcopy(given.module).cpu() if isinstance(given, TorchHead) else MeanPooling()
         else:
-            path = locate(self._weight_path, self._model_name, self._folder)
+            path = self._find_checkpoint()
             tower = build_tower(self._model_name, self._modality, path)
             head = build_head(tower.config.embed_dim, path) if pooled else None
         try:
@@ -219,8 +227,7 @@ class Clip4clip(NNOperator):
         from .training.towhee_trainer import Clip4clipTrainer
 
         if self._trainer is None:
-            weights = locate(self._weight_path, self._model_name, self._folder)
-            model = VideoTextModel.load(self._model_name, weights)
+            model = VideoTextModel.load(self._model_name, self._find_checkpoint())
             self._trainer = Clip4clipTrainer(model, training_config, train_dataset, eval_dataset, **others)
             return
         super().setup_trainer(training_config, train_dataset, eval_dataset, **others)
@@ -412,8 +419,13 @@ def _open_index(
     password: str | None,
     token: str | None,
 ) -> VideoIndex:
-    from .retrieval.index import VideoIndex
-
+    try:
+        from .retrieval.index import VideoIndex
+    except MissingExtraError as error:  # which speaks of what else the package is for
+        raise MissingExtraError(
+            "ops.ann_insert.milvus_client and ops.ann_search.milvus_client need the extra 'retrieval' "
+            f"({first_line(error.__cause__ or error)}): pip install 'towhee-clip4clip[retrieval]'"
+        ) from error
     if not collection:
         raise InputValueError("collection_name is needed: the name of a Milvus collection that exists")
     if user and password:
@@ -430,7 +442,7 @@ def _field(hit: Hit, name: str) -> Any:
 clip4clip = Clip4clip
 ffmpeg = Ffmpeg
 OPERATORS = {
-    "video-text-embedding/clip4clip": Clip4clip,
+    OPERATOR: Clip4clip,
     "video-decode/ffmpeg": Ffmpeg,
     "ann-insert/milvus-client": MilvusInsert,
     "ann-search/milvus-client": MilvusSearch,

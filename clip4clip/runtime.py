@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from .config import get_model
 from .device import Placement
 from .errors import UnknownNameError
 from .tower import Head, MeanPooling, Tower
-from .weights import OPERATOR_FOLDER, Reference, inspect, locate
+from .weights import Reference, inspect, locate, warn_once
+
+logger = logging.getLogger(__name__)
 
 MODALITIES = ("text", "video")
 USUAL_ROWS = {"text": 1, "video": 12}  # of a call: a caption, the frames of a video
@@ -26,26 +30,90 @@ def check_modality(modality: str) -> str:
     return modality
 
 
-def load_tower(
-    model_name: str, modality: str, weights: Reference | None, where: Placement, folder: Path = OPERATOR_FOLDER
-) -> Tower:
-    """The tower of one modality; the same object for the same file, modality and placement.
+@dataclass(frozen=True)
+class Weights:
+    """The checkpoint that an encoder is made of.
 
-    Args:
+    Attributes:
         model_name: key of :data:`clip4clip.config.MODELS`.
         modality: ``'text'`` or ``'video'``.
+        path: of the file.
+        fingerprint: see :func:`clip4clip.checkpoint.fingerprint`.
+        chosen: by whoever made the encoder; else it is the model's default.
+    """
+
+    model_name: str
+    modality: str
+    path: Path
+    fingerprint: str
+    chosen: bool
+
+    def __str__(self) -> str:
+        return f"{self.modality} from {self.path} (fingerprint {self.fingerprint})"
+
+
+def find_weights(weights: Reference | None, model_name: str, modality: str, folder: Path | None = None) -> Weights:
+    """Return the checkpoint to load, and say so at level info.
+
+    Args:
         weights: as for :func:`clip4clip.weights.locate`, like ``folder``.
-        where: it is computed.
+        model_name: key of :data:`clip4clip.config.MODELS`.
+        modality: ``'text'`` or ``'video'``.
         folder: the operator's.
 
     Raises:
         UnknownNameError: for an unknown model or modality.
         WeightsNotFoundError: see :func:`clip4clip.weights.locate`.
         CheckpointError: when the file is no checkpoint of the model, or its tower gives no vectors.
+    """
+    check_modality(modality)
+    path = locate(weights, model_name, folder)
+    found = Weights(model_name, modality, path, inspect(path, model_name).fingerprint, weights is not None)
+    logger.info("%s: %s", model_name, found)
+    return found
+
+
+_in_use: weakref.WeakKeyDictionary[Any, Weights] = weakref.WeakKeyDictionary()
+
+
+def check_agreement(encoder: Any, weights: Weights) -> None:
+    """Warn when another encoder of this process has other weights for the same model, and nobody chose both.
+
+    Args:
+        encoder: that has just been loaded; remembered as long as it lives.
+        weights: its checkpoint.
+    """
+    with _loading:
+        others = list(_in_use.values())
+        _in_use[encoder] = weights
+    for other in others:
+        if other.model_name != weights.model_name or other.fingerprint == weights.fingerprint:
+            continue
+        if (other.chosen and weights.chosen) or (
+            other.modality == weights.modality and (other.chosen or weights.chosen)
+        ):
+            continue
+        warn_once(
+            f"two encoders of {weights.model_name} have different weights, so their vectors cannot be compared: "
+            f"{other}, and {weights}. Pass the same weight_path to both."
+        )
+
+
+def load_tower(model_name: str, modality: str, path: Path, where: Placement) -> Tower:
+    """The tower of one modality; the same object for the same file, modality and placement.
+
+    Args:
+        model_name: key of :data:`clip4clip.config.MODELS`.
+        modality: ``'text'`` or ``'video'``.
+        path: of the checkpoint.
+        where: it is computed.
+
+    Raises:
+        UnknownNameError: for an unknown model or modality.
+        CheckpointError: when the file is no checkpoint of the model, or its tower gives no vectors.
         CacheError, ExportError: of onnxruntime, see :func:`clip4clip.onnx_cache.kept_graph`.
         DeviceError: of onnxruntime, see :func:`clip4clip.onnx_runtime.load`.
     """
-    path = locate(weights, model_name, folder)
     key = (model_name, check_modality(modality), where)
 
     def build() -> Tower:
@@ -63,14 +131,12 @@ def load_tower(
     return _shared(key, path, build)
 
 
-def load_head(model_name: str, weights: Reference | None, where: Placement, folder: Path = OPERATOR_FOLDER) -> Head:
+def load_head(model_name: str, path: Path, where: Placement) -> Head:
     """The pooling head of a checkpoint, shared like the towers. ``seqLSTM`` and ``seqTransf`` are computed by torch.
 
     Raises:
-        UnknownNameError, WeightsNotFoundError: see :func:`clip4clip.weights.locate`.
         CheckpointError: when the file is no checkpoint of the model, or has a head that is not understood.
     """
-    path = locate(weights, model_name, folder)
     if inspect(path, model_name).head == "meanP":
         return MeanPooling()
     from .torch_runtime import load_head

@@ -9,6 +9,7 @@ import functools
 import gzip
 import heapq
 import html
+import itertools
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -22,26 +23,47 @@ MERGES_FILE = "towhee/models/clip/bpe_simple_vocab_16e6.txt.gz"
 N_BYTES = 256
 VOCAB_SIZE = 49_408  # CLIP's; the table lists more merges than it uses
 LONGEST_CACHED = 64
+BEGINNING = 1024  # characters of a very long word that are looked at first
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 # Contractions, letters, single digits and runs of anything else; the two special tokens are understood inside text.
 _WORD = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
+_PLAIN = regex.compile(r"[\t\n\r -~]*")
 _SPACE = regex.compile(r"\s+")
 _NO_CHARACTER = regex.compile(r"&#[0-9]{100,};?")  # Python refuses to read such a number
 
 
-def clean(text: str) -> str:
-    """``text`` as CLIP reads it: mojibake repaired, entities unescaped twice, white space folded, lower case."""
-    # In printable ASCII only entities could be repaired. Searches are mostly that, and ftfy takes longer than the rest.
-    if not text.isascii() or not text.isprintable() or "&" in text:
+def clean(text: str, unescape: str | bool = "auto") -> str:
+    """``text`` as CLIP reads it: mojibake repaired, entities unescaped twice, white space folded, lower case.
+
+    Args:
+        text: of any length.
+        unescape: ftfy's ``unescape_html``; its default tells markup from text by a ``<``.
+    """
+    # In plain ASCII only entities could be repaired. Searches are mostly that, and ftfy takes longer than the rest.
+    if "&" in text or not _PLAIN.fullmatch(text):
         import ftfy
 
-        text = ftfy.fix_text(text)
+        text = ftfy.fix_text(text, unescape_html=unescape)
         for _ in range(2):
             text = html.unescape(_NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text))
     return _SPACE.sub(" ", text).strip().lower()
+
+
+def _clean_pieces(text: str) -> Iterator[str]:
+    """``clean(text)`` in pieces that end where a line does: of a long text only the beginning is needed.
+
+    Neither a word nor an entity crosses the end of a line, and ftfy repairs line by line.
+    """
+    start, unescape = 0, True
+    while start < len(text):
+        end = text.find("\n", start + BEGINNING) + 1 or len(text)
+        piece = text[start:end]
+        yield clean(piece, "auto" if unescape else False)
+        unescape = unescape and "<" not in piece
+        start = end
 
 
 def _byte_symbols() -> list[tuple[int, str]]:
@@ -77,6 +99,7 @@ class Tokenizer:
             self._byte_ids[byte] = index
         self.start_id = len(ids)
         self.end_id = len(ids) + 1
+        self._longest = max(len(symbol.removesuffix("</w>")) for symbol in ids)  # of all symbols, in bytes
         self._word_ids = functools.lru_cache(maxsize=65_536)(self._encode_word)
 
     @property
@@ -84,9 +107,14 @@ class Tokenizer:
         """Number of distinct ids: 49,408 for CLIP's table."""
         return self.end_id + 1
 
-    def iter_ids(self, text: str) -> Iterator[int]:
-        """The ids of ``text`` without start and end marks, one after the other, as far as the caller asks."""
-        for word in _WORD.finditer(clean(text)):
+    def iter_ids(self, text: str, limit: int | None = None) -> Iterator[int]:
+        """The ids of ``text`` without start and end marks, one after the other, as far as the caller asks.
+
+        Args:
+            text: of any length.
+            limit: how many ids are asked for at most: with it a word of any length costs no more than its beginning.
+        """
+        for word in itertools.chain.from_iterable(map(_WORD.finditer, _clean_pieces(text))):
             match word.group():
                 case token if token == START:
                     yield self.start_id
@@ -94,7 +122,7 @@ class Tokenizer:
                     yield self.end_id
                 case token:
                     # Only words of a usual length are kept: their number is bounded, so their length must be too.
-                    yield from (self._word_ids if len(token) <= LONGEST_CACHED else self._encode_word)(token)
+                    yield from self._word_ids(token) if len(token) <= LONGEST_CACHED else self._long_word(token, limit)
 
     def encode(self, text: str, context_length: int = 77) -> list[int]:
         """Ids of one caption with its start and end marks, unpadded.
@@ -102,10 +130,7 @@ class Tokenizer:
         A caption longer than ``context_length - 2`` ids loses its tail, never its end mark.
         """
         ids = [self.start_id]
-        for token_id in self.iter_ids(text):
-            if len(ids) == context_length - 1:
-                break
-            ids.append(token_id)
+        ids += itertools.islice(self.iter_ids(text, context_length - 2), context_length - 2)
         return [*ids, self.end_id]
 
     def __call__(self, texts: Sequence[str], context_length: int = 77) -> np.ndarray:
@@ -123,13 +148,35 @@ class Tokenizer:
             row[: len(ids)] = ids
         return batch
 
+    def _long_word(self, word: str, limit: int | None) -> Sequence[int]:
+        """The ids of a word or, of one that is very long, at least the first ``limit``.
+
+        No merge crosses the end of an id, so what lies before it has the ids that it would have by itself. An id is at
+        most ``self._longest`` bytes long: one ends within the last so many bytes of any beginning of the word. If the
+        beginnings that end there all have the same first ids, then the word has them too.
+        """
+        length = BEGINNING
+        while limit is not None and len(word) > length:
+            beginning = word[:length].encode("utf-8")
+            ends = range(len(beginning) - self._longest, len(beginning))
+            ids = {tuple(self._encode_bytes(beginning[:end], ended=False)[:limit]) for end in ends}
+            if len(ids) == 1 and len(first := ids.pop()) == limit:
+                return first
+            length *= 4
+        return self._encode_word(word)
+
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        """Byte-pair encoding of one word: always the lowest merge first, the leftmost of equals.
+        """The ids of a whole word."""
+        return self._encode_bytes(word.encode("utf-8"), ended=True)
+
+    def _encode_bytes(self, word: bytes, ended: bool) -> tuple[int, ...]:
+        """Byte-pair encoding of a word, or of its beginning: always the lowest merge first, the leftmost of equals.
 
         A heap over a linked list keeps this O(n log n), so that a megabyte without a space cannot stall a server.
         """
-        ids: list[int | None] = [self._byte_ids[byte] for byte in word.encode("utf-8")]
-        ids[-1] += N_BYTES  # type: ignore[operator]  # the end-of-word twin of the last byte
+        ids: list[int | None] = [self._byte_ids[byte] for byte in word]
+        if ended:
+            ids[-1] += N_BYTES  # type: ignore[operator]  # the end-of-word twin of the last byte
         count = len(ids)
         following = list(range(1, count + 1))
         preceding = list(range(-1, count - 1))

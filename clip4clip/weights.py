@@ -6,16 +6,21 @@ Nothing here needs torch: what is in the file is the matter of :mod:`clip4clip.c
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
 import re
 import sys
+import time
+import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .config import get_model
+from .config import contradictions, get_model
 from .errors import CacheError, CheckpointError, WeightsNotFoundError, brief, first_line
 from .files import whole_file
 
@@ -23,7 +28,9 @@ logger = logging.getLogger(__name__)
 
 Reference = str | os.PathLike[str]  # a file, a folder, or hf://owner/repo[@revision][/file]
 
-# In an operator's folder its checkpoint lies beside the package. Not resolved: a hub download is made of symlinks.
+OPERATOR = "video-text-embedding/clip4clip"  # its name in Towhee
+
+# The folder that holds the package. Not resolved: a hub download is made of symlinks.
 OPERATOR_FOLDER = Path(__file__).parent.parent
 
 # What a folder or a hub repository may call its configuration and its checkpoint, the latter best first.
@@ -36,40 +43,37 @@ FILE_NAMES = (
     "pytorch_model.bin.1",
 )
 
+UNREACHABLE_SECONDS = 60  # for which the hub is not asked again after it could not be reached
+ANSWER_SECONDS = 5  # within which the hub has to answer, unless HF_HUB_ETAG_TIMEOUT says otherwise
+MAX_LINKS = 40  # from a checkpoint to its file, as many as Linux follows
+HEAD_BYTES = 2**22  # of a checkpoint: its tensors' names lie within
+
 _INSPECTION = re.compile(r"([0-9a-f]{16}) (meanP|seqLSTM|seqTransf)")
 _HUB_REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
+_GELU_MODULE = re.compile(rb"torch\.nn\.modules\.activation(\.___torch_mangle_\d+)?\nGELU\n")  # in TorchScript
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_FOLDER) -> Path:
-    """The checkpoint file that ``weights`` stands for, downloaded if need be.
+def locate(weights: Reference | None, model_name: str, folder: Path | None = None) -> Path:
+    """Return the checkpoint file that ``weights`` stands for, downloaded if need be.
 
     Args:
         weights: a file; a folder such as a Hugging Face snapshot; ``hf://owner/repo[@revision][/file]``; or None for
-            what comes with this package and, where nothing does, the published operator's file in ``folder`` and,
-            without it, the model's default on the Hugging Face hub.
+            the default of the model, searched for in the order of docs/checkpoints.md.
         model_name: key of :data:`clip4clip.config.MODELS`.
-        folder: the operator's own folder.
+        folder: the operator's own folder, if Towhee has loaded it from one.
 
     Raises:
         WeightsNotFoundError: with all that was tried.
-        CheckpointError: for a folder whose configuration contradicts this network.
+        CheckpointError: for a configuration, or a TorchScript archive, that contradicts this network.
         UnknownNameError: for an unknown model.
     """
-    model = get_model(model_name)
     if weights is None:
-        beside = folder / model.beside if model.beside else None
-        if beside is not None and beside.is_file():
-            logger.info("weights of %s: %s", model_name, beside)
-            return beside
-        if model.packaged:
-            return Path(__file__).with_name(model.packaged)
-        tried = [f"{beside} (no such file)"] if beside else []
-        return _download(model.hub, tried)[0]
+        return _locate_default(model_name, folder)
+    get_model(model_name)
     reference = os.fspath(weights)
     if reference.startswith("hf://"):
-        file, snapshot = _download(reference, [])
-        _check_folder(snapshot)
-        return file
+        return _download(reference, model_name)
     try:
         path = Path(reference).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -78,14 +82,82 @@ def locate(weights: Reference | None, model_name: str, folder: Path = OPERATOR_F
             f"no checkpoint at {brief(reference)}: {first_line(error)}. {_HOW_TO_SUPPLY}"
         ) from error
     if is_folder:
-        _check_folder(path)
-        for name in FILE_NAMES:
-            if (path / name).is_file():
-                return path / name
-        raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(FILE_NAMES)}")
+        file = next((path / name for name in FILE_NAMES if (path / name).is_file()), None)
+        if file is None:
+            raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(FILE_NAMES)}")
+        _check_network(_read_configurations([path], strict=True), file, model_name)
+        return file
     if not is_file:
         raise WeightsNotFoundError(f"no checkpoint at {path}: there is no such file or folder. {_HOW_TO_SUPPLY}")
+    _check_network(_read_configurations(_folders_of(path), strict=False), path, model_name)
     return path
+
+
+def towhee_home() -> Path:
+    """Return Towhee's folder: that of ``towhee.hub.set_local_dir``, ``$TOWHEE_HOME``, or ``~/.towhee``."""
+    towhee = sys.modules.get("towhee.hub.cache_manager")  # knows best, but is not imported for it
+    home = towhee.get_local_dir() if towhee else os.environ.get("TOWHEE_HOME", "~/.towhee")
+    return Path(os.path.expanduser(home))
+
+
+def _locate_default(model_name: str, folder: Path | None) -> Path:
+    """The file for ``weights=None``: the only place where the search order of docs/checkpoints.md is implemented."""
+    model = get_model(model_name)
+    if model.packaged:
+        return Path(__file__).with_name(model.packaged)
+    tried: list[str] = []
+    if model.beside:
+        versions = towhee_home() / "operators" / OPERATOR / "versions"
+        tags = sorted(_entries(versions), key=lambda tag: (tag.name != "main", tag.name))
+        if folder is None and (__package__ != "clip4clip" or OPERATOR_FOLDER in tags):
+            folder = OPERATOR_FOLDER  # this package was loaded from an operator's folder
+        places = dict.fromkeys([*([folder] if folder else []), versions / "main", *tags, OPERATOR_FOLDER])
+        for place in places:
+            # A broken link is found too: going on without a word would mean other weights.
+            if os.path.lexists(path := place / model.beside):
+                _check_versions(path, [tag / model.beside for tag in tags], known=place == folder)
+                if not path.is_file():
+                    raise WeightsNotFoundError(f"{path} is not a file that can be read. {_HOW_TO_SUPPLY}")
+                return path
+            tried.append(f"{path} (no such file)")
+    try:
+        return _download(model.hub, model_name, tried, trusted=True)
+    except WeightsNotFoundError as error:
+        raise WeightsNotFoundError(
+            f"{error} For a trial without a download: model_name='clip_vit_tiny_demo', which comes with the package."
+        ) from error
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _check_versions(path: Path, others: list[Path], known: bool) -> None:
+    """Says so when the operator's versions hold different checkpoints and nobody knows which version is meant.
+
+    Towhee's registry does not pass on the version that a pipeline asks for.
+    """
+    different = {other for other in others if other.is_file() and other.resolve() != path.resolve()}
+    if known or path not in others or not different:
+        return
+    listed = ", ".join(map(str, sorted(different)))
+    if path.parent.name != "main":
+        raise WeightsNotFoundError(
+            f"several versions of the operator hold a checkpoint: {path}, {listed}. Pass one of them as weight_path."
+        )
+    warn_once(
+        f"{path} is used, but other versions of the operator hold another one: {listed}. "
+        "To use that, pass it as weight_path."
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def warn_once(message: str) -> None:
+    """Log a warning, once per process."""
+    logger.warning("%s", message)
 
 
 @dataclass(frozen=True)
@@ -187,10 +259,11 @@ _HOW_TO_SUPPLY = (
 )
 
 
-def _download(reference: str, tried: list[str]) -> tuple[Path, Path]:
-    """Fetches a hub reference by ``huggingface_hub``: cached, resumed when interrupted, with its progress bar.
+def _download(reference: str, model_name: str, tried: list[str] | None = None, trusted: bool = False) -> Path:
+    """Fetch a hub reference by ``huggingface_hub``: cached, resumed when interrupted, with its progress bar.
 
-    Returns the file and the folder of its snapshot, which then also holds the configurations that the repository has.
+    The configurations of its repository come first, so that a checkpoint of another network is not fetched at all. A
+    ``trusted`` one is known to be of this network.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -201,23 +274,36 @@ def _download(reference: str, tried: list[str]) -> tuple[Path, Path]:
             f"{reference!r} is not a hub reference, which has the form hf://owner/repo[@revision][/file]"
         )
     repo, revision, file = match["repo"], match["revision"], match["file"]
+    tried = [] if tried is None else tried
     reason: Exception | None = None
-    out_of_reach = False
     for name in (file,) if file else FILE_NAMES:
         tried.append(f"hf://{repo}{'@' + revision if revision else ''}/{name}")
+        folders = dict.fromkeys([name.rpartition("/")[0], ""])  # of the repository
+        configs = [] if trusted else [f"{folder}/{config}".lstrip("/") for folder in folders for config in CONFIG_NAMES]
         try:
-            found = Path(hf_hub_download(repo, name, revision=revision, local_files_only=out_of_reach))
-            commit = found.parts[-2 - name.count("/")]
-            for config in CONFIG_NAMES:
-                if try_to_load_from_cache(repo, config, revision=commit) is None:  # neither there nor known not to be
+            commit, unreachable = revision, ""
+            if not _COMMIT.fullmatch(revision or "") or any(
+                try_to_load_from_cache(repo, wanted, revision=revision) is None for wanted in [name, *configs]
+            ):
+                commit, unreachable = _ask_hub(repo, name, revision)
+            for config in configs if commit and not unreachable else []:
+                known = try_to_load_from_cache(repo, config, revision=commit)
+                if known is None:  # neither there nor known not to be
                     with contextlib.suppress(EntryNotFoundError):
-                        hf_hub_download(repo, config, revision=commit, local_files_only=out_of_reach)
-            return found, found.parents[name.count("/")]
+                        known = hf_hub_download(repo, config, revision=commit)
+                if isinstance(known, str):
+                    _check_network(_read_configurations([Path(known).parent], strict=True), None, model_name)
+            found = Path(hf_hub_download(repo, name, revision=revision, local_files_only=bool(unreachable)))
+            if not trusted:
+                root = found.parents[name.count("/")]
+                _check_network(_read_configurations([found.parent, root], strict=True), found, model_name)
+            return found
+        except CheckpointError:
+            raise
         except LocalEntryNotFoundError as error:
             reason = error
-            cause = f": {first_line(error.__cause__)}" if error.__cause__ else ""
-            tried[-1] += f" (not cached, and the hub cannot be reached{cause})"
-            out_of_reach = True  # do not wait for it again: the other names are looked for in the cache alone
+            cause = unreachable or (first_line(error.__cause__) if error.__cause__ else "")
+            tried[-1] += f" (not cached, and the hub cannot be reached{': ' * bool(cause)}{cause})"
         except EntryNotFoundError as error:
             reason = error
             tried[-1] += " (no such file in the repository)"
@@ -226,31 +312,208 @@ def _download(reference: str, tried: list[str]) -> tuple[Path, Path]:
             tried[-1] += f" ({first_line(error)})"
             break
     raise WeightsNotFoundError(
-        "no weights could be had. Tried: " + "; ".join(tried) + f". {_HOW_TO_SUPPLY}"
+        f"could not find weights for {model_name}. Tried: {'; '.join(tried)}. {_HOW_TO_SUPPLY}"
     ) from reason
 
 
-def _check_folder(folder: Path) -> None:
-    """A snapshot's configuration may name another activation, which no tensor's shape would betray."""
+_silence: dict[str, tuple[float, str]] = {}  # hub -> until when it is not asked again, and why
 
-    def hugging_face_fits(config: dict) -> bool:
-        if "model_type" not in config:
-            return True  # timm's config.json has no word of it
-        towers = [config, config.get("text_config") or {}, config.get("vision_config") or {}]
-        return all(tower.get("hidden_act", "quick_gelu") == "quick_gelu" for tower in towers)
 
-    def open_clip_fits(config: dict) -> bool:
-        return bool(config.get("model_cfg", {}).get("quick_gelu", False))
+def _ask_hub(repo: str, name: str, revision: str | None) -> tuple[str | None, str]:
+    """Return the commit that has a file, and why the hub cannot be reached, which is empty when it can.
 
-    for name, uses_quick_gelu in zip(CONFIG_NAMES, (hugging_face_fits, open_clip_fits), strict=True):
-        try:
-            config = json.loads((folder / name).read_text(encoding="utf-8"))
-            fits = uses_quick_gelu(config)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{folder / name} is not a model's configuration: {first_line(error)}") from error
-        if not fits:
+    The commit is None when the hub refuses to tell. One short request: ``hf_hub_download`` by itself would try to reach
+    the hub for half a minute, for each file.
+
+    Raises:
+        huggingface_hub.errors.EntryNotFoundError: when there is no such file.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+    until, why = _silence.get(constants.ENDPOINT, (0.0, ""))
+    if time.monotonic() < until:
+        return None, why
+    seconds = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else ANSWER_SECONDS
+    try:
+        return get_hf_file_metadata(hf_hub_url(repo, name, revision=revision), timeout=seconds).commit_hash, ""
+    except EntryNotFoundError:
+        raise
+    except HfHubHTTPError:  # hf_hub_download knows what to make of it
+        return None, ""
+    except OfflineModeIsEnabled as error:
+        return None, first_line(error)
+    except Exception as error:  # of whichever HTTP client huggingface_hub has
+        _silence[constants.ENDPOINT] = time.monotonic() + UNREACHABLE_SECONDS, first_line(error)
+        return None, first_line(error)
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a configuration says of a network.
+
+    Attributes:
+        path: of the configuration.
+        activations: of its towers, ``'quick_gelu'``, ``'gelu'``, ….
+        sizes: fields of :class:`clip4clip.config.CLIPConfig`.
+    """
+
+    path: Path
+    activations: frozenset[str]
+    sizes: dict[str, int]
+
+
+def _read_configurations(folders: Iterable[Path], strict: bool) -> list[_Description]:
+    """What the configurations of a CLIP say, in the first of the folders that has one.
+
+    ``strict``: one that cannot be read is an error, because the folders are those of a model.
+    """
+    for folder in folders:
+        found = []
+        for name, describe in zip(CONFIG_NAMES, (_describe_hugging_face, _describe_open_clip), strict=True):
+            path = folder / name
+            try:
+                config = json.loads(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, RecursionError) as error:
+                if strict:
+                    raise _not_a_configuration(path, error) from error
+                continue
+            try:
+                description = describe(path, config)
+            except (AttributeError, TypeError) as error:
+                if strict:
+                    raise _not_a_configuration(path, error) from error
+                continue
+            if description is not None:
+                found.append(description)
+        if found:
+            return found
+    return []
+
+
+def _not_a_configuration(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is not a model's configuration: {first_line(error)}")
+
+
+def _describe_hugging_face(path: Path, config: dict[str, Any]) -> _Description | None:
+    kind = config.get("model_type")  # timm's config.json has none
+    if kind is None or "clip" not in kind:
+        return None
+    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
+    if kind == "clip_text_model":
+        text = config
+    if kind == "clip_vision_model":
+        vision = config
+    towers = [tower for tower in (text, vision) if tower] or [config]
+    sizes = {
+        "embed_dim": config.get("projection_dim"),
+        "resolution": vision.get("image_size"),
+        "patch_size": vision.get("patch_size"),
+        "vision_width": vision.get("hidden_size"),
+        "vision_layers": vision.get("num_hidden_layers"),
+        "context_length": text.get("max_position_embeddings"),
+        "vocab_size": text.get("vocab_size"),
+        "text_width": text.get("hidden_size"),
+        "text_layers": text.get("num_hidden_layers"),
+    }
+    activations = frozenset(str(tower.get("hidden_act", "quick_gelu")) for tower in towers)
+    return _Description(path, activations, _only_int(sizes))
+
+
+def _describe_open_clip(path: Path, config: dict[str, Any]) -> _Description | None:
+    model = config.get("model_cfg")
+    if model is None:
+        return None
+    text, vision = model.get("text_cfg") or {}, model.get("vision_cfg") or {}
+    sizes = {
+        "embed_dim": model.get("embed_dim"),
+        "resolution": vision.get("image_size"),
+        "patch_size": vision.get("patch_size"),
+        "vision_width": vision.get("width"),
+        "vision_layers": vision.get("layers"),
+        "context_length": text.get("context_length"),
+        "vocab_size": text.get("vocab_size"),
+        "text_width": text.get("width"),
+        "text_layers": text.get("layers"),
+    }
+    return _Description(path, frozenset(["quick_gelu" if model.get("quick_gelu") else "gelu"]), _only_int(sizes))
+
+
+def _only_int(sizes: dict[str, Any]) -> dict[str, int]:
+    return {name: value for name, value in sizes.items() if isinstance(value, int)}
+
+
+def _folders_of(file: Path) -> list[Path]:
+    """Where the configuration of a file may lie, the likeliest first.
+
+    That is beside it, at the root of its snapshot in the Hugging Face cache, and the same for what it is a link to.
+    """
+    links = [file.absolute()]
+    while links[-1].is_symlink() and len(links) < MAX_LINKS:
+        links.append(links[-1].parent / links[-1].readlink())
+    folders: list[Path] = []
+    for link in links:
+        folders += [link.parent, *(up for up in link.parents if up.parent.name == "snapshots")]
+    return list(dict.fromkeys(folders))
+
+
+def _check_network(descriptions: list[_Description], file: Path | None, model_name: str) -> None:
+    """Refuse a checkpoint whose activation is another one than CLIP's, which no tensor's shape would betray.
+
+    Args:
+        descriptions: what its configurations say. Their sizes count as long as there is no file.
+        file: the checkpoint, if it is there.
+        model_name: key of :data:`clip4clip.config.MODELS`.
+
+    Raises:
+        CheckpointError: with all that is wrong.
+    """
+    own = _activation_in(file) if file is not None else None
+    if own == "gelu":
+        descriptions = [_Description(file, frozenset([own]), {})]  # type: ignore[arg-type]
+    elif own is None and file is not None and not descriptions:
+        warn_once(
+            f"{file} does not tell the activation of its network, and no configuration (config.json, "
+            "open_clip_config.json) beside it does: QuickGELU is assumed, as in OpenAI's CLIP. If it was trained with "
+            "GELU, as many of open_clip's models are, its vectors are wrong."
+        )
+    for description in descriptions:
+        wrong = [
+            f"the activation is {name}, not QuickGELU" for name in sorted(description.activations - {"quick_gelu"})
+        ]
+        sizes = description.sizes if file is None else {}
+        if wrong and file is not None:
+            from .checkpoint import observed_config, read_state_dict  # which bring torch along
+
+            with contextlib.suppress(CheckpointError):
+                sizes = observed_config(read_state_dict(file))
+        others, hint = contradictions(sizes, model_name)
+        if wrong or others:
             raise CheckpointError(
-                f"{folder / name} asks for another activation than CLIP's QuickGELU: its vectors would be wrong"
+                f"{description.path} describes another network than {model_name}: {'; '.join(wrong + others)}."
+                + (" Its vectors would be wrong." if wrong else hint)
             )
+
+
+def _activation_in(file: Path) -> str | None:
+    """The activation that a checkpoint file itself tells: ``'quick_gelu'``, ``'gelu'``, or None when it does not.
+
+    CLIP4Clip's training runs, whose names begin with ``clip.``, have QuickGELU, and so has OpenAI's archive. Another
+    TorchScript archive names torch's GELU where it has it.
+    """
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+                with archive.open(next(name for name in names if name.endswith("/data.pkl"))) as content:
+                    head = content.read(HEAD_BYTES)
+            if any(name.endswith("/constants.pkl") for name in names):
+                return "gelu" if _GELU_MODULE.search(head) else "quick_gelu"
+        else:
+            with file.open("rb") as content:
+                head = content.read(HEAD_BYTES)
+    except Exception:  # a damaged file is reported where its tensors are read
+        return None
+    return "quick_gelu" if re.search(rb"\bclip\.(visual|transformer|token_embedding)\.", head) else None

@@ -46,6 +46,7 @@ os.environ |= {
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
 
 REPOSITORY = Path(__file__).parent.parent
+QUICK_GELU = '{"model_cfg": {"quick_gelu": true}}'  # open_clip_config.json of a checkpoint like OpenAI's
 TINY = CLIPConfig(
     embed_dim=64, resolution=32, patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2
 )
@@ -91,6 +92,7 @@ def tiny_state() -> dict[str, torch.Tensor]:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_state: dict[str, torch.Tensor]) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "model.safetensors"
     save_file(tiny_state, path)
+    path.with_name("open_clip_config.json").write_text(QUICK_GELU)
     return path
 
 
@@ -99,6 +101,7 @@ def b32_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ViT-B/32 of random numbers, float32, 605 MB."""
     path = tmp_path_factory.mktemp("b32") / "model.safetensors"
     save_file(_random_state(MODELS["clip_vit_b32"].config), path)
+    path.with_name("open_clip_config.json").write_text(QUICK_GELU)
     return path
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError, DeviceError, InputTypeError, InputValueError, TextEncoder, VideoEncoder
@@ -228,6 +230,23 @@ def test_what_is_no_text_is_an_error(text: TextEncoder, texts: object, error: ty
 FRAME = np.zeros((4, 4, 3), np.uint8)
 
 
+def closed_image() -> Image.Image:
+    image = Image.new("RGB", (8, 8))
+    image.close()
+    return image
+
+
+def closed_file() -> Image.Image:
+    """Not read yet when its file was closed."""
+    with io.BytesIO() as file:
+        Image.new("RGB", (8, 8)).save(file, "png")
+        return Image.open(file)
+
+
+def test_a_lone_surrogate_is_read_as_a_character_that_cannot_be_shown(text: TextEncoder) -> None:
+    np.testing.assert_array_equal(text("a \udcff dog"), text("a \ufffd dog"))
+
+
 @pytest.mark.parametrize(
     ("videos", "error", "message"),
     [
@@ -259,6 +278,9 @@ FRAME = np.zeros((4, 4, 3), np.uint8)
         (7, InputTypeError, "not int: 7"),
         ({"frames": [FRAME]}, InputTypeError, "not dict"),
         (torch.zeros(2, 4, 4, 3, dtype=torch.uint8), InputTypeError, "not Tensor"),
+        ("\ud800.mp4", InputTypeError, PATH_HINT),
+        ([closed_image()], InputValueError, r"frame 0: .*PIL image of size \(8, 8\) cannot be read: .*closed image"),
+        ([[FRAME], [closed_file()]], InputValueError, "frame 0 of video 1: .*cannot be read: .*closed file"),
     ],
 )
 def test_what_is_no_video_is_an_error(video: VideoEncoder, videos: object, error: type, message: str) -> None:

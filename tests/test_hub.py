@@ -213,6 +213,32 @@ def test_a_repository_that_asks_for_another_activation_is_refused(locate: Callab
     assert "QuickGELU" in result["message"]
 
 
+@pytest.mark.parametrize("folder", ["", "other/"])
+def test_a_checkpoint_of_another_network_is_not_fetched(folder: str, locate: Callable, hub: Hub) -> None:
+    """What the configuration of ViT-L/14 says, for one by open_clip, at the root or beside the file."""
+    config = {
+        "embed_dim": 768,
+        "vision_cfg": {"width": 1024, "layers": 24, "patch_size": 14},
+        "text_cfg": {"width": 768},
+    }
+    hub.files[f"{folder}open_clip_config.json"] = json.dumps({"model_cfg": config}).encode()
+    result = locate("hf://owner/model@v1/other/weights.bin")
+    assert result["error"] == "CheckpointError"
+    assert "open_clip_config.json describes another network than clip_vit_b32" in result["message"]
+    assert "the activation is gelu, not QuickGELU" in result["message"]
+    assert "patch_size is 14, not 32; vision_width is 1024, not 768" in result["message"]
+    assert not [request for request in hub.requests if request.startswith("GET") and "weights.bin" in request]
+
+
+def test_a_checkpoint_of_another_size_is_not_fetched_and_its_name_is_said(locate: Callable, hub: Hub) -> None:
+    config = {"model_type": "clip", "vision_config": {"patch_size": 16, "hidden_size": 768}, "text_config": {}}
+    hub.files["config.json"] = json.dumps(config).encode()
+    result = locate("hf://owner/model")
+    assert result["error"] == "CheckpointError"
+    assert "patch_size is 16, not 32. It fits model_name='clip_vit_b16'" in result["message"]
+    assert not [request for request in hub.requests if request.startswith("GET") and "safetensors" in request]
+
+
 def test_what_is_cached_at_a_commit_is_not_asked_for_again(locate: Callable, hub: Hub) -> None:
     reference = f"hf://owner/model@{COMMIT}/model.safetensors"
     first = locate(reference)
@@ -268,3 +294,31 @@ def test_the_default_is_the_pinned_file(locate: Callable, hub: Hub) -> None:
     assert locate()["error"] == "WeightsNotFoundError"
     pinned = "/timm/vit_base_patch32_clip_224.openai/resolve/ab5b8ef490e86faa07d3523926b842c765de1de5/"
     assert f"HEAD {pinned}open_clip_model.safetensors" in hub.requests
+
+
+TWICE = """
+import sys, time
+from clip4clip.errors import WeightsNotFoundError
+from clip4clip.weights import locate
+def no_pause(seconds):
+    sys.exit(f"it waits {seconds} s")
+time.sleep = no_pause
+for reference in (None, None, "hf://owner/model"):
+    try:
+        locate(reference, "clip_vit_b32")
+    except WeightsNotFoundError as error:
+        print(error)
+"""
+
+
+def test_a_hub_out_of_reach_is_asked_once_and_without_a_pause(hub: Hub, environment: dict[str, str]) -> None:
+    hub.failure = "silent"
+    done = subprocess.run([sys.executable, "-c", TWICE], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no word of retries
+    assert len(hub.requests) == 1
+    first, second, third = done.stdout.splitlines()
+    assert first == second
+    assert "the hub cannot be reached: " in first
+    assert "clip_vit_tiny_demo" in first
+    assert "hf://owner/model/pytorch_model.bin.1 (not cached, and the hub cannot be reached: " in third

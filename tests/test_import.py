@@ -101,6 +101,24 @@ def test_the_python_face_does_not_need_towhee() -> None:
     assert "towhee" not in modules_after("from clip4clip import TextEncoder, VideoEncoder; import clip4clip.video")
 
 
+def test_the_factory_is_there_by_its_name_and_brings_towhee_only_when_it_is_used() -> None:
+    assert "towhee" not in modules_after("import clip4clip; dir(clip4clip); from clip4clip import *")
+    program = "import clip4clip; first = dir(clip4clip); from clip4clip import clip4clip as factory"
+    loaded = modules_after(f"{program}; assert 'clip4clip' in first; assert factory.supported_model_names()")
+    assert "towhee" in loaded
+    from clip4clip import clip4clip as factory
+    from clip4clip.operators import clip4clip as operator
+
+    assert factory is operator
+
+
+def test_nothing_of_posix_is_needed_to_import_the_operators() -> None:
+    assert "clip4clip.operators" in modules_after(
+        "sys.modules |= dict.fromkeys(('fcntl', 'pwd', 'termios', 'resource'))\n"
+        "import clip4clip; from clip4clip import TextEncoder, VideoEncoder; import clip4clip.operators"
+    )
+
+
 def test_every_public_name_is_there() -> None:
     for name in clip4clip.__all__:
         assert getattr(clip4clip, name).__doc__

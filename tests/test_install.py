@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,20 @@ def test_the_command_ends_in_a_sentence_when_it_may_not(tmp_path: Path) -> None:
     theirs.write_text("theirs = True\n")
     result = CliRunner().invoke(app, ["install-operators", "--towhee-home", str(tmp_path)])
     assert isinstance(result.exception, InstallError)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_placed_operator_without_the_package_says_where_to_get_it(operator: str, tmp_path: Path) -> None:
+    install_operators(tmp_path)
+    namespace, name = operator.replace("-", "_").split("/")
+    program = f"import sys; sys.modules['clip4clip'] = None; from towhee import ops; ops.{namespace}.{name}().get_op()"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, "TOWHEE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "needs the package towhee-clip4clip" in done.stderr.splitlines()[-1]
+    assert sys.executable in done.stderr.splitlines()[-1]

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +18,19 @@ from towhee.runtime.operator_manager import OperatorRegistry
 from towhee.runtime.runtime_conf import set_runtime_config
 
 import clip4clip
-from clip4clip import DeviceError, InputTypeError, InputValueError, TextEncoder, UnknownNameError, VideoEncoder
+from clip4clip import (
+    DeviceError,
+    InputTypeError,
+    InputValueError,
+    TextEncoder,
+    UnknownNameError,
+    VideoEncoder,
+    WeightsNotFoundError,
+)
+from clip4clip.config import MODELS
 from clip4clip.operators import Clip4clip
+from clip4clip.weights import inspect as inspect_file
+from clip4clip.weights import locate
 
 ACCELERATED = {"name": "node", "acc_info": {"type": "mock", "params": None}}
 
@@ -130,3 +144,108 @@ def test_in_a_pipeline_with_a_configured_device(tiny_checkpoint: Path) -> None:
 def test_both_names_are_registered() -> None:
     assert clip4clip.__name__ == "clip4clip"
     assert {"video-text-embedding/clip4clip", "video-decode/ffmpeg"} <= set(OperatorRegistry.op_names())
+
+
+def put(folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    """The published file, in an operator's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "pytorch_model.bin.1"
+    torch.save({f"clip.{name}": tensor for name, tensor in state.items()}, path)
+    return path
+
+
+@pytest.fixture
+def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TOWHEE_HOME", str(tmp_path))
+    return tmp_path / "operators" / "video-text-embedding" / "clip4clip" / "versions"
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_two_operators_with_different_weights_are_warned_about(
+    versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = put(versions / "v1", random_state(MODELS["tiny"].config, 1))
+    text = Clip4clip("tiny", "text", device="cpu", folder=own.parent)
+    assert warnings_of(caplog) == []
+    other = put(versions / "main", random_state(MODELS["tiny"].config, 2))
+    video = Clip4clip("tiny", "video", device="cpu", folder=other.parent)
+    fingerprints = [inspect_file(path, "tiny").fingerprint for path in (own, other)]
+    (warning,) = warnings_of(caplog)
+    assert f"text from {own} (fingerprint {fingerprints[0]})" in warning
+    assert f"video from {other} (fingerprint {fingerprints[1]})" in warning
+    assert text.model is not video.model
+
+
+def test_one_that_was_chosen_and_one_that_was_not_are_warned_about_too(
+    versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(versions / "main", random_state(MODELS["tiny"].config, 3))
+    chosen = put(versions.parent / "elsewhere", random_state(MODELS["tiny"].config, 4))
+    text, video = Clip4clip("tiny", "text", chosen, "cpu"), Clip4clip("tiny", "video", device="cpu")
+    (warning,) = warnings_of(caplog)
+    assert "Pass the same weight_path to both" in warning
+    assert text.model is not video.model
+
+
+def test_what_was_chosen_or_is_the_same_is_not_warned_about(
+    versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [put(versions.parent / str(seed), random_state(MODELS["tiny"].config, seed)) for seed in (5, 6)]
+    put(versions / "main", random_state(MODELS["tiny"].config, 5))
+    kept = [TextEncoder.load("tiny", path, "cpu") for path in paths]
+    kept += [TextEncoder.load("tiny", device="cpu")]  # to be compared with the two
+    assert len(kept) == 3
+    kept_video = [VideoEncoder.load("tiny", path, "cpu") for path in paths[:1]]
+    assert len(kept_video) == 1
+    assert warnings_of(caplog) == []
+
+
+def test_without_a_version_asked_for_the_only_one_is_taken_and_main_before_others(
+    versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = put(versions / "v1", random_state(MODELS["tiny"].config, 7))
+    assert locate(None, "tiny") == first
+    (versions / "v2").mkdir()
+    (versions / "v2" / first.name).symlink_to(first)
+    assert locate(None, "tiny") == first  # both are the same file
+    (versions / "v2" / first.name).unlink()
+    second = put(versions / "v2", random_state(MODELS["tiny"].config, 8))
+    with pytest.raises(WeightsNotFoundError, match=f"several versions.*{first}, {second}.*weight_path"):
+        locate(None, "tiny")
+    assert locate(None, "tiny", second.parent) == second
+    assert warnings_of(caplog) == []
+    main = put(versions / "main", random_state(MODELS["tiny"].config, 9))
+    assert locate(None, "tiny") == main
+    (warning,) = warnings_of(caplog)
+    assert f"{main} is used, but other versions of the operator hold another one: {first}, {second}" in warning
+
+
+def test_a_broken_link_beside_the_operator_is_no_reason_to_take_other_weights(versions: Path) -> None:
+    (versions / "main").mkdir(parents=True)
+    (versions / "main" / "pytorch_model.bin.1").symlink_to(versions / "gone")
+    with pytest.raises(WeightsNotFoundError, match=r"pytorch_model\.bin\.1 is not a file that can be read"):
+        Clip4clip("tiny", "text", device="cpu")
+
+
+def test_nothing_is_looked_for_before_the_other_arguments_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip4clip.weights._download", None)
+    wrong: list[dict[str, Any]] = [{"modality": "audio"}, {"device": "tpu"}, {"runtime": "jax"}, {"precision": "int3"}]
+    for change in wrong:
+        with pytest.raises((UnknownNameError, DeviceError)):
+            Clip4clip(**{"model_name": "clip_vit_b16", "modality": "text", "device": "cpu"} | change)
+    with pytest.raises(UnknownNameError):
+        TextEncoder.load("clip_vit_l14", device="tpu")
+
+
+@pytest.mark.parametrize("name", ["ann_insert", "ann_search"])
+def test_a_milvus_operator_without_its_extra_names_itself_and_the_extra(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("clip4clip.retrieval")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(RuntimeError, match=rf"ops\.{name}\.milvus_client.*pyarrow.*\[retrieval\]"):
+        getattr(ops, name).milvus_client(collection_name="a").get_op()

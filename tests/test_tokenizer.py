@@ -7,9 +7,11 @@ import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
+import ftfy
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -137,6 +139,43 @@ def test_a_megabyte_without_a_space_is_cut_like_any_other(reference: Callable) -
     ids = default_tokenizer().encode("ab" * 500_000)
     assert ids == [49406, *reference("ab" * 500)[:75], 49407]
     assert list(default_tokenizer().iter_ids("abcde" * 400)) == reference("abcde" * 400)
+
+
+@pytest.mark.parametrize("unit", ["ab", "a", "haha", "é", "😂😂😍", "antidisestablishmentarianism", "qzxj"])
+@pytest.mark.parametrize("length", [700, 1025, 5000])
+def test_a_very_long_word_has_the_first_ids_of_the_reference(unit: str, length: int, reference: Callable) -> None:
+    word = (unit * length)[:length]
+    assert default_tokenizer().encode(word) == [49406, *reference(word)[:75], 49407]
+
+
+@given(st.text(alphabet="abehimnorst", min_size=1030, max_size=1400), st.integers(1, 120))
+@settings(max_examples=40, deadline=None)
+def test_the_first_ids_of_a_long_word_are_those_of_the_whole(word: str, count: int) -> None:
+    tokenizer = default_tokenizer()
+    ids = list(tokenizer.iter_ids(word))
+    assert list(islice(tokenizer.iter_ids(word, count), count)) == ids[:count]
+
+
+@pytest.mark.parametrize("text", ["ab" * 5_000_000, "é\n" * 3_000_000, " \n" * 4_000_000 + "dog"])
+def test_ten_megabytes_cost_no_more_than_their_beginning(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, repaired = [], []
+    encode, fix_text = Tokenizer._encode_bytes, ftfy.fix_text
+    monkeypatch.setattr(
+        Tokenizer, "_encode_bytes", lambda self, word, ended: encoded.append(len(word)) or encode(self, word, ended)
+    )
+    monkeypatch.setattr(
+        "ftfy.fix_text", lambda text, **options: repaired.append(len(text)) or fix_text(text, **options)
+    )
+    default_tokenizer().encode(text)
+    assert sum(encoded) < 500_000
+    assert sum(repaired) < 500_000
+
+
+@given(st.lists(st.sampled_from(["<b>", "&amp;amp;lt;", "&lt", "dog", "Ã©", "\r", "ΑΣ", "x" * 600, "\n", "\n", " "])))
+@settings(max_examples=300, deadline=None)
+def test_a_text_of_many_lines_has_the_ids_of_the_reference(parts: list[str]) -> None:
+    text = "".join(parts)
+    assert list(default_tokenizer().iter_ids(text)) == _shared_reference(text)
 
 
 def test_words_without_end_do_not_fill_the_memory() -> None:

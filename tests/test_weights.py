@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import QUICK_GELU
 from embed_contenders import hugging_face_config
 from safetensors.torch import save_file
 from transformers import (
@@ -28,6 +29,7 @@ from clip4clip.config import CLIPConfig as OurConfig
 from clip4clip.frames import pixel_values
 from clip4clip.model import SequenceLSTM, SequenceTransformer, TextTower, VisionTower, random_state_dict
 from clip4clip.torch_runtime import TorchTower
+from clip4clip.training.model import VideoTextModel, save_checkpoint
 from clip4clip.weights import cache_folder, can_keep, inspect, locate
 
 State = dict[str, torch.Tensor]
@@ -158,6 +160,114 @@ def test_a_folder_that_asks_for_another_activation_is_refused(
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="QuickGELU"):
         TextEncoder.load("tiny", tmp_path, "cpu")
+
+
+GELU = {
+    "config.json": {"model_type": "clip", "text_config": {"hidden_act": "gelu"}, "vision_config": {}},
+    "open_clip_config.json": {"model_cfg": {"embed_dim": 64}},
+}
+
+
+def snapshot_in_the_hub_cache(folder: Path, state: State, config: str = "") -> Path:
+    """A checkpoint as huggingface_hub keeps it: a link in a snapshot, with its configurations, to a blob."""
+    root = folder / "models--owner--model"
+    (root / "blobs").mkdir(parents=True)
+    save_file(state, root / "blobs" / "0123")
+    file = root / "snapshots" / ("a" * 40) / "sub" / "weights.bin"
+    file.parent.mkdir(parents=True)
+    file.symlink_to(root / "blobs" / "0123")
+    if config:
+        (file.parent.parent / config).write_text(json.dumps(GELU[config]))
+    return file
+
+
+@pytest.mark.parametrize("config", GELU)
+@pytest.mark.parametrize("way", ["file", "link to it", "snapshot", "link into a snapshot"])
+def test_a_configuration_counts_for_a_file_given_by_its_path(
+    way: str, config: str, tmp_path: Path, tiny_state: State
+) -> None:
+    if "snapshot" in way:
+        path = snapshot_in_the_hub_cache(tmp_path / "cache", tiny_state, config)
+    else:
+        path = tmp_path / "model" / "open_clip_pytorch_model.bin"
+        path.parent.mkdir()
+        torch.save(tiny_state, path)
+        path.with_name(config).write_text(json.dumps(GELU[config]))
+    if "link" in way:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    with pytest.raises(
+        CheckpointError, match=f"{config} describes another network than tiny: the activation is gelu, not QuickGELU"
+    ):
+        TextEncoder.load("tiny", path, "cpu")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"model_type": "bert", "hidden_act": "gelu"}', '{"name": "my app"}', "[1, 2]", "// not JSON", '{"model_cfg": 1}'],
+)
+def test_the_configuration_of_something_else_beside_a_file_does_not_count(
+    content: str, tmp_path: Path, tiny_state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_file(tiny_state, tmp_path / "weights")
+    (tmp_path / "config.json").write_text(content)
+    assert locate(tmp_path / "weights", "tiny") == tmp_path / "weights"
+    assert f"{tmp_path / 'weights'} does not tell the activation" in caplog.text
+    assert "QuickGELU is assumed" in caplog.text
+
+
+def test_an_activation_that_is_assumed_is_said_once(
+    tmp_path: Path, tiny_state: State, hugging_face_vectors: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [tmp_path / "openai.bin", tmp_path / "blob", tmp_path / "hugging_face"]
+    torch.save(tiny_state, paths[0])
+    save_file(tiny_state, paths[1])
+    paths[2].write_bytes((hugging_face_vectors / "model.safetensors").read_bytes())
+    for path in paths * 2:
+        locate(path, "tiny")
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [message.split(" does not")[0] for message in messages] == list(map(str, paths))
+
+
+def test_an_activation_that_is_known_is_not_assumed(
+    tmp_path: Path, tiny_state: State, hugging_face_vectors: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = {f"clip.{name}": tensor for name, tensor in tiny_state.items()}
+    torch.save(run, tmp_path / "pytorch_model.bin.3")
+    torch.save(run, tmp_path / "legacy", _use_new_zipfile_serialization=False)
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in run.items()}}, tmp_path / "parallel")
+    save_checkpoint(VideoTextModel.load("tiny", tmp_path / "legacy"), tmp_path / "trained.safetensors")
+    (tmp_path / "openai").mkdir()
+    save_file(tiny_state, tmp_path / "openai" / "weights")
+    (tmp_path / "openai" / "open_clip_config.json").write_text(QUICK_GELU)
+    for path in ("pytorch_model.bin.3", "legacy", "parallel", "trained.safetensors", "openai/weights"):
+        locate(tmp_path / path, "tiny")
+    locate(hugging_face_vectors / "model.safetensors", "tiny")
+    locate(hugging_face_vectors, "tiny")
+    locate(None, "clip_vit_tiny_demo")
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_archive_that_names_torchs_gelu_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for activation, refused in ((torch.nn.GELU(), True), (torch.nn.Sigmoid(), False)):
+        module = torch.nn.Sequential(torch.nn.Linear(3, 3), activation).eval()
+        for number in range(2):  # from the second time on, torch mangles the names of its modules
+            torch.jit.script(module).save(tmp_path / f"{number}.pt")
+            if refused:
+                with pytest.raises(CheckpointError, match=rf"{number}\.pt describes .* the activation is gelu"):
+                    locate(tmp_path / f"{number}.pt", "tiny")
+            else:
+                assert locate(tmp_path / f"{number}.pt", "tiny") == tmp_path / f"{number}.pt"
+    assert caplog.text == ""
+
+
+def test_a_refusal_names_the_size_and_the_activation(tmp_path: Path, tiny_state: State) -> None:
+    save_file(tiny_state | {"visual.conv1.weight": torch.zeros(128, 3, 8, 8)}, tmp_path / "model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(GELU["open_clip_config.json"]))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(CheckpointError, match=r"activation is gelu, not QuickGELU; .*patch_size is 8, not 16"):
+            TextEncoder.load("tiny", path, "cpu")
 
 
 def test_a_folder_of_openai_weights_is_taken(tmp_path: Path, tiny_state: State, expected: Callable) -> None:
@@ -352,6 +462,7 @@ def test_unused_tensors_are_reported_at_info(
     tiny_state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_file(tiny_state | {"transformer.resblocks.0.extra": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(QUICK_GELU)
     with caplog.at_level(logging.INFO, logger="clip4clip"):
         TextEncoder.load("tiny", tmp_path, "cpu")
     assert "not used: transformer.resblocks.0.extra" in caplog.text
@@ -614,6 +725,35 @@ def test_a_file_of_another_kind_is_an_error_that_says_so(content: bytes, message
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         TextEncoder.load("tiny", tmp_path / "file", "cpu")
+
+
+@pytest.mark.parametrize("family", ["safetensors", "zip", "legacy pickle"])
+def test_more_tensors_than_any_clip_has_are_refused_before_they_are_read(
+    family: str, tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAMILIES[family](tiny_state | {f"visual.extra{n}": torch.zeros(1) for n in range(12_000)}, tmp_path / "a")
+    monkeypatch.setattr("torch.load", None)
+    with pytest.raises(CheckpointError, match=r"cannot be read as a checkpoint: .*(at most|larger than 1,048,576)"):
+        read_state_dict(tmp_path / "a")
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_a_hundred_thousand_keys_are_refused_before_they_are_read(
+    new: bool, tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tiny_state | {f"key {n}": n for n in range(100_000)}
+    torch.save(content, tmp_path / "a", _use_new_zipfile_serialization=new)
+    monkeypatch.setattr("torch.load", None)
+    with pytest.raises(CheckpointError, match=r"larger than 1,048,576 bytes.*save its state dict without the rest"):
+        read_state_dict(tmp_path / "a")
+
+
+def test_an_optimizer_of_a_whole_model_beside_it_is_no_reason_to_refuse(
+    tiny_state: State, tmp_path: Path, expected: Callable
+) -> None:
+    moments = {n: {part: torch.zeros(2) for part in ("step", "exp_avg", "exp_avg_sq")} for n in range(400)}
+    torch.save({"state_dict": tiny_state, "optimizer": {"state": moments}}, tmp_path / "a")
+    np.testing.assert_allclose(vectors_of(tmp_path / "a", "text"), expected("text"), atol=1e-6)
 
 
 def test_another_zip_and_another_network_are_errors(tmp_path: Path) -> None:
