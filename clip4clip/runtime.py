@@ -13,7 +13,7 @@ from .config import get_model
 from .device import Placement
 from .errors import UnknownNameError
 from .tower import Head, MeanPooling, Tower
-from .weights import OPERATOR_FOLDER, Reference, inspect, locate
+from .weights import OPERATOR_FOLDER, Reference, file_state, inspect, locate
 
 MODALITIES = ("text", "video")
 USUAL_ROWS = {"text": 1, "video": 12}  # of a call: a caption, the frames of a video
@@ -85,8 +85,7 @@ _loading = threading.Lock()
 
 def _shared(key: tuple, path: Path, build: Callable[[], Any]) -> Any:
     """One object per file as it is now: a file that was replaced or rewritten is another one."""
-    status = path.stat()
-    key = (*key, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    key = (*key, file_state(path))
     with _loading:
         found = _loaded.get(key)
         if found is None:
