@@ -233,15 +233,16 @@ def _transformer(
     only: str | None = None,
     only_mask: str | None = None,
     eps: float = EPS,
+    exact_blocks: int = 1,
 ) -> str:
     """(B·L, C) to the same, or with ``only``, the places of one token in each row, to (B, C).
 
-    Masks, (L, L) and (B, 1, 1, L), are added to the scores.
+    Masks, (L, L) and (B, 1, 1, L), are added to the scores. The first blocks are never in 8 bits.
     """
     by_head = graph.add("Concat", batch, length, graph.ints(width // HEAD_WIDTH, HEAD_WIDTH), axis=0)
     by_one = graph.add("Concat", batch, graph.ints(1, width // HEAD_WIDTH, HEAD_WIDTH), axis=0)
     for number in range(layers):
-        block, exact = f"{prefix}resblocks.{number}", number == 0
+        block, exact = f"{prefix}resblocks.{number}", number < exact_blocks
         y = graph.norm(x, f"{block}.ln_1", eps)
         weight = graph.array(f"{block}.attn.in_proj_weight").T.copy()
         bias = graph.array(f"{block}.attn.in_proj_bias").copy()
@@ -295,4 +296,5 @@ def _sequence_transformer(graph: _Graph, frames: str, count: str, width: int) ->
     blocks = [name for name in graph.names() if name.startswith("transformerClip.resblocks.")]
     layers = len({name.split(".")[2] for name in blocks})
     x = graph.add("Add", frames, positions)
-    return _transformer(graph, x, "transformerClip.", layers, width, graph.ints(1), count, eps=HEAD_EPS)
+    one = graph.ints(1)
+    return _transformer(graph, x, "transformerClip.", layers, width, one, count, eps=HEAD_EPS, exact_blocks=layers)
