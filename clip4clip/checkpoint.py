@@ -151,7 +151,7 @@ def digest(tensors: Mapping[str, Tensor], modality: str) -> str:
     for name, tensor in _numbers(tensors):
         if name.startswith(_TEXT if modality == "text" else "visual."):
             found.update(f"{name} {tuple(tensor.shape)} ".encode())
-            found.update(tensor.detach().float().contiguous().numpy().reshape(-1).view(np.uint8))
+            found.update(tensor.detach().float().contiguous().numpy().reshape(-1).view(np.uint8).data)
     return found.hexdigest()[:32]
 
 
