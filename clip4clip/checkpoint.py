@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .config import contradictions
 from .errors import CheckpointError, first_line
+from .threads import fork_safe
 from .torchscript import is_torchscript, read_torchscript
 
 logger = logging.getLogger(__name__)
@@ -135,22 +136,38 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     So that a mapped file need not be read through, each tensor counts by its name, its shape and 64 of its values.
     Another training changes them all; it is no seal against somebody who wants two checkpoints to look the same.
     """
+    found = hashlib.sha256()
+    for name, tensor in _numbers(tensors):
+        places = np.linspace(0, tensor.numel() - 1, FINGERPRINT_VALUES).astype(np.int64)
+        at = tuple(map(torch.from_numpy, np.unravel_index(places, tensor.shape))) if tensor.ndim else ...
+        values = tensor.detach()[at].float().numpy()
+        found.update(f"{name} {tuple(tensor.shape)} ".encode() + values.astype("<f4").tobytes())
+    return found.hexdigest()[:16]
+
+
+@fork_safe
+def digest(tensors: Mapping[str, Tensor], modality: str) -> str:
+    """32 hexadecimal digits of every number of a tower, ``'text'`` or ``'video'``, in float32."""
+    found = hashlib.sha256()
+    for name, tensor in _numbers(tensors):
+        if name.startswith(_TEXT if modality == "text" else "visual."):
+            found.update(f"{name} {tuple(tensor.shape)} ".encode())
+            found.update(tensor.detach().float().contiguous().numpy().reshape(-1).view(np.uint8).data)
+    return found.hexdigest()[:32]
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """The tensors of towers and head, sorted, with query, key and value apart as Hugging Face has them."""
     parts: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if not name.startswith(("visual.", *_TEXT, *HEAD)) or not tensor.is_floating_point() or not tensor.numel():
             continue
-        if ".attn.in_proj_" in name and tensor.ndim:  # kept apart by Hugging Face
+        if ".attn.in_proj_" in name and tensor.ndim:
             for part, third in zip("qkv", tensor.chunk(3), strict=False):
                 parts[name.replace("in_proj_", f"{part}_proj.")] = third
         else:
             parts[name] = tensor
-    digest = hashlib.sha256()
-    for name, tensor in sorted(parts.items()):
-        places = np.linspace(0, tensor.numel() - 1, FINGERPRINT_VALUES).astype(np.int64)
-        at = tuple(map(torch.from_numpy, np.unravel_index(places, tensor.shape))) if tensor.ndim else ...
-        values = tensor.detach()[at].float().numpy()
-        digest.update(f"{name} {tuple(tensor.shape)} ".encode() + values.astype("<f4").tobytes())
-    return digest.hexdigest()[:16]
+    return sorted(parts.items())
 
 
 def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -15,17 +15,17 @@ import onnxruntime
 from .device import Placement
 from .errors import CacheError, first_line
 from .onnx_runtime import DAMAGED, load
-from .weights import cache_folder, inspect
+from .weights import cache_folder, inspect, tower_digest
 
 logger = logging.getLogger(__name__)
 
-GRAPHS = 1  # counted up when what is in a graph changes: those that are kept are then made anew
+GRAPHS = 2  # counted up when what is in a graph changes: those that are kept are then made anew
 
 
 def kept_graph(model_name: str, modality: str, path: Path, precision: str = "float32") -> Path:
     """The graph file of a checkpoint's tower, made by whichever process comes first.
 
-    It lies in :func:`clip4clip.weights.cache_folder` under the model's name and the fingerprint of the weights.
+    It lies in :func:`clip4clip.weights.cache_folder` under the model's name and the digest of the tower.
 
     Args:
         model_name: key of :data:`clip4clip.config.MODELS`.
@@ -34,11 +34,12 @@ def kept_graph(model_name: str, modality: str, path: Path, precision: str = "flo
         precision: one of :data:`clip4clip.onnx_export.TOLERANCE`.
 
     Raises:
-        CacheError: when there is no room for it.
+        CacheError: when there is no room for it, or the checkpoint is replaced meanwhile.
         CheckpointError: when the file is no checkpoint of the model, or its tower gives no vectors.
         ExportError: when the graph gives other vectors than torch.
     """
-    folder = cache_folder() / f"graphs-{GRAPHS}" / f"{model_name}-{inspect(path, model_name).fingerprint}"
+    inspect(path, model_name)  # refuses another model
+    folder = cache_folder() / f"graphs-{GRAPHS}" / f"{model_name}-{tower_digest(path, modality)}"
     graph = folder / f"{modality}-{precision}.onnx"
     if graph.is_file():
         return graph
@@ -50,7 +51,7 @@ def kept_graph(model_name: str, modality: str, path: Path, precision: str = "flo
     except OSError as error:
         raise CacheError(
             f"{graph}, which is made from {path} once, cannot be kept: {error}. Set CLIP4CLIP_CACHE to a folder with "
-            f"room{' (and TMPDIR)' if precision == 'int8' else ''}, or choose the runtime 'torch', which needs none"
+            "room, or choose the runtime 'torch', which needs none"
         ) from error
     return graph
 
@@ -99,7 +100,10 @@ def _make(model_name: str, modality: str, path: Path, precision: str, graph: Pat
 
     for left in graph.parent.glob(f"{unfinished(graph)}*"):  # by a process that was killed: no other one is at it now
         shutil.rmtree(left, ignore_errors=True)
-    save_tower(build_tower(model_name, modality, path), graph, precision=precision, tensors_beside=True)
+    tower = build_tower(model_name, modality, path)
+    if not graph.parent.name.endswith(tower_digest(path, modality)):
+        raise CacheError(f"{path} was replaced while it was read; load it again")
+    save_tower(tower, graph, precision=precision, tensors_beside=True)
 
 
 @contextlib.contextmanager

@@ -12,16 +12,18 @@ import torch
 
 from .errors import ExportError, UnknownNameError
 from .model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
-from .onnx_graph import EXACT, save, text_graph, vision_graph
+from .onnx_graph import save, text_graph, vision_graph
+from .threads import fork_safe
 from .tower import unit_rows
 
 PooledBy = MeanPooling | SequenceLSTM | SequenceTransformer
 HEAD_NAMES = {MeanPooling: "meanP", SequenceLSTM: "seqLSTM", SequenceTransformer: "seqTransf"}
 
 # How far the unit vectors of a graph may be from torch's, as the least cosine and the largest difference of a number.
-TOLERANCE = {"float32": (0.999999, 1e-4), "float16": (0.999, 1e-2), "int8": (0.99, 0.1)}
+TOLERANCE = {"float32": (0.999999, 1e-4), "float16": (0.999, 1e-2), "int8": (0.999, 0.05)}
 
 
+@fork_safe
 def save_tower(
     tower: TextTower | VisionTower,
     path: Path,
@@ -51,18 +53,17 @@ def save_tower(
     if precision not in TOLERANCE:
         raise UnknownNameError(f"unknown precision {precision!r} of a graph; it must be one of {', '.join(TOLERANCE)}")
     tensors = {name: tensor.detach().numpy() for name, tensor in tower.state_dict().items()}
+    quantised = precision == "int8"
     if isinstance(tower, TextTower):
-        model = text_graph(tower.config, tensors)
+        model = text_graph(tower.config, tensors, quantised)
     elif head is None:
-        model = vision_graph(tower.config, tensors)
+        model = vision_graph(tower.config, tensors, quantised=quantised)
     else:
         tensors |= {name: tensor.detach().numpy() for name, tensor in head.state_dict().items()}
-        model = vision_graph(tower.config, tensors, HEAD_NAMES[type(head)])
+        model = vision_graph(tower.config, tensors, HEAD_NAMES[type(head)], quantised)
     path = path.resolve()  # through a link, as anything is written
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=unfinished(path)) as folder:
-        if precision == "int8":
-            model = _quantised(model, folder)
-        elif precision == "float16":
+        if precision == "float16":
             model = _halved(model)
         fresh = Path(folder) / path.name  # as it is to be called: a graph names the file of its tensors
         save(model, fresh, tensors_beside)
@@ -86,30 +87,6 @@ def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
     model = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
     OnnxModel(model).topological_sort()
     return model
-
-
-def _quantised(model: onnx.ModelProto, beside: str) -> onnx.ModelProto:
-    """In files beside the target, but for one that onnxruntime writes where temporary files are."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    exact = [node.name for node in model.graph.node if node.name.startswith(EXACT)]
-    exact += [f"{name}_MatMul" for name in exact]  # what it makes of a Gemm first
-    with tempfile.TemporaryDirectory(dir=beside) as folder:  # it takes and gives files
-        before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        onnx.helper.set_model_props(
-            model, {"onnx.quant.pre_process": "onnxruntime.quant"}
-        )  # else it advises to simplify it first
-        save(model, before)
-        quantize_dynamic(
-            before,
-            after,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_exclude=exact,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},  # attention's own products stay float
-        )
-        return onnx.load(after)
 
 
 @torch.inference_mode()

@@ -21,22 +21,27 @@ from .config import HEAD_WIDTH, CLIPConfig
 OPSET, IR_VERSION = 17, 8
 EPS, HEAD_EPS = 1e-5, 1e-12  # of the LayerNorms of CLIP, and of CLIP4Clip's seqTransf
 MASKED = -1e30  # what no token may see; minus infinity would be no number where it meets another one
-# Begins the names of the linear layers that are not to be quantised, as most of the error comes from them: those of the
-# first block, and the last of all.
-EXACT = "exact_"
+# Levels of 8-bit numbers: an input has 0 to 180, and a weight -91 to 91. Processors without VNNI add two products of an
+# unsigned and a signed byte in 16 bits, and saturate: 2 * 180 * 91 is less than 2**15.
+INPUT_TOP, WEIGHT_TOP = 180, 91
+ZERO, ZERO_AFTER_GELU = 90, 20  # levels of the input that stand for 0
+GELU_LOWEST = 0.1637  # QuickGELU gives nothing below minus this
+SMALLEST = 1e-30  # a row of zeros is divided by this
 MAX_FILE_BYTES = 2**31 - 2**20  # protobuf's limit, less what is not tensors
 
 Tensors = Mapping[str, np.ndarray]
 
 
-def text_graph(config: CLIPConfig, tensors: Tensors) -> onnx.ModelProto:
+def text_graph(config: CLIPConfig, tensors: Tensors, quantised: bool = False) -> onnx.ModelProto:
     """``ids``, int64 (batch, length), to ``embeddings``, float32 (batch, D), not normalised.
 
     Args:
         config: shape of the model.
         tensors: of the tower, float32, under the names of :class:`clip4clip.model.TextTower`.
+        quantised: computes the linear layers in 8 bits, except those of the first block and the last projection, where
+            most of the error would come from.
     """
-    graph = _Graph(tensors)
+    graph = _Graph(tensors, quantised)
     batch, length = graph.split(graph.add("Shape", "ids"), 2)
     zero, one = graph.ints(0), graph.ints(1)
     position = graph.add("Slice", graph.tensor("positional_embedding"), zero, length, zero)
@@ -51,11 +56,13 @@ def text_graph(config: CLIPConfig, tensors: Tensors) -> onnx.ModelProto:
     x = _transformer(
         graph, x, "transformer.", config.text_layers, config.text_width, batch, length, mask, only, end_mask
     )
-    graph.linear(graph.norm(x, "ln_final", EPS), graph.tensor("text_projection"), exact=True, output="embeddings")
+    graph.add("MatMul", graph.norm(x, "ln_final", EPS), graph.tensor("text_projection"), output="embeddings")
     return graph.model([("ids", TensorProto.INT64, ["batch", "length"])], ("embeddings", ["batch", config.embed_dim]))
 
 
-def vision_graph(config: CLIPConfig, tensors: Tensors, head: str | None = None) -> onnx.ModelProto:
+def vision_graph(
+    config: CLIPConfig, tensors: Tensors, head: str | None = None, quantised: bool = False
+) -> onnx.ModelProto:
     """``pixel_values``, float32 (frames, 3, R, R), to ``embeddings``, float32 (frames, D), not normalised.
 
     Args:
@@ -63,8 +70,9 @@ def vision_graph(config: CLIPConfig, tensors: Tensors, head: str | None = None) 
         tensors: of the tower, float32, under the names of :class:`clip4clip.model.VisionTower`, and of the head.
         head: with ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'`` the frames are those of one video, and the graph gives
             its ``vector``, (D,), of norm 1.
+        quantised: as for :func:`text_graph`; the head stays as it is.
     """
-    graph = _Graph(tensors)
+    graph = _Graph(tensors, quantised)
     width, patch = config.vision_width, config.patch_size
     tokens = (config.resolution // patch) ** 2 + 1
     batch = graph.add("Slice", graph.add("Shape", "pixel_values"), graph.ints(0), graph.ints(1), graph.ints(0))
@@ -77,7 +85,7 @@ def vision_graph(config: CLIPConfig, tensors: Tensors, head: str | None = None) 
     only = graph.add("Mul", graph.range(batch), graph.ints(tokens))  # the class tokens
     x = _transformer(graph, x, "transformer.", config.vision_layers, width, batch, graph.ints(tokens), None, only)
     output = None if head else "embeddings"
-    frames = graph.linear(graph.norm(x, "ln_post", EPS), graph.tensor("proj"), exact=True, output=output)
+    frames = graph.add("MatMul", graph.norm(x, "ln_post", EPS), graph.tensor("proj"), output=output)
     inputs = [("pixel_values", TensorProto.FLOAT, ["frames", 3, config.resolution, config.resolution])]
     if head is None:
         return graph.model(inputs, ("embeddings", ["frames", config.embed_dim]))
@@ -109,8 +117,8 @@ def save(model: onnx.ModelProto, path: Path, tensors_beside: bool = False) -> No
 class _Graph:
     """Nodes and tensors, as they are added."""
 
-    def __init__(self, tensors: Tensors) -> None:
-        self._tensors = tensors
+    def __init__(self, tensors: Tensors, quantised: bool) -> None:
+        self._tensors, self._quantised = tensors, quantised
         # Filled in place: to put it together at the end would hold all tensors in memory three times.
         self._model = helper.make_model(
             helper.make_graph([], "clip4clip", [], []),
@@ -121,9 +129,9 @@ class _Graph:
         self._nodes, self._kept = self._model.graph.node, self._model.graph.initializer
         self._names: set[str] = set()
 
-    def add(self, kind: str, *inputs: str, output: str | None = None, exact: bool = False, **attributes: Any) -> str:
-        """A node; gives the name of what it gives. Of one that is ``exact`` the name says so."""
-        name = f"{EXACT if exact else ''}{kind}_{len(self._nodes)}"
+    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """A node; gives the name of what it gives."""
+        name = f"{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, [output or name], name, **attributes))
         return output or name
 
@@ -146,7 +154,7 @@ class _Graph:
     def _keep(self, name: str, array: np.ndarray) -> str:
         if name not in self._names:
             self._names.add(name)
-            self._kept.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+            self._kept.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def array(self, name: str) -> np.ndarray:
@@ -169,16 +177,42 @@ class _Graph:
         return self.add("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
 
     def linear(
-        self, x: str, weight: str, bias: str | None = None, exact: bool = False, output: str | None = None
+        self, x: str, weight: np.ndarray, bias: np.ndarray, exact: bool = False, after_gelu: bool = False
     ) -> str:
-        """x (M, K) times weight (K, N)."""
-        if bias is None:
-            return self.add("MatMul", x, weight, exact=exact, output=output)
-        return self.add("Gemm", x, weight, bias, exact=exact, output=output)
+        """x (M, K), perhaps of QuickGELU, times weight (K, N) plus bias (N,); never in 8 bits where it is ``exact``."""
+        if exact or not self._quantised:
+            return self.add("Gemm", x, self.constant(weight), self.constant(bias))
+        return self.add("Add", self._quantised_product(x, weight, after_gelu), self.constant(bias))
 
-    def module(self, x: str, name: str, exact: bool = False) -> str:
+    def _quantised_product(self, x: str, weight: np.ndarray, after_gelu: bool) -> str:
+        """x (M, K) times weight (K, N) in 8 bits, with one scale for each row of x and each column of the weight.
+
+        A row is divided by its largest magnitude beforehand and multiplied by it afterwards, so the scale of what is
+        quantised is a constant: runtimes make one integer product of the nodes from quantising to the product. After
+        QuickGELU, with hardly anything below zero, most levels stand for positive numbers.
+        """
+        scale = np.maximum(np.abs(weight).max(0), SMALLEST) / WEIGHT_TOP
+        with np.errstate(invalid="ignore"):  # a damaged checkpoint: the scale stays NaN, and so do the vectors
+            levels = np.rint(weight / scale).astype(np.int8)
+        zeros = np.zeros(len(scale), np.int8)
+        zero = ZERO_AFTER_GELU if after_gelu else ZERO
+        above = INPUT_TOP - zero  # levels of positive numbers
+        smallest = GELU_LOWEST * above / zero if after_gelu else SMALLEST
+        largest = self.add("ReduceMax", x if after_gelu else self.add("Abs", x), axes=[1], keepdims=1)
+        largest = self.add("Max", largest, self.constant(np.array(smallest, np.float32)))  # (M, 1)
+        step = self.constant(np.array(1 / above, np.float32)), self.constant(np.array(zero, np.uint8))
+        rows = self.add("QuantizeLinear", self.add("Div", x, largest), *step)
+        columns = self.constant(levels), self.constant(scale.astype(np.float32)), self.constant(zeros)
+        product = self.add(
+            "MatMul",
+            self.add("DequantizeLinear", rows, *step),
+            self.add("DequantizeLinear", *columns, axis=1),
+        )
+        return self.add("Mul", product, largest)
+
+    def module(self, x: str, name: str, exact: bool = False, after_gelu: bool = False) -> str:
         """An ``nn.Linear`` of the checkpoint."""
-        return self.linear(x, self.constant(self.array(f"{name}.weight").T), self.tensor(f"{name}.bias"), exact)
+        return self.linear(x, self.array(f"{name}.weight").T, self.array(f"{name}.bias"), exact, after_gelu)
 
     def model(self, inputs: Sequence[tuple[str, int, list[Any]]], output: tuple[str, list[Any]]) -> onnx.ModelProto:
         name, shape = output
@@ -199,35 +233,35 @@ def _transformer(
     only: str | None = None,
     only_mask: str | None = None,
     eps: float = EPS,
+    exact_blocks: int = 1,
 ) -> str:
     """(B·L, C) to the same, or with ``only``, the places of one token in each row, to (B, C).
 
-    Masks, (L, L) and (B, 1, 1, L), are added to the scores.
+    Masks, (L, L) and (B, 1, 1, L), are added to the scores. The first blocks are never in 8 bits.
     """
     by_head = graph.add("Concat", batch, length, graph.ints(width // HEAD_WIDTH, HEAD_WIDTH), axis=0)
     by_one = graph.add("Concat", batch, graph.ints(1, width // HEAD_WIDTH, HEAD_WIDTH), axis=0)
     for number in range(layers):
-        block, exact = f"{prefix}resblocks.{number}", number == 0
+        block, exact = f"{prefix}resblocks.{number}", number < exact_blocks
         y = graph.norm(x, f"{block}.ln_1", eps)
         weight = graph.array(f"{block}.attn.in_proj_weight").T.copy()
         bias = graph.array(f"{block}.attn.in_proj_bias").copy()
         weight[:, :width] /= 8  # the square root of 64: a power of two, so nothing is rounded
         bias[:width] /= 8
         if only is None or number < layers - 1:
-            q, k, v = graph.split(graph.linear(y, graph.constant(weight), graph.constant(bias), exact), 3, axis=1)
+            q, k, v = graph.split(graph.linear(y, weight, bias, exact), 3, axis=1)
             seen = _attention(graph, q, k, v, by_head, by_head, width, mask)
         else:
             x = graph.add("Gather", x, only)
             one = graph.add("Gather", y, only)
-            q = graph.linear(one, graph.constant(weight[:, :width]), graph.constant(bias[:width]), exact)
-            k, v = graph.split(
-                graph.linear(y, graph.constant(weight[:, width:]), graph.constant(bias[width:]), exact), 2, axis=1
-            )
+            q = graph.linear(one, weight[:, :width], bias[:width], exact)
+            k, v = graph.split(graph.linear(y, weight[:, width:], bias[width:], exact), 2, axis=1)
             seen = _attention(graph, q, k, v, by_one, by_head, width, only_mask)
         x = graph.add("Add", x, graph.module(seen, f"{block}.attn.out_proj", exact))
         y = graph.module(graph.norm(x, f"{block}.ln_2", eps), f"{block}.mlp.c_fc", exact)
         gate = graph.add("Sigmoid", graph.add("Mul", y, graph.constant(np.array(1.702, np.float32))))
-        x = graph.add("Add", x, graph.module(graph.add("Mul", y, gate), f"{block}.mlp.c_proj", exact))
+        y = graph.module(graph.add("Mul", y, gate), f"{block}.mlp.c_proj", exact, after_gelu=True)
+        x = graph.add("Add", x, y)
     return x
 
 
@@ -262,4 +296,5 @@ def _sequence_transformer(graph: _Graph, frames: str, count: str, width: int) ->
     blocks = [name for name in graph.names() if name.startswith("transformerClip.resblocks.")]
     layers = len({name.split(".")[2] for name in blocks})
     x = graph.add("Add", frames, positions)
-    return _transformer(graph, x, "transformerClip.", layers, width, graph.ints(1), count, eps=HEAD_EPS)
+    one = graph.ints(1)
+    return _transformer(graph, x, "transformerClip.", layers, width, one, count, eps=HEAD_EPS, exact_blocks=layers)

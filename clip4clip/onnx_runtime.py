@@ -30,8 +30,8 @@ class OnnxTower(Tower):
 
     A CPU computes a batch in one of two ways. All cores compute each operator together, and wait for each other after
     it: best for one row, or few. Or the rows are shared out, and each core computes its own from beginning to end: best
-    where that keeps all of them busy. Each way has the weights in memory once, from its first use on. A forked process
-    loads the graph for itself.
+    where that keeps all of them busy. Each way has the weights in memory once, from its first use on. A process
+    that is forked, or gets the tower pickled, loads the graph for itself.
 
     Args:
         load: number of threads of each run to a graph that is ready to run.
@@ -44,6 +44,14 @@ class OnnxTower(Tower):
         self._start_empty()
         _towers.add(self)
         self._session(1 if self._to_share_out(rows) else self._cores)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_load": self._load, "_device": self._device}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _cores=cores())
+        self._start_empty()
+        _towers.add(self)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         inputs = np.asarray(inputs)  # Towhee's users give tensors

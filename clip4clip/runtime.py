@@ -15,7 +15,7 @@ from .config import get_model
 from .device import Placement
 from .errors import UnknownNameError
 from .tower import Head, MeanPooling, Tower
-from .weights import Reference, inspect, locate, warn_once
+from .weights import Reference, file_state, inspect, locate, warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +151,7 @@ _loading = threading.Lock()
 
 def _shared(key: tuple, path: Path, build: Callable[[], Any]) -> Any:
     """One object per file as it is now: a file that was replaced or rewritten is another one."""
-    status = path.stat()
-    key = (*key, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    key = (*key, file_state(path))
     with _loading:
         found = _loaded.get(key)
         if found is None:

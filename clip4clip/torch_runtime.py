@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from .checkpoint import (
 )
 from .config import CLIPConfig, get_model
 from .device import Placement
-from .errors import CheckpointError, InputValueError
+from .errors import CheckpointError, DeviceError, InputValueError
 from .model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
-from .threads import thread_pool
+from .threads import fork_safe, thread_pool
 from .tower import Tower
 
 
@@ -39,23 +40,35 @@ class TorchTower(Tower):
         compiled: by ``torch.compile``, which on CUDA also records graphs. Both are for one shape: batches are filled up
             to the next power of two, and captions to the next multiple of 16 ids, so that there are few. One thread
             runs all of them, one after the other, whoever calls.
+
+    It can be pickled, and be called in a forked process if it is on the CPU.
     """
 
     def __init__(
         self, module: TextTower | VisionTower, device: str | torch.device = "cpu", compiled: bool = False
     ) -> None:
         self.module, self.device, self.compiled = module, torch.device(device), compiled
+        self._process = os.getpid()
         self._run: Callable[[Tensor], Tensor] = module
         if compiled:
             mode = "reduce-overhead" if self.device.type == "cuda" else None
             self._run = torch.compile(module, mode=mode, dynamic=False)
 
+    def __reduce__(self) -> tuple[type[TorchTower], tuple[Any, ...]]:
+        return type(self), (self.module, self.device, self.compiled)
+
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        if self.device.type != "cpu" and os.getpid() != self._process:
+            raise DeviceError(
+                f"a forked process cannot compute on {str(self.device)!r} of its parent; start it by spawn "
+                "(multiprocessing.get_context('spawn')), or choose the device 'cpu'"
+            )
         if not self.compiled:
             return self._compute(inputs)
         # CUDA graphs run in the thread that recorded them, and each run writes over what the one before it gave.
         return thread_pool("compiled", 1).submit(self._compute, inputs).result()
 
+    @fork_safe
     @torch.inference_mode()
     def _compute(self, inputs: np.ndarray) -> np.ndarray:
         tensor = torch.as_tensor(inputs)
@@ -97,6 +110,7 @@ class TorchHead:
         self.module: Any = module
         self.device = torch.device(device)
 
+    @fork_safe
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray, state: Any) -> Any:
         state = self.module(torch.from_numpy(frames).to(self.device), state)
@@ -107,11 +121,13 @@ class TorchHead:
             )
         return state
 
+    @fork_safe
     @torch.inference_mode()
     def pool(self, state: Any) -> np.ndarray:
         return self.module.pool(state).float().cpu().numpy()
 
 
+@fork_safe
 def load_tower(model_name: str, modality: str, path: Path, where: Placement) -> TorchTower:
     """The tower of a checkpoint; what the other one needs is not read. As :func:`clip4clip.runtime.load_tower`."""
     module: Any = build_tower(model_name, modality, path).to(where.device, getattr(torch, where.precision))
@@ -120,6 +136,7 @@ def load_tower(model_name: str, modality: str, path: Path, where: Placement) -> 
     return TorchTower(module, where.device, where.compiled)
 
 
+@fork_safe
 def build_tower(model_name: str, modality: str, path: Path) -> TextTower | VisionTower:
     """The tower of a checkpoint in evaluation mode, float32 on the CPU; its tensors stay mapped where they can."""
     tensors = read_state_dict(path)
@@ -133,11 +150,13 @@ def build_tower(model_name: str, modality: str, path: Path) -> TextTower | Visio
     return tower.requires_grad_(False).eval()
 
 
+@fork_safe
 def load_head(config: CLIPConfig, path: Path, device: str = "cpu") -> TorchHead:
     """The head of a checkpoint, on a device."""
     return TorchHead(build_head(config.embed_dim, path).to(device), device)
 
 
+@fork_safe
 def build_head(width: int, path: Path) -> MeanPooling | SequenceLSTM | SequenceTransformer:
     """The head of a checkpoint in evaluation mode, on the CPU."""
     tensors = read_state_dict(path)
