@@ -82,11 +82,13 @@ class Hit:
 
     @property
     def length(self) -> str:
-        """How long the video is, as ``minutes:seconds``; empty where that is not known."""
+        """How long the video is, as ``minutes:seconds`` or ``hours:minutes:seconds``; empty where that is not known."""
         seconds = self.fields.get("duration")
         if not isinstance(seconds, int | float) or not math.isfinite(seconds):
             return ""
-        return f"{int(seconds // 60)}:{int(seconds % 60):02}"
+        minutes, seconds = divmod(int(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 @dataclass

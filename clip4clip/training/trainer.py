@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from ..device import resolve_device
 from ..errors import Clip4clipError, InputValueError, PairsError, TrainingError, UnknownNameError
-from ..files import remove_unfinished
+from ..files import check_folder_writable, remove_unfinished, whole_file
 from ..model import SequenceTransformer
 from ..pairs import Pair, find_bad, read_pairs
 from ..retrieval.evaluation import Evaluation, Track, evaluate
@@ -197,6 +197,11 @@ class _Run:
         if not resume and self.state_file.exists():
             raise TrainingError(f"{self.out} holds a run already: resume it, or choose another folder")
         self.resume = resume
+        if self.is_main:
+            try:
+                check_folder_writable(self.out)
+            except OSError as error:
+                raise TrainingError(f"{self.out} cannot be written to: {error.strerror}") from error
         self.pairs = self._check(read_pairs(config.pairs, config.videos, config.captions), config.pairs)
         self.eval_pairs = (
             read_pairs(config.eval_pairs, config.eval_videos or config.videos, config.captions)
@@ -591,7 +596,8 @@ class _Log:
         path = folder / LOG
         if path.exists():  # what came after the state that is resumed from comes again
             lines = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
-            path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+            with whole_file(path) as fresh:
+                fresh.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         self._file = path.open("a", encoding="utf-8")
         try:
             from torch.utils.tensorboard import SummaryWriter
