@@ -955,6 +955,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows the rest
+    threading.excepthook = _report_thread
     try:
         sys.exit(app(standalone_mode=False))
     except _TyperError as error:
@@ -971,6 +972,14 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         extra = f"[{EXTRAS[package]}]" if package in EXTRAS else ""
         _fail(f"{error}. This command needs it: pip install 'towhee-clip4clip{extra}'")
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Report an error of the system in a thread, such as TensorBoard's on a full disk, as one in the main thread."""
+    if isinstance(failed.exc_value, OSError):
+        err.print(f"[red]error[/] {escape(str(failed.exc_value))}", highlight=False, soft_wrap=True)
+    else:
+        threading.__excepthook__(failed)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
@@ -1087,6 +1096,8 @@ def _open_index(
     """The index, which may be new or must be there."""
     from .retrieval.index import VideoIndex, is_local
 
+    if is_local(uri):
+        import milvus_lite  # noqa: F401  without it pymilvus says that the index does not answer
     if not new and is_local(uri) and not Path(uri).exists():
         raise VideoIndexError(f"no index at {uri}: create it with `clip4clip index`")
     return VideoIndex(uri, collection, token=token, model_name=model, weights=weights, **how)

@@ -121,7 +121,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, videos: 
         ("a.csv", "video,sentence\n,a dog\n", "line 2.*names no video"),
         ("a.csv", "video,sentence\nvideo1,a\0b\n", "a.csv"),
         ("a.jsonl", "{", "line 1.*not JSON"),
-        ("a.jsonl", "[1]\n", "line 1.*keys video and sentence"),
+        ("a.jsonl", "[1]\n", "line 1: expected an object with keys, not \\[1\\]"),
         ("a.jsonl", '{"video": "video1"}\n', "line 1.*keys video and sentence"),
         ("a.jsonl", '{"video": "video1", "sentence": 5}\n', "line 1.*not a text but 5"),
         ("a.jsonl", '{"video": 1, "sentence": "a"}\n', "line 1.*names no video: 1"),
@@ -148,7 +148,7 @@ def test_a_bad_table_is_an_error_that_says_where(
 def test_a_table_that_is_no_text_is_an_error(tmp_path: Path, videos: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"video,sentence\n\xff\xfe,a\n")
-    with pytest.raises(PairsError, match=r"a\.csv cannot be read"):
+    with pytest.raises(PairsError, match=r"a\.csv is not UTF-8 text\. Expected a table of videos and sentences"):
         read_pairs(path, videos)
 
 
