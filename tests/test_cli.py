@@ -52,7 +52,7 @@ def process(*arguments: object, code: str = WITH_TINY) -> subprocess.CompletedPr
         (("eval",), ["--videos", "--captions", "--json", "--histogram", "--model", "--weights", "Example:"]),
         (("train",), ["--init", "--resume", "--skip-bad", "--head", "--freeze-layers", "torchrun", "Example:"]),
         (("synthetic",), ["--train", "--eval", "--seed", "Example:"]),
-        (("embed-text",), ["--model", "--weights", "--device", "--output", "--json", "Example:"]),
+        (("embed-text",), ["--model", "--weights", "--device", "--output", "--json", "@FILE", "Examples:"]),
         (
             ("embed-video",),
             [
@@ -459,7 +459,8 @@ def test_vectors_go_into_a_pipe(tiny_checkpoint: Path) -> None:
 def test_names_never_reach_the_terminal_as_commands(
     tiny_checkpoint: Path, bigbuckbunny: Path, main_: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    good, bad = tmp_path / "\x1b[31m[red]:dog:\n\x9b2J.mp4", tmp_path / "\x1b]0;own\x07[/].mp4"
+    good, bad = tmp_path / "\x1b[31m[red]:dog:\n\x9b2J.mp4", tmp_path / "\x1b]0;own\x07[" / "].mp4"
+    bad.parent.mkdir()
     good.symlink_to(bigbuckbunny)
     bad.write_text("no video")
     arguments = ["embed-video", good, bad, "-n", 1, "-m", "tiny", "-w", tiny_checkpoint]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -105,9 +106,28 @@ def test_a_list_has_paths_and_urls_and_each_video_once(tmp_path: Path) -> None:
     assert list_videos([str(tmp_path / "a.mp4")]) == found[:1]
 
 
+def test_tables_of_tabs_and_of_json_are_libraries_too(tmp_path: Path) -> None:
+    (tmp_path / "a, b.mp4").touch()
+    rows = [{"id": 7, "path": "a, b.mp4", "other": None}, {"id": "w", "path": "https://example.org/b.mp4"}]
+    for name, text in (
+        ("v.tsv", "id\tpath\n7\ta, b.mp4\nw\thttps://example.org/b.mp4\n"),
+        ("v.json", json.dumps(rows)),
+        ("v.jsonl", "\n".join(map(json.dumps, rows))),
+    ):
+        (tmp_path / name).write_text(text)
+        assert [(video.id, video.path) for video in list_videos(tmp_path / name)] == [
+            ("7", str(tmp_path / "a, b.mp4")),
+            ("w", "https://example.org/b.mp4"),
+        ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.json", '[{"path": 5}]', "item 1: it names no video, but has 5"),
+        ("a.json", '[{"id": "a"}]', "item 1: it names no video, but has None"),
+        ("a.json", '[{"path": "a\\ud800"}]', r"item 1: 'a\\ud800' is not valid text"),
+        ("a.jsonl", '{"id": "\\ud800", "path": "a"}', r"line 1: '\\ud800' is not valid text"),
         ("a.csv", "video,sentence\n,b\n", "line 2: it names no video"),
         ("a.csv", "file,sentence\na,b\n", "needs a header with one of the columns path, video_path"),
         ("a.csv", "id,path\n1,a.mp4\n1,b.mp4\n", "is the name of two videos"),
@@ -236,6 +256,19 @@ def test_names_that_are_no_text_fail_and_odd_ones_do_not(clips: Path, tmp_path: 
     assert table_of(tmp_path / "vectors.parquet")[str(odd)]["error"] is None
 
 
+def test_dates_that_do_not_fit_into_a_table_stop_nobody(clips: Path, tmp_path: Path) -> None:
+    for name, seconds in (("0.mp4", 10413792000), ("1.mp4", -631152000)):  # the years 2300 and 1950
+        os.utime(clips / name, (seconds, seconds))
+    late = (clips / "0.mp4").stat().st_mtime_ns
+    output = tmp_path / "v.parquet"
+    assert embed(clips, output).failed == {}
+    rows = table_of(output)
+    assert rows[str(clips / "0.mp4")]["mtime"] == min(late, 2**63 - 1)
+    assert rows[str(clips / "1.mp4")]["mtime"] == (clips / "1.mp4").stat().st_mtime_ns < 0
+    assert all(row["vector"] is not None for row in rows.values())
+    assert embed(clips, output).embedded == 0
+
+
 def test_a_crash_in_the_middle_of_a_decoder_is_a_row_too(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +311,45 @@ def test_two_processes_cannot_write_one_table(clips: Path, tmp_path: Path) -> No
     ):
         embed(clips, output)
     assert embed(clips, output).embedded == 10
+
+
+def test_a_writer_that_begins_as_another_ends_disturbs_it_not(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, recipe = tmp_path / "vectors.parquet", Recipe(identify(None, DEMO), 128, 12, "exact")
+    refused: list[str] = []
+
+    def remove(*given: Any, **options: Any) -> None:
+        try:
+            TableWriter(output, recipe).close()
+        except LibraryError as error:
+            refused.append(str(error))
+        rmdir(*given, **options)
+
+    rmdir = os.rmdir
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", remove)  # the last step of the first: its folder of parts, empty by now
+        assert embed(clips, output).embedded == 10
+    assert refused == [f"another process is writing {output}: wait until it has ended"]
+    assert embed(clips, output).kept == 10
+    assert not Path(f"{output}.parts").exists()
+
+
+@pytest.mark.parametrize("name", ["v.csv", "v.npz", "v"])
+def test_a_table_is_parquet_by_its_name(name: str, clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(LibraryError, match=r"is written as Parquet, so its name must end in \.parquet"):
+        embed(clips, tmp_path / name, weights="nowhere.pt")  # before the work
+    assert list(tmp_path.iterdir()) == [clips]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_pipes_are_neither_written_nor_waited_for(clips: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "v.parquet"
+    os.mkfifo(pipe)
+    with pytest.raises(LibraryError, match="is not a regular file"):
+        embed(clips, pipe)
+    with pytest.raises(LibraryError, match="no table of vectors at"):
+        Recipe.of(pipe)
 
 
 def test_a_vector_that_is_none_is_not_read(tmp_path: Path) -> None:
