@@ -380,7 +380,7 @@ def embed(
     _list_failed(report.failed | report.unlisted)
     done = report.videos - len(report.failed)
     err.print(
-        f"{done} of {report.videos} videos are in {printable(str(output))}: {report.embedded} looked at now"
+        f"{done} of {report.videos} videos are in {output}: {report.embedded} looked at now"
         f" in {report.seconds:.0f} s, {report.kept} known before, {len(report.failed)} failed",
         highlight=False,
         markup=False,
@@ -606,6 +606,8 @@ def demo(
     sentences = _read_texts(sentences or [])
     from .demo import BEST, MODEL, PICTURE, run_demo, save_picture
 
+    if to.is_dir():
+        _check_output(to / PICTURE, None, "--out")
     began = time.perf_counter()
     with _progress() as progress:
         found = run_demo(

@@ -626,3 +626,13 @@ def test_help_is_there_on_windows() -> None:
     for command, printed, errors in blocked(modules, [["--help"], *commands], REPOSITORY):
         assert "Usage:" in printed, (command, errors)
         assert errors == "exit 0\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "length"),
+    [(0.9, "0:00"), (59.99, "0:59"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (7220.5, "2:00:20")],
+)
+def test_lengths_are_written_as_hours_minutes_and_seconds(seconds: float, length: str) -> None:
+    from clip4clip.retrieval import Hit
+
+    assert Hit("a", "a.mp4", 1.0, {"duration": seconds}).length == length
