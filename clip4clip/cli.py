@@ -1,23 +1,26 @@
-"""The command line. Every command hands over to a function of the package."""
+"""The command line. Every command calls a function of the package."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
+import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,12 +30,14 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.status import Status
 from rich.table import Column, Table
 from rich.text import Text
 
 from . import __version__
-from .errors import Clip4clipError, VideoIndexError
-from .files import whole_file
+from .errors import Clip4clipError, LibraryError, VideoIndexError
+from .files import check_writable, is_regular, whole_file
+from .terminal import SafeConsole, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,16 +46,40 @@ if TYPE_CHECKING:
     from .retrieval.index import VideoIndex
 
 app = typer.Typer(
-    help="Find videos by a sentence: text and video to vectors in one space (CLIP4Clip).",
+    help="Find videos by describing them: embeds text and video in one vector space (CLIP4Clip).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out, err = Console(), Console(stderr=True)
+out, err = SafeConsole(emoji=False), SafeConsole(stderr=True, emoji=False)
+
+MAX_FRAMES = 10_000
+# The extra that brings a package which may be missing.
+EXTRAS = {
+    **dict.fromkeys(("pyarrow", "pymilvus", "milvus_lite", "gradio", "fastapi", "starlette", "uvicorn"), "retrieval"),
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
+    "ray": "ray",
+    "matplotlib": "plot",
+    "tensorboard": "train",
+}
+
+
+# Of a wrong option or argument, and of whatever else Typer reports; it does not export them.
+_UsageError, _TyperError = cast("tuple[type[typer.BadParameter], ...]", typer.BadParameter.__mro__[1:3])
+
+
+def _path(name: str | Path) -> Path:
+    """Return a path. An empty name is an error: it would mean the current folder."""
+    if not str(name).strip():
+        raise typer.BadParameter("the name of a file or folder must not be empty")
+    return Path(name)
+
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="clip_vit_b32, clip_vit_b16, or clip_vit_tiny_demo: a toy trained on drawings."),
+    typer.Option(
+        "--model", "-m", help="clip_vit_b32, clip_vit_b16, or clip_vit_tiny_demo (trained on drawings, for trials)."
+    ),
 ]
 WeightsOption = Annotated[
     str | None,
@@ -58,23 +87,23 @@ WeightsOption = Annotated[
         "--weights",
         "-w",
         metavar="FILE|FOLDER|hf://OWNER/REPO[@REV][/FILE]",
-        help="Checkpoint. Without it: pytorch_model.bin.1 beside the operator, or else the default on the hub.",
+        help="Checkpoint. Default: pytorch_model.bin.1 beside the operator, or the model's default on the hub.",
     ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", "-d", help="cpu, cuda:1, mps, … Without it: the best there is.")
+    str | None, typer.Option("--device", "-d", help="cpu, cuda:1, mps, … Default: the best one available.")
 ]
 
 
 class Runtime(str, Enum):
-    """What computes."""
+    """The library that runs the model."""
 
     torch = "torch"
     onnxruntime = "onnxruntime"
 
 
 class Precision(str, Enum):
-    """In which numbers."""
+    """The type of number that the model computes in."""
 
     float32 = "float32"
     float16 = "float16"
@@ -83,18 +112,23 @@ class Precision(str, Enum):
 
 
 RuntimeOption = Annotated[
-    Runtime | None, typer.Option(help="Without it: the faster one, onnxruntime on a CPU where it is installed.")
+    Runtime | None,
+    typer.Option(help="Library that runs the model. Default: onnxruntime on a CPU if it is installed, else torch."),
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="int8 is the fastest on a CPU, float16 on a GPU; vectors differ a little.")
+    Precision,
+    typer.Option(
+        help="Numbers to compute in. int8 is the fastest on a CPU, float16 on a GPU; vectors differ a little."
+    ),
 ]
 FramesOption = Annotated[
-    int, typer.Option("--frames", "-n", min=1, help="Frames to take from each video, spread evenly.")
+    int,
+    typer.Option("--frames", "-n", min=1, max=MAX_FRAMES, help="Number of frames to take from each video, evenly."),
 ]
 
 
 class Seek(str, Enum):
-    """How exact a frame has to be."""
+    """How exactly frames are taken."""
 
     exact = "exact"
     keyframe = "keyframe"
@@ -102,18 +136,21 @@ class Seek(str, Enum):
 
 SeekOption = Annotated[
     Seek,
-    typer.Option(help="keyframe takes the key frames nearest to the frames due: much cheaper, less exact."),
+    typer.Option(
+        help="How to take frames: keyframe takes the nearest key frames, which is much faster and less exact."
+    ),
 ]
 OutputOption = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
+        parser=_path,
         metavar="FILE.npz",
-        help="Write vectors (float32, a row each) and names here, instead of printing.",
+        help="Write vectors (float32, one row each) and names to this file instead of printing them.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, with the whole vector.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, with the whole vector.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -125,7 +162,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also say which weights, head and tensors are used.")
+        bool, typer.Option("--verbose", "-v", help="Also print which weights, head and tensors are used.")
     ] = False,
     version: Annotated[  # noqa: ARG001  its callback does the work
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
@@ -140,7 +177,14 @@ def _options(
 
 @app.command()
 def embed_text(
-    texts: Annotated[list[str], typer.Argument(metavar='"TEXT"…', help="Sentences, each in quotes.")],
+    texts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar='"TEXT"…',
+            help="Sentences, each in quotes. @FILE reads a UTF-8 file, - standard input: one sentence per line. "
+            "A backslash before @ or - takes the text as it is.",
+        ),
+    ],
     model: ModelOption = "clip_vit_b32",
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -151,12 +195,14 @@ def embed_text(
 ) -> None:
     """Turn sentences into vectors.
 
-    Example: clip4clip embed-text "kids feeding and playing with the horse" -o query.npz
+    Examples: clip4clip embed-text "kids feeding and playing with the horse" -o query.npz
+    clip4clip embed-text @sentences.txt -o queries.npz
     """
-    _check_output(output)
+    _check_output(output, ".npz")
+    texts = _read_texts(texts)
     from .encoder import TextEncoder
 
-    with err.status(f"loading {model}"):
+    with _loading(model):
         encoder = TextEncoder.load(model, weights, **_how(device, runtime, precision))
     _give("text", texts, encoder(texts), output, as_json)
 
@@ -174,27 +220,32 @@ def embed_video(
     output: OutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn videos into vectors, one for each.
+    """Turn a few videos into vectors, printed or in an .npz file.
 
-    A file that cannot be read is reported at the end and the others go on; the exit code is then 1.
-    Ctrl-C keeps what is done.
+    For a whole library use clip4clip embed, which can be resumed, or clip4clip
+    index FOLDER, which makes the videos searchable at once. A file that cannot
+    be read is listed at the end and does not stop the others; the exit code is
+    then 1. Ctrl-C keeps the vectors that are done.
 
     Example: clip4clip embed-video holiday.mp4 party.mov -o videos.npz
     """
-    _check_output(output)
+    _check_output(output, ".npz")
+    for file in files:
+        if not file.strip():
+            raise typer.BadParameter("the name of a video must not be empty", param_hint="FILE")
     import numpy as np
 
     from .encoder import VideoEncoder
     from .video import read_frames
 
-    with err.status(f"loading {model}"):
+    with _loading(model):
         encoder = VideoEncoder.load(model, weights, **_how(device, runtime, precision))
     vectors: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
     with _interruptible() as (progress, stopped):
         task = progress.add_task("embedding", total=len(files))
         for file in files:
-            progress.update(task, description=Path(file).name)
+            progress.update(task, description=_plain(Path(file).name))
             try:
                 vectors[file] = encoder(read_frames(file, frames, seek=seek.value))
             except Clip4clipError as error:
@@ -214,14 +265,15 @@ def embed_video(
 
 
 class Engine(str, Enum):
-    """Where videos are embedded."""
+    """Where the work is done."""
 
     local = "local"
     ray = "ray"
 
 
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Videos to decode at once; default: one per core. On Ray, of each actor.")
+    int | None,
+    typer.Option(min=1, help="Number of videos to decode at once, on Ray by each actor. Default: one per core."),
 ]
 UriOption = Annotated[
     str,
@@ -231,24 +283,42 @@ UriOption = Annotated[
         help="The index: a local file (milvus-lite), a Milvus server, or Zilliz Cloud.",
     ),
 ]
-CollectionOption = Annotated[str, typer.Option(envvar="CLIP4CLIP_COLLECTION", help="Of the index.")]
+CollectionOption = Annotated[
+    str, typer.Option(envvar="CLIP4CLIP_COLLECTION", help="Name of the collection in the index.")
+]
 TokenOption = Annotated[
-    str | None, typer.Option(envvar="CLIP4CLIP_TOKEN", help="USER:PASSWORD or key, where a server asks for one.")
+    str | None, typer.Option(envvar="CLIP4CLIP_TOKEN", help="USER:PASSWORD or a key, if the server needs one.")
 ]
 IndexModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="Default: the one whose vectors the index has, or clip_vit_b32.")
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Default: the model that the index was made with; clip_vit_b32 for a new index."
+    ),
 ]
 
 
 @app.command()
 def embed(
     source: Annotated[
-        Path, typer.Argument(metavar="FOLDER|TABLE.csv|LIST.txt", help="Videos; a list has a path or URL a line.")
+        Path,
+        typer.Argument(
+            parser=_path,
+            metavar="FOLDER|TABLE.csv|LIST.txt",
+            help="Videos: a folder; a table (.csv, .tsv, .jsonl, .json) with a column path; "
+            "or a list with one path or URL per line.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.parquet", help="Table of the vectors.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", parser=_path, metavar="FILE.parquet", help="Write the table of vectors here."),
+    ],
     videos: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="What paths in a table or list are relative to; default: its own folder."),
+        typer.Option(
+            parser=_path,
+            metavar="FOLDER",
+            help="Folder that paths in a table or list are relative to. Default: the folder of the table.",
+        ),
     ] = None,
     frames: FramesOption = 12,
     seek: SeekOption = Seek.exact,
@@ -258,30 +328,33 @@ def embed(
     runtime: RuntimeOption = None,
     precision: PrecisionOption = Precision.float32,
     workers: WorkersOption = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the videos again that failed.")] = False,
-    engine: Annotated[Engine, typer.Option(help="ray: on a cluster, whose machines must see the same paths.")] = (
-        Engine.local
-    ),
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try videos again that failed before.")] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="local, or ray for a Ray cluster whose machines see the same paths.")
+    ] = (Engine.local),
     address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster; default: $RAY_ADDRESS, or else one started here.")
+        str | None, typer.Option(help="Address of the Ray cluster. Default: $RAY_ADDRESS, or a cluster started here.")
     ] = None,
-    actors: Annotated[int | None, typer.Option(min=1, help="Of Ray; default: as many as there is room for.")] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="That each actor of Ray takes.")] = 0,
+    actors: Annotated[int | None, typer.Option(min=1, help="Number of Ray actors. Default: as many as fit.")] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="Number of GPUs for each Ray actor.")] = 0,
 ) -> None:
-    """Embed a library of videos into a table, and go on where it stopped.
+    """Embed a library of videos into a Parquet table; resumes where it stopped.
 
-    Stop it at any moment, by Ctrl-C or a kill: the same command goes on. Run
-    again later, it embeds what is new or has changed. A video that cannot be
-    read has a row that says why, and is listed at the end; the exit code is
-    then 1.
+    For large libraries, for other programs, or to fill several indexes. For a
+    few videos use clip4clip embed-video; to search one folder and keep its
+    index up to date, clip4clip index FOLDER is enough.
+
+    The same command resumes after Ctrl-C or a kill. Run again later, it embeds
+    new and changed videos. A video that cannot be read has a row that says why,
+    and is listed at the end; the exit code is then 1.
 
     The table is Parquet: id, path, vector, duration, frame_count, model,
     fingerprint, size, mtime, error. Add it to an index with clip4clip index.
 
     Example: clip4clip embed ~/Videos -o vectors.parquet
     """
-    _check_output(output)
-    with err.status(f"loading {model}"):
+    _check_output(output, ".parquet")
+    with _loading(model):
         from .retrieval.library import embed_library
     with _interruptible("videos/s") as (progress, stopped):
         report = embed_library(
@@ -302,7 +375,7 @@ def embed(
             track=_tracker(progress, stopped),
         )
     if stopped.is_set():
-        err.print("stopped: what is done is kept, and the same command goes on", highlight=False)
+        err.print("stopped: finished videos are kept; run the same command to resume", highlight=False)
         raise typer.Exit(130)
     _list_failed(report.failed | report.unlisted)
     done = report.videos - len(report.failed)
@@ -319,14 +392,31 @@ def embed(
 
 @app.command()
 def index(
-    source: Annotated[Path, typer.Argument(metavar="TABLE.parquet|FOLDER", help="A table of vectors, or videos.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            parser=_path,
+            metavar="TABLE.parquet|FOLDER",
+            help="A table that clip4clip embed wrote, or a folder of videos.",
+        ),
+    ],
     uri: UriOption = "./videos.db",
     collection: CollectionOption = "videos",
     token: TokenOption = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", "-n", min=1, help="Of each video; default: as the index, or 12.")
+        int | None,
+        typer.Option(
+            "--frames",
+            "-n",
+            min=1,
+            max=MAX_FRAMES,
+            help="Number of frames to take from each video. Default: that of the index; 12 for a new one.",
+        ),
     ] = None,
-    seek: Annotated[Seek | None, typer.Option(help="exact or keyframe; default: as the index, or exact.")] = None,
+    seek: Annotated[
+        Seek | None,
+        typer.Option(help="How to take frames: exact or keyframe. Default: as in the index; exact for a new one."),
+    ] = None,
     model: IndexModelOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -334,16 +424,22 @@ def index(
     precision: PrecisionOption = Precision.float32,
     workers: WorkersOption = None,
 ) -> None:
-    """Put videos into an index, to be found by clip4clip search and serve.
+    """Put videos into an index for clip4clip search and serve.
 
-    A table that clip4clip embed wrote is added; what the index has already is
-    replaced. A folder is synchronised: new videos are embedded and added,
-    changed ones embedded anew, vanished ones dropped; only a folder needs the
-    options of the model.
+    A folder is the short way: its videos are embedded here, and the index is
+    synchronised with it (new videos are added, changed ones re-embedded,
+    deleted ones removed). A table comes from clip4clip embed, which suits large
+    libraries as it can be resumed; its rows are added or replaced, and the
+    options of the model are not used.
 
     Examples: clip4clip index vectors.parquet
     clip4clip index ~/Videos --uri http://localhost:19530
     """
+    if not source.exists():
+        raise LibraryError(
+            f"no folder or table at {source}: expected a folder of videos or a table that `clip4clip embed` wrote. "
+            "The index is unchanged"
+        )
     with (
         _open_index(uri, collection, token, model, weights, _how(device, runtime, precision), new=True) as videos,
         _interruptible("videos/s") as (progress, stopped),
@@ -362,7 +458,7 @@ def index(
             told = f"{videos.add(source, track=track)} added or replaced"
         count = videos.count()
     if stopped.is_set():
-        err.print("stopped: what is done is kept, and the same command goes on", highlight=False)
+        err.print("stopped: finished videos are kept; run the same command to resume", highlight=False)
         raise typer.Exit(130)
     _list_failed(missed)
     err.print(f"{told}; {count} videos in {collection!r} of {uri}", highlight=False, markup=False, soft_wrap=True)
@@ -372,13 +468,21 @@ def index(
 
 @app.command()
 def search(
-    text: Annotated[str | None, typer.Argument(metavar='["TEXT"]', help="What the videos are to show.")] = None,
-    video: Annotated[
-        str | None, typer.Option(metavar="FILE|URL", help="Instead of a text: find videos like this one.")
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar='["TEXT"]', help="What the videos show. @FILE or - reads it from a file or standard input."
+        ),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=16384, help="How many videos.")] = 10,
+    video: Annotated[
+        str | None, typer.Option(metavar="FILE|URL", help="Find videos like this one, instead of by a text.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-k", min=1, max=16384, help="Largest number of videos to list.")
+    ] = 10,
     where: Annotated[
-        str, typer.Option("--filter", metavar="EXPRESSION", help="Milvus's, such as 'duration < 60'.")
+        str,
+        typer.Option("--filter", metavar="EXPRESSION", help="Condition in Milvus's syntax, such as 'duration < 60'."),
     ] = "",
     uri: UriOption = "./videos.db",
     collection: CollectionOption = "videos",
@@ -388,7 +492,7 @@ def search(
     device: DeviceOption = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = Precision.float32,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Find videos by a sentence, or by a video.
 
@@ -397,6 +501,12 @@ def search(
     """
     if (text is None) == (video is None):
         raise typer.BadParameter("give either a text or --video", param_hint="TEXT")
+    if video is not None and not video.strip():
+        raise typer.BadParameter("the name of a video must not be empty", param_hint="--video")
+    if text is not None:
+        text, *others = _read_texts([text])
+        if others:
+            raise typer.BadParameter("expected one sentence, but got several lines", param_hint="TEXT")
     with (
         err.status("opening the index"),
         _open_index(uri, collection, token, model, weights, _how(device, runtime, precision)) as videos,
@@ -406,7 +516,7 @@ def search(
         for hit in hits:
             told = {"id": hit.id, "score": hit.score, "path": hit.path}
             told |= {name: value for name, value in hit.fields.items() if name not in told}
-            print(json.dumps(told, ensure_ascii=False))
+            _print_json(told)
         return
     if not hits:
         err.print("no videos were found", highlight=False)
@@ -422,10 +532,18 @@ def serve(
     uri: UriOption = "./videos.db",
     collection: CollectionOption = "videos",
     token: TokenOption = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; set a password then.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    user: Annotated[str | None, typer.Option(envvar="CLIP4CLIP_USER", help="Asked for, with --password.")] = None,
-    password: Annotated[str | None, typer.Option(envvar="CLIP4CLIP_PASSWORD", help="Asked for, with --user.")] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. 0.0.0.0 lets other machines connect; set a password then.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7860,
+    user: Annotated[
+        str | None,
+        typer.Option(envvar="CLIP4CLIP_USER", help="User name that visitors must give, together with --password."),
+    ] = None,
+    password: Annotated[
+        str | None,
+        typer.Option(envvar="CLIP4CLIP_PASSWORD", help="Password that visitors must give, together with --user."),
+    ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -438,10 +556,10 @@ def serve(
     runtime: RuntimeOption = None,
     precision: PrecisionOption = Precision.float32,
 ) -> None:
-    """Open a page to search an index with, in a browser.
+    """Serve a web page to search an index with a browser.
 
-    Only videos that the index names can be fetched through it. It speaks HTTP:
-    for other machines, put it behind a proxy that speaks HTTPS.
+    Visitors can fetch only videos that are in the index. It speaks HTTP: for
+    other machines, put it behind a proxy that speaks HTTPS.
 
     Example: clip4clip serve --uri ./videos.db
     """
@@ -466,30 +584,42 @@ def serve(
 def demo(
     sentences: Annotated[
         list[str] | None,
-        typer.Argument(metavar='["TEXT"…]', help="Sentences of your own to search for, each in quotes."),
+        typer.Argument(
+            metavar='["TEXT"…]',
+            help="Sentences of your own to search for, each in quotes. @FILE or - reads one per line.",
+        ),
     ] = None,
     to: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Gets the clips, their captions and results.png.")
+        Path,
+        typer.Option(
+            "--out",
+            parser=_path,
+            metavar="FOLDER",
+            help="Folder for the clips, their captions and results.png.",
+        ),
     ] = Path("clip4clip_demo"),
-    clips: Annotated[int, typer.Option(min=1, max=500, help="How many clips to draw and to search.")] = 36,
+    clips: Annotated[int, typer.Option(min=1, max=500, help="Number of clips to draw and to search.")] = 36,
     device: DeviceOption = None,
 ) -> None:
-    """See it work, offline: draw clips, and find them by sentences through Towhee.
+    """Try it offline: draw clips, and find them by sentences through Towhee.
 
     The model, clip_vit_tiny_demo, comes with this package. It is trained on
-    such drawings: good for trying things out, not for real footage. What it is
-    to find here are combinations that it was never trained on.
+    such drawings: good for trials, not for real footage. The clips show
+    combinations that it was never trained on.
 
     Example: clip4clip demo "two big green stars going round and round on a
     chess board"
     """
+    sentences = _read_texts(sentences or [])
     from .demo import BEST, MODEL, PICTURE, run_demo, save_picture
 
+    if to.is_dir():
+        _check_output(to / PICTURE, None, "--out")
     began = time.perf_counter()
     with _progress() as progress:
         found = run_demo(
             to,
-            sentences or [],
+            sentences,
             clips,
             device,
             lambda items, total, what: progress.track(items, total, description=what),
@@ -519,7 +649,12 @@ def demo(
 def install_operators(
     towhee_home: Annotated[
         Path | None,
-        typer.Option("--towhee-home", metavar="FOLDER", help="Without it: $TOWHEE_HOME, or else ~/.towhee."),
+        typer.Option(
+            "--towhee-home",
+            parser=_path,
+            metavar="FOLDER",
+            help="Towhee's folder. Default: $TOWHEE_HOME, or ~/.towhee.",
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an operator that this command did not place.")
@@ -538,17 +673,25 @@ def install_operators(
 
 PairsArgument = Annotated[
     Path,
-    typer.Argument(metavar="PAIRS", help="CSV or JSON Lines with video and sentence, or a table of MSR-VTT."),
+    typer.Argument(
+        parser=_path,
+        metavar="PAIRS",
+        help="Table (.csv, .tsv, .jsonl, .json) with the columns video and sentence, or a table of MSR-VTT.",
+    ),
 ]
 VideosOption = Annotated[
-    Path, typer.Option("--videos", metavar="FOLDER", help="Folder that the videos in the table are relative to.")
+    Path,
+    typer.Option(
+        "--videos", parser=_path, metavar="FOLDER", help="Folder that the videos in the table are relative to."
+    ),
 ]
 CaptionsOption = Annotated[
     Path | None,
     typer.Option(
         "--captions",
+        parser=_path,
         metavar="MSRVTT_data.json",
-        help="Sentences for a table that has none. Without it: MSRVTT_data.json beside the table.",
+        help="Sentences for a table that has none. Default: MSRVTT_data.json beside the table.",
     ),
 ]
 
@@ -565,16 +708,33 @@ def evaluate(
     device: DeviceOption = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = Precision.float32,
+    max_words: Annotated[
+        int | None,
+        typer.Option(
+            min=3,
+            help="Longest sentence in token ids, start and end marks included; the rest is cut. "
+            "Default: as the model allows (77). The CLIP4Clip paper uses 32.",
+        ),
+    ] = None,
     as_json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here; - is standard output.")
+        Path | None,
+        typer.Option(
+            "--json",
+            parser=_path,
+            metavar="FILE.json",
+            help="Also write the figures to this file; - prints them instead of the table.",
+        ),
     ] = None,
     histogram: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw how many queries have which rank.")
+        Path | None,
+        typer.Option(
+            parser=_path, metavar="FILE.png", help="Also draw a histogram of the ranks; needs the extra plot."
+        ),
     ] = None,
 ) -> None:
     """Measure how well sentences find their videos, and videos their sentences.
 
-    Tells R@1, R@5 and R@10 (percent), median and mean rank. Equal similarities
+    Prints R@1, R@5 and R@10 (percent), median and mean rank. Equal similarities
     share the average of their ranks. Of several sentences of a video,
     video→text counts the best. A video that cannot be decoded counts as a miss
     and is listed; the exit code is then 1.
@@ -582,8 +742,8 @@ def evaluate(
     Example: clip4clip eval MSRVTT_JSFUSION_test.csv --videos MSRVTT/videos/all
     --json figures.json
     """
-    _check_output(as_json if str(as_json) != "-" else None, "--json")
-    _check_output(histogram, "--histogram")
+    _check_output(as_json if str(as_json) != "-" else None, ".json", "--json")
+    _check_output(histogram, None, "--histogram")
     from .encoder import TextEncoder, VideoEncoder
     from .pairs import read_pairs
     from .retrieval import evaluation
@@ -591,7 +751,7 @@ def evaluate(
     if histogram is not None:
         evaluation.check_histogram(histogram)
     table = read_pairs(pairs, videos, captions)
-    with err.status(f"loading {model}"):
+    with _loading(model):
         how = _how(device, runtime, precision)
         encoders = TextEncoder.load(model, weights, **how), VideoEncoder.load(model, weights, **how)
     with _progress() as progress:
@@ -601,13 +761,15 @@ def evaluate(
             frames,
             seek.value,
             lambda items, total, what: progress.track(items, total, description=what),
+            max_words,
         )
     if str(as_json) == "-":
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
+        _print_json(found.to_dict())
     else:
         out.print(_metrics_table(found))
         if as_json is not None:
-            as_json.write_text(json.dumps(found.to_dict(), ensure_ascii=False, indent=2) + "\n", "utf-8")
+            text = json.dumps(found.to_dict(), indent=2) + "\n"
+            _write(as_json, lambda path: path.write_text(text, "utf-8"))
     if histogram is not None:
         evaluation.save_histogram(found, histogram)
     _list_missed(found)
@@ -618,67 +780,93 @@ def train(
     pairs: PairsArgument,
     videos: VideosOption,
     to: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Gets last.safetensors, best.safetensors and log.jsonl.")
+        Path,
+        typer.Option(
+            "--out",
+            parser=_path,
+            metavar="FOLDER",
+            help="Folder for last.safetensors, best.safetensors, log.jsonl and what --resume needs.",
+        ),
     ],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     captions: CaptionsOption = None,
     eval_pairs: Annotated[
-        Path | None, typer.Option(metavar="PAIRS", help="Evaluate on these after every epoch, and keep the best.")
+        Path | None,
+        typer.Option(
+            parser=_path,
+            metavar="PAIRS",
+            help="Table of pairs to evaluate on after every epoch; the best checkpoint is kept.",
+        ),
     ] = None,
     eval_videos: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder of the videos of --eval-pairs; default: --videos.")
+        Path | None,
+        typer.Option(
+            parser=_path, metavar="FOLDER", help="Folder of the videos of --eval-pairs. Default: that of --videos."
+        ),
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without pairs that cannot be used.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out pairs that cannot be used, instead of refusing to train.")
+    ] = False,
     model: ModelOption = "clip_vit_b32",
     init: Annotated[
         str | None,
-        typer.Option(metavar="FILE|FOLDER|hf://…|random", help="Weights to begin with; default: those of the model."),
+        typer.Option(
+            metavar="FILE|FOLDER|hf://…|random",
+            help="Weights to start from; random for an untrained network. Default: those of the model.",
+        ),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="meanP, seqLSTM or seqTransf; default: the head that --init has.")
+        str | None, typer.Option(help="Pooling of the frames: meanP, seqLSTM or seqTransf. Default: as in --init.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pairs in a step, over all processes.")] = 128,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of times that every pair is seen.")] = 5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of pairs in a step, over all processes.")] = 128,
     accumulate: Annotated[
-        int, typer.Option(min=1, help="Compute a batch in this many parts: the same result in less memory.")
+        int, typer.Option(min=1, help="Number of parts to compute a batch in: the same result with less memory.")
     ] = 1,
     lr: Annotated[float, typer.Option(help="Highest learning rate of CLIP's parameters.")] = 1e-7,
-    new_lr: Annotated[float, typer.Option(help="Highest learning rate of the head, new or of --init.")] = 1e-4,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW, on matrices alone.")] = 0.2,
-    warmup: Annotated[float, typer.Option(help="Part of all steps in which the learning rate rises.")] = 0.1,
-    max_grad_norm: Annotated[float, typer.Option(help="Longer gradients are cut to this norm.")] = 1.0,
+    new_lr: Annotated[float, typer.Option(help="Highest learning rate of the head's parameters.")] = 1e-4,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW; applies to matrices only.")] = 0.2,
+    warmup: Annotated[
+        float, typer.Option(help="Fraction of all steps in which the learning rate rises, 0 to 1.")
+    ] = 0.1,
+    max_grad_norm: Annotated[
+        float, typer.Option(help="Largest norm of the gradient; longer ones are scaled down.")
+    ] = 1.0,
     freeze_layers: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Keep the embeddings and the first N layers of both towers; -1 trains all. "
-            "Default: 0, as the paper does, or -1 for --init random.",
+            help="Do not train the embeddings and the first N layers of both towers; -1 trains everything. "
+            "Default: 0, as in the paper, or -1 for --init random.",
         ),
     ] = None,
     frames: FramesOption = 12,
-    max_words: Annotated[int, typer.Option(help="Token ids of a sentence, its two marks included.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Decides on initialisation, order and frames.")] = 42,
+    max_words: Annotated[int, typer.Option(help="Longest sentence in token ids, start and end marks included.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for initialisation, order and frames.")] = 42,
     device: DeviceOption = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16 or float16; default: bfloat16 on a GPU that has it, else float32."),
+        typer.Option(help="float32, bfloat16 or float16. Default: bfloat16 on a GPU that supports it, else float32."),
     ] = None,
     recompute: Annotated[
-        bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, a third more computation.")
+        bool, typer.Option("--recompute", help="Use gradient checkpointing: less memory, a third more computation.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode; default: one per core, at most 8.")
+        int | None,
+        typer.Option(min=0, help="Number of processes that decode videos. Default: one per core, at most 8."),
     ] = None,
-    save_every: Annotated[int, typer.Option(min=1, metavar="STEPS", help="How often the state is kept.")] = 100,
-    save_dtype: Annotated[str, typer.Option(help="float32 or float16, of the checkpoints.")] = "float32",
+    save_every: Annotated[
+        int, typer.Option(min=1, metavar="STEPS", help="Number of steps between two saved states.")
+    ] = 100,
+    save_dtype: Annotated[str, typer.Option(help="Numbers in the checkpoints: float32 or float16.")] = "float32",
 ) -> None:
     """Fine-tune on pairs of a video and a sentence, by the protocol of the
     CLIP4Clip paper.
 
-    Ctrl-C keeps the state after the step at hand; --resume goes on from it. All
-    videos are looked at before anything is trained. Those of --eval-pairs that
-    cannot be decoded are listed at the end; the exit code is then 1. Several
-    GPUs or machines: torchrun --nproc-per-node 8 -m clip4clip train …
+    Ctrl-C saves the state after the current step; --resume continues from it.
+    All videos are checked before the training starts. Those of --eval-pairs
+    that cannot be decoded are listed at the end; the exit code is then 1. For
+    several GPUs or machines: torchrun --nproc-per-node 8 -m clip4clip train …
 
     Example: clip4clip train MSRVTT_train.9k.csv --videos MSRVTT/videos/all
     --out run --eval-pairs MSRVTT_JSFUSION_test.csv
@@ -720,10 +908,14 @@ def train(
     is_first = os.environ.get("RANK", "0") == "0"  # torchrun starts this command many times
     if not result.finished:
         if is_first:
-            err.print(f"stopped after step {result.steps}; the same command with --resume goes on", highlight=False)
+            err.print(
+                f"stopped after step {result.steps}; run the same command with --resume to continue", highlight=False
+            )
         raise typer.Exit(130)
     if is_first:
-        err.print(f"wrote {to / 'last.safetensors'} after {result.steps} steps", highlight=False, markup=False)
+        err.print(
+            f"wrote {_plain(to / 'last.safetensors')} after {result.steps} steps", highlight=False, soft_wrap=True
+        )
     if result.evaluation is not None:
         out.print(_metrics_table(result.evaluation))
         _list_missed(result.evaluation)
@@ -731,19 +923,24 @@ def train(
 
 @app.command()
 def synthetic(
-    to: Annotated[Path, typer.Argument(metavar="FOLDER", help="Gets train.csv, eval.csv and the clips.")],
-    train: Annotated[int, typer.Option(min=0, help="Clips to train with.")] = 24_000,
-    evaluation: Annotated[int, typer.Option("--eval", min=0, help="Clips to evaluate on.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Another one draws other clips.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    to: Annotated[
+        Path,
+        typer.Argument(parser=_path, metavar="FOLDER", help="Folder for train.csv, eval.csv and the clips."),
+    ],
+    train: Annotated[int, typer.Option(min=0, max=10_000_000, help="Number of clips to train with.")] = 24_000,
+    evaluation: Annotated[int, typer.Option("--eval", min=0, help="Number of clips to evaluate on.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawings; another one gives other clips.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Number of processes. Default: one per core.")
+    ] = None,
 ) -> None:
-    """Draw short clips of moving shapes, with captions, to train and to measure
-    small models on.
+    """Draw short clips of moving shapes, with captions, to train and evaluate
+    small models.
 
     The clips of eval.csv show combinations of a shape, a colour and a
-    background that those of train.csv never do; eval_paraphrased.csv says the
-    same in other sentences. Clips that are there already are kept: stop it at
-    will, and the same command goes on.
+    background that those of train.csv never show; eval_paraphrased.csv
+    describes the same clips in other sentences. Clips that exist already are
+    kept, so the same command resumes where it was stopped.
 
     Example: clip4clip synthetic drawings --train 2000 --eval 200
     """
@@ -759,28 +956,59 @@ def synthetic(
             lambda done, total: progress.track(done, total, description="drawing clips"),
         )
     for table in tables:
-        err.print(f"wrote {table}", highlight=False, markup=False)
+        err.print(f"wrote {_plain(table)}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:
-    """Runs the command line; an error of the package or of the file system becomes a sentence and the exit code 2."""
+    """Run the command line; an error of this package or of the system becomes a sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows the rest
+    threading.excepthook = _report_thread
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except _TyperError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            sys.exit(2)
+        hint = f". See: {error.ctx.command_path} --help" if isinstance(error, _UsageError) and error.ctx else ""
+        _fail(error.format_message().rstrip(".") + hint)
+    except typer.Abort:
+        _fail("stopped", 130)
     except (Clip4clipError, OSError) as error:
-        err.print(f"[red]error[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = f"[{EXTRAS[package]}]" if package in EXTRAS else ""
+        _fail(f"{error}. This command needs it: pip install 'towhee-clip4clip{extra}'")
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Report an error of the system in a thread, such as TensorBoard's on a full disk, as one in the main thread."""
+    if isinstance(failed.exc_value, OSError):
+        err.print(f"[red]error[/] {escape(str(failed.exc_value))}", highlight=False, soft_wrap=True)
+    else:
+        threading.__excepthook__(failed)
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    err.print(f"[red]error[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
 
 
 def _give(kind: str, names: list[str], vectors: np.ndarray, output: Path | None, as_json: bool) -> None:
     if output is not None:
         import numpy as np
 
-        with whole_file(output) as fresh, fresh.open("wb") as file:
-            np.savez(file, **{"vectors": vectors, f"{kind}s": np.array(names)})  # type: ignore[arg-type]
-        err.print(f"wrote {len(names)} vectors to {output}", highlight=False, markup=False)
+        def save(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez(file, **{"vectors": vectors, f"{kind}s": np.array(names)})  # type: ignore[arg-type]
+
+        _write(output, save)
+        err.print(f"wrote {len(names)} vectors to {_plain(output)}", highlight=False, soft_wrap=True)
     if as_json:
         for name, vector in zip(names, vectors, strict=True):
-            print(json.dumps({kind: name, "vector": vector.tolist()}, ensure_ascii=False))
+            _print_json({kind: name, "vector": vector.tolist()})
     elif output is None:
         table = Table(kind, f"vector (first 4 of {vectors.shape[1]})", "norm")
         for name, vector in zip(names, vectors, strict=True):
@@ -835,7 +1063,7 @@ def _tracker(progress: Progress, stopped: threading.Event) -> Callable[[Iterable
 
 def _list_failed(failed: dict[str, str], how: str = "failed") -> None:
     for message in failed.values():
-        err.print(f"[red]{how}[/] {_plain(message)}", highlight=False, soft_wrap=True)
+        err.print(f"[red]{how}[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -877,20 +1105,86 @@ def _open_index(
     """The index, which may be new or must be there."""
     from .retrieval.index import VideoIndex, is_local
 
+    if is_local(uri):
+        import milvus_lite  # noqa: F401  without it pymilvus says that the index does not answer
     if not new and is_local(uri) and not Path(uri).exists():
-        raise VideoIndexError(f"there is no index {uri}: make it by `clip4clip index`")
+        raise VideoIndexError(f"no index at {uri}: create it with `clip4clip index`")
     return VideoIndex(uri, collection, token=token, model_name=model, weights=weights, **how)
 
 
-def _check_output(output: Path | None, option: str = "--output") -> None:
-    """Before the work, not after it."""
-    if output is not None and not output.parent.is_dir():
-        raise typer.BadParameter(f"the folder {output.parent} does not exist", param_hint=option)
-    if output is not None and output.is_dir():
-        raise typer.BadParameter(f"{output} is a folder; the name of a file is due", param_hint=option)
+def _check_output(output: Path | None, ending: str | None, option: str = "--output") -> None:
+    """Check that a file can be written, before the work and not after it."""
+    if output is None:
+        return
+    problem = None
+    if output.is_dir():
+        problem = f"{output} is a folder; expected the name of a file"
+    elif not output.parent.is_dir():
+        problem = f"the folder {output.parent} does not exist"
+    elif ending and is_regular(output) and output.suffix.lower() != ending:
+        problem = f"{output} would be written as {ending}, so its name must end in {ending}"
+    else:
+        try:
+            check_writable(output)
+        except OSError as error:
+            problem = f"{output} cannot be written: {error.strerror}"
+    if problem:
+        raise typer.BadParameter(problem, param_hint=option)
 
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
+def _write(output: Path, write: Callable[[Path], object]) -> None:
+    """Write a file. If that fails, its content is kept in a temporary folder: it may have taken hours."""
+    try:
+        with whole_file(output) as fresh:
+            write(fresh)
+    except OSError as error:
+        kept = Path(tempfile.mkdtemp(prefix="clip4clip-"), output.name)
+        write(kept)
+        raise OSError(f"{output} cannot be written: {error.strerror or error}. The result is in {kept}") from error
 
-    return escape(text)
+
+def _read_texts(arguments: list[str]) -> list[str]:
+    """Replace ``@FILE`` and ``-`` by the lines of a file and of standard input, and check all texts."""
+    texts: list[str] = []
+    for argument in arguments:
+        if argument == "-" or argument.startswith("@"):
+            where = "standard input" if argument == "-" else argument[1:]
+            try:
+                content = sys.stdin.buffer.read() if argument == "-" else Path(where).read_bytes()
+                lines = io.StringIO(content.decode("utf-8-sig"), newline=None).read().rstrip()
+            except UnicodeDecodeError as error:
+                raise typer.BadParameter(f"{where} is not UTF-8 text: {error}", param_hint="TEXT") from error
+            except OSError as error:
+                backslash = f"; for a sentence that begins with @ write \\{argument}" if argument != "-" else ""
+                raise typer.BadParameter(
+                    f"{where} cannot be read: {error.strerror}{backslash}", param_hint="TEXT"
+                ) from error
+            texts += lines.split("\n")
+        else:
+            texts.append(argument.removeprefix("\\") if argument.startswith(("\\@", "\\-")) else argument)
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise typer.BadParameter(f"text {number} of {len(texts)} is empty", param_hint="TEXT")
+        if re.search("[\ud800-\udfff]", text):
+            raise typer.BadParameter(f"text {number} of {len(texts)} is not UTF-8: {text}", param_hint="TEXT")
+    return texts
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    """Print one line of JSON, with escapes for what the terminal would obey or cannot show."""
+    line = json.dumps(value, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+        is_plain = printable(line) == line
+    except UnicodeEncodeError:
+        is_plain = False
+    print(line if is_plain else json.dumps(value))
+
+
+def _loading(model: str) -> Status:
+    return err.status(f"loading {_plain(model)}")
+
+
+def _plain(name: object) -> str:
+    """Return a name for :meth:`Console.print`: in one line, and without a meaning as markup."""
+    return escape(printable(str(name)))

@@ -73,8 +73,8 @@ def install_operators(home: str | os.PathLike[str] | None = None, force: bool = 
         )
     for path, code in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed into place: a hub download is made of symlinks, whose targets are not ours to write to.
-        with whole_file(path) as fresh:
+        # A hub download is made of symlinks, whose targets are not ours to write to.
+        with whole_file(path, replace_link=True) as fresh:
             fresh.write_text(f"{MARK}\n{NEEDS_PACKAGE}\n{code}", encoding="utf-8")
     return list(files)
 

@@ -11,6 +11,7 @@ import onnx
 import torch
 
 from .errors import ExportError, UnknownNameError
+from .files import whole_file
 from .model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from .onnx_graph import save, text_graph, vision_graph
 from .threads import fork_safe
@@ -69,10 +70,9 @@ def save_tower(
         save(model, fresh, tensors_beside)
         del model  # before ONNX Runtime has the tensors in memory, too
         _check(tower, head, fresh, precision)
-        if path.is_file():
-            shutil.copymode(path, fresh)
         for made in sorted(Path(folder).iterdir(), key=lambda made: made == fresh):  # the graph last
-            made.replace(path.parent / made.name)
+            with whole_file(path.parent / made.name) as place:
+                shutil.move(made, place)
 
 
 def unfinished(path: Path) -> str:

@@ -24,6 +24,7 @@ VIDEO_COLUMNS = ("video", "video_id")
 SENTENCE_COLUMNS = ("sentence", "caption")
 CAPTIONS_BESIDE = "MSRVTT_data.json"
 MAX_TABLE_BYTES = 1 << 30
+ACCEPTED = "a table of videos and sentences in UTF-8: CSV, TSV (.tsv), JSON Lines (.jsonl) or a JSON array (.json)"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,11 @@ def read_pairs(
 
             - CSV with a header and the columns ``video`` (or ``video_id``) and ``sentence`` (or ``caption``), such as
               ``MSRVTT_JSFUSION_test.csv``; other columns are ignored;
-            - CSV with ``video_id`` alone, such as ``MSRVTT_train.9k.csv``, whose sentences ``captions`` holds;
-            - JSON Lines with the same keys; ``sentence`` may be a list there.
+            - CSV with only ``video_id``, such as ``MSRVTT_train.9k.csv``, whose sentences ``captions`` holds;
+            - TSV, the same with tabs;
+            - JSON Lines, or a JSON array of objects, with the same keys; ``sentence`` may be a list there.
+
+            The ending of its name decides which: ``.tsv``; ``.jsonl`` or ``.ndjson``; ``.json``; CSV for all others.
         videos: the folder that the names in the table are relative to. None may lead out of it.
         captions: ``MSRVTT_data.json``; None looks for it beside the table.
 
@@ -64,14 +68,9 @@ def read_pairs(
         raise PairsError(f"no folder of videos at {folder}")
     if not table.is_file():
         raise PairsError(f"no table at {table}")
-    if table.stat().st_size > MAX_TABLE_BYTES:
-        raise PairsError(f"{table} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
-    try:
-        rows = list(_read_jsonl(table) if table.suffix.lower() in (".jsonl", ".ndjson", ".json") else _read_csv(table))
-        if rows and all(sentence is None for _, sentence, _ in rows):
-            rows = list(_join(rows, Path(captions) if captions else table.with_name(CAPTIONS_BESIDE), table))
-    except (OSError, UnicodeDecodeError, csv.Error, RecursionError) as error:
-        raise PairsError(f"{table} cannot be read: {error}") from error
+    rows = list(_sentences(table))
+    if rows and all(sentence is None for _, sentence, _ in rows):
+        rows = list(_join(rows, Path(captions) if captions else table.with_name(CAPTIONS_BESIDE), table))
     if not rows:
         raise PairsError(f"{table} has no pairs")
     files = _Files(folder)
@@ -126,41 +125,113 @@ def _column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
     return next((name for name in wanted if name in names), None)
 
 
-def _read_csv(table: Path) -> Iterator[tuple[Any, Any, str]]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        names = reader.fieldnames or ()
-        video, sentence = _column(names, VIDEO_COLUMNS), _column(names, SENTENCE_COLUMNS)
-        if video is None:
-            raise PairsError(
-                f"{table} needs a header with the columns video and sentence; its first line is {brief(list(names))}"
-            )
-        for row in reader:
-            where = f"{table}, line {reader.line_num}"
-            if None in row or (sentence and row[sentence] is None):
-                raise PairsError(f"{where}: it has not as many fields as the header; quote a sentence with commas")
-            yield row[video], row[sentence] if sentence else None, where
+def read_table(
+    table: Path, error: type[Clip4clipError], accepted: str
+) -> tuple[Sequence[str] | None, list[tuple[Mapping[str, Any], str]]]:
+    """Read CSV, TSV, JSON Lines or a JSON array, by the ending of its name.
+
+    Args:
+        table: a file, UTF-8.
+        error: raised for a file that is too large, not text, or malformed.
+        accepted: the kinds of file that the caller takes, for its message.
+
+    Returns:
+        The columns of CSV or TSV, None for JSON; and each row with where it is, for messages. Values of CSV are
+        strings; None for a field that is missing, and under the key None those beyond the columns.
+    """
+    if table.stat().st_size > MAX_TABLE_BYTES:
+        raise error(f"{table} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
+    ending = table.suffix.lower()
+    try:
+        if ending in (".jsonl", ".ndjson", ".json"):
+            return None, list(_read_json(table, error))
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            # Tables of tabs are often written without quotes: a stray one must not swallow the lines after it.
+            dialect: dict[str, Any] = {"delimiter": "\t", "strict": True} if ending == ".tsv" else {}
+            reader = csv.DictReader(file, **dialect)
+            columns = list(reader.fieldnames or ())
+            return columns, [(row, f"{table}, line {reader.line_num}") for row in reader]
+    except UnicodeDecodeError as reason:
+        raise not_text(table, error, accepted) from reason
+    except (OSError, csv.Error, RecursionError) as reason:
+        raise error(f"{table} cannot be read: {reason}. Expected {accepted}") from reason
 
 
-def _read_jsonl(table: Path) -> Iterator[tuple[Any, Any, str]]:
+def not_text(file: Path, error: type[Clip4clipError], accepted: str) -> Clip4clipError:
+    """Return the error for a file that is not UTF-8 text, which says what it seems to be."""
+    with file.open("rb") as opened:
+        begin = opened.read(4)
+    if file.name.lower().endswith(EXTENSIONS):
+        kind = "a video"
+    else:
+        kind = next((kind for mark, kind in _KINDS.items() if begin.startswith(mark)), "not UTF-8 text")
+    return error(f"{file} is {kind}. Expected {accepted}")
+
+
+# How files begin that are given by mistake.
+_KINDS = {
+    b"PAR1": "a Parquet file",
+    b"PK\3\4": "a ZIP archive, as NumPy and PyTorch write it",
+    b"\x80": "a Python pickle",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUM": "a NumPy array",
+    b"\xff\xfe": "text in UTF-16; save it as UTF-8",
+    b"\xfe\xff": "text in UTF-16; save it as UTF-8",
+}
+
+
+def _read_json(table: Path, error: type[Clip4clipError]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    found: Iterator[tuple[str, Any]]
     with table.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+        if table.suffix.lower() == ".json" and file.read(4096).lstrip().startswith("["):
+            file.seek(0)
+            try:
+                rows = enumerate(json.loads(file.read()), 1)
+            except ValueError as reason:
+                raise error(f"{table} is not JSON: {reason}") from reason
+            found = ((f"{table}, item {number}", row) for number, row in rows)
+        else:
+            file.seek(0)
+            found = _parsed_lines(table, file, error)
+        for where, row in found:
+            if not isinstance(row, Mapping):
+                raise error(f"{where}: expected an object with keys, not {brief(row)}")
+            yield row, where
+
+
+def _parsed_lines(table: Path, lines: Iterable[str], error: type[Clip4clipError]) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
             where = f"{table}, line {number}"
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise PairsError(f"{where}: it is not JSON: {error}. One object a line is due") from error
-            video = _column(row, VIDEO_COLUMNS) if isinstance(row, Mapping) else None
-            sentence = _column(row, SENTENCE_COLUMNS) if isinstance(row, Mapping) else None
-            if video is None or sentence is None:
-                raise PairsError(f"{where}: it needs the keys video and sentence, but is {brief(row)}")
-            sentences = row[sentence] if isinstance(row[sentence], list) else [row[sentence]]
-            if not sentences:
-                raise PairsError(f"{where}: its list of sentences is empty")
-            for one in sentences:
-                yield row[video], one, where
+                yield where, json.loads(line)
+            except ValueError as reason:
+                raise error(f"{where}: it is not JSON: {reason}. Expected one object in each line") from reason
+
+
+def _sentences(table: Path) -> Iterator[tuple[Any, Any, str]]:
+    """Video, sentence (None where the table has no such column) and place of each pair."""
+    columns, rows = read_table(table, PairsError, ACCEPTED)
+    if columns is not None:
+        video, sentence = _column(columns, VIDEO_COLUMNS), _column(columns, SENTENCE_COLUMNS)
+        if video is None:
+            raise PairsError(
+                f"{table} needs a header with the columns video and sentence; its first line is {brief(columns)}"
+            )
+        for row, where in rows:
+            if None in row or (sentence and row[sentence] is None):  # type: ignore[comparison-overlap]
+                raise PairsError(f"{where}: it has not as many fields as the header; quote a sentence with commas")
+            yield row[video], row[sentence] if sentence else None, where
+        return
+    for row, where in rows:
+        video, sentence = _column(row, VIDEO_COLUMNS), _column(row, SENTENCE_COLUMNS)
+        if video is None or sentence is None:
+            raise PairsError(f"{where}: it needs the keys video and sentence, but is {brief(row)}")
+        sentences = row[sentence] if isinstance(row[sentence], list) else [row[sentence]]
+        if not sentences:
+            raise PairsError(f"{where}: its list of sentences is empty")
+        for one in sentences:
+            yield row[video], one, where
 
 
 def _join(rows: Iterable[tuple[Any, Any, str]], captions: Path, table: Path) -> Iterator[tuple[Any, Any, str]]:
@@ -174,6 +245,8 @@ def _join(rows: Iterable[tuple[Any, Any, str]], captions: Path, table: Path) -> 
         by_video: dict[str, list[str]] = {}
         for entry in entries:
             by_video.setdefault(entry["video_id"], []).append(entry["caption"])
+    except (OSError, RecursionError) as error:
+        raise PairsError(f"{captions} cannot be read: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise PairsError(
             f"{captions} is not like MSRVTT_data.json, whose 'sentences' have 'video_id' and 'caption': {error!r}"

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from clip4clip import InputValueError, TextEncoder, VideoEncoder, __version__
-from clip4clip.cli import app
+from clip4clip.cli import app, main
 from clip4clip.video import read_frames
 
 REPOSITORY = Path(__file__).parent.parent
@@ -48,7 +52,7 @@ def process(*arguments: object, code: str = WITH_TINY) -> subprocess.CompletedPr
         (("eval",), ["--videos", "--captions", "--json", "--histogram", "--model", "--weights", "Example:"]),
         (("train",), ["--init", "--resume", "--skip-bad", "--head", "--freeze-layers", "torchrun", "Example:"]),
         (("synthetic",), ["--train", "--eval", "--seed", "Example:"]),
-        (("embed-text",), ["--model", "--weights", "--device", "--output", "--json", "Example:"]),
+        (("embed-text",), ["--model", "--weights", "--device", "--output", "--json", "@FILE", "Examples:"]),
         (
             ("embed-video",),
             [
@@ -165,7 +169,7 @@ def test_ctrl_c_keeps_what_is_done(tiny_checkpoint: Path, bigbuckbunny: Path, tm
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         wait_until_blocked_on(names[2], running)
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=60)
+        _, errors = running.communicate()
     assert running.returncode == 130, errors
     assert "stopped: 2 of 5 videos are done" in errors
     with np.load(output, allow_pickle=False) as file:
@@ -248,17 +252,36 @@ def test_training_with_a_bad_pair_and_without_it(drawings: Path, tiny_checkpoint
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_keeps_the_clips_that_are_drawn(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "clip4clip", "synthetic", str(tmp_path), "--train", "3000", "--eval", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
-        while running.poll() is None and len(list(tmp_path.glob("train/0-*.mp4"))) < 4:
-            time.sleep(0.05)
+    # After 20 clips the command waits for the signal.
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import threading
+from rich.progress import Progress
+from clip4clip.cli import main
+def track(self, items, total, description):
+    for number, item in enumerate(items, 1):
+        yield item
+        if number == 20:
+            print("reached", flush=True)
+            threading.Event().wait()
+Progress.track = track
+if __name__ == "__main__":
+    main()
+"""
+    )
+    command = [sys.executable, script, "synthetic", tmp_path, "--train", "3000", "--eval", "0", "--workers", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as running:
+        assert running.stdout.readline() == "reached\n"
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to the processes that draw, too
-        _, errors = running.communicate(timeout=60)
-    assert running.returncode not in (0, None)
+        _, errors = running.communicate()
+    assert running.returncode == 130, errors
     assert "Traceback" not in errors
     clips = list((tmp_path / "train").iterdir())
-    assert 4 <= len(clips) < 3000
-    assert all(not clip.name.startswith(".") for clip in clips)
+    assert len(clips) >= 20
+    assert all(clip.suffix == ".mp4" and not clip.name.startswith(".") for clip in clips)
+    assert not (tmp_path / "train.csv").exists()
 
 
 def wait_until_blocked_on(pipe: Path, running: subprocess.Popen) -> None:
@@ -270,3 +293,346 @@ def wait_until_blocked_on(pipe: Path, running: subprocess.Popen) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+# What is given and what is written
+
+
+@pytest.fixture
+def main_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command as it is installed: exit code, standard output, standard error."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run_main(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clip4clip", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run_main
+
+
+def test_lines_of_a_file_and_of_standard_input_are_texts(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    listed, output = tmp_path / "q.txt", tmp_path / "v.npz"
+    listed.write_bytes("\ufeffein Küken\r\n a dog \nline\u2028one\n\n".encode())
+    arguments = ["embed-text", f"@{listed}", "-", r"\@b", r"\-c", r"\d", "-m", "tiny", "-w", tiny_checkpoint]
+    result = CliRunner().invoke(app, [*map(str, arguments), "-o", str(output)], input="from\nhere")
+    assert result.exit_code == 0, result.output
+    with np.load(output) as file:
+        texts = ["ein Küken", " a dog ", "line\u2028one", "from", "here", "@b", "-c", r"\d"]
+        assert file["texts"].tolist() == texts
+        np.testing.assert_array_equal(file["vectors"], TextEncoder.load("tiny", tiny_checkpoint, "cpu")(texts))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed-text", "@none.txt"], r"none.txt cannot be read: No such file or directory; .* write \@none.txt"),
+        (["embed-text", "a", ""], "text 2 of 2 is empty"),
+        (["embed-text", "@gap.txt"], "text 2 of 3 is empty"),
+        (["embed-text", "@latin.txt"], "latin.txt is not UTF-8 text"),
+        (["embed-text", "\udcff"], r"text 1 of 1 is not UTF-8: \udcff"),
+        (["search", " "], "text 1 of 1 is empty"),
+        (["search", "\udcff"], r"text 1 of 1 is not UTF-8: \udcff"),
+        (["search", "@gap.txt"], "text 2 of 3 is empty"),
+        (["search", "@two.txt"], "expected one sentence, but got several lines"),
+        (["search", "--video", ""], "the name of a video must not be empty"),
+        (["demo", ""], "text 1 of 1 is empty"),
+        (["embed-video", "a.mp4", ""], "the name of a video must not be empty"),
+        (["embed", "", "-o", "v.parquet"], "must not be empty"),
+        (["embed", ".", "-o", " "], "must not be empty"),
+        (["index", ""], "must not be empty"),
+        (["eval", "two.txt", "--videos", ""], "must not be empty"),
+        (["train", "two.txt", "--videos", ".", "--out", ""], "must not be empty"),
+        (["embed-text", "a", "-o", "v.csv"], "v.csv would be written as .npz, so its name must end in .npz"),
+        (["embed-text", "a", "-o", "-"], "its name must end in .npz"),
+        (["embed-video", "a.mp4", "-o", "v.parquet"], "its name must end in .npz"),
+        (["embed", ".", "-o", "v.csv"], "v.csv would be written as .parquet, so its name must end in .parquet"),
+        (["eval", "two.txt", "--videos", ".", "--json", "v.csv"], "would be written as .json"),
+        (["embed-video", "a.mp4", "-n", "99999999999999999999"], "less than or equal to 10000"),
+        (["index", ".", "-n", "99999999999999999999"], "less than or equal to 10000"),
+        (["train", "two.txt", "--videos", ".", "--out", "run", "--lr", "1e38"], "lr must be a number from 0 to 1"),
+        (["embed", "none", "-o", "v.parquet", "-m", "tiny"], "no library at none: expected a folder of videos"),
+        (["index", "none", "--uri", "v.db"], "no folder or table at none"),
+        (["embed-text", "a", "--no-such-option\x1b[31m"], r"--no-such-option\x1b[31m"),
+        (["search", "a", "--uri", "none.db"], "no index at none.db: create it with `clip4clip index`"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(
+    arguments: list[str],
+    message: str,
+    main_: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gap.txt").write_text("a\n\nb\n")
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    (tmp_path / "latin.txt").write_bytes(b"K\xfcken\n")
+    code, _, errors = main_(*arguments)
+    assert code == 2
+    assert re.search(re.escape(message).replace(r"\ \.\*\ ", ".*"), errors), errors
+    assert "\x1b" not in errors
+    assert not (tmp_path / "v.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("one.mp4", None, "one.mp4 is a video"),
+        ("v.csv", b"PAR1\x15\x04\xff", "v.csv is a Parquet file"),
+        ("v.npz", b"PK\3\4\xff", "v.npz is a ZIP archive"),
+        ("v.pkl", b"\x80\x04\x95", "v.pkl is a Python pickle"),
+        ("v.jsonl", b"\x93NUMPY\x01", "v.jsonl is a NumPy array"),
+        ("v.csv", "video,sentence\na,b\n".encode("utf-16"), "v.csv is text in UTF-16; save it as UTF-8"),
+    ],
+)
+def test_files_of_a_wrong_kind_are_named_and_what_is_expected(
+    name: str,
+    content: bytes | None,
+    kind: str,
+    main_: Callable[..., tuple[int, str, str]],
+    bigbuckbunny: Path,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(bigbuckbunny.read_bytes() if content is None else content)
+    for command, expected in (
+        (["embed", path, "-o", tmp_path / "w.parquet", "-m", "tiny"], "Expected a folder of videos"),
+        (["eval", path, "--videos", tmp_path], "Expected a table of videos and sentences"),
+        (["train", path, "--videos", tmp_path, "--out", tmp_path / "run"], "Expected a table of videos and sentences"),
+    ):
+        code, _, errors = main_(*command)
+        assert (code, kind in errors, expected in errors) == (2, True, True), errors
+    code, _, errors = main_("index", path, "--uri", tmp_path / "v.db")
+    assert code == 2
+    assert f"{path} is not a table of vectors: " in errors
+    assert "Expected a Parquet table as `clip4clip embed` writes it" in errors
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
+def test_vectors_that_cannot_be_written_at_the_end_are_kept(
+    main_: Callable[..., tuple[int, str, str]], tiny_checkpoint: Path
+) -> None:
+    code, _, errors = main_("embed-text", "a dog", "-m", "tiny", "-w", tiny_checkpoint, "-o", "/dev/full")
+    assert code == 2
+    kept = re.search(r"error /dev/full cannot be written: No space left on device\. The result is in (\S+)", errors)
+    assert kept, errors
+    with np.load(kept[1]) as file:
+        assert file["texts"].tolist() == ["a dog"]
+    Path(kept[1]).unlink()
+    Path(kept[1]).parent.rmdir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc, where root cannot write either")
+def test_outputs_are_tried_before_the_work(main_: Callable[..., tuple[int, str, str]]) -> None:
+    work = ["-m", "tiny", "-w", "nowhere.pt"]  # which is found out only when the work begins
+    for command in (
+        ["embed-text", "a", "-o", "/proc/v.npz", *work],
+        ["embed-video", "a.mp4", "-o", "/proc/v.npz", *work],
+        ["embed", ".", "-o", "/proc/v.parquet", *work],
+        ["eval", "a.csv", "--videos", ".", "--json", "/proc/v.json", *work],
+        ["eval", "a.csv", "--videos", ".", "--histogram", "/proc/v.png", *work],
+    ):
+        code, _, errors = main_(*command)
+        assert code == 2
+        assert re.search(r"/proc/v\.\w+ cannot be written: ", errors), errors
+    code, _, errors = main_("train", "a.csv", "--videos", ".", "--out", "/proc/run")
+    assert (code, "/proc/run cannot be written to: " in errors) == (2, True), errors
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="/dev/fd")
+def test_vectors_go_into_a_pipe(tiny_checkpoint: Path) -> None:
+    read, written = os.pipe()
+    result = run("embed-text", "a dog", "-m", "tiny", "-w", tiny_checkpoint, "-o", f"/dev/fd/{written}")
+    os.close(written)
+    with os.fdopen(read, "rb") as pipe:
+        content = pipe.read()
+    assert result.exit_code == 0, result.output
+    with np.load(io.BytesIO(content)) as file:
+        assert file["texts"].tolist() == ["a dog"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names that Windows does not have")
+def test_names_never_reach_the_terminal_as_commands(
+    tiny_checkpoint: Path, bigbuckbunny: Path, main_: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    good, bad = tmp_path / "\x1b[31m[red]:dog:\n\x9b2J.mp4", tmp_path / "\x1b]0;own\x07[" / "].mp4"
+    bad.parent.mkdir()
+    good.symlink_to(bigbuckbunny)
+    bad.write_text("no video")
+    arguments = ["embed-video", good, bad, "-n", 1, "-m", "tiny", "-w", tiny_checkpoint]
+    code, printed, errors = main_(*arguments)
+    assert code == 1
+    for said, name in ((printed, r"\x1b[31m[red]:dog:\n\x9b2J.mp4"), (errors, r"\x1b]0;own\x07[/].mp4")):
+        assert name in said
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", said)
+    code, printed, _ = main_(*arguments, "--json")
+    assert json.loads(printed)["path"] == str(good)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", printed)
+    output = tmp_path / "\x1b[2J.npz"
+    assert r"\x1b[2J.npz" in main_("embed-text", "a", "-m", "tiny", "-w", tiny_checkpoint, "-o", output)[2]
+
+
+def test_a_terminal_without_unicode_is_written_to_all_the_same(tiny_checkpoint: Path) -> None:
+    code = WITH_TINY.replace(
+        "main()",
+        f"text = ['embed-text', 'ü犬', '-m', 'tiny', '-w', {str(tiny_checkpoint)!r}]\n"
+        "for arguments in (text, [*text, '--json'], ['embed', '--help']):\n"
+        "    sys.argv[1:] = arguments\n"
+        "    try:\n        main()\n    except SystemExit as ended:\n        assert not ended.code\n",
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "200"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode("ascii").splitlines()
+    assert any(r"\xfc\u72ac" in line for line in lines)
+    assert [json.loads(line)["text"] for line in lines if line.startswith("{")] == ["ü犬"]
+
+
+def test_sentences_may_be_cut_as_in_the_paper(tiny_checkpoint: Path, drawings: Path, tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("video,sentence\neval/0-000000.mp4,a red dog runs\neval/0-000001.mp4,a red cat sleeps\n")
+    arguments = ["eval", table, "--videos", drawings, "-n", 1, "-m", "tiny", "-w", tiny_checkpoint, "--json", "-"]
+    whole, cut = (json.loads(run(*arguments, *option).stdout) for option in ((), ("--max-words", 4)))
+    # Of start, "a", "red" and end alone the two sentences are the same, and share a rank.
+    assert cut["text_to_video"]["mean_rank"] == 1.5
+    assert whole != cut
+    assert run(*arguments, "--max-words", 2).exit_code == 2
+
+
+# Help
+
+
+COMMANDS = ["embed-text", "embed-video", "embed", "index", "search", "serve", "demo", "install-operators", "eval"]
+COMMANDS += ["train", "synthetic"]
+
+
+def test_every_option_has_a_sentence_of_help() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert sorted(commands) == sorted(COMMANDS)
+    for name, command in commands.items():
+        for option in command.params:
+            told = option.help or ""
+            assert re.match(r"[A-Z]|cpu|clip_vit|float|exact|local|int8", told), f"{name} {option.name}: {told!r}"
+            assert not re.match("Of |That |Gets ", told), f"{name} {option.name}: {told!r}"
+            assert told.endswith((".", "there.")), f"{name} {option.name}: {told!r}"
+
+
+def test_help_says_when_to_use_which_of_three_commands() -> None:
+    for command, others in (
+        ("embed-video", ["clip4clip embed,", "clip4clip index FOLDER"]),
+        ("embed", ["clip4clip embed-video", "clip4clip index FOLDER"]),
+        ("index", ["clip4clip embed,"]),
+    ):
+        shown = re.sub(r"\s+", " ", run(command, "--help").stdout)
+        assert [words for words in others if words not in shown] == []
+
+
+# What is not installed
+
+BLOCKED = """
+import json, sys
+blocked, commands = json.loads(sys.argv[1])
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Finder())
+from clip4clip.cli import main
+for command in commands:
+    sys.argv[1:] = command
+    print("#", *command, flush=True)
+    print("#", *command, file=sys.stderr, flush=True)
+    try:
+        main()
+    except SystemExit as ended:
+        print("exit", ended.code or 0, file=sys.stderr, flush=True)
+"""
+
+
+def blocked(packages: list[str], commands: list[list[str]], folder: Path) -> list[tuple[list[str], str, str]]:
+    """Each command with its standard output and error, where these packages cannot be imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, json.dumps([packages, commands])],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "200"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed, errors = (re.split("^# .*\n", said, flags=re.M)[1:] for said in (done.stdout, done.stderr))
+    return list(zip(commands, printed, errors, strict=True))
+
+
+DEMO_MODEL = ["-m", "clip_vit_tiny_demo", "-d", "cpu"]
+# What needs which package; all other commands do without.
+SEARCHES = ["index", "search", "serve"]
+NEEDED = {
+    "pyarrow": ("retrieval", ["embed", *SEARCHES]),
+    "pymilvus": ("retrieval", SEARCHES),
+    "milvus_lite": ("retrieval", SEARCHES),
+    "gradio": ("retrieval", ["serve"]),
+    "starlette": ("retrieval", ["serve"]),
+    "uvicorn": ("retrieval", ["serve"]),
+    "onnx": ("onnx", ["embed-text"]),
+    "onnxruntime": ("onnx", ["embed-text"]),
+    "ray": ("ray", ["embed"]),
+    "matplotlib": ("plot", ["eval"]),
+    "tensorboard": ("train", []),
+}
+
+
+@pytest.mark.parametrize("package", NEEDED)
+def test_without_an_extra_every_command_says_which_one_brings_it(package: str, tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("video,sentence\nnone.mp4,a\n")
+    (tmp_path / "v.db").mkdir()
+    (tmp_path / "v.parquet").touch()
+    commands = [
+        ["embed-text", "a", *DEMO_MODEL, "--runtime", "onnxruntime"],
+        ["embed-video", "none.mp4", *DEMO_MODEL, "--runtime", "torch"],
+        ["embed", "v.csv", "-o", "w.parquet", *DEMO_MODEL, *(["--engine", "ray"] if package == "ray" else [])],
+        ["index", "v.parquet", "--uri", "v.db"],
+        ["search", "a", "--uri", "v.db"],
+        ["serve", "--uri", "none.db"],
+        ["eval", "none.csv", "--videos", ".", "--histogram", "x.png", *DEMO_MODEL],
+        ["train", "none.csv", "--videos", ".", "--out", "run"],
+        ["synthetic", "drawings", "--train", "0", "--eval", "0"],
+        ["install-operators", "--towhee-home", "home"],
+        ["demo", "--out", ".", "-d", "cuda:99"],
+    ]
+    if package == "pyarrow":  # index and search look at the table or the index first
+        commands = [command for command in commands if command[0] != "index"]
+    extra, failing = NEEDED[package]
+    for command, _, errors in blocked([package], commands, tmp_path):
+        assert "Traceback" not in errors, errors
+        assert re.search(r"^exit [012]$", errors, re.M), errors
+        if command[0] in failing:
+            assert f"pip install 'towhee-clip4clip[{extra}]'" in errors, errors
+            assert "exit 2" in errors
+
+
+def test_help_is_there_on_windows() -> None:
+    # Windows has none of these modules.
+    commands = [[command, "--help"] for command in COMMANDS]
+    modules = ["fcntl", "pwd", "grp", "resource", "termios"]
+    for command, printed, errors in blocked(modules, [["--help"], *commands], REPOSITORY):
+        assert "Usage:" in printed, (command, errors)
+        assert errors == "exit 0\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "length"),
+    [(0.9, "0:00"), (59.99, "0:59"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (7220.5, "2:00:20")],
+)
+def test_lengths_are_written_as_hours_minutes_and_seconds(seconds: float, length: str) -> None:
+    from clip4clip.retrieval import Hit
+
+    assert Hit("a", "a.mp4", 1.0, {"duration": seconds}).length == length

@@ -54,7 +54,7 @@ FLOORS = [
     {"device"},
     {"weights", "frames", "tokenizer", "tower"},
     {"model", "checkpoint", "onnx_graph"},
-    {"config", "torchscript", "files", "threads"},
+    {"config", "torchscript", "files", "threads", "terminal"},
 ]
 MODULES = set().union(*FLOORS)
 

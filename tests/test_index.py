@@ -1160,7 +1160,7 @@ def test_an_index_that_is_not_there_is_not_made_by_a_question(tmp_path: Path) ->
             capture_output=True,
             text=True,
         )
-        assert (done.returncode, done.stderr) == (2, "error there is no index none.db: make it by `clip4clip index`\n")
+        assert (done.returncode, done.stderr) == (2, "error no index at none.db: create it with `clip4clip index`\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -89,6 +89,17 @@ def test_json_lines(tmp_path: Path, videos: Path) -> None:
     ]
 
 
+def test_tabs_and_json_arrays(tmp_path: Path, videos: Path) -> None:
+    tabs = 'video\tsentence\nvideo1\ta, b and "c"\nsub/video3\t"two\twords"\n'
+    array = [{"video": "video1", "sentence": 'a, b and "c"'}, {"video_id": "sub/video3", "caption": ["two\twords"]}]
+    for name, text in (("a.tsv", tabs), ("a.json", json.dumps(array, indent=1)), ("b.json", f" \n{json.dumps(array)}")):
+        pairs = read_pairs(table(tmp_path, text, name), videos)
+        assert [(pair.path.name, pair.sentence) for pair in pairs] == [
+            ("video1.mp4", 'a, b and "c"'),
+            ("video3.avi", "two\twords"),
+        ]
+
+
 def test_names_with_dots_and_names_of_no_file(tmp_path: Path, videos: Path) -> None:
     path = table(tmp_path, "video,sentence\nwith.dot,a\nnowhere,b\n")
     dotted, missing = read_pairs(path, videos)
@@ -121,7 +132,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, videos: 
         ("a.csv", "video,sentence\n,a dog\n", "line 2.*names no video"),
         ("a.csv", "video,sentence\nvideo1,a\0b\n", "a.csv"),
         ("a.jsonl", "{", "line 1.*not JSON"),
-        ("a.jsonl", "[1]\n", "line 1.*keys video and sentence"),
+        ("a.jsonl", "[1]\n", "line 1: expected an object with keys, not \\[1\\]"),
         ("a.jsonl", '{"video": "video1"}\n', "line 1.*keys video and sentence"),
         ("a.jsonl", '{"video": "video1", "sentence": 5}\n', "line 1.*not a text but 5"),
         ("a.jsonl", '{"video": 1, "sentence": "a"}\n', "line 1.*names no video: 1"),
@@ -129,6 +140,15 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, videos: 
         ("a.jsonl", '{"video": "video1", "sentence": "a\\ud800"}\n', r"line 1.*not a text but 'a\\ud800'"),
         ("a.jsonl", '{"video": "v\\ud800", "sentence": "a"}\n', r"line 1.*names no video: 'v\\ud800'"),
         ("a.jsonl", "[" * 100_000, "a.jsonl"),
+        ("a.json", '[{"video": "video1"}]', r"a\.json, item 1: it needs the keys video and sentence"),
+        (
+            "a.json",
+            '[{"video": "video1", "sentence": "a"}, 5]',
+            r"a\.json, item 2: expected an object with keys, not 5",
+        ),
+        ("a.json", "[", r"a\.json is not JSON"),
+        ("a.json", "[]", r"a\.json has no pairs"),
+        ("a.tsv", 'video\tsentence\nvideo1\t"a\nvideo1\tb\n', r"a\.tsv cannot be read"),
     ],
 )
 def test_a_bad_table_is_an_error_that_says_where(
@@ -148,7 +168,7 @@ def test_a_bad_table_is_an_error_that_says_where(
 def test_a_table_that_is_no_text_is_an_error(tmp_path: Path, videos: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"video,sentence\n\xff\xfe,a\n")
-    with pytest.raises(PairsError, match=r"a\.csv cannot be read"):
+    with pytest.raises(PairsError, match=r"a\.csv is not UTF-8 text\. Expected a table of videos and sentences"):
         read_pairs(path, videos)
 
 

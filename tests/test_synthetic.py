@@ -180,6 +180,6 @@ def test_a_script_without_its_guard_is_told_of_it(tmp_path: Path) -> None:
         "from pathlib import Path\nfrom clip4clip.training.synthetic import write_dataset\n"
         f"write_dataset(Path({str(tmp_path)!r}), train=1, evaluation=0, workers=1)\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert "clip4clip.errors.TrainingError: a process that draws" in done.stderr
     assert done.stderr.rstrip().endswith('under `if __name__ == "__main__":`')

@@ -302,22 +302,24 @@ def test_stopping_and_going_on_gives_the_weights_of_an_uninterrupted_run(
     arguments = ["train", config.pairs, "--videos", config.videos, "--out", config.out, "-m", "tiny", "-d", "cpu"]
     arguments += ["--init", config.init, "--epochs", 2, "--batch-size", 16, "--lr", 1e-3, "--frames", 2]
     arguments += ["--workers", 0, "--save-every", 1, "--freeze-layers", -1]
-    slow = COMMAND.replace(
+    waiting = COMMAND.replace(
         "main()",
-        "import time, clip4clip.training.trainer as trainer\n"
+        "import threading, clip4clip.training.trainer as trainer\n"
         "step = trainer._Run._train_step\n"
-        "trainer._Run._train_step = lambda *given: (time.sleep(0.5), step(*given))[1]\nmain()",
+        "def wait(run, batch):\n"
+        "    if run.step == 4:\n"
+        "        print('reached', flush=True)\n"
+        "        threading.Event().wait()\n"
+        "    return step(run, batch)\n"
+        "trainer._Run._train_step = wait\nmain()",
     )
-    running = subprocess.Popen([sys.executable, "-c", slow, *map(str, arguments)], env=environment)
+    command = [sys.executable, "-c", waiting, *map(str, arguments)]
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert running.stdout.readline() == "reached\n"
     log = Path(config.out) / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and '"step": 4' in log.read_text("utf-8")):
-        assert running.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
     running.kill()
-    running.wait()
-    assert sum(line.startswith('{"step": ') for line in log.read_text("utf-8").splitlines()) < 6
+    running.communicate()
+    assert sum(line.startswith('{"step": ') for line in log.read_text("utf-8").splitlines()) == 4
 
     result = quietly(config, resume=True)
     assert (result.steps, result.finished) == (6, True)
@@ -438,29 +440,32 @@ def test_a_signal_to_the_processes_that_decode_as_well_keeps_the_state(
     config: TrainingConfig, tmp_path: Path, number: signal.Signals
 ) -> None:
     # As torchrun, timeout and terminals send it.
-    script, reached = tmp_path / "script.py", tmp_path / "reached"
+    script = tmp_path / "script.py"
     script.write_text(
         f"""{WITH_TINY}
-import pathlib, time
+import signal, time
 from clip4clip.training import TrainingConfig, train, trainer
 step = trainer._Run._train_step
-def slow(run, batch):
-    if run.step == 1:
-        pathlib.Path({str(reached)!r}).touch()
-        time.sleep(3)
+def wait(run, batch):
+    if run.step == 1:  # for the signal
+        handler, came = signal.getsignal({int(number)}), []
+        signal.signal({int(number)}, lambda *given: (handler(*given), came.append(given)))
+        print("reached", flush=True)
+        while not came:
+            time.sleep(0.01)
     return step(run, batch)
-trainer._Run._train_step = slow
+trainer._Run._train_step = wait
 paths = dict(pairs={str(config.pairs)!r}, videos={str(config.videos)!r}, out={str(config.out)!r})
 small = dict(model="tiny", init={config.init!r}, batch_size=16, frames=2, device="cpu")
 result = train(TrainingConfig(**paths, **small, epochs=40, workers=1), progress=False)
 raise SystemExit(10 + result.steps)
 """
     )
-    with subprocess.Popen([sys.executable, script], start_new_session=True, stderr=subprocess.PIPE) as running:
-        while running.poll() is None and not reached.exists():
-            time.sleep(0.05)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, script], start_new_session=True, text=True, **pipes) as running:
+        assert running.stdout.readline() == "reached\n"
         os.killpg(running.pid, number)
-        _, errors = running.communicate(timeout=120)
+        _, errors = running.communicate()
     assert running.returncode == 12, errors
     with safe_open(Path(config.out) / "resume.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["clip4clip"])["step"] == 2
@@ -543,7 +548,9 @@ def test_bad_pairs_of_the_evaluation_are_told_and_all_of_them_refused(
         ({"seed": -1}, InputValueError, "seed must be from 0"),
         ({"workers": -1}, InputValueError, "workers must be at least 0"),
         ({"head": "seqTransf", "frames": 78}, InputValueError, "at most 77 frames of a video, not 78"),
-        ({"lr": float("nan")}, InputValueError, "lr must be a number of at least 0"),
+        ({"lr": float("nan")}, InputValueError, "lr must be a number from 0 to 1"),
+        ({"lr": 1e38}, InputValueError, r"lr must be a number from 0 to 1, not 1e\+38"),
+        ({"weight_decay": 1e300}, InputValueError, "weight_decay must be a number from 0 to 1"),
         ({"warmup": 1.0}, InputValueError, "warmup must be a part of 1"),
         ({"max_words": 2}, InputValueError, "max_words must be at least 3"),
         ({"precision": "int8"}, UnknownNameError, "unknown precision 'int8'.*float32, bfloat16, float16"),

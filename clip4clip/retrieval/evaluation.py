@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import Clip4clipError, InputValueError, MissingExtraError
+from ..files import whole_file
 from ..pairs import Pair
 from ..video import Frame, read_frames
 from .metrics import RetrievalMetrics, best_of_each, ranks
@@ -69,6 +70,7 @@ def evaluate(
     frames: int = 12,
     seek: str = "exact",
     track: Track = lambda items, total, what: items,  # noqa: ARG005
+    max_words: int | None = None,
 ) -> Evaluation:
     """Embeds every sentence and every video once and ranks all against all.
 
@@ -81,10 +83,18 @@ def evaluate(
         frames: taken from each video, spread evenly.
         seek: ``'exact'`` or ``'keyframe'``, see :func:`clip4clip.video.read_frames`.
         track: wraps an iteration, given its length and what it does; for a progress bar.
+        max_words: token ids of a sentence at most, start and end marks included, the rest is cut; None for as many as
+            the model allows.
 
     Raises:
-        InputValueError: for no pairs.
+        InputValueError: for no pairs, or ``max_words`` below 3.
     """
+    if max_words is not None:
+        if max_words < 3:
+            raise InputValueError(f"max_words must be at least 3, for a token and its two marks, not {max_words}")
+        config = text_encoder.config
+        shorter = replace(config, context_length=min(max_words, config.context_length))
+        text_encoder = TextEncoder(text_encoder.model, shorter)
     if not pairs:
         raise InputValueError("there are no pairs to evaluate")
     columns: dict[Path, int] = {}
@@ -177,4 +187,5 @@ def save_histogram(evaluation: Evaluation, path: Path) -> None:
         recalls = f"R@1 {metrics.recall_at_1:.1f}   R@5 {metrics.recall_at_5:.1f}   R@10 {metrics.recall_at_10:.1f}"
         axes.set_title(f"{title}:  {recalls}", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as fresh:
+        figure.savefig(fresh, dpi=130, format=path.suffix[1:].lower())

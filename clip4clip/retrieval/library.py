@@ -13,7 +13,7 @@ from ..errors import UnknownNameError
 from ..weights import Reference, identify
 from .listing import Video, list_videos, shown
 from .local_engine import Row, embed_videos
-from .table import Known, Recipe, TableWriter
+from .table import Known, Recipe, TableWriter, table_path
 
 ENGINES = ("local", "ray")
 PART_VIDEOS, PART_SECONDS = 256, 60.0  # a part is written when it has so many rows, or is so old
@@ -87,13 +87,15 @@ def embed_library(
         track: wraps the iteration over the videos, given how many they are and what is done; for a progress bar.
 
     Raises:
-        LibraryError: for a source that cannot be listed, or a table made in another way, or being written.
+        LibraryError: for a source that cannot be listed, or a table that was made in another way, that another process
+            writes, or that cannot be written.
         UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: see :mod:`clip4clip.errors`.
         MissingExtraError: without pyarrow, or for ``engine='ray'`` without ray.
     """
     if engine not in ENGINES:
         raise UnknownNameError(f"unknown engine {engine!r}; it must be {' or '.join(map(repr, ENGINES))}")
     began = time.perf_counter()
+    table_path(output)  # before the work, not after it
     unlisted: dict[str, str] = {}
     videos = list_videos(source, folder, unlisted)
     identity = identify(weights, model_name)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..container import is_url
 from ..errors import LibraryError, brief
-from ..pairs import EXTENSIONS, MAX_TABLE_BYTES
+from ..pairs import EXTENSIONS, MAX_TABLE_BYTES, not_text, read_table
 
+ACCEPTED = (
+    "a folder of videos, or a text file in UTF-8: a table (.csv, .tsv, .jsonl, .json) or a list with a path or URL in "
+    "each line. Single videos are for `clip4clip embed-video`, tables of vectors for `clip4clip index`"
+)
+TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+INT64 = -(1 << 63), (1 << 63) - 1
 ID_COLUMNS = ("id", "video_id")
 PATH_COLUMNS = ("path", "video_path", "video", "video_id")
 
@@ -24,7 +30,7 @@ class Video:
         id: its name in the table, or its path.
         path: absolute local path, or http(s) URL.
         size: bytes; None for a URL, and where there is no file.
-        mtime: time of its last change, nanoseconds since 1970; None likewise.
+        mtime: time of its last change, nanoseconds since 1970, cut to 64 bits (1677 to 2262); None likewise.
     """
 
     id: str
@@ -45,10 +51,11 @@ def list_videos(
 
             - a folder, which is searched with the folders in it for the extensions of videos; names that begin with a
               dot are left out, and links to folders are not followed;
-            - a table ``*.csv`` with a header and a column ``path``, ``video_path``, ``video`` or ``video_id``, and with
-              the name of each video in ``id`` or ``video_id``, if it has these; other columns are ignored, and a video
-              may be in several rows, as in ``MSRVTT_JSFUSION_test.csv``;
-            - any other file: a list, one path or http(s) URL a line; ``#`` begins a line to be ignored;
+            - a table, ``*.csv`` or ``*.tsv`` with a header, ``*.jsonl`` or a JSON array ``*.json``, with a column (or
+              key) ``path``, ``video_path``, ``video`` or ``video_id``, and with the name of each video in ``id`` or
+              ``video_id``, if it has these; others are ignored, and a video may be in several rows, as in
+              ``MSRVTT_JSFUSION_test.csv``;
+            - any other text file: a list, one path or http(s) URL a line; ``#`` begins a line to be ignored;
             - paths and URLs.
         folder: what relative paths in a table or list are relative to; None for the folder that it lies in. A name that
             is no file there is tried with the extensions of videos.
@@ -58,6 +65,8 @@ def list_videos(
         LibraryError: when there is nothing at ``source``, it is malformed, names no video, has one name for several, or
             cannot be listed.
     """
+    if isinstance(source, str) and not source.strip():
+        raise LibraryError(f"{source!r} is not the name of a library: expected {ACCEPTED}")
     if not isinstance(source, str | os.PathLike):
         return _distinct(((None, os.fspath(path)) for path in source), Path(folder or "."), "the list of videos")
     path = Path(source)
@@ -70,14 +79,9 @@ def list_videos(
             raise LibraryError(f"no videos in {path}: none of its files ends in {', '.join(EXTENSIONS)}")
         return videos
     if not path.is_file():
-        raise LibraryError(f"no library at {path}: a folder of videos, a CSV table or a list of paths is due")
-    if path.stat().st_size > MAX_TABLE_BYTES:
-        raise LibraryError(f"{path} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
-    rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_list(path)
-    try:
-        return _distinct(rows, Path(folder) if folder is not None else path.parent, str(path))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LibraryError(f"{path} cannot be read as a table or a list of videos: {error}") from error
+        raise LibraryError(f"no library at {path}: expected {ACCEPTED}")
+    rows = _read_rows(path) if path.suffix.lower() in TABLE_ENDINGS else _read_list(path)
+    return _distinct(rows, Path(folder) if folder is not None else path.parent, str(path))
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -108,28 +112,37 @@ def _is_pipe(path: Path) -> bool:
         return False
 
 
-def _read_csv(table: Path) -> Iterator[tuple[str | None, str]]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or ()
-        name = next((column for column in ID_COLUMNS if column in columns), None)
-        path = next((column for column in PATH_COLUMNS if column in columns), None)
-        if path is None:
-            raise LibraryError(
-                f"{table} needs a header with one of the columns {', '.join(PATH_COLUMNS)}; "
-                f"its first line is {brief(list(columns))}"
-            )
-        for row in reader:
-            if not row[path] or (name and not row[name]):
-                raise LibraryError(f"{table}, line {reader.line_num}: it names no video")
-            yield row[name] if name else None, row[path]
+def _read_rows(table: Path) -> Iterator[tuple[str | None, str]]:
+    columns, rows = read_table(table, LibraryError, ACCEPTED)
+    if columns is not None and not {*columns} & {*PATH_COLUMNS}:
+        raise LibraryError(
+            f"{table} needs a header with one of the columns {', '.join(PATH_COLUMNS)}; its first line is "
+            f"{brief(columns)}"
+        )
+    for row, where in rows:
+        path = next((row[column] for column in PATH_COLUMNS if column in row), None)
+        named = any(column in row for column in ID_COLUMNS)
+        name = next((row[column] for column in ID_COLUMNS if column in row), path)
+        if type(name) is int:  # of JSON
+            name = str(name)
+        for each in (path, name):
+            if not isinstance(each, str) or not each.strip():
+                raise LibraryError(f"{where}: it names no video, but has {brief(each)}")
+            if re.search("[\ud800-\udfff]", each):  # JSON may have halves of characters
+                raise LibraryError(f"{where}: {brief(each)} is not valid text")
+        yield (name if named else None), str(path)
 
 
 def _read_list(file: Path) -> Iterator[tuple[None, str]]:
-    with file.open(encoding="utf-8-sig") as lines:
-        for line in lines:
-            if line.strip() and not line.startswith("#"):
-                yield None, line.strip()
+    if file.stat().st_size > MAX_TABLE_BYTES:
+        raise LibraryError(f"{file} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for line in lines:
+                if line.strip() and not line.startswith("#"):
+                    yield None, line.strip()
+    except UnicodeDecodeError as error:
+        raise not_text(file, LibraryError, ACCEPTED) from error
 
 
 def _distinct(rows: Iterable[tuple[str | None, str]], folder: Path, where: str) -> list[Video]:
@@ -165,7 +178,7 @@ def _describe(name: str | None, path: str) -> Video:
         except OSError:
             pass  # what is wrong with it is told when it is to be decoded
         else:
-            size, mtime = status.st_size, status.st_mtime_ns
+            size, mtime = status.st_size, min(max(status.st_mtime_ns, INT64[0]), INT64[1])
     return Video(name or shown(path), path, size, mtime)
 
 

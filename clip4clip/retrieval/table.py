@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -12,9 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import filelock
 import numpy as np
 
-from ..errors import LibraryError, MissingExtraError, brief
+from ..errors import LibraryError, MissingExtraError, first_line
+from ..files import check_writable, remove_unfinished, whole_file
 from ..weights import Identity
 
 try:
@@ -26,6 +27,8 @@ except ImportError as error:  # pragma: no cover
 
 METADATA = b"clip4clip"
 READ_AT_ONCE = 1000
+ENDINGS = (".parquet", ".pq")
+ACCEPTED = "a Parquet table as `clip4clip embed` writes it from videos"
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ class Recipe:
 
     @classmethod
     def of(cls, path: Path) -> Recipe:
-        """The recipe of a table; LibraryError when the file is none of ours, or damaged."""
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise LibraryError(f"{path} is not a plain file: a table that clip4clip embed has written is expected")
+        """The recipe of a table; LibraryError when there is none, the file is not one of ours, or is damaged."""
+        if not path.is_file():
+            raise LibraryError(f"no table of vectors at {path}: expected {ACCEPTED}")
         try:
             schema = pq.read_schema(path)
             told = json.loads((schema.metadata or {})[METADATA])
@@ -78,7 +81,7 @@ class Recipe:
                 raise ValueError(f"its columns are {', '.join(schema.names)}")
         except (OSError, KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
             raise LibraryError(
-                f"{path} is not a table that clip4clip embed has written: {brief(str(error))}"
+                f"{path} is not a table of vectors: {first_line(error)[:200]}. Expected {ACCEPTED}"
             ) from error
         return recipe
 
@@ -100,30 +103,30 @@ class TableWriter:
     """Adds rows to a table, so that a kill at any moment costs no more than the rows since the last part.
 
     Parts go to the folder ``<path>.parts``, each under another name until it is complete. :meth:`finish` puts what was
-    in the table and all parts together and takes the folder away. Only one process at a time can write a table.
+    in the table and all parts together and removes the folder. Only one process at a time can write a table: it holds a
+    lock on the file ``.<name>.lock`` beside the table, which stays there, as a file that is removed cannot keep others
+    out.
 
     Args:
         path: of the table; rows that it has already stay, unless one with the same id is added.
         recipe: of its vectors.
 
     Raises:
-        LibraryError: when the table or its parts are of another recipe, or another process writes it.
+        LibraryError: when the table or its parts are of another recipe, another process writes it, or it cannot be
+            written.
     """
 
     def __init__(self, path: str | os.PathLike[str], recipe: Recipe) -> None:
-        self.path, self.recipe = Path(path), recipe
-        if self.path.is_dir() or not self.path.parent.is_dir():
-            raise LibraryError(f"{self.path} cannot be written: a file in a folder that exists is due")
+        self.path, self.recipe = table_path(path), recipe
         self._folder = self.path.with_name(f"{self.path.name}.parts")
         self._schema = recipe.schema()
-        self._folder.mkdir(exist_ok=True)
-        self._lock = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+        self._lock = filelock.FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o666, thread_local=False)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise LibraryError(f"another process is writing {self.path}") from None
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise LibraryError(f"another process is writing {self.path}: wait until it has ended") from None
         try:
+            remove_unfinished([self.path])
             for file in self._files():
                 if (found := Recipe.of(file)) != recipe:
                     raise LibraryError(
@@ -141,7 +144,7 @@ class TableWriter:
 
     def close(self) -> None:
         """Lets other processes write; what was added stays."""
-        os.close(self._lock)
+        self._lock.release()
 
     def known(self) -> dict[str, Known]:
         """What the table and its parts have, by id."""
@@ -165,6 +168,7 @@ class TableWriter:
         """Writes a part: rows with the columns of :meth:`Recipe.schema`. They are on the disk when this returns."""
         if not rows:
             return
+        self._folder.mkdir(exist_ok=True)
         numbers = [int(part.stem.removeprefix("part-")) for part in self._parts()]
         part = self._folder / f"part-{max(numbers, default=-1) + 1:06}.parquet"
         self._write(part, [pa.Table.from_pylist(rows, self._schema)])
@@ -184,7 +188,8 @@ class TableWriter:
 
         if self._parts():
             self._write(self.path, kept())
-        shutil.rmtree(self._folder)
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
 
     def _parts(self) -> list[Path]:
         return sorted(self._folder.glob("part-*.parquet"))
@@ -202,14 +207,33 @@ class TableWriter:
                 yield from parquet.iter_batches(READ_AT_ONCE)
 
     def _write(self, path: Path, tables: Iterable[pa.Table]) -> None:
-        fresh = self._folder / f".{path.name}"
-        with fresh.open("wb") as file:
+        with whole_file(path) as fresh, fresh.open("wb") as file:
             with pq.ParquetWriter(file, self._schema, compression="zstd") as writer:
                 for table in tables:
                     writer.write_table(table.cast(self._schema))
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
+
+
+def table_path(path: str | os.PathLike[str]) -> Path:
+    """Return where a table can be written: its path, through links.
+
+    Raises:
+        LibraryError: for a name that does not end in ``.parquet`` or ``.pq``, and where no file can be written.
+    """
+    given = Path(path)
+    table = Path(os.path.realpath(given)) if given.is_symlink() else given
+    if given.is_dir() or not table.parent.is_dir():
+        raise LibraryError(f"{given} cannot be written: expected the name of a file in a folder that exists")
+    if given.exists() and not given.is_file():
+        raise LibraryError(f"{given} is not a regular file: a table is written in parts and read again")
+    if not given.suffix.lower().endswith(ENDINGS):
+        raise LibraryError(f"{given}: a table of vectors is written as Parquet, so its name must end in .parquet")
+    try:
+        check_writable(table)
+    except OSError as error:
+        raise LibraryError(f"{given} cannot be written: {error.strerror}") from error
+    return table
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

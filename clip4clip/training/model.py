@@ -10,13 +10,14 @@ from typing import Any
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..checkpoint import assign, check_shape, read_state_dict, sim_header, tower_state
 from ..config import CLIPConfig, get_model
 from ..encoder import TextEncoder, VideoEncoder
-from ..errors import TrainingError, UnknownNameError
+from ..errors import TrainingError, UnknownNameError, first_line
 from ..files import whole_file
 from ..model import (
     MeanPooling,
@@ -216,11 +217,15 @@ def save_checkpoint(model: VideoTextModel, path: Path, dtype: torch.dtype = torc
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, complete or not there at all, also after a loss of power."""
-    with whole_file(path) as fresh:
-        fresh.touch()
-        mode = fresh.stat().st_mode
-        save_file(tensors, fresh, metadata)
-        fresh.chmod(mode)  # safetensors makes it for its owner alone
-        with fresh.open("rb+") as file:
-            os.fsync(file.fileno())
+    """Write a safetensors file that is complete or not there at all, also after a loss of power.
+
+    Raises:
+        TrainingError: when it cannot be written, as on a full disk.
+    """
+    try:
+        with whole_file(path) as fresh:
+            save_file(tensors, fresh, metadata)
+            with fresh.open("rb+") as file:
+                os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} cannot be written: {first_line(error)}") from error

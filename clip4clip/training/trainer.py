@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from ..device import resolve_device
 from ..errors import Clip4clipError, InputValueError, PairsError, TrainingError, UnknownNameError
-from ..files import remove_unfinished
+from ..files import check_folder_writable, remove_unfinished, whole_file
 from ..model import SequenceTransformer
 from ..pairs import Pair, find_bad, read_pairs
 from ..retrieval.evaluation import Evaluation, Track, evaluate
@@ -119,9 +119,11 @@ class TrainingConfig:
             raise InputValueError(f"seed must be from 0 to 2**63 - 1, not {self.seed}")
         if self.workers is not None and self.workers < 0:
             raise InputValueError(f"workers must be at least 0, not {self.workers}")
-        for name in ("lr", "new_lr", "weight_decay", "max_grad_norm"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputValueError(f"{name} must be a number of at least 0, not {getattr(self, name)}")
+        for name in ("lr", "new_lr", "weight_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputValueError(f"{name} must be a number from 0 to 1, not {getattr(self, name)}")
+        if not 0 <= self.max_grad_norm < math.inf:
+            raise InputValueError(f"max_grad_norm must be a number of at least 0, not {self.max_grad_norm}")
         if not 0 <= self.warmup < 1:
             raise InputValueError(f"warmup must be a part of 1, not {self.warmup}")
         if self.max_words < 3:
@@ -171,11 +173,20 @@ def train(config: TrainingConfig, resume: bool = False, progress: bool = True) -
 
     Raises:
         PairsError: for a bad table or, unless ``skip_bad``, bad pairs; before anything is trained.
-        TrainingError: when ``out`` holds another run, or none to resume, or the loss is not finite.
+        TrainingError: when ``out`` holds another run, or none to resume, or cannot be written to, as on a full disk; or
+            the loss is not finite.
         Clip4clipError: otherwise, for names, devices and checkpoints as when an encoder is loaded.
     """
     with _processes(config.device) as (rank, world, device):
-        return _Run(config, resume, progress and rank == 0, rank, world, device).run()
+        try:
+            return _Run(config, resume, progress and rank == 0, rank, world, device).run()
+        except Clip4clipError:
+            raise
+        except OSError as error:
+            raise TrainingError(
+                f"training in {os.fspath(config.out)} stopped: {error}. Once it can be written to, "
+                "resume the run (--resume), or start it again if it has no state yet"
+            ) from error
 
 
 class _Run:
@@ -197,6 +208,11 @@ class _Run:
         if not resume and self.state_file.exists():
             raise TrainingError(f"{self.out} holds a run already: resume it, or choose another folder")
         self.resume = resume
+        if self.is_main:
+            try:
+                check_folder_writable(self.out)
+            except OSError as error:
+                raise TrainingError(f"{self.out} cannot be written to: {error.strerror}") from error
         self.pairs = self._check(read_pairs(config.pairs, config.videos, config.captions), config.pairs)
         self.eval_pairs = (
             read_pairs(config.eval_pairs, config.eval_videos or config.videos, config.captions)
@@ -591,7 +607,8 @@ class _Log:
         path = folder / LOG
         if path.exists():  # what came after the state that is resumed from comes again
             lines = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
-            path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+            with whole_file(path) as fresh:
+                fresh.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         self._file = path.open("a", encoding="utf-8")
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -606,7 +623,8 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         for file in (self._file, self._board):
             if file is not None:
-                file.close()
+                with contextlib.suppress(OSError):  # of what is written, which has been reported
+                    file.close()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         if self._file is not None:

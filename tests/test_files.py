@@ -1,0 +1,250 @@
+"""Files that are written: complete or not there, through links, into devices, and for the same people as before."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from clip4clip.cli import app
+from clip4clip.files import check_folder_writable, check_writable, is_regular, remove_unfinished, whole_file
+from clip4clip.operators import Clip4clip
+from clip4clip.retrieval.library import embed_library
+from clip4clip.training import VideoTextModel
+from clip4clip.training.model import save_checkpoint
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pipes of POSIX")
+
+
+def write(path: Path, content: str = "new") -> None:
+    with whole_file(path) as fresh:
+        fresh.write_text(content)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_complete_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for before in (None, "old"):
+        if before:
+            path.write_text(before)
+        with pytest.raises(ZeroDivisionError), whole_file(path) as fresh:
+            fresh.write_text("half" * (1 // 0))
+        assert names(tmp_path) == (["file"] if before else [])
+    write(path)
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["file"]
+
+
+@posix
+def test_a_link_is_followed_and_the_mode_is_kept_from_the_beginning(tmp_path: Path) -> None:
+    target, link = tmp_path / "folder" / "target", tmp_path / "link"
+    target.parent.mkdir()
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to("folder/target")
+    with whole_file(link) as fresh:
+        assert stat.S_IMODE(fresh.stat().st_mode) == 0o600
+        fresh.unlink()  # a writer may make a file of its own
+        fresh.write_text("new")
+        fresh.chmod(0o644)
+    assert (link.readlink(), target.read_text()) == (Path("folder/target"), "new")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to("folder/other")
+    write(dangling)
+    assert (tmp_path / "folder" / "other").read_text() == "new"
+    write(dangling, "newer")
+    assert dangling.is_symlink()
+    with whole_file(link, replace_link=True) as fresh:
+        fresh.write_text("own")
+    assert not link.is_symlink()
+    assert (link.read_text(), target.read_text()) == ("own", "new")
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_the_owner_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    os.chown(path, 1234, 5678)
+    write(path)
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 5678)
+
+
+@posix
+def test_a_pipe_gets_the_bytes_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    write(pipe)
+    reader.join()
+    assert got == ["new"]
+    assert pipe.is_fifo()
+    assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="/dev/fd")
+def test_what_is_open_is_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with path.open("r+") as file:
+        write(Path(f"/dev/fd/{file.fileno()}"))
+        assert file.read() == "new"  # the same file, not another one under its name
+    read, written = os.pipe()
+    write(Path(f"/dev/fd/{written}"))
+    os.close(written)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == b"new"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("step", ["open", "replace"])
+def test_a_file_that_cannot_be_replaced_is_written_to(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a folder of somebody else, and where a file is a mount point of a container.
+    def refused(path: Path, *given: Any, **options: Any) -> Any:
+        if Path(path).parent == tmp_path:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return allowed(path, *given, **options)
+
+    (tmp_path / "old").write_text("old")
+    owner = {"open": os, "replace": Path}[step]
+    allowed = getattr(owner, step)
+    monkeypatch.setattr(owner, step, refused)
+    write(tmp_path / "old")
+    assert (tmp_path / "old").read_text() == "new"
+    with pytest.raises(PermissionError):
+        write(tmp_path / "new")
+    assert names(tmp_path) == ["old"]
+
+
+def test_whether_it_can_be_written_is_found_out_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    check_writable(tmp_path / "file")
+    check_writable(tmp_path / "new")
+    check_folder_writable(tmp_path / "a" / "b")
+    assert names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    with pytest.raises(FileNotFoundError, match="none"):
+        check_writable(tmp_path / "none" / "file")
+    with pytest.raises(OSError, match="file"):
+        check_folder_writable(tmp_path / "file" / "folder")
+
+
+def test_leftovers_of_a_kill_are_removed_whatever_the_name(tmp_path: Path) -> None:
+    for name in (".a[1].npz.123.456", ".a1.npz.123.456"):
+        (tmp_path / name).touch()
+    remove_unfinished([tmp_path / "a[1].npz"])
+    assert names(tmp_path) == [".a1.npz.123.456"]
+    assert is_regular(tmp_path / "new")
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # as a full disk: the error comes with a write
+    try:
+        with pytest.raises(OSError, match=r"big\.txt"):
+            write(tmp_path / "big.txt", "x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == []
+
+
+@pytest.fixture
+def writers(tiny_checkpoint: Path, drawings: Path) -> dict[str, Callable[[Path], object]]:
+    """All that write a file that a user names, by its ending."""
+    tiny = ["-m", "tiny", "-w", str(tiny_checkpoint)]
+
+    def run(*arguments: object) -> None:
+        assert CliRunner().invoke(app, [*map(str, arguments), *tiny]).exit_code == 0
+
+    def evaluate(option: str) -> Callable[[Path], object]:
+        return lambda path: run("eval", drawings / "eval.csv", "--videos", drawings, "-n", 1, option, path)
+
+    return {
+        ".npz": lambda path: run("embed-text", "a", "-o", path),
+        ".json": evaluate("--json"),
+        ".png": evaluate("--histogram"),
+        ".safetensors": lambda path: save_checkpoint(VideoTextModel.load("tiny", tiny_checkpoint), path),
+        ".onnx": lambda path: Clip4clip("tiny", "text", tiny_checkpoint, "cpu").save_model("onnx", path),
+        ".parquet": lambda path: embed_library(
+            sorted((drawings / "eval").iterdir())[: 2 if path.is_symlink() else 1],
+            path,
+            model_name="tiny",
+            weights=tiny_checkpoint,
+            frames=1,
+        ),
+    }
+
+
+@posix
+@pytest.mark.parametrize("ending", [".npz", ".json", ".png", ".safetensors", ".onnx", ".parquet"])
+def test_all_that_write_follow_links_and_keep_modes(
+    ending: str, writers: dict[str, Callable[[Path], object]], tmp_path: Path
+) -> None:
+    target, link = tmp_path / "elsewhere" / f"target{ending}", tmp_path / f"link{ending}"
+    target.parent.mkdir()
+    writers[ending](target)
+    assert stat.S_IMODE(target.stat().st_mode) & 0o400
+    if ending != ".parquet":  # which is read first
+        target.write_bytes(b"old")
+    target.chmod(0o600)
+    before = target.read_bytes()
+    link.symlink_to(target)
+    writers[ending](link)
+    assert link.is_symlink()
+    assert target.read_bytes() != before
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ["elsewhere", link.name]
+
+
+def test_a_training_run_on_a_full_disk_is_a_sentence(tiny_checkpoint: Path, drawings: Path, tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    code = """
+import json, resource, sys
+from clip4clip.config import CLIPConfig
+from clip4clip.config import MODELS, Model
+towers = dict(patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2)
+MODELS["tiny"] = Model(CLIPConfig(embed_dim=64, resolution=32, **towers), hub="hf://owner/tiny")
+from clip4clip.cli import main
+for limit, *arguments in json.loads(sys.argv[1]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as ended:
+        print(ended.code, file=sys.stderr)
+"""
+    train = ["train", drawings / "train.csv", "--videos", drawings, "-m", "tiny", "--init", tiny_checkpoint]
+    train += ["--batch-size", 48, "--epochs", 1, "-n", 1, "--workers", 0, "-d", "cpu"]
+    # No room for the log, and none for a checkpoint.
+    runs = [[limit, *map(str, train), "--out", str(tmp_path / str(limit))] for limit in (50, 100_000)]
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(runs)], capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines().count("2") == 2
+    assert f"error training in {tmp_path / '50'} stopped: [Errno 27]" in done.stderr
+    assert f"error {tmp_path / '100000' / 'last.safetensors'} cannot be written" in done.stderr
+
+
+def test_training_finds_out_first_whether_it_can_write(tmp_path: Path) -> None:
+    from clip4clip import TrainingError
+    from clip4clip.training import TrainingConfig, train
+
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="file/run cannot be written to"):
+        train(TrainingConfig("none.csv", "none", tmp_path / "file" / "run", device="cpu"))
