@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnxruntime
+from filelock import FileLock
 
 from .device import Placement
 from .errors import CacheError, first_line
@@ -110,9 +109,5 @@ def _make(model_name: str, modality: str, path: Path, precision: str, graph: Pat
 def _alone(graph: Path) -> Iterator[None]:
     """One process at a time changes a graph; the others wait. A process that dies lets go."""
     graph.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(graph.with_name(f".{graph.name}.lock"), os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with FileLock(graph.with_name(f".{graph.name}.lock"), mode=0o666):
         yield
-    finally:
-        os.close(handle)

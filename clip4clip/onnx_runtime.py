@@ -90,7 +90,8 @@ def _after_fork() -> None:
         tower._start_empty()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def load(path: Path, device: str = "cpu", threads: int = 1) -> onnxruntime.InferenceSession:

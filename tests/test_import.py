@@ -37,6 +37,7 @@ FLOORS = [
     {"demo"},
     {"operators", "install", "retrieval.page"},
     {"retrieval.doors"},
+    {"retrieval.uploads"},
     {"training.trainer", "training.towhee_trainer", "retrieval.index"},
     {"retrieval.library"},
     {"retrieval.ray_engine"},
@@ -54,7 +55,17 @@ FLOORS = [
     {"device"},
     {"weights", "frames", "tokenizer", "tower"},
     {"model", "checkpoint", "onnx_graph"},
-    {"config", "torchscript", "files", "threads", "terminal"},
+    {
+        "config",
+        "torchscript",
+        "files",
+        "threads",
+        "terminal",
+        "mp4",
+        "tonemap",
+        "retrieval.filters",
+        "retrieval.workers",
+    },
 ]
 MODULES = set().union(*FLOORS)
 

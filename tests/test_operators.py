@@ -157,6 +157,7 @@ def put(folder: Path, state: dict[str, torch.Tensor]) -> Path:
 @pytest.fixture
 def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TOWHEE_HOME", str(tmp_path))
+    monkeypatch.setitem(MODELS, "own", MODELS["tiny"])  # a model of which no other test has an encoder
     return tmp_path / "operators" / "video-text-embedding" / "clip4clip" / "versions"
 
 
@@ -168,11 +169,11 @@ def test_two_operators_with_different_weights_are_warned_about(
     versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = put(versions / "v1", random_state(MODELS["tiny"].config, 1))
-    text = Clip4clip("tiny", "text", device="cpu", folder=own.parent)
+    text = Clip4clip("own", "text", device="cpu", folder=own.parent)
     assert warnings_of(caplog) == []
     other = put(versions / "main", random_state(MODELS["tiny"].config, 2))
-    video = Clip4clip("tiny", "video", device="cpu", folder=other.parent)
-    fingerprints = [inspect_file(path, "tiny").fingerprint for path in (own, other)]
+    video = Clip4clip("own", "video", device="cpu", folder=other.parent)
+    fingerprints = [inspect_file(path, "own").fingerprint for path in (own, other)]
     (warning,) = warnings_of(caplog)
     assert f"text from {own} (fingerprint {fingerprints[0]})" in warning
     assert f"video from {other} (fingerprint {fingerprints[1]})" in warning
@@ -184,7 +185,7 @@ def test_one_that_was_chosen_and_one_that_was_not_are_warned_about_too(
 ) -> None:
     put(versions / "main", random_state(MODELS["tiny"].config, 3))
     chosen = put(versions.parent / "elsewhere", random_state(MODELS["tiny"].config, 4))
-    text, video = Clip4clip("tiny", "text", chosen, "cpu"), Clip4clip("tiny", "video", device="cpu")
+    text, video = Clip4clip("own", "text", chosen, "cpu"), Clip4clip("own", "video", device="cpu")
     (warning,) = warnings_of(caplog)
     assert "Pass the same weight_path to both" in warning
     assert text.model is not video.model
@@ -195,10 +196,10 @@ def test_what_was_chosen_or_is_the_same_is_not_warned_about(
 ) -> None:
     paths = [put(versions.parent / str(seed), random_state(MODELS["tiny"].config, seed)) for seed in (5, 6)]
     put(versions / "main", random_state(MODELS["tiny"].config, 5))
-    kept = [TextEncoder.load("tiny", path, "cpu") for path in paths]
-    kept += [TextEncoder.load("tiny", device="cpu")]  # to be compared with the two
+    kept = [TextEncoder.load("own", path, "cpu") for path in paths]
+    kept += [TextEncoder.load("own", device="cpu")]  # to be compared with the two
     assert len(kept) == 3
-    kept_video = [VideoEncoder.load("tiny", path, "cpu") for path in paths[:1]]
+    kept_video = [VideoEncoder.load("own", path, "cpu") for path in paths[:1]]
     assert len(kept_video) == 1
     assert warnings_of(caplog) == []
 
@@ -246,6 +247,6 @@ def test_a_milvus_operator_without_its_extra_names_itself_and_the_extra(
 ) -> None:
     for module in [name for name in sys.modules if name.startswith("clip4clip.retrieval")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(RuntimeError, match=rf"ops\.{name}\.milvus_client.*pyarrow.*\[retrieval\]"):
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(RuntimeError, match=rf"ops\.{name}\.milvus_client.*pymilvus.*\[retrieval\]"):
         getattr(ops, name).milvus_client(collection_name="a").get_op()
