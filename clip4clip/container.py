@@ -10,6 +10,7 @@ import math
 import os
 import select
 import socket
+import ssl
 import stat
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from urllib.request import getproxies
 
 import av
 import av.error
+import certifi
 
 from .device import cores
 from .errors import InputTypeError, VideoError, VideoNotFoundError, brief
@@ -396,7 +398,7 @@ class Container:
         if isinstance(error, av.error.ArgumentError):
             return "it leads to something else than http or https, or is no valid address"
         parts = urlsplit(cast("str", self._source))
-        secure = ", or could not be made secure (TLS)" if parts.scheme == "https" else ""
+        secure = ", or its certificate is not valid (TLS)" if parts.scheme == "https" else ""
         if parts.scheme in getproxies():
             return f"the connection, which goes through a proxy, failed or was lost{secure}"
         try:
@@ -436,7 +438,10 @@ class Container:
 
 def _http() -> dict[str, str]:
     # For when FFmpeg seeks, as PyAV keeps no time then. Else PyAV must be first: FFmpeg takes this for the file's end.
-    return HTTP | {"timeout": str(round((max(TIMEOUT) + 1) * 1_000_000))}  # microseconds
+    timeout = str(round((max(TIMEOUT) + 1) * 1_000_000))  # microseconds
+    # FFmpeg by itself accepts any certificate. $SSL_CERT_FILE comes first, then the system's, then Mozilla's.
+    authorities = ssl.get_default_verify_paths().cafile or certifi.where()
+    return HTTP | {"timeout": timeout, "tls_verify": "1", "ca_file": authorities}
 
 
 def name_of(source: Source) -> str:

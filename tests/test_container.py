@@ -5,10 +5,10 @@ import io
 import os
 import re
 import socket
+import ssl
 import struct
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import trustme
 from clips import X264, make, straight, write
 from PIL import Image
 
@@ -259,7 +260,7 @@ class _Server(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.requests.append(self.path)
         if len(self.requests) > self.answered:
-            self.silence.wait(30)
+            self.silence.wait()
             self.close_connection = True
             return
         name = self.path[1:]
@@ -431,8 +432,27 @@ def test_nobody_at_the_address(url: str, reason: str, monkeypatch: pytest.Monkey
 
 
 def test_a_connection_that_cannot_be_made_secure(server: str) -> None:
-    with pytest.raises(VideoNotFoundError, match=r"the connection failed or was lost, or could not be made secure"):
+    with pytest.raises(VideoNotFoundError, match=r"the connection failed or was lost, or its certificate is not valid"):
         every(f"https{server.removeprefix('http')}/clip.mp4")
+
+
+def test_a_certificate_has_to_be_valid(
+    handler: type[_Server], server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as secure:
+        secure.socket = context.wrap_socket(secure.socket, server_side=True)
+        threading.Thread(target=secure.serve_forever, daemon=True).start()
+        url = f"https://127.0.0.1:{secure.server_port}/clip.mp4"
+        with pytest.raises(VideoNotFoundError, match="its certificate is not valid"):
+            every(url)
+        assert handler.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        assert len(every(url)) == len(every(f"{server}/clip.mp4"))
+        secure.shutdown()
 
 
 def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,16 +470,14 @@ def test_a_server_that_falls_silent_is_given_up(
     """While FFmpeg seeks, too, when PyAV does not look at the clock."""
     write(tmp_path / "long.ts", count=600, size=(320, 240), preset="ultrafast", crf="5", g="20")
     monkeypatch.setitem(container.HTTP, "request_size", str(1 << 16))
-    monkeypatch.setattr(container, "TIMEOUT", (1.0, 0.5))
     assert len(list(read_frames(f"{server}/long.ts", indices=[300]))) == 1
     asked = len(handler.requests)
+    monkeypatch.setattr(container, "TIMEOUT", (1.0, 0.5))
     for answered in (1, asked - 2):
         handler.requests.clear()
         monkeypatch.setattr(handler, "answered", answered)
-        before = time.monotonic()
         with pytest.raises((VideoError, VideoNotFoundError), match=r"cannot be fetched|connection failed"):
             list(read_frames(f"{server}/long.ts", indices=[300]))
-        assert time.monotonic() - before < 25
     handler.silence.set()  # its threads may end
 
 
