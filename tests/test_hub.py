@@ -117,7 +117,7 @@ def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
         "HF_HOME": str(tmp_path / "hf"),
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_ETAG_TIMEOUT": "3",
+        "HF_HUB_ETAG_TIMEOUT": "30",
     }
 
 

@@ -1042,13 +1042,13 @@ def test_a_server_killed_in_mid_upsert_loses_nothing_and_doubles_nothing(milvus:
         assert index.count() >= 1500  # waits for what others have written, which a search need not find at once
         assert index.search(vector=rows[3]["vector"], limit=1)[0].id == "v3"
         milvus.kill()
-        said = process.communicate(timeout=120)[1]
+        said = process.communicate(timeout=300)[1]
         assert process.returncode == 1
         assert "IndexUnavailableError: the index at" in said
         with pytest.raises(IndexUnavailableError, match="does not answer"):
             index.search(vector=rows[3]["vector"])
         milvus.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while True:  # what was open before goes on by itself, once the server has loaded its collections
             try:
                 assert index.search(vector=rows[3]["vector"], limit=1)[0].id == "v3"
@@ -1078,12 +1078,12 @@ def test_the_page_says_in_a_sentence_that_its_server_is_down(
         milvus.kill()
         ask(tab, "a red square")
         alert = tab.get_by_role("alert")
-        alert.wait_for(timeout=60_000)
+        alert.wait_for(timeout=300_000)
         assert alert.inner_text() == "The index does not answer at the moment. Please try again in a minute."
         assert tab.locator(".hits li").count() == 0
         assert page.get(f"/library/video?id={quote(clip, safe='')}")[0] == 503
         milvus.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not tab.locator(".hits li").count():  # what is open goes on by itself
             assert time.monotonic() < end
             ask(tab, caption)

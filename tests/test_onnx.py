@@ -637,7 +637,7 @@ def test_a_graph_runs_in_a_forked_process_too(demo_graph: Callable[[], Path], tw
     expected = [text(data) for data in given]
     for data, vectors in zip(given, expected, strict=True):
         with multiprocessing.get_context("fork").Pool(1, _keep, (text,)) as pool:
-            found, loaded = pool.apply_async(_embedded, (data,)).get(timeout=60)
+            found, loaded = pool.apply_async(_embedded, (data,)).get(timeout=300)
         np.testing.assert_array_equal(found, vectors)
         assert loaded  # the parent's mostly runs there, too, but not if it was running in the moment of the fork
 
@@ -651,7 +651,7 @@ def test_a_forked_process_can_let_go_of_what_it_inherited(demo_graph: Callable[[
         if child == 0:
             del tower
             os._exit(0)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 300
         while os.waitpid(child, os.WNOHANG) == (0, 0):
             if time.monotonic() > end:
                 os.kill(child, signal.SIGKILL)

@@ -239,7 +239,7 @@ def test_a_list_of_captions_in_one_request(captions: list[str], text_server: Tri
 def test_the_tower_is_computed_by_the_server(text_server: TritonServer, text_repository: Path) -> None:
     def computed() -> int:
         address = f"http://{text_server.url}/v2/models/{model_of(text_repository).name}/stats"
-        with urllib.request.urlopen(address, timeout=10) as answer:
+        with urllib.request.urlopen(address, timeout=120) as answer:
             return json.load(answer)["model_stats"][0]["inference_count"]
 
     before = computed()
