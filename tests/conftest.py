@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import distribution
@@ -44,6 +45,9 @@ os.environ |= {
     "TOWHEE_HOME": f"{_own.name}/towhee",
 }
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
+
+# A shell makes its background jobs ignore Ctrl-C, and so would all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
 QUICK_GELU = '{"model_cfg": {"quick_gelu": true}}'  # open_clip_config.json of a checkpoint like OpenAI's
