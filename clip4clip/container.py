@@ -132,6 +132,7 @@ class Container:
         self._files = contextlib.ExitStack()
         try:
             self._source = self._to_open(source)
+            self._check_size()
             self._open()
         except BaseException:
             self.close()
@@ -345,6 +346,13 @@ class Container:
             return False
         return True
 
+    def _check_size(self) -> None:
+        if not isinstance(self._source, str):
+            if not self._source.seek(0, os.SEEK_END):
+                raise VideoError(f"{self.name}: the file is empty")
+            self.check_frames(count_samples(self._source, self.limits.frames))
+            self._source.seek(0)
+
     def _open(self) -> None:
         options = {
             "format_whitelist": ",".join(FORMATS),
@@ -352,11 +360,6 @@ class Container:
             "max_pixels": str(self.limits.pixels),  # for pictures that are decoded to know their size
         }
         options |= _http() if isinstance(self._source, str) else {"protocol_whitelist": "pipe"}
-        if not isinstance(self._source, str):
-            if not self._source.seek(0, os.SEEK_END):
-                raise VideoError(f"{self.name}: the file is empty")
-            self.check_frames(count_samples(self._source, self.limits.frames))
-            self._source.seek(0)
         try:
             self._container = cast(
                 "av.container.InputContainer",
@@ -374,6 +377,7 @@ class Container:
             # An MP4's index lies behind its frames, or hides fragments behind them: FFmpeg fails, or stops early.
             self._container.close()
             self._source = self._fetch_whole()
+            self._check_size()
             self._open()
 
     def check_frames(self, count: int) -> None:
