@@ -21,6 +21,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -360,10 +361,14 @@ class Container:
             "max_pixels": str(self.limits.pixels),  # for pictures that are decoded to know their size
         }
         options |= _http() if isinstance(self._source, str) else {"protocol_whitelist": "pipe"}
+        source: Any = self._source
+        if not isinstance(source, str):
+            # Without its name, which FFmpeg would take for a hint of its format, or a pattern of several files.
+            source = SimpleNamespace(read=source.read, seek=source.seek, tell=source.tell)
         try:
             self._container = cast(
                 "av.container.InputContainer",
-                av.open(self._source, options=options, timeout=TIMEOUT, metadata_errors="replace", buffer_size=BUFFER),
+                av.open(source, options=options, timeout=TIMEOUT, metadata_errors="replace", buffer_size=BUFFER),
             )
         except av.error.FFmpegError as error:
             if isinstance(self._source, str) and not self._is_of_content(error):
