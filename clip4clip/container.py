@@ -22,6 +22,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -134,6 +135,7 @@ class Container:
         self._files = contextlib.ExitStack()
         try:
             self._source = self._to_open(source)
+            self._check_size()
             self._open()
         except BaseException:
             self.close()
@@ -347,6 +349,13 @@ class Container:
             return False
         return True
 
+    def _check_size(self) -> None:
+        if not isinstance(self._source, str):
+            if not self._source.seek(0, os.SEEK_END):
+                raise VideoError(f"{self.name}: the file is empty")
+            self.check_frames(count_samples(self._source, self.limits.frames))
+            self._source.seek(0)
+
     def _open(self) -> None:
         options = {
             "format_whitelist": ",".join(FORMATS),
@@ -354,15 +363,14 @@ class Container:
             "max_pixels": str(self.limits.pixels),  # for pictures that are decoded to know their size
         }
         options |= _http() if isinstance(self._source, str) else {"protocol_whitelist": "pipe"}
-        if not isinstance(self._source, str):
-            if not self._source.seek(0, os.SEEK_END):
-                raise VideoError(f"{self.name}: the file is empty")
-            self.check_frames(count_samples(self._source, self.limits.frames))
-            self._source.seek(0)
+        source: Any = self._source
+        if not isinstance(source, str):
+            # Without its name, which FFmpeg would take for a hint of its format, or a pattern of several files.
+            source = SimpleNamespace(read=source.read, seek=source.seek, tell=source.tell)
         try:
             self._container = cast(
                 "av.container.InputContainer",
-                av.open(self._source, options=options, timeout=TIMEOUT, metadata_errors="replace", buffer_size=BUFFER),
+                av.open(source, options=options, timeout=TIMEOUT, metadata_errors="replace", buffer_size=BUFFER),
             )
         except av.error.FFmpegError as error:
             if isinstance(self._source, str) and not self._is_of_content(error):
@@ -376,6 +384,7 @@ class Container:
             # An MP4's index lies behind its frames, or hides fragments behind them: FFmpeg fails, or stops early.
             self._container.close()
             self._source = self._fetch_whole()
+            self._check_size()
             self._open()
 
     def check_frames(self, count: int) -> None:

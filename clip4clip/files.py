@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import shutil
@@ -91,11 +92,12 @@ class _UnusedError(Exception):
 
 def _follow(path: Path) -> Path:
     """Return the file that links lead to, or the last of them where it stands for an open file, as ``/dev/stdout``."""
+    target = path
     for _ in range(40):  # Linux follows as many
-        if not path.is_symlink() or "proc" in Path(os.path.realpath(path.parent)).parts[1:2]:
-            break
-        path = path.parent / path.readlink()
-    return path
+        if not target.is_symlink() or "proc" in Path(os.path.realpath(target.parent)).parts[1:2]:
+            return target
+        target = target.parent / target.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
 
 
 def _create(fresh: Path, old: os.stat_result | None) -> OSError | None:

@@ -306,8 +306,8 @@ def _by_index(container: Container) -> IndexTimeline | None:
 
 def by_packets(container: Container) -> PacketTimeline | None:
     """The timeline from the packets that follow, whatever an index says; None when it cannot be trusted."""
-    shown: list[int] = []
-    keys: list[int] = []
+    shown, keys = array("q"), array("q")
+    is_vp8 = container.codec == "vp8"
     for packet in container.packets():
         container.check_frames(len(shown))
         if packet.is_corrupt:
@@ -315,7 +315,7 @@ def by_packets(container: Container) -> PacketTimeline | None:
         elif packet.pts is None or not (keys or packet.is_keyframe):
             return None
         # RFC 6386, section 9.1: the fifth bit of a VP8 frame tells whether it is shown.
-        elif container.codec != "vp8" or bytes(packet)[0] & 0x10:
+        elif not is_vp8 or bytes(packet)[0] & 0x10:
             if packet.is_keyframe:
                 keys.append(packet.pts)
             if not packet.is_discard:

@@ -513,3 +513,14 @@ def test_a_playlist_over_http_cannot_make_us_fetch_what_it_names(server: str, tm
     (tmp_path / "list.m3u8").write_text(PLAYLISTS["list.m3u8"].format(target=f"{server}/clip.ts"))
     with pytest.raises(VideoError, match="not a video file"):
         every(f"{server}/list.m3u8")
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo%03d.jpg", "[photo].png", "photo.mp3"])
+def test_the_name_of_a_file_is_no_hint_of_its_format(name: str, tmp_path: Path) -> None:
+    photo = write(tmp_path / "a.mov", "mjpeg", 1, (98, 66), "yuvj444p").read_bytes()
+    photo = photo[photo.index(b"\xff\xd8") : photo.index(b"\xff\xd9") + 2]
+    path = tmp_path / name
+    path.write_bytes(photo)
+    assert [frame.rgb.shape for frame in read_frames(path)] == [(66, 98, 3)]
+    with path.open("rb") as file:
+        assert len(list(read_frames(file))) == 1

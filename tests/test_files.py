@@ -84,6 +84,17 @@ def test_the_owner_is_kept(tmp_path: Path) -> None:
 
 
 @posix
+def test_links_in_a_circle_are_an_error_and_stay(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.symlink_to(second)
+    second.symlink_to(first)
+    with pytest.raises(OSError, match="symbolic links"):
+        write(first)
+    assert first.is_symlink()
+    assert second.is_symlink()
+
+
+@posix
 def test_a_pipe_gets_the_bytes_and_stays_a_pipe(tmp_path: Path) -> None:
     pipe, got = tmp_path / "pipe", []
     os.mkfifo(pipe)
