@@ -302,6 +302,9 @@ def test_a_misspelt_field_is_said(index: VideoIndex, caplog: pytest.LogCaptureFi
         f"{told} camra that the filter names: did you mean camera?",
         f"{told} colour that the filter names: the fields are camera, duration, id, path",
     ]
+    index.add([made_up(1)[0] | {"mtime": JUNE}])
+    index.search(vector=query, filter='Modified > "2025-06-01"')
+    assert caplog.messages[2:] == [f"{told} Modified that the filter names: did you mean modified?"]
     with pytest.raises(VideoIndexError, match="the field camra that the filter names: did you mean camera"):
         index.delete(filter='camra != "front"')  # a server would delete all
     assert index.count() == 2
@@ -589,10 +592,13 @@ def test_what_cannot_be_searched_for_is_said(index: VideoIndex, tmp_path: Path) 
     index.create()
     index.create()
     assert index.search("a red square") == []
-    with pytest.raises(InputTypeError, match="one of text, video and vector"):
+    with pytest.raises(InputTypeError, match="exactly one of text, video and vector"):
         index.search("a", video="b.mp4")
-    with pytest.raises(InputTypeError, match="one of text, video and vector"):
+    with pytest.raises(InputTypeError, match="exactly one of text, video and vector"):
         index.search()
+    for empty in ("", " \n"):
+        with pytest.raises(InputValueError, match="the text to search for is empty"):
+            index.search(empty)
     for limit in (0, -1, 16385, 10**30, 1.5, True, "3", None):
         with pytest.raises(InputValueError, match=r"from 1 to 16,384, not"):
             index.search("a", limit=limit)  # type: ignore[arg-type]
@@ -756,7 +762,7 @@ def test_towhees_operator_gives_the_fields_that_are_asked_for(index: VideoIndex)
 @pytest.mark.parametrize("uri_", ["videos.sqlite", "none/videos.db", "videos"])
 def test_a_uri_that_is_none_is_refused(uri_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(VideoIndexError, match=f"'.*{uri_}' (is no index|cannot be)"):
+    with pytest.raises(VideoIndexError, match=f"'.*{uri_}' (is not an index|cannot be an index)"):
         VideoIndex(uri_)
     assert list(tmp_path.iterdir()) == []
 
