@@ -452,6 +452,18 @@ def test_searches_that_hang_stop_neither_other_searches_nor_the_end(how: int, dr
         assert server.returncode == 0
 
 
+@pytest.mark.parametrize("host", ["none.invalid", "a..b", "203.0.113.7"])
+def test_an_address_of_another_machine_is_said(host: str) -> None:
+    with pytest.raises(OSError, match=f"the page cannot listen at '{host}', port 0: "):
+        page.run_page(StillIndex(), host, 0)  # type: ignore[arg-type]
+
+
+def test_what_is_not_json_is_not_understood(client: TestClient) -> None:
+    for data in (rb'["\ud800"]', b"[NaN]"):
+        body = b'{"fn_index": %d, "data": %b}' % (number(client.get("/config").json(), "click"), data)
+        assert client.post(RUN, content=body).status_code == 400
+
+
 @pytest.mark.parametrize("package", ["starlette", "gradio", "uvicorn"])
 def test_without_the_extra_the_page_says_which(package: str) -> None:
     code = f"""

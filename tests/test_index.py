@@ -201,6 +201,7 @@ DATES = {
     'id != "v5" and not (modified > "2025-06-01")': "0123",
     "exists modified": "01234",
     f"mtime > {JUNE}": "234",
+    "exists duration": "012345",
 }
 
 
@@ -214,6 +215,8 @@ def test_what_is_not_a_date_is_refused(dated: Callable[[str], list[str]]) -> Non
         'modified > "yesterday"': 'compares modified with "yesterday", which is not a date',
         'modified > "2025-13-01"': "which is not a date",
         'modified > "9999-12-31"': "which is out of range",
+        r'modified > "\x"': "which is not a date",
+        'modified > "2025-06-01" > duration': "compares modified together with something else",
         "modified > 3": "compares modified with 3",
         "modified > duration": "compares modified with an expression",
         'modified like "2025%"': "compares modified by like",
@@ -315,7 +318,7 @@ def test_what_only_milvus_knows_is_passed_on(index: VideoIndex) -> None:
     query = made_up(3)[0]["vector"]
     for text in ('id like "v%" && !(duration > 1)', "duration not in [2,]", "duration < 1 || duration == 1.0"):
         assert sorted(ids(index.search(vector=query, filter=text))) == ["v0", "v1"]
-    for text in ("duration >", "a.b", "duration", 'path =~ "x"'):
+    for text in ("duration >", "a.b", "duration", 'path =~ "x"', "1"):
         with pytest.raises(VideoIndexError, match="says: "):
             index.search(vector=query, filter=text)
     if index.is_local:

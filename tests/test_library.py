@@ -146,6 +146,9 @@ def test_what_is_wrong_with_a_table_is_said(name: str, content: str | bytes, mes
 def test_an_empty_folder_and_no_folder_are_different_things(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="no videos in"):
         list_videos(tmp_path)
+    (tmp_path / "list.txt").write_text("a.mp4")
+    with pytest.raises(LibraryError, match="no folder of videos at .*none"):
+        list_videos(tmp_path / "list.txt", tmp_path / "none")
     with pytest.raises(LibraryError, match="no library at"):
         list_videos(tmp_path / "none")
 

@@ -190,7 +190,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listening.close()
         reason = getattr(error, "strerror", None) or first_line(error)
         raise OSError(
-            f"the page cannot listen on {host!r}, port {port}: {reason}. Pass an address of this machine and a free port"
+            f"the page cannot listen at {host!r}, port {port}: {reason}. Use an address of this machine and a free port"
         ) from error
     return listening
 
