@@ -147,7 +147,7 @@ def test_an_empty_folder_and_no_folder_are_different_things(tmp_path: Path) -> N
     with pytest.raises(LibraryError, match="no videos in"):
         list_videos(tmp_path)
     (tmp_path / "list.txt").write_text("a.mp4")
-    with pytest.raises(LibraryError, match="no folder of videos at .*none"):
+    with pytest.raises(LibraryError, match=r"no folder of videos at .*none"):
         list_videos(tmp_path / "list.txt", tmp_path / "none")
     with pytest.raises(LibraryError, match="no library at"):
         list_videos(tmp_path / "none")
