@@ -35,9 +35,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from . import __version__
-from .errors import Clip4clipError, LibraryError, VideoIndexError
+from .errors import Clip4clipError, LibraryError, VideoIndexError, printable
 from .files import check_writable, is_regular, whole_file
-from .terminal import SafeConsole, printable
+from .terminal import SafeConsole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -565,6 +565,8 @@ def serve(
     """
     if (user is None) != (password is None):
         raise typer.BadParameter("--user and --password go together", param_hint="--user")
+    if user == "" or password == "":  # such as of a variable that is not set
+        raise typer.BadParameter("--user and --password must not be empty", param_hint="--user")
     with err.status("opening the index"):
         from .retrieval.page import run_page
 
@@ -976,7 +978,7 @@ def main() -> None:
     except typer.Abort:
         _fail("stopped", 130)
     except (Clip4clipError, OSError) as error:
-        _fail(str(error))
+        _fail(_sentence(error))
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         extra = f"[{EXTRAS[package]}]" if package in EXTRAS else ""
@@ -986,9 +988,16 @@ def main() -> None:
 def _report_thread(failed: threading.ExceptHookArgs) -> None:
     """Report an error of the system in a thread, such as TensorBoard's on a full disk, as one in the main thread."""
     if isinstance(failed.exc_value, OSError):
-        err.print(f"[red]error[/] {escape(str(failed.exc_value))}", highlight=False, soft_wrap=True)
+        err.print(f"[red]error[/] {escape(_sentence(failed.exc_value))}", highlight=False, soft_wrap=True)
     else:
         threading.__excepthook__(failed)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what an error says; of one of the system, the file and what is wrong with it, without the number."""
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
+        return f"{printable(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
@@ -1149,16 +1158,22 @@ def _read_texts(arguments: list[str]) -> list[str]:
     for argument in arguments:
         if argument == "-" or argument.startswith("@"):
             where = "standard input" if argument == "-" else argument[1:]
+            if not where:
+                raise typer.BadParameter("expected the name of a file after @", param_hint="TEXT")
             try:
                 content = sys.stdin.buffer.read() if argument == "-" else Path(where).read_bytes()
                 lines = io.StringIO(content.decode("utf-8-sig"), newline=None).read().rstrip()
             except UnicodeDecodeError as error:
-                raise typer.BadParameter(f"{where} is not UTF-8 text: {error}", param_hint="TEXT") from error
+                raise typer.BadParameter(
+                    f"{where} is not text in UTF-8; expected one sentence per line", param_hint="TEXT"
+                ) from error
             except OSError as error:
                 backslash = f"; for a sentence that begins with @ write \\{argument}" if argument != "-" else ""
                 raise typer.BadParameter(
                     f"{where} cannot be read: {error.strerror}{backslash}", param_hint="TEXT"
                 ) from error
+            if not lines:
+                raise typer.BadParameter(f"{where} is empty; expected one sentence per line", param_hint="TEXT")
             texts += lines.split("\n")
         else:
             texts.append(argument.removeprefix("\\") if argument.startswith(("\\@", "\\-")) else argument)

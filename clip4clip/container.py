@@ -32,7 +32,7 @@ import av.error
 import certifi
 
 from .device import cores
-from .errors import InputTypeError, VideoError, VideoNotFoundError, brief
+from .errors import InputTypeError, VideoError, VideoNotFoundError, brief, printable
 from .mp4 import count_samples
 
 logger = logging.getLogger(__name__)
@@ -282,7 +282,8 @@ class Container:
                 is_pipe = _is_pipe(path)
                 source = self._files.enter_context(_open_pipe(path) if is_pipe else Path(path).open("rb"))  # noqa: SIM115
             except FileNotFoundError as error:
-                raise VideoNotFoundError(f"{self.name}: there is no such file") from error
+                hint = "; of URLs only http(s):// can be read" if "://" in path else ""
+                raise VideoNotFoundError(f"{self.name}: there is no such file{hint}") from error
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise VideoError(f"{self.name}: cannot be opened: {reason}") from error
@@ -456,20 +457,15 @@ def _http() -> dict[str, str]:
 def name_of(source: Source) -> str:
     """What messages call a source."""
     if isinstance(source, str | os.PathLike):
-        return _printable(os.fspath(source))
+        return printable(os.fspath(source))
     if isinstance(source, bytes):
         return f"video of {len(source):,} bytes"
     if hasattr(source, "read") and hasattr(source, "seekable"):
         name = getattr(source, "name", None)
-        return _printable(name) if isinstance(name, str) else f"<{type(source).__name__}>"
+        return printable(name) if isinstance(name, str) else f"<{type(source).__name__}>"
     raise InputTypeError(
         f"a video must be a path, a URL, bytes or a binary file object, not {type(source).__name__}: {brief(source)}"
     )
-
-
-def _printable(name: str) -> str:
-    """A name as a terminal or a log may show it: what would move the cursor or hide the text is written out."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 def _is_pipe(path: str) -> bool:

@@ -4,6 +4,7 @@ All derive from :class:`Clip4clipError` and from the built-in a caller would exp
 ``except Clip4clipError`` and ``except ValueError`` work.
 """
 
+import re
 import reprlib
 
 
@@ -84,6 +85,20 @@ class MissingExtraError(Clip4clipError, ImportError):
 
 class InstallError(Clip4clipError, FileExistsError):
     """Raised when installing an operator would overwrite something that was not installed by us."""
+
+
+# Control characters, line separators, marks that turn the direction of writing, and halves of characters.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with escapes such as ``\\x1b`` for what a terminal would obey or could not show.
+
+    Args:
+        text: such as the name of a file, or a message.
+        keep: characters that stay as they are, such as line breaks.
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
 
 
 _short = reprlib.Repr()

@@ -76,6 +76,8 @@ def locate(weights: Reference | None, model_name: str, folder: Path | None = Non
     reference = os.fspath(weights)
     if reference.startswith("hf://"):
         return _download(reference, model_name)
+    if not reference:  # which would mean the current folder
+        raise WeightsNotFoundError(f"the name of a checkpoint must not be empty. {_HOW_TO_SUPPLY}")
     try:
         path = Path(reference).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()

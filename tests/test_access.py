@@ -24,6 +24,7 @@ import pytest
 from servers import PageServer, posted
 
 from clip4clip import InputValueError, VideoError
+from clip4clip.container import DEFAULT_LIMITS, Limits
 from clip4clip.retrieval import VideoIndex, uploads
 from clip4clip.video import read_frames
 
@@ -61,9 +62,11 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 class StillIndex:
     """An index without videos, in which nothing but the page can fail."""
 
-    def search(self, text: str | None = None, *, video: Any = None, limit: int = 12) -> list[Any]:
+    def search(
+        self, text: str | None = None, *, video: Any = None, limit: int = 12, limits: Limits = DEFAULT_LIMITS
+    ) -> list[Any]:
         if video is not None:
-            list(read_frames(video, 1))
+            list(read_frames(video, 1, limits=limits))
         return []
 
     def count(self) -> int:
@@ -175,6 +178,7 @@ FRAME = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
         ({"Origin": "http://localhost:7860.evil.example"}, 403, 403),
         ({"Origin": "null"}, 403, 403),
         ({"Origin": ""}, 403, 403),
+        ({"Origin": "http://["}, 403, 403),
     ],
 )
 def test_another_website_is_refused(
@@ -351,6 +355,23 @@ def test_a_clip_of_too_many_seconds_is_refused(client: TestClient, tmp_path: Pat
     assert "long.mp4: it has 800 seconds of video, and a clip to search by may have at most 600" in said
 
 
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (Limits(pixels=128 * 128 - 1), "its frames of 128×128 are over the limit of 16,383 pixels"),
+        (Limits(frames=2), "it has over 2 frames, which is the limit"),
+        (Limits(decoded_pixels=1), "to decode it takes over 1 pixels, which is the limit"),
+    ],
+)
+def test_a_clip_may_make_only_so_much_work(
+    client: TestClient, drawings: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits, said: str
+) -> None:
+    clip = min((drawings / "eval").glob("*.mp4"))
+    assert f"for the clip {clip.name}" in search_by_clip(client, clip)
+    monkeypatch.setattr(page, "CLIP_LIMITS", limits)
+    assert f"That did not work: {clip.name}: {said}" in search_by_clip(client, clip)
+
+
 def test_a_clip_that_takes_too_long_is_given_up(
     client: TestClient, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,7 +390,7 @@ import threading
 from clip4clip.retrieval.page import run_page
 
 class Index:
-    def search(self, text=None, *, video=None, limit):
+    def search(self, text=None, *, video=None, **options):
         if video is not None or text == "hang":
             print("searching", flush=True)
             threading.Event().wait()
@@ -429,6 +450,18 @@ def test_searches_that_hang_stop_neither_other_searches_nor_the_end(how: int, dr
         assert server.line() == "searching"
         server.stop(how)
         assert server.returncode == 0
+
+
+@pytest.mark.parametrize("host", ["none.invalid", "a..b", "203.0.113.7"])
+def test_an_address_of_another_machine_is_said(host: str) -> None:
+    with pytest.raises(OSError, match=f"the page cannot listen at '{host}', port 0: "):
+        page.run_page(StillIndex(), host, 0)  # type: ignore[arg-type]
+
+
+def test_what_is_not_json_is_not_understood(client: TestClient) -> None:
+    for data in (rb'["\ud800"]', b"[NaN]"):
+        body = b'{"fn_index": %d, "data": %b}' % (number(client.get("/config").json(), "click"), data)
+        assert client.post(RUN, content=body).status_code == 400
 
 
 @pytest.mark.parametrize("package", ["starlette", "gradio", "uvicorn"])

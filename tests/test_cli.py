@@ -332,7 +332,12 @@ def test_lines_of_a_file_and_of_standard_input_are_texts(tiny_checkpoint: Path, 
         (["embed-text", "@none.txt"], r"none.txt cannot be read: No such file or directory; .* write \@none.txt"),
         (["embed-text", "a", ""], "text 2 of 2 is empty"),
         (["embed-text", "@gap.txt"], "text 2 of 3 is empty"),
-        (["embed-text", "@latin.txt"], "latin.txt is not UTF-8 text"),
+        (["embed-text", "@latin.txt"], "latin.txt is not text in UTF-8"),
+        (["embed-text", "@"], "expected the name of a file after @"),
+        (["embed-text", "@empty.txt"], "empty.txt is empty"),
+        (["embed-text", "a", "-w", ""], "the name of a checkpoint must not be empty"),
+        (["serve", "--user", "me", "--password", ""], "--user and --password must not be empty"),
+        (["install-operators", "--towhee-home", "two.txt"], ": Not a directory"),
         (["embed-text", "\udcff"], r"text 1 of 1 is not UTF-8: \udcff"),
         (["search", " "], "text 1 of 1 is empty"),
         (["search", "\udcff"], r"text 1 of 1 is not UTF-8: \udcff"),
@@ -370,6 +375,7 @@ def test_what_is_wrong_is_said_in_a_sentence(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gap.txt").write_text("a\n\nb\n")
     (tmp_path / "two.txt").write_text("a\nb\n")
+    (tmp_path / "empty.txt").touch()
     (tmp_path / "latin.txt").write_bytes(b"K\xfcken\n")
     code, _, errors = main_(*arguments)
     assert code == 2

@@ -180,6 +180,8 @@ def test_a_name_cannot_speak_to_the_terminal(content: bytes, tmp_path: Path) -> 
     assert r"a\x1b[2J\nb\u202e.mp4: " in str(caught.value)
     with pytest.raises(VideoNotFoundError, match=r"no\\x1b\.mp4: there is no such file"):
         every("no\x1b.mp4")
+    with pytest.raises(VideoNotFoundError, match="of URLs only http"):
+        every("s3://bucket/film.mp4")
 
 
 @pytest.mark.parametrize("name", ["frame%03d.mp4", "concat:a.mp4", "file:a.mp4", "a b'c\".mp4", "-i.mp4", "http:a.mp4"])

@@ -183,8 +183,9 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, drawings: Path) -> Path:
         shutil.copy(other.path, root / "home" / "Videos")
         shutil.copy(pair.path, folder / "videos" / "holiday")
         shutil.copy(pair.path, folder / "MSRVTT" / "videos" / "all" / f"video{number}.mp4")
-    for name in ("demo_video.mp4", "clip.mp4", "holiday.mp4", "party.mov"):
+    for name in ("demo_video.mp4", "clip.mp4", "holiday.mp4", "party.mov", "upload.mp4"):
         shutil.copy(pairs[0].path, folder / name)
+    (folder / "sentences.txt").write_text("kids feeding a horse\na city at night\n", "utf-8")
     clips.write(folder / "film.mp4", count=950)
     for name in ("half.mp4", "notes.mp4"):
         (folder / "videos" / name).write_text("not a video")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip4clip import InputValueError, MissingExtraError, TextEncoder, VideoEncoder
+from clip4clip import InputValueError, MissingExtraError, PairsError, TextEncoder, VideoEncoder
 from clip4clip.pairs import Pair, read_pairs
 from clip4clip.retrieval.evaluation import Evaluation, evaluate, save_histogram
 from clip4clip.video import read_frames
@@ -112,6 +112,8 @@ def test_copies_of_one_video_share_their_rank(
 def test_no_pairs_are_refused(encoders: tuple[TextEncoder, VideoEncoder]) -> None:
     with pytest.raises(InputValueError, match="no pairs"):
         evaluate([], *encoders)
+    with pytest.raises(PairsError, match="1 of 2 sentences are empty, the first of the video 'b'"):
+        evaluate([Pair("a", Path("a.mp4"), "a dog"), Pair("b", Path("b.mp4"), " ")], *encoders)
 
 
 @pytest.fixture(scope="module")

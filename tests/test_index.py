@@ -201,6 +201,7 @@ DATES = {
     'id != "v5" and not (modified > "2025-06-01")': "0123",
     "exists modified": "01234",
     f"mtime > {JUNE}": "234",
+    "exists duration": "012345",
 }
 
 
@@ -214,6 +215,8 @@ def test_what_is_not_a_date_is_refused(dated: Callable[[str], list[str]]) -> Non
         'modified > "yesterday"': 'compares modified with "yesterday", which is not a date',
         'modified > "2025-13-01"': "which is not a date",
         'modified > "9999-12-31"': "which is out of range",
+        r'modified > "\x"': "which is not a date",
+        'modified > "2025-06-01" > duration': "compares modified together with something else",
         "modified > 3": "compares modified with 3",
         "modified > duration": "compares modified with an expression",
         'modified like "2025%"': "compares modified by like",
@@ -305,6 +308,9 @@ def test_a_misspelt_field_is_said(index: VideoIndex, caplog: pytest.LogCaptureFi
     with pytest.raises(VideoIndexError, match="the field camra that the filter names: did you mean camera"):
         index.delete(filter='camra != "front"')  # a server would delete all
     assert index.count() == 2
+    index.add([made_up(1)[0] | {"mtime": JUNE}])
+    index.search(vector=query, filter='Modified > "2025-06-01"')
+    assert caplog.messages[2:] == [f"{told} Modified that the filter names: did you mean modified?"]
 
 
 def test_what_only_milvus_knows_is_passed_on(index: VideoIndex) -> None:
@@ -312,7 +318,7 @@ def test_what_only_milvus_knows_is_passed_on(index: VideoIndex) -> None:
     query = made_up(3)[0]["vector"]
     for text in ('id like "v%" && !(duration > 1)', "duration not in [2,]", "duration < 1 || duration == 1.0"):
         assert sorted(ids(index.search(vector=query, filter=text))) == ["v0", "v1"]
-    for text in ("duration >", "a.b", "duration", 'path =~ "x"'):
+    for text in ("duration >", "a.b", "duration", 'path =~ "x"', "1"):
         with pytest.raises(VideoIndexError, match="says: "):
             index.search(vector=query, filter=text)
     if index.is_local:
@@ -589,10 +595,13 @@ def test_what_cannot_be_searched_for_is_said(index: VideoIndex, tmp_path: Path) 
     index.create()
     index.create()
     assert index.search("a red square") == []
-    with pytest.raises(InputTypeError, match="one of text, video and vector"):
+    with pytest.raises(InputTypeError, match="exactly one of text, video and vector"):
         index.search("a", video="b.mp4")
-    with pytest.raises(InputTypeError, match="one of text, video and vector"):
+    with pytest.raises(InputTypeError, match="exactly one of text, video and vector"):
         index.search()
+    for empty in ("", " \n"):
+        with pytest.raises(InputValueError, match="the text to search for is empty"):
+            index.search(empty)
     for limit in (0, -1, 16385, 10**30, 1.5, True, "3", None):
         with pytest.raises(InputValueError, match=r"from 1 to 16,384, not"):
             index.search("a", limit=limit)  # type: ignore[arg-type]
@@ -756,7 +765,7 @@ def test_towhees_operator_gives_the_fields_that_are_asked_for(index: VideoIndex)
 @pytest.mark.parametrize("uri_", ["videos.sqlite", "none/videos.db", "videos"])
 def test_a_uri_that_is_none_is_refused(uri_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(VideoIndexError, match=f"'.*{uri_}' (is no index|cannot be)"):
+    with pytest.raises(VideoIndexError, match=f"'.*{uri_}' (is not an index|cannot be an index)"):
         VideoIndex(uri_)
     assert list(tmp_path.iterdir()) == []
 

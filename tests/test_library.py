@@ -146,6 +146,9 @@ def test_what_is_wrong_with_a_table_is_said(name: str, content: str | bytes, mes
 def test_an_empty_folder_and_no_folder_are_different_things(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="no videos in"):
         list_videos(tmp_path)
+    (tmp_path / "list.txt").write_text("a.mp4")
+    with pytest.raises(LibraryError, match=r"no folder of videos at .*none"):
+        list_videos(tmp_path / "list.txt", tmp_path / "none")
     with pytest.raises(LibraryError, match="no library at"):
         list_videos(tmp_path / "none")
 
@@ -273,14 +276,14 @@ def test_a_crash_in_the_middle_of_a_decoder_is_a_row_too(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(path: str, *arguments: Any, **options: Any) -> Any:
-        if path.endswith("3.mp4"):
-            raise ZeroDivisionError("a fault of a library")
+        if path.endswith("3\x1b.mp4"):
+            raise ZeroDivisionError("a fault\n\x1bof a library")
         return read_frames(path, *arguments, **options)
 
     monkeypatch.setattr(local_engine, "read_frames", read)
+    (clips / "3.mp4").rename(clips / "3\x1b.mp4")
     report = embed(clips, tmp_path / "vectors.parquet")
-    assert list(report.failed) == [str(clips / "3.mp4")]
-    assert "ZeroDivisionError: a fault of a library" in report.failed[str(clips / "3.mp4")]
+    assert report.failed == {f"{clips}/3\x1b.mp4": rf"{clips}/3\x1b.mp4: ZeroDivisionError: a fault\n\x1bof a library"}
 
 
 def test_a_table_holds_vectors_of_one_recipe(clips: Path, tmp_path: Path) -> None:

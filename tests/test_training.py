@@ -551,7 +551,7 @@ def test_bad_pairs_of_the_evaluation_are_told_and_all_of_them_refused(
         ({"lr": float("nan")}, InputValueError, "lr must be a number from 0 to 1"),
         ({"lr": 1e38}, InputValueError, r"lr must be a number from 0 to 1, not 1e\+38"),
         ({"weight_decay": 1e300}, InputValueError, "weight_decay must be a number from 0 to 1"),
-        ({"warmup": 1.0}, InputValueError, "warmup must be a part of 1"),
+        ({"warmup": 1.0}, InputValueError, "warmup must be a number from 0 to 1"),
         ({"max_words": 2}, InputValueError, "max_words must be at least 3"),
         ({"precision": "int8"}, UnknownNameError, "unknown precision 'int8'.*float32, bfloat16, float16"),
         ({"save_dtype": "float64"}, UnknownNameError, "unknown save_dtype"),

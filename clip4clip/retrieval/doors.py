@@ -129,7 +129,10 @@ def _is_own_request(method: str, headers: Headers) -> bool:
     if site == "same-origin":  # the browser's word, which holds behind a proxy that changes the Host, too
         return True
     if origin is not None:
-        return urlsplit(origin).netloc.lower() == headers["host"].lower()
+        try:
+            return urlsplit(origin).netloc.lower() == headers["host"].lower()
+        except ValueError:  # half an address of IPv6
+            return False
     if site in (None, "none"):
         return True
     opened = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
@@ -173,7 +176,9 @@ class Doors:
             asked = json.loads(body)
             if not isinstance(asked, dict) or not all(map(self._uploads.holds, _paths(asked))):
                 return None
-            return json.dumps({name: value for name, value in asked.items() if name != "session_hash"}).encode()
+            asked.pop("session_hash", None)
+            # Raises ValueError for what JSON does not know, NaN, and for halves of characters.
+            return json.dumps(asked, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             return None
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..encoder import TextEncoder, VideoEncoder
-from ..errors import Clip4clipError, InputValueError, MissingExtraError
+from ..errors import Clip4clipError, InputValueError, MissingExtraError, PairsError, brief
 from ..files import whole_file
 from ..pairs import Pair
 from ..video import Frame, read_frames
@@ -88,6 +88,7 @@ def evaluate(
 
     Raises:
         InputValueError: for no pairs, or ``max_words`` below 3.
+        PairsError: for an empty sentence.
     """
     if max_words is not None:
         if max_words < 3:
@@ -97,6 +98,8 @@ def evaluate(
         text_encoder = TextEncoder(text_encoder.model, shorter)
     if not pairs:
         raise InputValueError("there are no pairs to evaluate")
+    if empty := [pair.video for pair in pairs if not pair.sentence.strip()]:
+        raise PairsError(f"{len(empty)} of {len(pairs)} sentences are empty, the first of the video {brief(empty[0])}")
     columns: dict[Path, int] = {}
     names: list[str] = []
     for pair in pairs:

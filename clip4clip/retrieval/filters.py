@@ -6,7 +6,7 @@ import ast
 import difflib
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -131,7 +131,8 @@ def translate_filter(
             fields[_name(node)] = None
     for name in fields:
         if lookup(name, None) == set():
-            _unknown(name, [*names()], strict)
+            known = {*names()}
+            _unknown(name, known | {DATE_FIELD} if has_dates and STORED_AS in known else known, strict)
     for start, end, replacement in sorted(edits, reverse=True):
         text = text[:start] + replacement + text[end:]
     return text
@@ -323,7 +324,7 @@ def _not_a_date(wrong: str) -> VideoIndexError:
     )
 
 
-def _unknown(name: str, names: Sequence[str], strict: bool) -> None:
+def _unknown(name: str, names: set[str], strict: bool) -> None:
     if not names:  # nor has the index any video
         return
     near = difflib.get_close_matches(name, names, 1)

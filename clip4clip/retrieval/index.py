@@ -219,9 +219,11 @@ class VideoIndex:
         self._kinds_seen: dict[str, set[str]] = {}  # of fields that the collection does not name
         self._closed = False
         if self.is_local and not self.uri.endswith(".db"):
-            raise VideoIndexError(f"{self.uri!r} is no index: a file that ends in .db or http(s)://host:port is due")
+            raise VideoIndexError(
+                f"{self.uri!r} is not an index: expected a name that ends in .db, or http(s)://HOST:PORT"
+            )
         if self.is_local and not Path(self.uri).parent.is_dir():
-            raise VideoIndexError(f"{self.uri!r} cannot be: there is no folder {Path(self.uri).parent}")
+            raise VideoIndexError(f"{self.uri!r} cannot be an index: there is no folder {Path(self.uri).parent}")
         options = {"grpc.max_reconnect_backoff_ms": 1000}  # else a server that is back is seen minutes later
         if self.is_local:
             options["grpc.keepalive_time_ms"] = 2**31 - 1  # it takes pymilvus's pings for an attack, and hangs up
@@ -403,7 +405,9 @@ class VideoIndex:
             VideoNotFoundError, VideoError: for a video that cannot be read.
         """
         if sum(given is not None for given in (text, video, vector)) != 1:
-            raise InputTypeError("one of text, video and vector is to be searched for")
+            raise InputTypeError("pass exactly one of text, video and vector")
+        if isinstance(text, str) and not text.strip():
+            raise InputValueError(f"the text to search for is empty: {brief(text)}")
         if isinstance(limit, bool) or not (isinstance(limit, int | np.integer) and 0 < limit <= MAX_LIMIT):
             raise InputValueError(f"limit must be a whole number from 1 to {MAX_LIMIT:,}, not {brief(limit)}")
         limit = int(limit)

@@ -80,6 +80,8 @@ def list_videos(
         return videos
     if not path.is_file():
         raise LibraryError(f"no library at {path}: expected {ACCEPTED}")
+    if folder is not None and not Path(folder).is_dir():
+        raise LibraryError(f"no folder of videos at {folder}: paths in {path} are relative to it")
     rows = _read_rows(path) if path.suffix.lower() in TABLE_ENDINGS else _read_list(path)
     return _distinct(rows, Path(folder) if folder is not None else path.parent, str(path))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..device import cores
 from ..encoder import VideoEncoder
-from ..errors import Clip4clipError
+from ..errors import Clip4clipError, printable
 from ..frames import resize_and_crop, to_image
 from ..video import VideoInfo, read_frames
 from .listing import Video, shown
@@ -92,8 +92,8 @@ def _decode(video: Video, count: int, seek: str, resolution: int) -> _Decoded:
     except Clip4clipError as reason:
         error = str(reason)
     except UnicodeEncodeError:
-        error = f"{video.id}: its name is not UTF-8; rename it"
+        error = f"{printable(video.path)}: its name is not UTF-8; rename it"
     except Exception as reason:  # one bad file must not stop ten thousand good ones
-        logger.debug("%s", video.path, exc_info=True)
-        error = f"{video.path}: {type(reason).__name__}: {reason}"
+        logger.debug("%s", printable(video.path), exc_info=True)
+        error = printable(f"{video.path}: {type(reason).__name__}: {reason}")
     return _Decoded(video, crops, info, error)

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode
 
 from PIL import Image
 
-from ..container import Container, is_url
+from ..container import Container, Limits, is_url
 from ..errors import (
     Clip4clipError,
     IndexUnavailableError,
@@ -30,6 +30,7 @@ from ..errors import (
     MissingExtraError,
     VideoError,
     VideoNotFoundError,
+    first_line,
 )
 from ..pairs import EXTENSIONS
 from ..video import read_frames
@@ -55,6 +56,8 @@ TEXTS_AT_ONCE = 4  # searches by a sentence; others wait
 CLIPS_AT_ONCE = 2  # searches by a clip, which keep no other search waiting
 LOOKUPS_AT_ONCE = 4  # videos looked up in the index, and pictures made of them
 MAX_CLIP_SECONDS = 600  # of video in a clip
+# 4K; an hour at 60 frames a second, as such a clip may have more than it says; about a minute of decoding.
+CLIP_LIMITS = Limits(pixels=4096 * 2304, frames=250_000, decoded_pixels=16e9)
 CLIP_TIMEOUT = 60  # seconds until a search by a clip has an answer, those included that it waits
 FAREWELL = 5  # seconds that open connections have when the page is stopped
 POSTER_WIDTH = 480
@@ -155,14 +158,10 @@ def run_page(
     Raises:
         InputValueError: when one of ``allowed_hosts`` is not a host name.
         VideoIndexError: when the index cannot be searched with this model; see :meth:`VideoIndex.search`.
-        OSError: when the port is taken.
+        OSError: when the port is taken, or ``host`` is not an address of this machine.
     """
     index.search("a video", limit=1)  # loads the model, and tells now what would be wrong with every search
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads, socket.socket(family) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()  # who comes now is answered as soon as it runs
+    with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads, _listen(host, port) as listening:
         app: Any = make_app(index, Path(uploads))
         if login is not None:
             app = Login(app, *login)
@@ -175,6 +174,25 @@ def run_page(
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # that is to leave nothing behind either
         with contextlib.suppress(KeyboardInterrupt):  # which comes when all connections are closed
             server.run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket on which connections wait until the page accepts them."""
+    listening = None
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen()
+    except (OSError, UnicodeError) as error:  # UnicodeError: the name has an empty or too long part
+        if listening is not None:
+            listening.close()
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise OSError(
+            f"the page cannot listen at {host!r}, port {port}: {reason}. Use an address of this machine and a free port"
+        ) from error
+    return listening
 
 
 def _is_no_farewell(record: logging.LogRecord) -> bool:
@@ -314,6 +332,7 @@ def _answer(index: VideoIndex, what: str, link: str | None, **query: Any) -> tup
     try:
         if clip := query.get("video"):
             _check_length(clip)
+            query["limits"] = CLIP_LIMITS
         hits = index.search(limit=SHOWN, **query)
         seconds = time.perf_counter() - began
         count = index.count()
@@ -332,7 +351,7 @@ def _answer(index: VideoIndex, what: str, link: str | None, **query: Any) -> tup
 
 
 def _check_length(clip: TimedFile) -> None:
-    with Container(clip, threads=1) as container:
+    with Container(clip, threads=1, limits=CLIP_LIMITS) as container:
         seconds = container.duration or 0
     if seconds > MAX_CLIP_SECONDS:
         raise VideoError(

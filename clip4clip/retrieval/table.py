@@ -81,7 +81,7 @@ class Recipe:
                 raise ValueError(f"its columns are {', '.join(schema.names)}")
         except (OSError, KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
             raise LibraryError(
-                f"{path} is not a table of vectors: {first_line(error)[:200]}. Expected {ACCEPTED}"
+                f"{path} is not a table of vectors: {first_line(error)[:200].rstrip('.')}. Expected {ACCEPTED}"
             ) from error
         return recipe
 

@@ -125,7 +125,7 @@ class TrainingConfig:
         if not 0 <= self.max_grad_norm < math.inf:
             raise InputValueError(f"max_grad_norm must be a number of at least 0, not {self.max_grad_norm}")
         if not 0 <= self.warmup < 1:
-            raise InputValueError(f"warmup must be a part of 1, not {self.warmup}")
+            raise InputValueError(f"warmup must be a number from 0 to 1 (exclusive), not {self.warmup}")
         if self.max_words < 3:
             raise InputValueError(f"max_words must be at least 3, for a token and its two marks, not {self.max_words}")
         for name, allowed in (("precision", (None, *PRECISIONS)), ("save_dtype", ("float32", "float16"))):
