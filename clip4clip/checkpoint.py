@@ -36,6 +36,7 @@ FINGERPRINT_VALUES = 64  # of each tensor
 
 # What a checkpoint may hold beside its numbers; a CLIP has a few hundred tensors. Reading takes a second at most then.
 MAX_TENSORS = 10_000
+MAX_NUMBERS = 2**30  # of a tensor: a few bytes in a file may stand for any number of them
 MAX_PICKLE = 2**20  # bytes that name and place the tensors
 LEGACY_PICKLES = 5  # before the numbers of a file from before PyTorch 1.6
 
@@ -51,6 +52,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     try:
         tensors = _read_file(path)
+        if huge := [name for name, tensor in tensors.items() if tensor.numel() > MAX_NUMBERS]:
+            raise ValueError(f"more than {MAX_NUMBERS:,} numbers, which is the limit, are in {_some(huge)}")
     except Exception as error:
         # The file is untrusted and its parsers raise all kinds of errors: each means the same to the caller.
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
