@@ -77,7 +77,7 @@ def locate(weights: Reference | None, model_name: str, folder: Path | None = Non
     if reference.startswith("hf://"):
         return _download(reference, model_name)
     if not reference:  # which would mean the current folder
-        raise WeightsNotFoundError(f"the name of a checkpoint must not be empty. {_HOW_TO_SUPPLY}")
+        raise WeightsNotFoundError(f"no checkpoint is named: the name is empty. {_HOW_TO_SUPPLY}")
     try:
         path = Path(reference).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
