@@ -8,6 +8,7 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -138,6 +139,7 @@ def _largest_inputs(tower: TextTower | VisionTower) -> dict[tuple[str, str], np.
         found[block, weight] = rows.abs().flatten(0, -2).amax(0).numpy()
 
     hooks = []
+    block: Any  # mypy takes its modules for tensors
     for number, block in enumerate(tower.transformer.resblocks):
         of_block = functools.partial(note, f"transformer.resblocks.{number}.")
         in_proj = functools.partial(of_block, "attn.in_proj_weight")  # which is no module of its own
