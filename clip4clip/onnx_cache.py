@@ -18,7 +18,7 @@ from .weights import cache_folder, inspect, tower_digest
 
 logger = logging.getLogger(__name__)
 
-GRAPHS = 2  # counted up when what is in a graph changes: those that are kept are then made anew
+GRAPHS = 3  # counted up when what is in a graph changes: those that are kept are then made anew
 
 
 def kept_graph(model_name: str, modality: str, path: Path, precision: str = "float32") -> Path:

@@ -37,7 +37,8 @@ def text_graph(config: CLIPConfig, tensors: Tensors, quantised: bool = False) ->
 
     Args:
         config: shape of the model.
-        tensors: of the tower, float32, under the names of :class:`clip4clip.model.TextTower`.
+        tensors: of the tower, float32, under the names of :class:`clip4clip.model.TextTower`; of a block perhaps also
+            ``mlp.gelu.divisor``, by which its ``c_fc`` is divided.
         quantised: computes the linear layers in 8 bits, except those of the first block and the last projection, where
             most of the error would come from.
     """
@@ -67,7 +68,7 @@ def vision_graph(
 
     Args:
         config: shape of the model.
-        tensors: of the tower, float32, under the names of :class:`clip4clip.model.VisionTower`, and of the head.
+        tensors: as for :func:`text_graph`, of :class:`clip4clip.model.VisionTower`, and of the head.
         head: with ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'`` the frames are those of one video, and the graph gives
             its ``vector``, (D,), of norm 1.
         quantised: as for :func:`text_graph`; the head stays as it is.
@@ -159,6 +160,10 @@ class _Graph:
 
     def array(self, name: str) -> np.ndarray:
         return self._tensors[name]
+
+    def divisor(self, block: str) -> np.ndarray:
+        """By which what comes of a block's ``c_fc`` is divided in these tensors; QuickGELU needs it as it was."""
+        return self._tensors.get(f"{block}.mlp.gelu.divisor", np.ones((), np.float32))
 
     def names(self) -> list[str]:
         return list(self._tensors)
@@ -259,7 +264,7 @@ def _transformer(
             seen = _attention(graph, q, k, v, by_one, by_head, width, only_mask)
         x = graph.add("Add", x, graph.module(seen, f"{block}.attn.out_proj", exact))
         y = graph.module(graph.norm(x, f"{block}.ln_2", eps), f"{block}.mlp.c_fc", exact)
-        gate = graph.add("Sigmoid", graph.add("Mul", y, graph.constant(np.array(1.702, np.float32))))
+        gate = graph.add("Sigmoid", graph.add("Mul", y, graph.constant(np.float32(1.702) * graph.divisor(block))))
         y = graph.module(graph.add("Mul", y, gate), f"{block}.mlp.c_proj", exact, after_gelu=True)
         x = graph.add("Add", x, y)
     return x

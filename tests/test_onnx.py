@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import select
 import shutil
@@ -45,6 +47,7 @@ from clip4clip.frames import pixel_values
 from clip4clip.model import random_state_dict
 from clip4clip.onnx_cache import kept_graph
 from clip4clip.onnx_export import save_tower
+from clip4clip.onnx_graph import text_graph, vision_graph
 from clip4clip.onnx_runtime import OnnxTower, load
 from clip4clip.operators import Clip4clip
 from clip4clip.tokenizer import default_tokenizer
@@ -194,7 +197,7 @@ def test_a_graph_that_gives_other_vectors_is_an_error(
     monkeypatch.setattr(onnx_export, "text_graph", wrong)
     (tmp_path / "a.onnx").write_bytes(b"what Triton serves")
     with pytest.raises(ExportError, match=r"a\.onnx gives other vectors than its model: cosine 0\."):
-        Clip4clip("tiny", "text", tiny_checkpoint, "cpu").save_model("onnx", tmp_path / "a.onnx")
+        Clip4clip("tiny", "text", tiny_checkpoint, "cpu", runtime="torch").save_model("onnx", tmp_path / "a.onnx")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"what Triton serves"]
 
 
@@ -374,6 +377,66 @@ def test_a_vector_in_8_bits_is_near_and_the_same_whatever_else_is_embedded_with_
         assert (whole * together).sum(-1).min() > 0.999
         assert (whole * alone).sum(-1).min() > 0.999
         np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def with_outliers(state: State, factor: float) -> State:
+    """Like those of trained models: a few channels that linear layers get are much larger than the others."""
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    random = torch.Generator().manual_seed(0)
+    for name in [name.removesuffix("ln_1.weight") for name in state if name.endswith("ln_1.weight")]:
+        width = len(state[f"{name}ln_1.weight"])
+        for taker, maker in (
+            ("attn.in_proj_weight", "ln_1."),
+            ("attn.out_proj.weight", "attn.in_proj_"),
+            ("mlp.c_fc.weight", "ln_2."),
+            ("mlp.c_proj.weight", "mlp.c_fc."),
+        ):
+            channels = torch.randperm(state[name + taker].shape[1], generator=random)[:3]
+            state[name + taker][:, channels] /= factor
+            for kind in ("weight", "bias"):
+                state[name + maker + kind][channels + (2 * width if taker == "attn.out_proj.weight" else 0)] *= factor
+    return state
+
+
+@pytest.mark.parametrize("modality", ["text", "video"])
+def test_channels_that_are_much_larger_than_others_do_no_harm_in_8_bits(
+    modality: str, random_state: Callable[..., State], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what keeps them from it does not change the network, not by rounding either."""
+    state = with_outliers(random_state(MODELS[DEMO].config), 20)
+    save_file(state, tmp_path / "model.safetensors")
+    operator = Clip4clip(DEMO, modality, tmp_path / "model.safetensors", "cpu", runtime="torch")
+    operator.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
+    tower = build_tower(DEMO, modality, tmp_path / "model.safetensors")
+    random = np.random.default_rng(1)
+    inputs = random.normal(size=(8, 3, 64, 64)).astype(np.float32)
+    if modality == "text":
+        inputs = default_tokenizer(MODELS[DEMO].config.vocab_size)(CAPTIONS, 48)
+    with torch.inference_mode():
+        expected = tower(torch.from_numpy(inputs)).numpy()
+    assert (unit(run(tmp_path / "int8.onnx", inputs)) * unit(expected)).sum(-1).min() > 0.999
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING and "cosine" in record.message]
+    make = text_graph if modality == "text" else vision_graph
+    graphs = [make(tower.config, tensors) for tensors in (onnx_export._tensors(tower), onnx_export._smoothed(tower))]
+    for number, graph in enumerate(graphs):
+        onnx.save(graph, tmp_path / f"{number}.onnx")
+    whole, smoothed = (run(tmp_path / f"{number}.onnx", inputs) for number in range(2))
+    np.testing.assert_allclose(smoothed, whole, rtol=1e-4, atol=1e-5)
+    assert (unit(smoothed) * unit(expected)).sum(-1).min() > 0.999999
+
+
+@pytest.mark.parametrize(("levels", "refused"), [(3, False), (1, True)])
+def test_vectors_in_8_bits_that_are_not_near_are_said_and_those_far_off_are_refused(
+    levels: int, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("clip4clip.onnx_graph.WEIGHT_TOP", levels)
+    operator = Clip4clip(DEMO, "text", None, "cpu", runtime="torch")
+    if refused:
+        with pytest.raises(ExportError, match=r"int8\.onnx gives other vectors than its model: cosine 0\."):
+            operator.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
+        return
+    operator.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
+    assert re.search(r"int8\.onnx: vectors of this checkpoint in int8 have a cosine of 0\.99[0-8]", caplog.text)
 
 
 def test_a_row_of_zeros_has_a_vector_in_8_bits(tiny_state: State, tmp_path: Path) -> None:
