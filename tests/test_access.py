@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import http.client
@@ -74,8 +75,14 @@ class StillIndex:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> TestClient:
-    return TestClient(page.make_app(StillIndex(), tmp_path))  # type: ignore[arg-type]
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    # Gradio leaves event loops open. One that is collected while a test parses Python breaks the parser of Python 3.11.
+    loops: list[asyncio.AbstractEventLoop] = []
+    new = asyncio.new_event_loop
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: loops.append(new()) or loops[-1])
+    yield TestClient(page.make_app(StillIndex(), tmp_path))  # type: ignore[arg-type]
+    for loop in loops:
+        loop.close()
 
 
 def files(folder: Path) -> list[Path]:
