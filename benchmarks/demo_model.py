@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from clip4clip import TextEncoder, VideoEncoder
-from clip4clip.pairs import read_pairs
-from clip4clip.retrieval.evaluation import Evaluation, evaluate
+from clip4clip.evaluation.evaluate import Evaluation, evaluate
+from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.training.synthetic import scenes
 
 MODEL = "clip_vit_tiny_demo"

@@ -36,8 +36,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from clip4clip.config import get_model
-from clip4clip.device import cores
 from clip4clip.model import random_state_dict
+from clip4clip.runtime.placement import available_cores
 
 REST = 0.02  # seconds before each measurement, in which the threads of the one before go to sleep
 
@@ -106,7 +106,7 @@ def report_of(arguments: argparse.Namespace) -> dict[str, Any]:
         rows = kept["rows"] if kept["model"] == arguments.model else {}
     return {
         "model": arguments.model,
-        "threads": cores(),
+        "threads": available_cores(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "versions": versions(),
         "rows": rows,
@@ -144,7 +144,7 @@ def measure_rows(arguments: argparse.Namespace, report: dict[str, Any], console:
 def main() -> int:
     arguments = parse()
     console = Console(width=150)
-    torch.set_num_threads(cores())
+    torch.set_num_threads(available_cores())
     if find_spec("transformers") is None:
         print("transformers gives the vectors that all are compared with: pip install transformers", file=sys.stderr)
         return 2

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.config import CLIPConfig, get_model
-from clip4clip.device import cores
-from clip4clip.frames import MEAN, STD
+from clip4clip.preprocess import MEAN, STD
+from clip4clip.runtime.placement import available_cores
 from clip4clip.tokenizer import VOCAB_SIZE, default_tokenizer
 
 Call = Callable[[], np.ndarray]
@@ -271,7 +271,7 @@ class Given:
 
         core = openvino.Core()
         settings = {
-            "INFERENCE_NUM_THREADS": cores(),
+            "INFERENCE_NUM_THREADS": available_cores(),
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -444,7 +444,7 @@ def session(model: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()
+    options.intra_op_num_threads = available_cores()
     options.log_severity_level = 3
     made = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     name = made.get_inputs()[0].name

@@ -41,7 +41,7 @@ from embed_contenders import (
 from PIL import Image
 
 from clip4clip.config import CLIPConfig
-from clip4clip.frames import pixel_values
+from clip4clip.preprocess import pixel_values
 
 Figures = dict[str, dict[str, Any]]  # of a row, by contender: "cosine", and of each round "milliseconds", "megabytes"
 

@@ -449,7 +449,7 @@ def searches_at_once(by: str, uri: str, queries: np.ndarray, clients: int) -> tu
     shares = np.array_split(queries, clients)
     if "://" in uri:
         context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["clip4clip.retrieval.index"])  # imported once, not by every client
+        context.set_forkserver_preload(["clip4clip.index.video_index"])  # imported once, not by every client
         ready, results, worker = context.Barrier(clients), context.Queue(), context.Process
     else:
         ready, results, worker = threading.Barrier(clients), queue.Queue(), threading.Thread
@@ -470,7 +470,7 @@ def searches_at_once(by: str, uri: str, queries: np.ndarray, clients: int) -> tu
 
 def measure_backend(backend: str, count: str, queries: str, rounds: str, folder: str) -> None:
     """In a process of its own; prints the figures of every way."""
-    importlib.import_module("clip4clip.retrieval.index")  # not timed: it brings torch
+    importlib.import_module("clip4clip.index.video_index")  # not timed: it brings torch
     vectors, wanted = made_up(int(count), 1), made_up(int(queries), 2)
     if backend == "server":
         server = servers().MilvusServer(Path(folder))

@@ -39,7 +39,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .encoder import TextEncoder as TextEncoder
     from .encoder import VideoEncoder as VideoEncoder
-    from .operators import clip4clip as clip4clip
+    from .operators.embedding import clip4clip as clip4clip
 
 __version__ = "0.1.0"  # and in pyproject.toml, whose build backend would take clip4clip.py for the package
 

@@ -70,7 +70,7 @@ def get_model(name: str) -> Model:
     return MODELS[name]
 
 
-def contradictions(found: Mapping[str, int], model_name: str) -> tuple[list[str], str]:
+def find_mismatches(found: Mapping[str, int], model_name: str) -> tuple[list[str], str]:
     """Return what contradicts a model in the sizes found, and a hint to the model that they fit.
 
     Args:

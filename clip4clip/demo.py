@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .device import resolve_placement
 from .errors import PairsError
-from .files import whole_file
-from .retrieval.metrics import RetrievalMetrics, ranks
+from .evaluation.metrics import RetrievalMetrics, ranks
+from .files import atomic_write
+from .runtime.placement import resolve_placement
 from .training.synthetic import MOST_HELD_OUT, tables, write_dataset
-from .video import read_frames
+from .video.reader import read_frames
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # which Towhee uses
@@ -177,7 +177,7 @@ def save_picture(demo: Demo, path: Path) -> None:
             pen.rectangle((x, y + 46, x + 100, y + 54), _RULE)
             pen.rectangle((x, y + 46, x + length, y + 54), _RIGHT if is_right else _BAR)
             pen.text((x, y + 64), demo.clips[clip].stem, _FAINT, small)
-    with whole_file(path) as fresh:
+    with atomic_write(path) as fresh:
         picture.save(fresh, "PNG", optimize=True)
 
 

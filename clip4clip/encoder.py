@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from .config import CLIPConfig, get_model
-from .device import resolve_placement
 from .errors import InputTypeError, InputValueError, brief
-from .frames import HOW_TO_DECODE, FrameRows, is_frame
-from .runtime import check_agreement, find_weights, load_head, load_tower
+from .preprocess import HOW_TO_DECODE, PixelBatch, is_frame
+from .runtime.load import load_head, load_tower, resolve_weights, warn_if_weights_differ
+from .runtime.placement import resolve_placement
+from .runtime.tower import Head, Tower, l2_normalize
 from .tokenizer import default_tokenizer
-from .tower import Head, Tower, unit_rows
-from .weights import Reference
+from .weights.locate import Reference
 
 TOKENS_AT_ONCE = 512  # of captions that are embedded together
 FILLED_UP = 24  # tokens at most that a batch of captions is filled up with: what another batch costs, in tokens' time
@@ -26,7 +26,7 @@ class TextEncoder:
     """Sentences to unit vectors. Safe to call from several threads at once.
 
     Args:
-        model: (B, L) int64 token ids to (B, D) float32 embeddings; see :class:`clip4clip.tower.Tower`.
+        model: (B, L) int64 token ids to (B, D) float32 embeddings; see :class:`clip4clip.runtime.tower.Tower`.
         config: shape of the model.
     """
 
@@ -53,7 +53,7 @@ class TextEncoder:
             device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, ``'openvino'``, or None for the best there is.
             runtime: ``'torch'``, ``'onnxruntime'``, or None for the faster one of those that are installed.
             precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``;
-                :func:`clip4clip.device.resolve_placement` tells where there is which.
+                :func:`clip4clip.runtime.placement.resolve_placement` tells where there is which.
             compiled: by ``torch.compile``: the first calls take a minute, the others less than without.
 
         Raises:
@@ -62,9 +62,9 @@ class TextEncoder:
         """
         config = get_model(model_name).config
         where = resolve_placement(device, runtime, precision, compiled)
-        found = find_weights(weights, model_name, "text")
+        found = resolve_weights(weights, model_name, "text")
         encoder = cls(load_tower(model_name, "text", found.path, where), config)
-        check_agreement(encoder, found)
+        warn_if_weights_differ(encoder, found)
         return encoder
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
@@ -97,7 +97,7 @@ class TextEncoder:
         batches = list(_by_length(rows))
         embeddings = np.concatenate([self.model(tokenizer.pad([rows[place] for place in batch])) for batch in batches])
         vectors = np.empty_like(embeddings)
-        vectors[np.concatenate(batches)] = unit_rows(embeddings)
+        vectors[np.concatenate(batches)] = l2_normalize(embeddings)
         return vectors[0] if isinstance(texts, str) else vectors
 
 
@@ -120,7 +120,7 @@ class VideoEncoder:
     """Decoded frames to one unit vector for each video. Safe to call from several threads at once.
 
     Args:
-        model: (N, 3, R, R) float32 pixels to (N, D) float32 frame embeddings; see :class:`clip4clip.tower.Tower`.
+        model: a :class:`clip4clip.runtime.tower.Tower` for (N, 3, R, R) float32 pixels.
         head: turns the frame embeddings of a video into one.
         config: shape of the model.
     """
@@ -146,10 +146,10 @@ class VideoEncoder:
         """
         config = get_model(model_name).config
         where = resolve_placement(device, runtime, precision, compiled)
-        found = find_weights(weights, model_name, "video")
+        found = resolve_weights(weights, model_name, "video")
         tower, head = load_tower(model_name, "video", found.path, where), load_head(model_name, found.path, where)
         encoder = cls(tower, head, config)
-        check_agreement(encoder, found)
+        warn_if_weights_differ(encoder, found)
         return encoder
 
     def __call__(self, videos: Iterable[Any]) -> np.ndarray:
@@ -157,7 +157,7 @@ class VideoEncoder:
 
         Args:
             videos: one video, that is a list, tuple or iterator of frames or a uint8 (T, H, W, 3) RGB array; or a list
-                or tuple of n such videos. :func:`clip4clip.frames.pixel_values` says what a frame may be. Iterators are
+                or tuple of n such videos. :func:`clip4clip.preprocess.pixel_values` says what a frame may be. Iterators are
                 read as they go, and memory does not grow with the number of frames.
 
         Returns:
@@ -186,13 +186,13 @@ class VideoEncoder:
                 raise InputValueError(
                     f"{f'video {index}' if several else 'the video'} has no frames; at least one is needed"
                 )
-        vectors = unit_rows(np.stack([self.head.pool(state) for state in states]))
+        vectors = l2_normalize(np.stack([self.head.pool(state) for state in states]))
         return vectors if several else vectors[0]
 
     def _pixel_batches(self, videos: Sequence[Iterable[Any]], several: bool) -> Iterator[tuple[list[int], np.ndarray]]:
         """Frames of all videos in full batches, each with the index of the video every frame belongs to."""
         owners: list[int] = []
-        rows = FrameRows(FRAMES_AT_ONCE, self.config.resolution)
+        rows = PixelBatch(FRAMES_AT_ONCE, self.config.resolution)
         for index, video in enumerate(videos):
             for number, frame in enumerate(video):
                 try:
@@ -203,7 +203,7 @@ class VideoEncoder:
                 owners.append(index)
                 if len(owners) == FRAMES_AT_ONCE:
                     yield owners, rows.pixel_values()
-                    owners, rows = [], FrameRows(FRAMES_AT_ONCE, self.config.resolution)
+                    owners, rows = [], PixelBatch(FRAMES_AT_ONCE, self.config.resolution)
         if owners:
             yield owners, rows.pixel_values()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, replace_link: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, replace_link: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to; when the block ends without an error, its file takes the place of ``path``.
 
     A link is followed, and the file that is replaced keeps its mode and, where the system permits it, its owner. What
@@ -61,14 +61,14 @@ def whole_file(path: Path, replace_link: bool = False) -> Iterator[Path]:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether :func:`whole_file` would create or replace a file there, and not write to a device or a pipe."""
+    """Whether :func:`atomic_write` would create or replace a file there, and not write to a device or a pipe."""
     target = _follow(path)
     return not target.exists() or (target.is_file() and not target.is_symlink())
 
 
 def check_writable(path: Path) -> None:
-    """Raise the OSError that :func:`whole_file` would raise for a file that cannot be written. Changes nothing."""
-    with contextlib.suppress(_UnusedError), whole_file(path):
+    """Raise the OSError that :func:`atomic_write` would raise for a file that cannot be written. Changes nothing."""
+    with contextlib.suppress(_UnusedError), atomic_write(path):
         raise _UnusedError
 
 
@@ -79,8 +79,8 @@ def check_folder_writable(folder: Path) -> None:
     check_writable(existing / "file")
 
 
-def remove_unfinished(paths: Iterable[Path]) -> None:
-    """Remove what :func:`whole_file` left for these files in a process that was killed."""
+def remove_partial_files(paths: Iterable[Path]) -> None:
+    """Remove what :func:`atomic_write` left for these files in a process that was killed."""
     for path in map(_follow, paths):
         for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
             left.unlink(missing_ok=True)

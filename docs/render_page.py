@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from clip4clip.pairs import read_pairs
+from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.retrieval import VideoIndex
 from clip4clip.training.synthetic import write_dataset
 

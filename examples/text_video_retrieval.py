@@ -23,7 +23,7 @@ from towhee import ops, pipe
 
 import clip4clip  # noqa: F401  from here on Towhee finds its operators
 from clip4clip.config import get_model
-from clip4clip.pairs import read_pairs
+from clip4clip.evaluation.pairs import read_pairs
 
 
 def read_table(table: str) -> Iterator[tuple[int, str, str]]:

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from servers import MilvusServer
 
 from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.model import random_state_dict
-from clip4clip.pairs import read_pairs
 from clip4clip.training.synthetic import write_dataset
 
 # No test may reach for the network, but for the loopback servers that a test starts itself: only test_triton.py has pip
@@ -153,7 +153,7 @@ def captions(drawings: Path) -> dict[str, str]:
 def easy(captions: dict[str, str], drawings_table: Path) -> tuple[str, str]:
     """The caption that the demo model is surest about, and the name of its clip."""
     from clip4clip import TextEncoder
-    from clip4clip.retrieval.table import read_rows
+    from clip4clip.library.table import read_rows
 
     rows = list(read_rows(drawings_table))
     matrix = np.stack([row["vector"] for row in rows])

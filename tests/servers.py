@@ -139,7 +139,9 @@ class TritonPlace:
         for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
             shutil.copy2(wheel / "backends" / "python" / name, backends / "python")
         shutil.copy2(stub, backends / "python")
-        shutil.copy2(Path(__file__).parent / "triton_onnxruntime.py", backends / "onnxruntime" / "model.py")
+        shutil.copy2(
+            Path(__file__).parent / "operators" / "triton_onnxruntime.py", backends / "onnxruntime" / "model.py"
+        )
 
 
 class TritonServer:

@@ -19,12 +19,12 @@ import clip4clip
 from clip4clip import CheckpointError, PairsError, TextEncoder, VideoEncoder
 from clip4clip.config import MODELS
 from clip4clip.demo import MODEL, Demo, run_demo, save_picture
-from clip4clip.pairs import Pair, read_pairs
-from clip4clip.retrieval.evaluation import evaluate
-from clip4clip.retrieval.metrics import RetrievalMetrics
+from clip4clip.evaluation.evaluate import evaluate
+from clip4clip.evaluation.metrics import RetrievalMetrics
+from clip4clip.evaluation.pairs import Pair, read_pairs
 from clip4clip.training.synthetic import Scene, describe, draw, random_scene, scenes, write_dataset
 from clip4clip.video import read_frames
-from clip4clip.weights import locate
+from clip4clip.weights.locate import locate
 
 REPOSITORY = Path(__file__).parent.parent
 

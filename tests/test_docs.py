@@ -28,8 +28,8 @@ from servers import PageServer
 from snippets import PAGES, REPOSITORY, Snippet, snippets
 
 import clip4clip
-from clip4clip.install import install_operators
-from clip4clip.pairs import read_pairs
+from clip4clip.evaluation.pairs import read_pairs
+from clip4clip.operators.install import install_operators
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are bash's")]
 pytest.importorskip("pyarrow", reason="the pages need the extra retrieval")

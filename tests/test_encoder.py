@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError, DeviceError, InputTypeError, InputValueError, TextEncoder, VideoEncoder
-from clip4clip.checkpoint import tower_state
-from clip4clip.device import available_devices, resolve_device
 from clip4clip.encoder import FILLED_UP, FRAMES_AT_ONCE, TOKENS_AT_ONCE
 from clip4clip.model import MeanPooling, TextTower, VisionTower
-from clip4clip.torch_runtime import TorchHead, TorchTower
-from clip4clip.tower import Tower
+from clip4clip.runtime.placement import available_devices, resolve_device
+from clip4clip.runtime.torch_backend import TorchHead, TorchTower
+from clip4clip.runtime.tower import Tower
+from clip4clip.weights.checkpoint import tower_state
 
 PATH_HINT = r"decode it first, with ops\.video_decode\.ffmpeg"
 

@@ -16,9 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 from clip4clip.cli import app
-from clip4clip.files import check_folder_writable, check_writable, is_regular, remove_unfinished, whole_file
+from clip4clip.files import atomic_write, check_folder_writable, check_writable, is_regular, remove_partial_files
+from clip4clip.library.embed import embed_library
 from clip4clip.operators import Clip4clip
-from clip4clip.retrieval.library import embed_library
 from clip4clip.training import VideoTextModel
 from clip4clip.training.model import save_checkpoint
 
@@ -26,7 +26,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pip
 
 
 def write(path: Path, content: str = "new") -> None:
-    with whole_file(path) as fresh:
+    with atomic_write(path) as fresh:
         fresh.write_text(content)
 
 
@@ -39,7 +39,7 @@ def test_a_file_is_complete_or_as_it_was(tmp_path: Path) -> None:
     for before in (None, "old"):
         if before:
             path.write_text(before)
-        with pytest.raises(ZeroDivisionError), whole_file(path) as fresh:
+        with pytest.raises(ZeroDivisionError), atomic_write(path) as fresh:
             fresh.write_text("half" * (1 // 0))
         assert names(tmp_path) == (["file"] if before else [])
     write(path)
@@ -54,7 +54,7 @@ def test_a_link_is_followed_and_the_mode_is_kept_from_the_beginning(tmp_path: Pa
     target.write_text("old")
     target.chmod(0o600)
     link.symlink_to("folder/target")
-    with whole_file(link) as fresh:
+    with atomic_write(link) as fresh:
         assert stat.S_IMODE(fresh.stat().st_mode) == 0o600
         fresh.unlink()  # a writer may make a file of its own
         fresh.write_text("new")
@@ -67,7 +67,7 @@ def test_a_link_is_followed_and_the_mode_is_kept_from_the_beginning(tmp_path: Pa
     assert (tmp_path / "folder" / "other").read_text() == "new"
     write(dangling, "newer")
     assert dangling.is_symlink()
-    with whole_file(link, replace_link=True) as fresh:
+    with atomic_write(link, replace_link=True) as fresh:
         fresh.write_text("own")
     assert not link.is_symlink()
     assert (link.read_text(), target.read_text()) == ("own", "new")
@@ -159,7 +159,7 @@ def test_whether_it_can_be_written_is_found_out_without_a_trace(tmp_path: Path) 
 def test_leftovers_of_a_kill_are_removed_whatever_the_name(tmp_path: Path) -> None:
     for name in (".a[1].npz.123.456", ".a1.npz.123.456"):
         (tmp_path / name).touch()
-    remove_unfinished([tmp_path / "a[1].npz"])
+    remove_partial_files([tmp_path / "a[1].npz"])
     assert names(tmp_path) == [".a1.npz.123.456"]
     assert is_regular(tmp_path / "new")
 

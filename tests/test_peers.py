@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.config import MODELS, CLIPConfig
-from clip4clip.frames import MEAN, STD, pixel_values
+from clip4clip.preprocess import MEAN, STD, pixel_values
 from clip4clip.tokenizer import default_tokenizer
 
 open_clip = pytest.importorskip("open_clip")

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ..config import CLIPConfig
-from ..frames import pixel_values
-from ..pairs import Pair
+from ..evaluation.pairs import Pair
+from ..preprocess import pixel_values
 from ..tokenizer import default_tokenizer
-from ..video import read_frames
+from ..video.reader import read_frames
 
 
 class Batch(NamedTuple):
@@ -32,7 +32,7 @@ class VideoTextDataset(Dataset):
     another one in every epoch. With a plain index, frames are spread evenly, as in an evaluation.
 
     Args:
-        pairs: from :func:`clip4clip.pairs.read_pairs`.
+        pairs: from :func:`clip4clip.evaluation.pairs.read_pairs`.
         config: shape of the model that is trained.
         frames: how many of each video.
         max_words: how many token ids a sentence may have, start and end marks included.

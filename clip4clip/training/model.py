@@ -14,11 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..checkpoint import assign, check_shape, read_state_dict, sim_header, tower_state
 from ..config import CLIPConfig, get_model
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import TrainingError, UnknownNameError, first_line
-from ..files import whole_file
+from ..files import atomic_write
 from ..model import (
     MeanPooling,
     SequenceLSTM,
@@ -28,8 +27,9 @@ from ..model import (
     VisionTower,
     random_state_dict,
 )
-from ..torch_runtime import TorchHead, TorchTower, build_head
-from ..weights import Reference, locate
+from ..runtime.torch_backend import TorchHead, TorchTower, build_head
+from ..weights.checkpoint import assign, check_shape, read_state_dict, sim_header, tower_state
+from ..weights.locate import Reference, locate
 
 HEADS = ("meanP", "seqLSTM", "seqTransf")
 HEAD_LAYERS = 4  # of seqTransf, as in the paper
@@ -223,7 +223,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         TrainingError: when it cannot be written, as on a full disk.
     """
     try:
-        with whole_file(path) as fresh:
+        with atomic_write(path) as fresh:
             save_file(tensors, fresh, metadata)
             with fresh.open("rb+") as file:
                 os.fsync(file.fileno())

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..errors import InputValueError, TrainingError
-from ..files import whole_file
+from ..files import atomic_write
 
 T = TypeVar("T")
 
@@ -192,7 +192,7 @@ def draw(scene: Scene, random: np.random.Generator) -> np.ndarray:
 
 def write_clip(frames: np.ndarray, path: Path) -> None:
     """Frames as an H.264 file, written under another name and then renamed."""
-    with whole_file(path) as fresh, av.open(fresh, "w", format="mp4") as file:
+    with atomic_write(path) as fresh, av.open(fresh, "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=FRAME_RATE, options={"preset": "veryfast", "crf": "20"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -302,7 +302,7 @@ def _plan(
 
 
 def _write_table(rows: list[tuple[str, str]], path: Path) -> None:
-    with whole_file(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("video", "sentence"), *rows])
 
 

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from ..device import resolve_device
 from ..errors import Clip4clipError, InputValueError, PairsError, TrainingError, UnknownNameError
-from ..files import check_folder_writable, remove_unfinished, whole_file
+from ..evaluation.evaluate import Evaluation, Track, evaluate
+from ..evaluation.pairs import Pair, find_bad, read_pairs
+from ..files import atomic_write, check_folder_writable, remove_partial_files
 from ..model import SequenceTransformer
-from ..pairs import Pair, find_bad, read_pairs
-from ..retrieval.evaluation import Evaluation, Track, evaluate
+from ..runtime.placement import resolve_device
 from .data import Batch, Batches, VideoTextDataset, collate
 from .model import VideoTextModel, encoders, global_loss, save_checkpoint, save_tensors
 
@@ -48,7 +48,7 @@ class TrainingConfig:
     """All that decides on a run. The defaults are the paper's for fine-tuning on MSR-VTT.
 
     Attributes:
-        pairs: table of the training pairs, see :func:`clip4clip.pairs.read_pairs`.
+        pairs: table of the training pairs, see :func:`clip4clip.evaluation.pairs.read_pairs`.
         videos: folder that its videos are relative to.
         out: folder that gets ``last.safetensors``, ``best.safetensors`` (by text→video R@1), ``resume.safetensors``,
             ``log.jsonl`` and, with tensorboard installed, ``tensorboard/``.
@@ -279,7 +279,7 @@ class _Run:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / LOG).unlink(missing_ok=True)
         if self.is_main:
-            remove_unfinished(self.out / name for name in (LAST, BEST, RESUME))
+            remove_partial_files(self.out / name for name in (LAST, BEST, RESUME))
         dataset = VideoTextDataset(self.pairs, model.config, config.frames, config.max_words, config.seed)
         loader = DataLoader(
             dataset,
@@ -607,7 +607,7 @@ class _Log:
         path = folder / LOG
         if path.exists():  # what came after the state that is resumed from comes again
             lines = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
-            with whole_file(path) as fresh:
+            with atomic_write(path) as fresh:
                 fresh.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         self._file = path.open("a", encoding="utf-8")
         try:

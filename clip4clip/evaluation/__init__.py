@@ -1,0 +1,1 @@
+"""Read pairs of videos and sentences, and compute retrieval metrics."""

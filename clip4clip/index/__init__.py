@@ -1,0 +1,1 @@
+"""Store vectors of videos and find the nearest ones."""

@@ -1,0 +1,1 @@
+"""Embed many videos into a table of vectors."""

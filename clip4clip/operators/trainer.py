@@ -1,0 +1,229 @@
+"""Towhee's trainer for the operator: Towhee's configuration and callbacks, the command's model, loss and batches.
+
+Beside ``operators.py`` and ``demo.py`` the only file that imports Towhee.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import InputTypeError, InputValueError, MissingExtraError, TrainingError
+from ..evaluation.metrics import RetrievalMetrics, ranks
+from ..training.data import Batch, Batches, VideoTextDataset, collate
+from ..training.model import VideoTextModel, contrastive_loss, save_checkpoint
+
+
+def _check_requirements() -> None:
+    # Towhee runs pip when one of them is missing, and stops at an assertion when the version is another one.
+    wanted = {"torchvision": None, "torchmetrics": "0.7.0", "ruamel.yaml": None}
+    for name, exact in wanted.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = "none"
+        if found == "none" or (exact and found != exact):
+            raise MissingExtraError(
+                f"Towhee's trainer needs {name} {exact or ''} and found {found}: pip install "
+                "'towhee-clip4clip[towhee-train]', or train with `clip4clip train`, which needs neither"
+            )
+
+
+_check_requirements()
+
+from towhee.data.dataset.dataset import TowheeDataSet  # noqa: E402
+from towhee.trainer.callback import EarlyStoppingCallback  # noqa: E402
+from towhee.trainer.metrics import get_metric_by_name  # noqa: E402
+from towhee.trainer.trainer import Trainer  # noqa: E402
+from towhee.trainer.training_config import TrainingConfig  # noqa: E402
+
+CHECKPOINT = "model.safetensors"
+
+
+class Clip4clipTrainer(Trainer):
+    """``towhee.trainer.Trainer`` for pairs of a video and a sentence.
+
+    The loss is that of ``clip4clip train``, so ``loss`` of the configuration is not used. ``epoch_metric`` is the part,
+    0 to 1, of the sentences of a batch whose video is the most similar one in it; ``eval_epoch_metric`` is R@1 among
+    all of the evaluation set. Every checkpoint folder also gets ``model.safetensors`` in CLIP4Clip's names.
+
+    Args:
+        model: to train.
+        training_config: Towhee's; None for its defaults.
+        train_dataset: pairs to train with.
+        eval_dataset: pairs to evaluate on, after every epoch by default; None for no evaluation.
+        **others: ``train_dataloader``, ``eval_dataloader`` and ``model_card``, as in Towhee.
+
+    Raises:
+        InputTypeError: for another kind of data set.
+        InputValueError: for ``device_str='cuda'``, by which Towhee means DataParallel.
+        TrainingError: for fewer pairs than a batch has.
+    """
+
+    model: VideoTextModel
+    configs: TrainingConfig
+    train_dataset: VideoTextDataset | None
+    eval_dataset: VideoTextDataset | None
+    train_dataloader: DataLoader | None
+    eval_dataloader: DataLoader | None
+
+    def __init__(
+        self,
+        model: VideoTextModel,
+        training_config: TrainingConfig | None = None,
+        train_dataset: VideoTextDataset | None = None,
+        eval_dataset: VideoTextDataset | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init__(model, training_config, train_dataset, eval_dataset, **others)
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+        self.check()
+        self._vectors: tuple[Tensor, Tensor] | None = None
+        self._evaluated: list[tuple[Tensor, Tensor]] = []
+
+    def check(self) -> None:
+        """Raises what the class does, where the configuration or the data sets will not do."""
+        for name in ("train_dataset", "eval_dataset"):
+            dataset = getattr(self, name)
+            if isinstance(dataset, TowheeDataSet):
+                dataset = dataset.dataset
+                setattr(self, name, dataset)
+            if dataset is not None and not isinstance(dataset, VideoTextDataset):
+                raise InputTypeError(
+                    f"{name} must be a clip4clip.training.VideoTextDataset, not {type(dataset).__name__}"
+                )
+        if self.configs.device_str == "cuda":
+            raise InputValueError(
+                "device_str='cuda' would split batches, and with them the loss; name one device, such as 'cuda:0', or "
+                "train on several with torchrun -m clip4clip train"
+            )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in the order of ``clip4clip train``; the last one of an epoch is left out when it is not full."""
+        if self.train_dataloader is None:
+            if self.train_dataset is None:
+                raise InputValueError("there is no train_dataset to train with")
+            size = self.configs.train_batch_size
+            batches = _Batches(self, len(self.train_dataset), size, self.configs.seed)
+            if not len(batches):
+                raise TrainingError(
+                    f"train_dataset has {len(self.train_dataset)} pairs, fewer than one batch of {size}: "
+                    "choose a smaller batch_size"
+                )
+            return self._loader(self.train_dataset, batch_sampler=batches)
+        return self.train_dataloader
+
+    def get_eval_dataloader(self) -> DataLoader | None:
+        """All pairs, in their order."""
+        if self.eval_dataloader is None and self.eval_dataset is not None:
+            return self._loader(self.eval_dataset, batch_size=self.configs.eval_batch_size)
+        return self.eval_dataloader
+
+    def _loader(self, dataset: VideoTextDataset, **batches: Any) -> DataLoader:
+        workers, pin = self._get_num_workers(), self.configs.dataloader_pin_memory and torch.cuda.is_available()
+        return DataLoader(dataset, collate_fn=collate, num_workers=workers, pin_memory=pin, **batches)
+
+    def setup_before_train(self, num_training_steps: int, init_lr: float) -> None:  # noqa: ARG002
+        """As in Towhee, with the schedule over the steps there are; Towhee counts every pair as a step."""
+        epochs = math.ceil(self.configs.epoch_num - self.epoch)
+        super().setup_before_train(epochs * len(self.get_train_dataloader()), init_lr)
+
+    def _create_optimizer(self, init_lr: float) -> None:
+        super()._create_optimizer(init_lr)
+        if not self.override_optimizer:
+            for group in self.optimizer.param_groups:  # Towhee leaves the optimizer's own default there
+                group["lr"] = group["initial_lr"] = init_lr
+
+    def _create_metric(self) -> None:
+        self.metric, self.loss_metric = get_metric_by_name("MeanMetric"), get_metric_by_name("MeanMetric")
+        self.metric.to(self.configs.device)
+        self.loss_metric.to(self.configs.device)
+
+    def _create_callbacks(self) -> None:
+        early_stopping, self.configs.early_stopping = self.configs.early_stopping, None
+        try:
+            super()._create_callbacks()
+        finally:
+            self.configs.early_stopping = early_stopping
+        if isinstance(early_stopping, dict):
+            self.add_callback(_EarlyStopping(self.trainercontrol, **early_stopping))
+
+    def train_step(self, model: VideoTextModel, inputs: Batch) -> dict[str, Any]:
+        """One step of the optimizer; then the scale of the logits is clamped."""
+        logs = super().train_step(model, inputs)
+        model.clamp_logit_scale()
+        return logs
+
+    def compute_loss(self, model: VideoTextModel, inputs: Batch) -> Tensor:
+        """Symmetric cross-entropy over a batch, see :func:`clip4clip.training.contrastive_loss`."""
+        text, video, scale = model(*inputs)
+        self._vectors = text.detach(), video.detach()
+        return contrastive_loss(text, video, scale)
+
+    @torch.no_grad()
+    def compute_metric(self, model: VideoTextModel, inputs: Batch) -> float:  # noqa: ARG002  Towhee's signature
+        """R@1 of the vectors that the loss was just computed of: within the batch when training, else of all so far."""
+        assert self._vectors is not None, "compute_loss comes first"  # noqa: S101  as in Towhee's loop
+        text, video = self._vectors
+        if model.training:
+            self.metric.update((text @ video.T).argmax(1) == torch.arange(len(text), device=text.device))
+            return self.metric.compute().item()
+        self._evaluated.append((text.cpu(), video.cpu()))
+        text, video = (torch.cat(each) for each in zip(*self._evaluated, strict=True))
+        columns, owners = self._distinct_videos(len(text))
+        found = ranks((text @ video[columns].T).numpy(), owners)
+        return RetrievalMetrics.of(found, len(columns)).recall_at_1 / 100
+
+    def _distinct_videos(self, count: int) -> tuple[list[int], list[int]]:
+        """The pairs with which a video comes first, and for each of the first ``count`` pairs which of these it has."""
+        if self.eval_dataset is None:  # a loader of the caller's own
+            return list(range(count)), list(range(count))
+        first: dict[Path, int] = {}
+        for index, pair in enumerate(self.eval_dataset.pairs[:count]):
+            first.setdefault(pair.path, index)
+        number = {path: column for column, path in enumerate(first)}
+        return list(first.values()), [number[pair.path] for pair in self.eval_dataset.pairs[:count]]
+
+    def evaluate(self, model: VideoTextModel, logs: dict[str, Any]) -> dict[str, Any]:
+        """Loss and R@1 over the evaluation set, added to ``logs``."""
+        self._evaluated = []
+        self.loss_metric.reset()
+        logs = super().evaluate(model, logs)
+        self._evaluated = []
+        self.set_train_mode(model)
+        return logs
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Towhee's files, to resume from, and ``model.safetensors``, for every other purpose."""
+        super().save(path, overwrite)
+        save_checkpoint(self.model, Path(path) / CHECKPOINT)
+
+
+class _Batches(Batches):
+    """Those of the epoch that the trainer is in."""
+
+    def __init__(self, trainer: Trainer, length: int, batch_size: int, seed: int) -> None:
+        super().__init__(length, batch_size, seed)
+        self._trainer = trainer
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        self.begin_at(self._trainer.epoch - 1, 0)
+        return super().__iter__()
+
+
+class _EarlyStopping(EarlyStoppingCallback):
+    """Towhee's uses a name that NumPy 2 no longer has."""
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self.wait = self.stopped_epoch = self.best_epoch = 0
+        self.best = -math.inf if self.monitor_op is np.greater else math.inf
+        self.best_weights = None

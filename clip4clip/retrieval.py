@@ -1,0 +1,35 @@
+"""Find videos by a sentence: the public names of :mod:`clip4clip.library` and :mod:`clip4clip.index`.
+
+>>> from clip4clip.retrieval import VideoIndex, embed_library
+>>> embed_library("videos", "vectors.parquet")
+>>> index = VideoIndex("./videos.db")
+>>> index.add("vectors.parquet")
+>>> index.search("kids feeding a horse")[0].path
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .index.video_index import Hit as Hit
+    from .index.video_index import SyncReport as SyncReport
+    from .index.video_index import VideoIndex as VideoIndex
+    from .library.embed import Report as Report
+    from .library.embed import embed_library as embed_library
+
+# Imported when they are used: they bring Milvus and Arrow along.
+_LAZY = {
+    "Hit": ".index.video_index",
+    "SyncReport": ".index.video_index",
+    "VideoIndex": ".index.video_index",
+    "Report": ".library.embed",
+    "embed_library": ".library.embed",
+}
+
+__all__ = ["Hit", "Report", "SyncReport", "VideoIndex", "embed_library"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __package__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

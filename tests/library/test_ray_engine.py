@@ -1,0 +1,64 @@
+"""The engine on Ray against the local one, on a Ray cluster of this machine with two workers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from servers import free_port
+
+from clip4clip import LibraryError
+from clip4clip.library.embed import embed_library
+from clip4clip.library.table import read_rows
+
+DEMO = "clip_vit_tiny_demo"
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(autouse=True)
+def cluster() -> Iterator[None]:
+    for attempt in range(3):  # Ray gives a node half a minute to start, which a busy machine may not have
+        try:
+            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+            break
+        except Exception:
+            ray.shutdown()
+            if attempt == 2:
+                raise
+    yield
+    ray.shutdown()
+
+
+def test_its_rows_are_those_of_the_local_engine_and_it_goes_on_where_that_stopped(
+    drawings: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "clips"
+    shutil.copytree(drawings / "eval", folder)
+    (folder / "bad.mp4").write_text("not a video")
+    here, there = tmp_path / "local.parquet", tmp_path / "ray.parquet"
+    embed_library(folder, here, model_name=DEMO)
+    report = embed_library(folder, there, model_name=DEMO, engine="ray", actors=2, workers=1)
+    assert (report.videos, report.embedded, list(report.failed)) == (25, 25, [str(folder / "bad.mp4")])
+    assert pq.read_schema(here).equals(pq.read_schema(there), check_metadata=True)
+    for ours, theirs in zip(read_rows(here), read_rows(there), strict=True):
+        vectors = ours.pop("vector"), theirs.pop("vector")
+        assert ours == theirs
+        if vectors[0] is None:
+            assert vectors[1] is None
+        else:
+            np.testing.assert_allclose(*vectors, atol=1e-5)
+    # One engine goes on with the other's table.
+    shutil.copy(min(folder.iterdir()), folder / "new.mp4")
+    assert embed_library(folder, here, model_name=DEMO, engine="ray", actors=2, workers=1).embedded == 1
+    assert embed_library(folder, here, model_name=DEMO, engine="ray").embedded == 0
+
+
+def test_a_cluster_that_is_not_there_is_said(drawings: Path, tmp_path: Path) -> None:
+    ray.shutdown()
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(LibraryError, match=f"no Ray cluster answers at {address}"):
+        embed_library(drawings / "eval", tmp_path / "v.parquet", model_name=DEMO, engine="ray", address=address)

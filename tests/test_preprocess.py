@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import io
+import multiprocessing
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+from towhee.types import Image as TowheeImage
+from towhee.types import VideoFrame
+from transformers import CLIPImageProcessorPil
+
+from clip4clip import InputTypeError, InputValueError
+from clip4clip.preprocess import MAX_ASPECT, pixel_values
+
+SIZES = [(1280, 720), (720, 1280), (224, 224), (223, 225), (640, 480), (101, 97), (300, 1), (1, 64), (1, 1), (333, 224)]
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+STD = np.array([0.26862954, 0.26130258, 0.27577711])
+
+
+def _picture(width: int, height: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(width * 10_000 + height).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def _resized_then_cropped(array: np.ndarray) -> np.ndarray:
+    """CLIP's preprocessing, written out: Pillow's bicubic resize of the short side to 224, centre crop, normalise."""
+    height, width = array.shape[:2]
+    short = min(width, height)
+    size = (int(224 * width / short), int(224 * height / short))
+    resized = np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
+    top, left = round((size[1] - 224) / 2), round((size[0] - 224) / 2)
+    cropped = resized[top : top + 224, left : left + 224]
+    return ((cropped / 255 - MEAN) / STD).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize(("width", "height"), [size for size in SIZES if max(size) <= MAX_ASPECT * min(size)])
+def test_pixels_equal_resize_then_crop(width: int, height: int) -> None:
+    array = _picture(width, height)
+    np.testing.assert_allclose(pixel_values([array])[0], _resized_then_cropped(array), atol=2e-6)
+
+
+def test_pixels_equal_resize_then_crop_over_many_sizes() -> None:
+    for width, height in np.random.default_rng(0).integers(8, 400, (150, 2)).tolist():
+        array = _picture(width, height)
+        np.testing.assert_allclose(pixel_values([array])[0], _resized_then_cropped(array), atol=2e-6)
+
+
+# Sizes whose margins are even: an odd one transformers splits the other way, which shifts the picture by a pixel.
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (97, 331), (225, 223)])
+def test_pixels_equal_those_of_transformers(width: int, height: int) -> None:
+    image = Image.fromarray(_picture(width, height))
+    theirs = CLIPImageProcessorPil()(image, return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(pixel_values([image])[0], theirs, atol=2e-6)
+
+
+def test_shape_and_dtype() -> None:
+    pixels = pixel_values([_picture(30, 40), _picture(50, 20)], resolution=64)
+    assert pixels.shape == (2, 3, 64, 64)
+    assert pixels.dtype == np.float32
+
+
+RGB = _picture(60, 45)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        TowheeImage(RGB, "RGB"),
+        TowheeImage(RGB, None),
+        TowheeImage(RGB[..., ::-1], "BGR"),
+        VideoFrame(RGB[..., ::-1], "bgr", 40, 1),
+        TowheeImage(np.dstack([RGB, np.full(RGB.shape[:2], 7, np.uint8)]), "RGBA"),
+        TowheeImage(np.dstack([RGB[..., ::-1], np.full(RGB.shape[:2], 7, np.uint8)]), "BGRA"),
+        Image.fromarray(RGB),
+        Image.fromarray(np.dstack([RGB, np.full(RGB.shape[:2], 7, np.uint8)])),
+        np.repeat(RGB, 2, axis=1)[:, ::2],
+        np.asfortranarray(RGB),
+    ],
+    ids=["RGB", "no mode", "BGR", "VideoFrame BGR", "RGBA", "BGRA", "PIL", "PIL RGBA", "strided", "fortran"],
+)
+def test_a_mode_changes_nothing_but_the_order_of_the_channels(frame: object) -> None:
+    np.testing.assert_allclose(pixel_values([frame]), pixel_values([RGB]))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        TowheeImage(RGB[..., 0], "GRAY"),
+        TowheeImage(RGB[..., :1], "GRAY"),
+        Image.fromarray(RGB[..., 0]),
+        Image.fromarray(RGB[..., 0].astype(np.int32)),
+        Image.fromarray(RGB[..., 0].astype(np.float32)),
+        Image.fromarray(RGB[..., 0].astype(np.uint16) * 256 + 77),
+    ],
+    ids=["GRAY 2-D", "GRAY 3-D", "PIL L", "PIL I", "PIL F", "PIL I;16"],
+)
+def test_grey_is_the_same_in_all_three_channels(frame: object) -> None:
+    np.testing.assert_allclose(pixel_values([frame]), pixel_values([RGB[..., :1].repeat(3, axis=2)]))
+
+
+def in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """The same picture in another of Pillow's modes."""
+    if mode == "LAB":
+        profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        return ImageCms.profileToProfile(picture, *profiles, outputMode="LAB")
+    if mode in ("P", "PA"):
+        return picture.convert("P", palette=Image.Palette.ADAPTIVE).convert(mode)
+    if mode.startswith("I;16"):
+        wide = (np.asarray(picture.convert("L")) * np.uint16(256)).astype(">u2" if mode == "I;16B" else "<u2")
+        return Image.frombytes(mode, picture.size, wide.tobytes())
+    # Pillow reaches the premultiplied modes only by way of the plain ones.
+    return picture.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert(mode)
+
+
+def _stripes(*colours: tuple[int, int, int]) -> Image.Image:
+    return Image.fromarray(np.repeat(np.array([colours], np.uint8), 20, axis=1).repeat(30, axis=0))
+
+
+COLOURS = _stripes((200, 100, 50), (60, 120, 180), (90, 160, 90))
+GREYS = _stripes((0, 0, 0), (255, 255, 255))
+
+
+@pytest.mark.parametrize(
+    ("mode", "picture"),
+    [(mode, COLOURS) for mode in ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")]
+    + [(mode, GREYS) for mode in ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")],
+)
+def test_a_pil_picture_looks_the_same_in_every_mode(mode: str, picture: Image.Image) -> None:
+    converted = in_mode(picture, mode)
+    assert converted.mode == mode
+    # HSV, YCbCr and LAB in bytes are up to five levels of 255 off the RGB they came from.
+    np.testing.assert_allclose(pixel_values([converted]), pixel_values([picture]), atol=0.08, rtol=0)
+
+
+def test_every_mode_that_pillow_has_is_tested() -> None:
+    marks = test_a_pil_picture_looks_the_same_in_every_mode.pytestmark  # type: ignore[attr-defined]
+    assert {mode for mode, _ in marks[0].args[1]} == set(Image.MODES)
+
+
+def test_transparency_is_dropped() -> None:
+    faint = COLOURS.copy()
+    faint.putalpha(40)
+    np.testing.assert_allclose(pixel_values([faint]), pixel_values([COLOURS]))
+
+
+def test_a_pil_picture_that_cannot_be_read_is_an_error() -> None:
+    whole = io.BytesIO()
+    Image.fromarray(_picture(300, 300)).save(whole, "JPEG")
+    truncated = Image.open(io.BytesIO(whole.getvalue()[:2000]))  # Pillow reads the pixels only when asked for them
+    with pytest.raises(InputValueError, match="truncated"):
+        pixel_values([truncated])
+
+
+@pytest.mark.parametrize(("width", "height"), [(65, 1), (301, 1), (1, 301), (5_000, 77)])
+def test_pixels_of_an_extreme_frame_are_those_of_its_very_middle(width: int, height: int) -> None:
+    array = _picture(width, height)
+    # Not to the last level: noise this much enlarged overshoots, and is cut at 0 and 255 in another order.
+    np.testing.assert_allclose(pixel_values([array])[0], _resized_then_cropped(array), atol=0.2)
+
+
+@pytest.mark.parametrize(("width", "height"), [(200_000, 1), (1, 200_000), (20_000, 3)])
+def test_an_endless_frame_does_not_need_endless_memory(width: int, height: int) -> None:
+    frame = _picture(width, height)
+    tracemalloc.start()  # sees what numpy allocates; Pillow's share is bounded by the same cut
+    pixels = pixel_values([frame])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pixels.shape == (1, 3, 224, 224)
+    assert peak < 40e6
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (RGB / 255, r"must be uint8 .* is float64"),
+        (RGB.astype(np.float32) * np.nan, "float32 and holds NaN"),
+        (RGB.astype(np.int8), "is int8"),
+        (RGB.astype(np.int64), "is int64"),
+        (RGB.astype(bool), "is bool"),
+        (np.zeros((0, 5, 3), np.uint8), r"at least one pixel.*\(0, 5, 3\)"),
+        (np.zeros((5, 0, 3), np.uint8), "at least one pixel"),
+        (np.zeros((5, 5), np.uint8), r"\(height, width, 3\), but this ndarray has shape \(5, 5\)"),
+        (np.zeros((5, 5, 4), np.uint8), r"has shape \(5, 5, 4\)"),
+        (np.zeros((3, 5, 5), np.uint8), r"has shape \(3, 5, 5\)"),
+        (TowheeImage(RGB, "HSV"), "mode 'HSV'; the modes that are understood are RGB, BGR"),
+        (TowheeImage(RGB, "RGBA"), r"mode RGBA must have shape \(height, width, 4\)"),
+        (Image.fromarray(np.array([[300.0, 1.0]], np.float32)), "mode 'F' must hold values 0 to 255"),
+        (Image.fromarray(np.array([[np.nan, 1.0]], np.float32)), "mode 'F' must hold values 0 to 255"),
+        (Image.fromarray(np.array([[-1, 70_000]], np.int32)), "mode 'I'.*-1 to 70000"),
+        (Image.new("RGB", (0, 4)), r"at least one pixel.*\(0, 4\)"),
+    ],
+)
+def test_a_frame_that_is_wrong_is_an_error_that_says_how(frame: object, message: str) -> None:
+    with pytest.raises(InputValueError, match=message):
+        pixel_values([frame])
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ("a.jpg", r"'a\.jpg' is a path .*ops\.video_decode\.ffmpeg.*clip4clip\.video\.read_frames"),
+        (Path("a.jpg"), "is a path"),
+        (b"\xff\xd8", "is a path"),
+        (None, "not NoneType: None"),
+        ([[0, 0, 0]], "not list"),
+        (torch.zeros(5, 5, 3), "not Tensor"),
+    ],
+)
+def test_what_is_no_frame_is_an_error_that_names_its_type(frame: object, message: str) -> None:
+    with pytest.raises(InputTypeError, match=message):
+        pixel_values([frame])
+
+
+def test_frames_are_resized_in_a_forked_process_too(frames: list[np.ndarray]) -> None:
+    """Such as a DataLoader's worker, to which the threads of its parent do not come along."""
+    expected = pixel_values(frames, 32)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.apply_async(_resized, (frames,)).get(timeout=300)
+    np.testing.assert_array_equal(found, expected)
+
+
+def _resized(frames: list[np.ndarray]) -> np.ndarray:
+    torch.set_num_threads(1)  # as a DataLoader's worker does: OpenMP's threads do not come along either
+    return pixel_values(frames, 32)
+
+
+def test_many_frames_keep_their_order_and_their_error(frames: list[np.ndarray]) -> None:
+    many = [frames[number % 5] for number in range(40)]
+    together = pixel_values(many, 32)
+    for number, one in enumerate(together):
+        assert np.array_equal(one, pixel_values([many[number]], 32)[0])
+    with pytest.raises(InputTypeError, match="a frame must be"):
+        pixel_values([*many, 3], 32)
