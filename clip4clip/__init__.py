@@ -37,9 +37,10 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .encoder import EncoderSpec as EncoderSpec
     from .encoder import TextEncoder as TextEncoder
     from .encoder import VideoEncoder as VideoEncoder
-    from .operators.embedding import clip4clip as clip4clip
+    from .operators import clip4clip as clip4clip
 
 __version__ = "0.1.0"  # and in pyproject.toml, whose build backend would take clip4clip.py for the package
 
@@ -48,6 +49,7 @@ __all__ = [
     "CheckpointError",
     "Clip4clipError",
     "DeviceError",
+    "EncoderSpec",
     "ExportError",
     "IndexUnavailableError",
     "InputTypeError",
@@ -70,7 +72,7 @@ __all__ = [
 
 # Imported when they are used: the encoders bring numpy and Pillow along, and the factory of the operator Towhee. It is
 # not in __all__, for `from clip4clip import *` would import Towhee then.
-_LAZY = {"TextEncoder": ".encoder", "VideoEncoder": ".encoder", "clip4clip": ".operators"}
+_LAZY = {"EncoderSpec": ".encoder", "TextEncoder": ".encoder", "VideoEncoder": ".encoder", "clip4clip": ".operators"}
 
 
 def __getattr__(name: str) -> object:

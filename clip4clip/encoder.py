@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,58 @@ from .runtime.load import load_head, load_tower, resolve_weights, warn_if_weight
 from .runtime.placement import resolve_placement
 from .runtime.tower import Head, Tower, l2_normalize
 from .tokenizer import default_tokenizer
+from .weights.identity import Identity, identify
 from .weights.locate import Reference
 
 TOKENS_AT_ONCE = 512  # of captions that are embedded together
 FILLED_UP = 24  # tokens at most that a batch of captions is filled up with: what another batch costs, in tokens' time
 FRAMES_AT_ONCE = 32
+
+
+DEFAULT_MODEL = "clip_vit_b32"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Which encoder to use: a model, its weights, and how to compute it.
+
+    Attributes:
+        model_name: key of :data:`clip4clip.config.MODELS`. None for ``clip_vit_b32``, or, where an index is searched,
+            for the model of its vectors.
+        weights: checkpoint, as for :meth:`TextEncoder.load`.
+        device: as for :meth:`TextEncoder.load`.
+        runtime: as for :meth:`TextEncoder.load`.
+        precision: as for :meth:`TextEncoder.load`. Vectors of different precisions can be compared.
+    """
+
+    model_name: str | None = None
+    weights: Reference | None = None
+    device: str | None = None
+    runtime: str | None = None
+    precision: str = "float32"
+
+    def identify(self) -> Identity:
+        """Return the model and the fingerprint of its weights.
+
+        Raises:
+            UnknownNameError, WeightsNotFoundError, CheckpointError: see :mod:`clip4clip.errors`.
+        """
+        return identify(self.weights, self.model_name or DEFAULT_MODEL)
+
+    def text_encoder(self) -> TextEncoder:
+        """Return :meth:`TextEncoder.load` of these values."""
+        return TextEncoder.load(
+            self.model_name or DEFAULT_MODEL, self.weights, self.device, self.runtime, self.precision
+        )
+
+    def video_encoder(self) -> VideoEncoder:
+        """Return :meth:`VideoEncoder.load` of these values."""
+        return VideoEncoder.load(
+            self.model_name or DEFAULT_MODEL, self.weights, self.device, self.runtime, self.precision
+        )
+
+
+DEFAULT_ENCODER = EncoderSpec()
 
 
 class TextEncoder:
@@ -157,8 +205,8 @@ class VideoEncoder:
 
         Args:
             videos: one video, that is a list, tuple or iterator of frames or a uint8 (T, H, W, 3) RGB array; or a list
-                or tuple of n such videos. :func:`clip4clip.preprocess.pixel_values` says what a frame may be. Iterators are
-                read as they go, and memory does not grow with the number of frames.
+                or tuple of n such videos. :func:`clip4clip.preprocess.pixel_values` says what a frame may be. Iterators
+                are read as they go, and memory does not grow with the number of frames.
 
         Returns:
             float32 of shape (D,) for one video, (n, D) for a list of videos; D is 512, of ``clip_vit_tiny_demo`` 128.

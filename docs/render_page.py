@@ -22,6 +22,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from clip4clip.encoder import EncoderSpec
 from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.retrieval import VideoIndex
 from clip4clip.training.synthetic import write_dataset
@@ -51,7 +52,7 @@ PICTURES = {"page.png": Screen(1200, 860, 1, False), "page_phone.png": Screen(37
 def make_library(folder: Path) -> str:
     """Draws clips into a folder and indexes them in its ``videos.db``; the name of the clip to be found."""
     write_dataset(folder, 0, CLIPS)
-    with VideoIndex(folder / "videos.db", model_name="clip_vit_tiny_demo") as index:
+    with VideoIndex(folder / "videos.db", encoder=EncoderSpec("clip_vit_tiny_demo")) as index:
         index.sync(folder / "eval")
     return next(pair.path.name for pair in read_pairs(folder / "eval.csv", folder) if pair.sentence == RIGHT)
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from servers import MilvusServer
 
 from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.encoder import EncoderSpec
 from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.model import random_state_dict
 from clip4clip.training.synthetic import write_dataset
@@ -129,7 +130,7 @@ def drawings_table(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from clip4clip.retrieval import embed_library
 
     table = tmp_path_factory.mktemp("table") / "vectors.parquet"
-    embed_library(drawings / "eval", table, model_name="clip_vit_tiny_demo")
+    embed_library(drawings / "eval", table, encoder=EncoderSpec("clip_vit_tiny_demo"))
     return table
 
 

@@ -16,11 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 from clip4clip.cli import app
+from clip4clip.encoder import EncoderSpec
 from clip4clip.files import atomic_write, check_folder_writable, check_writable, is_regular, remove_partial_files
 from clip4clip.library.embed import embed_library
 from clip4clip.operators import Clip4clip
 from clip4clip.training import VideoTextModel
 from clip4clip.training.model import save_checkpoint
+from clip4clip.video import FrameSampling
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pipes of POSIX")
 
@@ -196,9 +198,8 @@ def writers(tiny_checkpoint: Path, drawings: Path) -> dict[str, Callable[[Path],
         ".parquet": lambda path: embed_library(
             sorted((drawings / "eval").iterdir())[: 2 if path.is_symlink() else 1],
             path,
-            model_name="tiny",
-            weights=tiny_checkpoint,
-            frames=1,
+            encoder=EncoderSpec(model_name="tiny", weights=tiny_checkpoint),
+            sampling=FrameSampling(frames=1),
         ),
     }
 

@@ -42,6 +42,7 @@ from .console import SafeConsole
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..encoder import EncoderSpec
     from ..evaluation.evaluate import Evaluation
     from ..index.video_index import VideoIndex
 
@@ -200,10 +201,9 @@ def embed_text(
     """
     _check_output(output, ".npz")
     texts = _read_texts(texts)
-    from ..encoder import TextEncoder
 
     with _loading(model):
-        encoder = TextEncoder.load(model, weights, **_how(device, runtime, precision))
+        encoder = _encoder_spec(model, weights, device, runtime, precision).text_encoder()
     _give("text", texts, encoder(texts), output, as_json)
 
 
@@ -235,11 +235,10 @@ def embed_video(
             raise typer.BadParameter("the name of a video must not be empty", param_hint="FILE")
     import numpy as np
 
-    from ..encoder import VideoEncoder
     from ..video.reader import read_frames
 
     with _loading(model):
-        encoder = VideoEncoder.load(model, weights, **_how(device, runtime, precision))
+        encoder = _encoder_spec(model, weights, device, runtime, precision).video_encoder()
     vectors: dict[str, np.ndarray] = {}
     failed: dict[str, str] = {}
     with _interruptible() as (progress, stopped):
@@ -356,22 +355,23 @@ def embed(
     _check_output(output, ".parquet")
     with _loading(model):
         from ..library.embed import embed_library
+        from ..video import FrameSampling
+
+        cluster = None
+        if engine is Engine.ray:
+            from ..library.ray_engine import RayCluster
+
+            cluster = RayCluster(address, actors, gpus)
     with _interruptible("videos/s") as (progress, stopped):
         report = embed_library(
             source,
             output,
+            _encoder_spec(model, weights, device, runtime, precision),
+            FrameSampling(frames, seek.value),
             folder=videos,
-            model_name=model,
-            weights=weights,
-            **_how(device, runtime, precision),
-            frames=frames,
-            seek=seek.value,
             workers=workers,
             retry_failed=retry_failed,
-            engine=engine.value,
-            address=address,
-            actors=actors,
-            gpus=gpus,
+            cluster=cluster,
             track=_tracker(progress, stopped),
         )
     if stopped.is_set():
@@ -441,14 +441,21 @@ def index(
             "The index is unchanged"
         )
     with (
-        _open_index(uri, collection, token, model, weights, _how(device, runtime, precision), new=True) as videos,
+        _open_index(
+            uri, collection, token, _encoder_spec(model, weights, device, runtime, precision), new=True
+        ) as videos,
         _interruptible("videos/s") as (progress, stopped),
     ):
         track = _tracker(progress, stopped)
         missed: dict[str, str] = {}
         if source.is_dir():
-            way = seek.value if seek else None
-            report = videos.sync(source, frames=frames, seek=way, workers=workers, track=track)
+            sampling = None
+            if frames or seek:
+                from ..video import FrameSampling
+
+                of_index = videos.sampling or FrameSampling()
+                sampling = FrameSampling(frames or of_index.frames, seek.value if seek else of_index.seek)
+            report = videos.sync(source, sampling, workers=workers, track=track)
             told = (
                 f"{report.added} added, {report.changed} changed, {report.dropped} dropped, "
                 f"{report.unchanged} as before"
@@ -509,7 +516,7 @@ def search(
             raise typer.BadParameter("expected one sentence, but got several lines", param_hint="TEXT")
     with (
         err.status("opening the index"),
-        _open_index(uri, collection, token, model, weights, _how(device, runtime, precision)) as videos,
+        _open_index(uri, collection, token, _encoder_spec(model, weights, device, runtime, precision)) as videos,
     ):
         hits = videos.search(text, video=video, limit=limit, filter=where)
     if as_json:
@@ -570,7 +577,7 @@ def serve(
     with err.status("opening the index"):
         from ..web.page import run_page
 
-        videos = _open_index(uri, collection, token, model, weights, _how(device, runtime, precision))
+        videos = _open_index(uri, collection, token, _encoder_spec(model, weights, device, runtime, precision))
     with videos:
         run_page(
             videos,
@@ -746,22 +753,21 @@ def evaluate(
     """
     _check_output(as_json if str(as_json) != "-" else None, ".json", "--json")
     _check_output(histogram, None, "--histogram")
-    from ..encoder import TextEncoder, VideoEncoder
     from ..evaluation import evaluate as evaluation
     from ..evaluation.pairs import read_pairs
+    from ..video import FrameSampling
 
     if histogram is not None:
         evaluation.check_histogram(histogram)
     table = read_pairs(pairs, videos, captions)
     with _loading(model):
-        how = _how(device, runtime, precision)
-        encoders = TextEncoder.load(model, weights, **how), VideoEncoder.load(model, weights, **how)
+        spec = _encoder_spec(model, weights, device, runtime, precision)
+        encoders = spec.text_encoder(), spec.video_encoder()
     with _progress() as progress:
         found = evaluation.evaluate(
             table,
             *encoders,
-            frames,
-            seek.value,
+            FrameSampling(frames, seek.value),
             lambda items, total, what: progress.track(items, total, description=what),
             max_words,
         )
@@ -1097,18 +1103,19 @@ def _interruptible(speed: str | None = None) -> Iterator[tuple[Progress, threadi
         signal.signal(signal.SIGINT, before)
 
 
-def _how(device: str | None, runtime: Runtime | None, precision: Precision) -> dict[str, Any]:
-    """What the encoders are told of where and how to compute."""
-    return {"device": device, "runtime": runtime.value if runtime else None, "precision": precision.value}
+def _encoder_spec(
+    model: str | None, weights: str | None, device: str | None, runtime: Runtime | None, precision: Precision
+) -> EncoderSpec:
+    from ..encoder import EncoderSpec
+
+    return EncoderSpec(model, weights, device, runtime.value if runtime else None, precision.value)
 
 
 def _open_index(
     uri: str,
     collection: str,
     token: str | None,
-    model: str | None,
-    weights: str | None,
-    how: dict[str, Any],
+    encoder: EncoderSpec,
     new: bool = False,
 ) -> VideoIndex:
     """The index, which may be new or must be there."""
@@ -1118,7 +1125,7 @@ def _open_index(
         import milvus_lite  # noqa: F401  without it pymilvus says that the index does not answer
     if not new and is_local(uri) and not Path(uri).exists():
         raise VideoIndexError(f"no index at {uri}: create it with `clip4clip index`")
-    return VideoIndex(uri, collection, token=token, model_name=model, weights=weights, **how)
+    return VideoIndex(uri, collection, token=token, encoder=encoder)
 
 
 def _check_output(output: Path | None, ending: str | None, option: str = "--output") -> None:

@@ -14,6 +14,7 @@ from ..encoder import TextEncoder, VideoEncoder
 from ..errors import Clip4clipError, InputValueError, MissingExtraError, PairsError, brief
 from ..files import atomic_write
 from ..video.reader import Frame, read_frames
+from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from .metrics import RetrievalMetrics, best_of_each, ranks
 from .pairs import Pair
 
@@ -67,8 +68,7 @@ def evaluate(
     pairs: Sequence[Pair],
     text_encoder: TextEncoder,
     video_encoder: VideoEncoder,
-    frames: int = 12,
-    seek: str = "exact",
+    sampling: FrameSampling = DEFAULT_SAMPLING,
     track: Track = lambda items, total, what: items,  # noqa: ARG005
     max_words: int | None = None,
 ) -> Evaluation:
@@ -80,8 +80,7 @@ def evaluate(
         pairs: from :func:`clip4clip.evaluation.pairs.read_pairs`.
         text_encoder: of the model to measure.
         video_encoder: of the same model.
-        frames: taken from each video, spread evenly.
-        seek: ``'exact'`` or ``'keyframe'``, see :func:`clip4clip.video.read_frames`.
+        sampling: which frames of each video are embedded.
         track: wraps an iteration, given its length and what it does; for a progress bar.
         max_words: token ids of a sentence at most, start and end marks included, the rest is cut; None for as many as
             the model allows.
@@ -113,7 +112,7 @@ def evaluate(
     sentences = list(rows)
     chunks = [sentences[start : start + SENTENCES_AT_ONCE] for start in range(0, len(sentences), SENTENCES_AT_ONCE)]
     texts = np.concatenate([text_encoder(chunk) for chunk in track(chunks, len(chunks), "embedding sentences")])
-    videos, failed = _embed_videos(columns, names, video_encoder, frames, seek, track)
+    videos, failed = _embed_videos(columns, names, video_encoder, sampling, track)
     distinct = np.round(texts.astype(np.float64) @ videos.T.astype(np.float64), DECIMALS)
     similarity = distinct[[rows[pair.sentence] for pair in pairs]]
     text_ranks = ranks(similarity, owners)
@@ -132,7 +131,7 @@ def evaluate(
 
 
 def _embed_videos(
-    paths: Iterable[Path], names: Sequence[str], encoder: VideoEncoder, frames: int, seek: str, track: Track
+    paths: Iterable[Path], names: Sequence[str], encoder: VideoEncoder, sampling: FrameSampling, track: Track
 ) -> tuple[np.ndarray, dict[str, str]]:
     """One row for each video, NaN for those that failed, and why they did."""
     vectors = np.full((len(names), encoder.config.embed_dim), np.nan, np.float32)
@@ -146,7 +145,7 @@ def _embed_videos(
 
     for index, path in enumerate(track(paths, len(names), "embedding videos")):
         try:
-            waiting.append((index, list(read_frames(path, frames, seek=seek))))
+            waiting.append((index, list(read_frames(path, sampling.frames, seek=sampling.seek))))
         except Clip4clipError as error:
             failed[names[index]] = str(error)
         if len(waiting) == VIDEOS_AT_ONCE:

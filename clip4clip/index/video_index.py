@@ -13,7 +13,7 @@ import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ..config import get_model
-from ..encoder import TextEncoder, VideoEncoder
+from ..encoder import DEFAULT_ENCODER, DEFAULT_MODEL, EncoderSpec, TextEncoder, VideoEncoder
 from ..errors import (
     IndexUnavailableError,
     InputTypeError,
@@ -38,8 +38,8 @@ from ..library.local_engine import embed_videos
 from ..library.sources import absolute, list_videos
 from ..video.container import DEFAULT_LIMITS, Limits
 from ..video.reader import read_frames
-from ..weights.identity import Identity, identify
-from ..weights.locate import Reference
+from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
+from ..weights.identity import Identity
 from .filters import STORED_AS, translate_filter
 
 if TYPE_CHECKING:  # at run time these need pyarrow, which a server's index does without
@@ -147,8 +147,7 @@ class _Collection:
     """A collection that there is: what it records, and its fields."""
 
     model: Identity | None
-    frames: int
-    seek: str
+    sampling: FrameSampling
     dims: dict[str, int]  # of the fields of float vectors
     id_field: str
     id_is_text: bool
@@ -174,12 +173,8 @@ class VideoIndex:
         uri: a local file ``*.db``, for one process at a time; or a server, ``http(s)://host:port``, Zilliz Cloud's too.
         collection: its name.
         token: ``user:password`` or a key, where the server asks for it.
-        model_name: of the model that embeds what is searched for; None for the one whose vectors the index has, and
-            ``clip_vit_b32`` for a new index.
-        weights: for the model, as for :meth:`clip4clip.TextEncoder.load`.
-        device: of the model, like ``runtime`` and ``precision``.
-        runtime: as for :meth:`clip4clip.TextEncoder.load`.
-        precision: likewise. Vectors of one precision are near enough to those of another to be compared.
+        encoder: which model embeds the queries, and new videos. Without a ``model_name`` it is the model whose vectors
+            the index has, and ``clip_vit_b32`` for a new index.
         timeout: seconds that the server has for an answer.
 
     Raises:
@@ -194,11 +189,7 @@ class VideoIndex:
         collection: str = "videos",
         *,
         token: str | None = None,
-        model_name: str | None = None,
-        weights: Reference | None = None,
-        device: str | None = None,
-        runtime: str | None = None,
-        precision: str = "float32",
+        encoder: EncoderSpec = DEFAULT_ENCODER,
         timeout: float = 10.0,
     ) -> None:
         if not isinstance(uri, str | os.PathLike):
@@ -212,8 +203,7 @@ class VideoIndex:
             self.uri = absolute(self.uri)
         else:
             _check_server(self.uri)
-        self._model_name, self._weights, self._timeout = model_name, weights, timeout
-        self._placement = device, runtime, precision
+        self._encoder, self._timeout = encoder, timeout
         self._lock = threading.RLock()
         self._known: _Collection | None = None
         self._consistency = CONSISTENCY
@@ -258,34 +248,30 @@ class VideoIndex:
 
     def create(
         self,
-        frames: int | None = None,
-        seek: str | None = None,
+        sampling: FrameSampling | None = None,
         *,
         table: str | os.PathLike[str] | None = None,
     ) -> None:
         """Makes the collection, without videos; does nothing when there is one.
 
         Args:
-            frames: that are taken of each video, spread evenly; None for as many as the index has, or 12.
-            seek: ``'exact'`` or ``'keyframe'``; None for that of the index, or ``'exact'``.
+            sampling: which frames of each video are embedded; None for what the table or the index says.
             table: that ``clip4clip embed`` wrote, whose model, weights, frames and seek the collection is for. Without
                 it the collection is for this index's model.
 
         Raises:
             ModelMismatchError: when there is a collection with other vectors, or the table has other vectors than
-                ``model_name``, ``frames`` or ``seek`` say.
+                the encoder or ``sampling`` say.
             LibraryError: for a table that cannot be read.
         """
         if table is None:
-            self._open(self._identity, get_model(self._identity.model).config.embed_dim, frames, seek)
+            self._open(self._identity, get_model(self._identity.model).config.embed_dim, sampling)
             return
         recipe = _read_recipe(table)
-        if (frames or recipe.frames, seek or recipe.seek) != (recipe.frames, recipe.seek):
-            raise ModelMismatchError(
-                f"{os.fspath(table)} has vectors of {recipe.frames} frames, seek {recipe.seek!r}, not of "
-                f"{frames or recipe.frames}, seek {seek or recipe.seek!r}"
-            )
-        self._open(recipe.model, recipe.dim, recipe.frames, recipe.seek)
+        of_table = FrameSampling(recipe.frames, recipe.seek)
+        if sampling not in (None, of_table):
+            raise ModelMismatchError(f"{os.fspath(table)} has vectors of {of_table}, not of {sampling}")
+        self._open(recipe.model, recipe.dim, of_table)
 
     def add(
         self,
@@ -320,7 +306,7 @@ class VideoIndex:
             recipe = _read_recipe(videos)
             from ..library.table import count_rows, read_rows
 
-            self._open(recipe.model, recipe.dim, recipe.frames, recipe.seek)
+            self._open(recipe.model, recipe.dim, FrameSampling(recipe.frames, recipe.seek))
             rows, total = read_rows(videos), count_rows(videos)
         elif isinstance(videos, Iterable) and not isinstance(videos, Mapping):
             rows, total = videos, len(videos) if isinstance(videos, Sequence) else 0
@@ -428,7 +414,7 @@ class VideoIndex:
             if text is not None:
                 vector = self._text_encoder(text)
             else:
-                frames = read_frames(video, found.frames, seek=found.seek, limits=limits)  # type: ignore[arg-type]
+                frames = read_frames(video, found.sampling.frames, seek=found.sampling.seek, limits=limits)  # type: ignore[arg-type]
                 vector = self._video_encoder(frames)
         where = options.pop("anns_field", next(iter(found.dims), "vector"))
         if where not in found.dims:
@@ -501,12 +487,17 @@ class VideoIndex:
         """Whose vectors the index has; None for a collection that was not made here."""
         return self._found().model
 
+    @property
+    def sampling(self) -> FrameSampling | None:
+        """Which frames of each video the vectors are of; None without a collection."""
+        collection = self._find()
+        return None if collection is None else collection.sampling
+
     def sync(
         self,
         folder: str | os.PathLike[str],
+        sampling: FrameSampling | None = None,
         *,
-        frames: int | None = None,
-        seek: str | None = None,
         workers: int | None = None,
         track: Track = lambda items, total, what: items,  # noqa: ARG005
     ) -> SyncReport:
@@ -519,21 +510,21 @@ class VideoIndex:
 
         Args:
             folder: with all folders in it.
-            frames: to take of each video; None for as many as the index has of the others, or 12.
-            seek: ``'exact'`` or ``'keyframe'``; None likewise.
+            sampling: which frames of each video are embedded; None for those that the index has of the others, and for
+                ``FrameSampling()`` in a new index.
             workers: videos that are decoded at once; None for one per core.
             track: wraps the iteration over the videos to embed, given how many they are; for a progress bar.
 
         Raises:
             LibraryError: when there is no such folder, or no video in it.
-            ModelMismatchError: for an index with vectors of another model, or of another ``frames`` or ``seek``.
+            ModelMismatchError: for an index with vectors of another model, or of another ``sampling``.
         """
         root = Path(absolute(folder))
         if not root.is_dir():
             raise InputValueError(f"no folder at {root}")
         report = SyncReport()
         videos = list_videos(root, unlisted=report.unlisted)
-        made = self._open(self._identity, get_model(self._identity.model).config.embed_dim, frames, seek)
+        made = self._open(self._identity, get_model(self._identity.model).config.embed_dim, sampling)
         there: defaultdict[str, list[_File]] = defaultdict(list)  # by path: a row may have a name of its own
         for file in self._files():
             if Path(file.path).is_relative_to(root):
@@ -546,9 +537,7 @@ class VideoIndex:
         report.unchanged = len(videos) - len(todo)
         rows: list[dict[str, Any]] = []
         try:
-            for row in track(
-                embed_videos(todo, self._video_encoder, made.frames, made.seek, workers), len(todo), "embedding"
-            ):
+            for row in track(embed_videos(todo, self._video_encoder, made.sampling, workers), len(todo), "embedding"):
                 path = row["path"]
                 if row["error"] is not None:
                     report.failed[path] = row["error"]
@@ -577,19 +566,19 @@ class VideoIndex:
         """Of the model that embeds what is searched for."""
         found = self._find()
         recorded = None if found is None or found.model is None else found.model.model
-        name = self._model_name or recorded or "clip_vit_b32"
+        name = self._encoder.model_name or recorded or DEFAULT_MODEL
         get_model(name)
         if found is not None and name != recorded:  # said before a checkpoint is fetched or read
             raise self._mismatch(found, name)
-        return identify(self._weights, name)
+        return replace(self._encoder, model_name=name).identify()
 
     @functools.cached_property
     def _text_encoder(self) -> TextEncoder:
-        return TextEncoder.load(self._identity.model, self._weights, *self._placement)
+        return replace(self._encoder, model_name=self._identity.model).text_encoder()
 
     @functools.cached_property
     def _video_encoder(self) -> VideoEncoder:
-        return VideoEncoder.load(self._identity.model, self._weights, *self._placement)
+        return replace(self._encoder, model_name=self._identity.model).video_encoder()
 
     def _find(self) -> _Collection | None:
         """The collection, if there is one; ready to be searched."""
@@ -676,27 +665,26 @@ class VideoIndex:
                 )
             )
 
-    def _open(self, model: Identity, dim: int, frames: int | None, seek: str | None) -> _Collection:
+    def _open(self, model: Identity, dim: int, sampling: FrameSampling | None) -> _Collection:
         """The collection for vectors made so, new if there is none."""
-        if self._model_name not in (None, model.model):
+        if self._encoder.model_name not in (None, model.model):
             raise ModelMismatchError(
-                f"the vectors are of {model}, and this index was opened for the model {self._model_name}"
+                f"the vectors are of {model}, and this index was opened for the model {self._encoder.model_name}"
             )
         if self._find() is None:
             with self._writing, self._lock:  # whoever comes first makes it
                 if self._find() is None:
-                    self._create(model, dim, frames or 12, seek or "exact")
+                    self._create(model, dim, sampling or DEFAULT_SAMPLING)
         self._check(model)
         found = self._found()
-        if (frames or found.frames, seek or found.seek) != (found.frames, found.seek):
+        if sampling not in (None, found.sampling):
             raise ModelMismatchError(
-                f"the collection {self.collection!r} has vectors of {found.frames} frames, seek {found.seek!r}, not of "
-                f"{frames or found.frames}, seek {seek or found.seek!r}"
+                f"the collection {self.collection!r} has vectors of {found.sampling}, not of {sampling}"
             )
         return found
 
-    def _create(self, model: Identity, dim: int, frames: int, seek: str) -> None:
-        record = {"model": model.model, "fingerprint": model.fingerprint, "frames": frames, "seek": seek}
+    def _create(self, model: Identity, dim: int, sampling: FrameSampling) -> None:
+        record = {"model": model.model, "fingerprint": model.fingerprint, **asdict(sampling)}
         # milvus-lite does not keep a description, and not every server a property.
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True, description=json.dumps(record))
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=MAX_NAME_BYTES)
@@ -732,7 +720,7 @@ class VideoIndex:
                     )
             what = f"the vector of {brief(row['id'])}"
             vector = _vector(row["vector"], None, what)
-            found = self._open(Identity(row["model"], row["fingerprint"]), len(vector), None, None)
+            found = self._open(Identity(row["model"], row["fingerprint"]), len(vector), None)
             told = ("model", "fingerprint", "error")  # of all
             fields = {_text(name, f"a field of {brief(row['id'])}"): row[name] for name in row.keys() - {*told}}
             fields = {name: _storable(value, name, row["id"]) for name, value in fields.items() if value is not None}
@@ -894,8 +882,7 @@ def _understand(description: Mapping[str, Any]) -> _Collection:
     ours = {"model", "fingerprint", "frames", "seek"} <= record.keys()
     return _Collection(
         model=Identity(record["model"], record["fingerprint"]) if ours else None,
-        frames=record["frames"] if ours else 12,
-        seek=record["seek"] if ours else "exact",
+        sampling=FrameSampling(record["frames"], record["seek"]) if ours else DEFAULT_SAMPLING,
         dims=dims,
         id_field=key["name"],
         id_is_text=key["type"] == DataType.VARCHAR,

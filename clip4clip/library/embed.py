@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..encoder import VideoEncoder
-from ..errors import UnknownNameError
-from ..weights.identity import identify
-from ..weights.locate import Reference
+from ..config import get_model
+from ..encoder import DEFAULT_ENCODER, EncoderSpec
+from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from .local_engine import Row, embed_videos
 from .sources import Video, list_videos, shown
 from .table import Known, TableSpec, TableWriter, table_path
 
-ENGINES = ("local", "ray")
+if TYPE_CHECKING:
+    from .ray_engine import RayCluster
+
 PART_VIDEOS, PART_SECONDS = 256, 60.0  # a part is written when it has so many rows, or is so old
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -46,21 +48,13 @@ class Report:
 def embed_library(
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str],
+    encoder: EncoderSpec = DEFAULT_ENCODER,
+    sampling: FrameSampling = DEFAULT_SAMPLING,
     *,
     folder: str | os.PathLike[str] | None = None,
-    model_name: str = "clip_vit_b32",
-    weights: Reference | None = None,
-    device: str | None = None,
-    runtime: str | None = None,
-    precision: str = "float32",
-    frames: int = 12,
-    seek: str = "exact",
     workers: int | None = None,
     retry_failed: bool = False,
-    engine: str = "local",
-    address: str | None = None,
-    actors: int | None = None,
-    gpus: float = 0,
+    cluster: RayCluster | None = None,
     track: Track = lambda items, total, what: items,  # noqa: ARG005
 ) -> Report:
     """Embeds every video of a library into a Parquet table; stopped at any moment, the same call goes on.
@@ -71,51 +65,35 @@ def embed_library(
     Args:
         source: a folder, a CSV table, a list, or paths; see :func:`clip4clip.library.sources.list_videos`.
         output: the table; :meth:`clip4clip.library.table.TableSpec.schema` tells its columns.
-        folder: what relative paths in a table or list are relative to.
-        model_name: as for :meth:`clip4clip.VideoEncoder.load`, like ``weights``.
-        weights: a file, a folder, a hub reference or None.
-        device: of the model, like ``runtime`` and ``precision``, whose vectors are near enough to be in one table.
-        runtime: as for :meth:`clip4clip.VideoEncoder.load`.
-        precision: likewise.
-        frames: to take of each video, spread evenly.
-        seek: ``'exact'`` or ``'keyframe'``, see :func:`clip4clip.video.read_frames`.
-        workers: videos that are decoded at once, on this machine or in each actor; None for one per core.
-        retry_failed: try again the videos whose rows tell of an error.
-        engine: ``'local'``, or ``'ray'`` for actors on a Ray cluster, whose machines must see the same paths.
-        address: of the cluster; None for the one that this machine is in, or else for one that is started here.
-        actors: of the Ray engine; None for as many as the cluster has room for.
-        gpus: that each actor takes.
+        encoder: which model computes the vectors. Vectors of different precisions may share a table.
+        sampling: which frames of each video are embedded.
+        folder: folder that relative paths in a table or list start from.
+        workers: number of videos decoded at once, on this machine or in each Ray actor; None for one per core.
+        retry_failed: try videos again that failed in an earlier run.
+        cluster: the Ray cluster that does the work; None for this machine.
         track: wraps the iteration over the videos, given how many they are and what is done; for a progress bar.
 
     Raises:
         LibraryError: for a source that cannot be listed, or a table that was made in another way, that another process
             writes, or that cannot be written.
         UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: see :mod:`clip4clip.errors`.
-        MissingExtraError: without pyarrow, or for ``engine='ray'`` without ray.
+        MissingExtraError: without pyarrow, or for a ``cluster`` without ray.
     """
-    if engine not in ENGINES:
-        raise UnknownNameError(f"unknown engine {engine!r}; it must be {' or '.join(map(repr, ENGINES))}")
     began = time.perf_counter()
     table_path(output)  # before the work, not after it
     unlisted: dict[str, str] = {}
     videos = list_videos(source, folder, unlisted)
-    identity = identify(weights, model_name)
+    identity = encoder.identify()
     encode: Callable[[Sequence[Video]], Iterator[Row]]
-    if engine == "ray":
+    if cluster is not None:
         from .ray_engine import RayEngine
 
-        model = (model_name, weights, device, runtime, precision)
-        encode = RayEngine(model, frames, seek, workers, address, actors, gpus)
-        dim = encode.dim
+        encode = RayEngine(cluster, encoder, sampling, workers)
     else:
-        encoder = VideoEncoder.load(model_name, weights, device, runtime, precision)
-        dim = encoder.config.embed_dim
-
-        def encode(todo: Sequence[Video]) -> Iterator[Row]:
-            return embed_videos(todo, encoder, frames, seek, workers)
-
+        encode = functools.partial(embed_videos, encoder=encoder.video_encoder(), sampling=sampling, workers=workers)
+    dim = get_model(identity.model).config.embed_dim
     report = Report(len(videos), unlisted=unlisted)
-    with TableWriter(output, TableSpec(identity, dim, frames, seek)) as table:
+    with TableWriter(output, TableSpec(identity, dim, sampling.frames, sampling.seek)) as table:
         known = table.known()
         todo = [video for video in videos if not _is_done(video, known.get(video.id), retry_failed)]
         report.kept = len(videos) - len(todo)

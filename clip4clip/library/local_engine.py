@@ -17,6 +17,7 @@ from ..errors import Clip4clipError, printable
 from ..preprocess import resize_and_crop, to_image
 from ..runtime.placement import available_cores
 from ..video.reader import VideoInfo, read_frames
+from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from .sources import Video, shown
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,10 @@ Row = dict[str, Any]
 
 
 def embed_videos(
-    videos: Iterable[Video], encoder: VideoEncoder, frames: int = 12, seek: str = "exact", workers: int | None = None
+    videos: Iterable[Video],
+    encoder: VideoEncoder,
+    sampling: FrameSampling = DEFAULT_SAMPLING,
+    workers: int | None = None,
 ) -> Iterator[Row]:
     """Rows of a table, without ``model`` and ``fingerprint``, in the order of the videos.
 
@@ -37,21 +41,20 @@ def embed_videos(
     Args:
         videos: to embed.
         encoder: of the model.
-        frames: to take of each.
-        seek: ``'exact'`` or ``'keyframe'``.
+        sampling: which frames of each video are embedded.
         workers: videos that are decoded at once, each by one thread; None for one per core.
     """
     left = iter(videos)
     with ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="clip4clip-videos") as pool:
         ahead = deque(
-            pool.submit(_decode, video, frames, seek, encoder.config.resolution)
+            pool.submit(_decode, video, sampling, encoder.config.resolution)
             for video in itertools.islice(left, 2 * VIDEOS_AT_ONCE)
         )
         try:
             while ahead:
                 batch = [ahead.popleft().result() for _ in range(min(VIDEOS_AT_ONCE, len(ahead)))]
                 for video in itertools.islice(left, len(batch)):
-                    ahead.append(pool.submit(_decode, video, frames, seek, encoder.config.resolution))
+                    ahead.append(pool.submit(_decode, video, sampling, encoder.config.resolution))
                 found = [decoded.frames for decoded in batch if decoded.error is None]
                 vectors = iter(encoder(found) if found else ())
                 for decoded in batch:
@@ -80,12 +83,12 @@ class _Decoded:
         }
 
 
-def _decode(video: Video, count: int, seek: str, resolution: int) -> _Decoded:
+def _decode(video: Video, sampling: FrameSampling, resolution: int) -> _Decoded:
     crops: list[np.ndarray] = []
     info, error = VideoInfo(), None
     try:
         video.path.encode()
-        frames = read_frames(video.path, count, seek=seek, threads=1)
+        frames = read_frames(video.path, sampling.frames, seek=sampling.seek, threads=1)
         info = frames.info
         # The encoder leaves frames of this very size as they are.
         crops.extend(np.asarray(resize_and_crop(to_image(frame), resolution)) for frame in frames)

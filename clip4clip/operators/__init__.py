@@ -5,9 +5,9 @@ Folders of operators that ``clip4clip install-operators`` wrote import this modu
 
 from towhee.runtime.operator_manager import OperatorRegistry
 
+from ..weights.locate import OPERATOR
 from .decoding import Ffmpeg
 from .embedding import Clip4clip
-from .install import OPERATOR
 from .milvus import MilvusInsert, MilvusSearch
 
 # The factories, under the names by which Towhee asks for them.

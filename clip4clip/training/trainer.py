@@ -33,6 +33,7 @@ from ..evaluation.pairs import Pair, find_bad, read_pairs
 from ..files import atomic_write, check_folder_writable, remove_partial_files
 from ..model import SequenceTransformer
 from ..runtime.placement import resolve_device
+from ..video.sampling import FrameSampling
 from .data import Batch, Batches, VideoTextDataset, collate
 from .model import VideoTextModel, encoders, global_loss, save_checkpoint, save_tensors
 
@@ -372,7 +373,7 @@ class _Run:
         evaluation = evaluate(
             self.eval_pairs,
             *encoders(self.model, self.device),
-            frames=self.config.frames,
+            sampling=FrameSampling(self.config.frames),
             track=_tracker(bar, stop),
         )
         self.model.train()

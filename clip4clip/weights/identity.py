@@ -89,7 +89,7 @@ def inspect(path: Path, model_name: str) -> CheckpointInfo:
 
 
 def tower_digest(path: Path, modality: str) -> str:
-    """Return :func:`clip4clip.weights.checkpoint.digest` of a tower; remembered for the file's place and :func:`file_state`.
+    """Return :func:`clip4clip.weights.checkpoint.digest` of a tower, kept for the file's path and :func:`file_state`.
 
     Raises:
         CheckpointError: when the file cannot be read.

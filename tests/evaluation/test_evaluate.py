@@ -13,7 +13,7 @@ from PIL import Image
 from clip4clip import InputValueError, MissingExtraError, PairsError, TextEncoder, VideoEncoder
 from clip4clip.evaluation.evaluate import Evaluation, evaluate, save_histogram
 from clip4clip.evaluation.pairs import Pair, read_pairs
-from clip4clip.video import read_frames
+from clip4clip.video import FrameSampling, read_frames
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def pairs(drawings: Path) -> list[Pair]:
 
 
 def test_the_figures_are_those_of_the_vectors(encoders: tuple[TextEncoder, VideoEncoder], pairs: list[Pair]) -> None:
-    found = evaluate(pairs, *encoders, frames=3)
+    found = evaluate(pairs, *encoders, sampling=FrameSampling(frames=3))
     text, video = encoders
     similarity = text([pair.sentence for pair in pairs]) @ video([read_frames(pair.path, 3) for pair in pairs]).T
     np.testing.assert_allclose(found.similarity, similarity, atol=2e-6)
@@ -45,14 +45,14 @@ def test_a_video_that_cannot_be_decoded_is_a_miss_and_is_named(
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")
     damaged = [replace(pairs[0], video="broken", path=broken), *pairs[1:]]
-    found = evaluate(damaged, *encoders, frames=3)
+    found = evaluate(damaged, *encoders, sampling=FrameSampling(frames=3))
     assert list(found.failed) == ["broken"]
     assert "broken.mp4" in found.failed["broken"]
     assert (found.videos, found.text_to_video.queries, found.text_to_video.missed) == (24, 24, 1)
     assert found.video_to_text.missed == 1
     assert np.isnan(found.text_ranks[0])
     assert not np.isnan(found.text_ranks[1:]).any()
-    whole = evaluate(pairs, *encoders, frames=3)
+    whole = evaluate(pairs, *encoders, sampling=FrameSampling(frames=3))
     assert found.text_to_video.mean_rank >= (whole.text_ranks[1:].sum() - 23 + 24) / 24  # last among 24, not left out
 
 
@@ -85,7 +85,7 @@ def test_every_sentence_and_every_video_is_embedded_once(
         return items
 
     twice = [*pairs[:5], *(replace(pair, sentence="the same") for pair in pairs[:5])]
-    found = evaluate(twice, *counting, frames=2, track=track)
+    found = evaluate(twice, *counting, sampling=FrameSampling(frames=2), track=track)
     assert (len(texts), len(videos)) == (6, 5)
     assert (found.pairs, found.videos, found.text_to_video.queries, found.video_to_text.queries) == (10, 5, 10, 5)
     assert told == [(1, "embedding sentences"), (5, "embedding videos")]
@@ -93,7 +93,7 @@ def test_every_sentence_and_every_video_is_embedded_once(
 
 def test_of_several_sentences_the_best_counts(encoders: tuple[TextEncoder, VideoEncoder], pairs: list[Pair]) -> None:
     both = [*pairs, *(replace(pair, sentence=f"{pair.sentence} once more") for pair in pairs)]
-    found = evaluate(both, *encoders, frames=2)
+    found = evaluate(both, *encoders, sampling=FrameSampling(frames=2))
     best = np.maximum(found.similarity[:24], found.similarity[24:]).T
     expected = 1 + (best > np.diag(best)[:, None]).sum(1)
     assert np.abs(found.video_ranks - expected).max() <= 0.5
@@ -106,7 +106,7 @@ def test_copies_of_one_video_share_their_rank(
     for number in range(3):
         shutil.copy(pairs[0].path, tmp_path / f"{number}.mp4")
         copies.append(Pair(str(number), tmp_path / f"{number}.mp4", "what it shows"))
-    assert evaluate(copies, *encoders, frames=2).text_ranks.tolist() == [2, 2, 2]
+    assert evaluate(copies, *encoders, sampling=FrameSampling(frames=2)).text_ranks.tolist() == [2, 2, 2]
 
 
 def test_no_pairs_are_refused(encoders: tuple[TextEncoder, VideoEncoder]) -> None:
@@ -118,7 +118,7 @@ def test_no_pairs_are_refused(encoders: tuple[TextEncoder, VideoEncoder]) -> Non
 
 @pytest.fixture(scope="module")
 def found(encoders: tuple[TextEncoder, VideoEncoder], pairs: list[Pair]) -> Evaluation:
-    return evaluate(pairs, *encoders, frames=2)
+    return evaluate(pairs, *encoders, sampling=FrameSampling(frames=2))
 
 
 def test_a_histogram_is_a_picture(found: Evaluation, tmp_path: Path) -> None:

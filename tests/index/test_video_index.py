@@ -34,11 +34,13 @@ from clip4clip import (
     VideoIndexError,
 )
 from clip4clip.cli import app
+from clip4clip.encoder import EncoderSpec
 from clip4clip.index.video_index import _local
 from clip4clip.library.sources import absolute
 from clip4clip.library.table import read_rows
 from clip4clip.operators import MilvusSearch
 from clip4clip.retrieval import Hit, VideoIndex, embed_library
+from clip4clip.video import FrameSampling
 from clip4clip.weights.identity import identify
 
 DEMO = "clip_vit_tiny_demo"
@@ -63,7 +65,7 @@ def collection(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def index(uri: str, collection: str) -> Iterator[VideoIndex]:
-    with VideoIndex(uri, collection, model_name=DEMO) as opened:
+    with VideoIndex(uri, collection, encoder=EncoderSpec(DEMO)) as opened:
         yield opened
 
 
@@ -403,7 +405,7 @@ def test_another_model_is_refused_with_both_names(
     index.add(made_up(3))
     weights = tmp_path / "other.safetensors"
     save_file(random_state(MODELS[DEMO].config, 7), weights)
-    with VideoIndex(uri, collection, model_name=DEMO, weights=weights) as other:
+    with VideoIndex(uri, collection, encoder=EncoderSpec(model_name=DEMO, weights=weights)) as other:
         ours, theirs = identify(None, DEMO).fingerprint, identify(weights, DEMO).fingerprint
         both = f"has vectors of {DEMO} with the weights {ours}, .* of {DEMO} with the weights {theirs}"
         with pytest.raises(ModelMismatchError, match=both):
@@ -420,9 +422,11 @@ def test_another_model_is_refused_before_anything_is_fetched(
     index: VideoIndex, uri: str, collection: str, drawings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(made_up(3))
-    monkeypatch.setattr("clip4clip.index.video_index.identify", lambda *_: pytest.fail("a checkpoint is looked for"))
+    monkeypatch.setattr("clip4clip.encoder.EncoderSpec.identify", lambda *_: pytest.fail("a checkpoint is looked for"))
     theirs = f"has vectors of {DEMO} with the weights .*, which cannot be compared with vectors of clip_vit_b16"
-    with VideoIndex(uri, collection, model_name="clip_vit_b16", weights="hf://owner/repo") as other:
+    with VideoIndex(
+        uri, collection, encoder=EncoderSpec(model_name="clip_vit_b16", weights="hf://owner/repo")
+    ) as other:
         for ask in (
             lambda: other.search("a red square"),
             lambda: other.search(video="none.mp4"),
@@ -433,14 +437,17 @@ def test_another_model_is_refused_before_anything_is_fetched(
                 ask()
         with pytest.raises(ModelMismatchError, match="this index was opened for the model clip_vit_b16"):
             other.add(made_up(1))
-    with VideoIndex(uri, collection, model_name="b99") as other, pytest.raises(UnknownNameError, match="'b99'"):
+    with (
+        VideoIndex(uri, collection, encoder=EncoderSpec("b99")) as other,
+        pytest.raises(UnknownNameError, match="'b99'"),
+    ):
         other.search("a red square")
 
 
 def test_a_collection_is_made_as_a_table_was(
     index: VideoIndex, drawings_table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clip4clip.index.video_index.identify", lambda *_: pytest.fail("a checkpoint is looked for"))
+    monkeypatch.setattr("clip4clip.encoder.EncoderSpec.identify", lambda *_: pytest.fail("a checkpoint is looked for"))
     for wrong in ({"frames": 4}, {"seek": "keyframe"}):
         with pytest.raises(ModelMismatchError, match="has vectors of 12 frames, seek 'exact', not of"):
             index.create(table=drawings_table, **wrong)  # type: ignore[arg-type]
@@ -483,7 +490,7 @@ def test_sync_follows_a_folder(index: VideoIndex, drawings: Path, tmp_path: Path
     twins = index.search(video=folder / names[0], limit=3)
     assert {str(folder / names[0]), str(folder / names[1])} < set(ids(twins))
     with pytest.raises(ModelMismatchError, match="vectors of 12 frames, seek 'exact', not of 4"):
-        index.sync(folder, frames=4)
+        index.sync(folder, sampling=FrameSampling(frames=4))
     # A good file that is damaged is not found any more.
     (folder / names[5]).write_text("damaged")
     report = index.sync(folder)
@@ -513,7 +520,7 @@ def test_sync_leaves_names_and_fields_to_videos_that_have_their_own(
         shutil.copy(clip, folder / f"{number}.mp4")
     table = tmp_path / "videos.csv"
     table.write_text("id,path\n" + "".join(f"video{number},clips/{number}.mp4\n" for number in range(3)))
-    embed_library(table, tmp_path / "vectors.parquet", model_name=DEMO)
+    embed_library(table, tmp_path / "vectors.parquet", encoder=EncoderSpec(DEMO))
     index.add(row | {"title": f"the {row['id']}"} for row in read_rows(tmp_path / "vectors.parquet"))
     report = index.sync(folder)
     assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 0, 0, 3)
@@ -555,7 +562,7 @@ def test_what_is_there_and_not_listed_is_not_dropped(index: VideoIndex, drawings
     (folder / "link").symlink_to(other)
     names = ("a.mp4", ".hidden/b.mp4", "c.m2v", "link/d.mp4")
     (tmp_path / "list.txt").write_text("".join(f"clips/{name}\n" for name in names))
-    embed_library(tmp_path / "list.txt", tmp_path / "vectors.parquet", model_name=DEMO)
+    embed_library(tmp_path / "list.txt", tmp_path / "vectors.parquet", encoder=EncoderSpec(DEMO))
     index.add(tmp_path / "vectors.parquet")
     report = index.sync(folder)
     assert (report.dropped, report.unchanged, index.count()) == (0, 1, 4)
@@ -842,7 +849,7 @@ def test_why_a_local_file_cannot_be_opened_is_said(tmp_path: Path, monkeypatch: 
     with pytest.raises(VideoIndexError, match=r"file.db is a file, and a local index is a folder") as caught:
         VideoIndex(tmp_path / "file.db")
     assert not isinstance(caught.value, IndexUnavailableError)
-    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as index:
         index.add(made_up(3))
 
     def read_only(path: Any, flags: int, *rest: Any, **options: Any) -> int:
@@ -942,14 +949,14 @@ def test_two_processes_cannot_open_one_file_and_are_told(tmp_path: Path) -> None
 def test_threads_open_write_and_close_one_file_as_they_like(tmp_path: Path) -> None:
     def work(number: int) -> None:
         for start in range(number * 1000, (number + 1) * 1000, 250):
-            with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as opened:
+            with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as opened:
                 opened.add(made_up(250, start=start))
 
-    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as index:
         index.create()
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
-    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as index:
         assert index.count() == 4000
         assert sorted(file.id for file in index._files()) == sorted(f"v{number}" for number in range(4000))
 
@@ -976,7 +983,7 @@ def test_all_of_one_file_have_one_lock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_threads_write_to_one_file_in_turn(tmp_path: Path) -> None:
     rows = made_up(4000)
-    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as index:
 
         def work(number: int) -> None:
             for start in range(number * 500, (number + 1) * 500, 50):

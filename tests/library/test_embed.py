@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from clip4clip import LibraryError, UnknownNameError, VideoEncoder
 from clip4clip.cli import app
+from clip4clip.encoder import EncoderSpec
 from clip4clip.library import embed as library
 from clip4clip.library import local_engine
 from clip4clip.library.embed import Report, embed_library
@@ -43,7 +44,7 @@ def clips(drawings: Path, tmp_path: Path) -> Path:
 
 
 def embed(source: Any, output: Path, **options: Any) -> Report:
-    return embed_library(source, output, model_name=DEMO, **options)
+    return embed_library(source, output, encoder=EncoderSpec(DEMO), **options)
 
 
 def table_of(path: Path) -> dict[str, dict[str, Any]]:

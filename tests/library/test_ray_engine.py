@@ -12,7 +12,9 @@ import pytest
 from servers import free_port
 
 from clip4clip import LibraryError
+from clip4clip.encoder import EncoderSpec
 from clip4clip.library.embed import embed_library
+from clip4clip.library.ray_engine import RayCluster
 from clip4clip.library.table import read_rows
 
 DEMO = "clip_vit_tiny_demo"
@@ -40,8 +42,8 @@ def test_its_rows_are_those_of_the_local_engine_and_it_goes_on_where_that_stoppe
     shutil.copytree(drawings / "eval", folder)
     (folder / "bad.mp4").write_text("not a video")
     here, there = tmp_path / "local.parquet", tmp_path / "ray.parquet"
-    embed_library(folder, here, model_name=DEMO)
-    report = embed_library(folder, there, model_name=DEMO, engine="ray", actors=2, workers=1)
+    embed_library(folder, here, encoder=EncoderSpec(DEMO))
+    report = embed_library(folder, there, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1)
     assert (report.videos, report.embedded, list(report.failed)) == (25, 25, [str(folder / "bad.mp4")])
     assert pq.read_schema(here).equals(pq.read_schema(there), check_metadata=True)
     for ours, theirs in zip(read_rows(here), read_rows(there), strict=True):
@@ -53,12 +55,14 @@ def test_its_rows_are_those_of_the_local_engine_and_it_goes_on_where_that_stoppe
             np.testing.assert_allclose(*vectors, atol=1e-5)
     # One engine goes on with the other's table.
     shutil.copy(min(folder.iterdir()), folder / "new.mp4")
-    assert embed_library(folder, here, model_name=DEMO, engine="ray", actors=2, workers=1).embedded == 1
-    assert embed_library(folder, here, model_name=DEMO, engine="ray").embedded == 0
+    assert embed_library(folder, here, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1).embedded == 1
+    assert embed_library(folder, here, encoder=EncoderSpec(DEMO), cluster=RayCluster()).embedded == 0
 
 
 def test_a_cluster_that_is_not_there_is_said(drawings: Path, tmp_path: Path) -> None:
     ray.shutdown()
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(LibraryError, match=f"no Ray cluster answers at {address}"):
-        embed_library(drawings / "eval", tmp_path / "v.parquet", model_name=DEMO, engine="ray", address=address)
+        embed_library(
+            drawings / "eval", tmp_path / "v.parquet", encoder=EncoderSpec(DEMO), cluster=RayCluster(address=address)
+        )

@@ -20,6 +20,7 @@ from clip4clip.evaluation.evaluate import evaluate
 from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.operators import Clip4clip
 from clip4clip.training import VideoTextDataset, VideoTextModel
+from clip4clip.video import FrameSampling
 
 
 def has_what_towhee_needs() -> bool:
@@ -95,7 +96,7 @@ def test_an_operator_trains_and_then_uses_the_result(
     assert (tmp_path / "out" / "epoch_1" / "model.safetensors").is_file()
 
     encoders = TextEncoder.load("tiny", saved, "cpu"), VideoEncoder.load("tiny", saved, "cpu")
-    measured = evaluate(eval_dataset.pairs, *encoders, frames=2)
+    measured = evaluate(eval_dataset.pairs, *encoders, sampling=FrameSampling(frames=2))
     assert recorder.epochs[-1]["eval_epoch_metric"] == pytest.approx(measured.text_to_video.recall_at_1 / 100, abs=0.05)
     json.dumps(recorder.epochs[-1])  # plain numbers
 

@@ -25,6 +25,7 @@ import pytest
 from servers import PageServer, posted
 
 from clip4clip import InputValueError, VideoError
+from clip4clip.encoder import EncoderSpec
 from clip4clip.retrieval import VideoIndex
 from clip4clip.video import read_frames
 from clip4clip.video.container import DEFAULT_LIMITS, Limits
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     """A page over an empty index, that a proxy calls ``videos.example.com``."""
     uri = tmp_path_factory.mktemp("index") / "videos.db"
-    with VideoIndex(uri, model_name=DEMO) as index:
+    with VideoIndex(uri, encoder=EncoderSpec(DEMO)) as index:
         index.create()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))

@@ -21,6 +21,7 @@ import pytest
 from servers import PageServer, ask, posted
 
 from clip4clip import CacheError, Clip4clipError, IndexUnavailableError, InputValueError, VideoIndexError
+from clip4clip.encoder import EncoderSpec
 from clip4clip.retrieval import VideoIndex
 from clip4clip.web.page import _sentence
 from clip4clip.weights.identity import identify
@@ -44,7 +45,7 @@ def library(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(first, folder / "secret.mp4")
     (folder / "secret.txt").write_text("secret")
     (folder / "broken.mp4").write_text("secret")
-    with VideoIndex(folder / "videos.db", model_name=DEMO) as index:
+    with VideoIndex(folder / "videos.db", encoder=EncoderSpec(DEMO)) as index:
         assert index.sync(folder / "clips").added == 25
     return folder
 
@@ -173,7 +174,7 @@ def test_an_empty_query_and_one_that_is_too_long_are_answered(page: PageServer, 
 
 
 def test_an_index_without_videos_has_no_results(tmp_path: Path, browser: sync_api.Browser) -> None:
-    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as index:
         index.create()
     with PageServer(str(tmp_path / "videos.db")) as running, browser.new_page() as tab:
         tab.goto(running.url)
@@ -285,7 +286,7 @@ def test_a_visitor_is_not_told_where_things_lie(error: Clip4clipError, told: str
 def test_only_videos_are_handed_out_whatever_the_index_names(library: Path, tmp_path: Path) -> None:
     demo = identify(None, DEMO)
     paths = ["/etc/passwd", str(library / "secret.txt"), "secret.mp4", "x" * 5000 + ".mp4", str(library / "secret.mp4")]
-    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as index:
         vector = np.eye(1, 128, dtype=np.float32)[0]
         index.add({"id": path, "path": path, "vector": vector, **asdict(demo)} for path in paths)
     with PageServer(str(tmp_path / "videos.db")) as running:
@@ -300,7 +301,7 @@ def test_whoever_does_not_read_on_cannot_keep_the_page_from_stopping(library: Pa
         file.truncate(1 << 30)
     demo = identify(None, DEMO)
     row = {"id": "long", "path": str(tmp_path / "long.mp4"), "vector": np.eye(1, 128, dtype=np.float32)[0]}
-    with VideoIndex(tmp_path / "videos.db", model_name=DEMO) as index:
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as index:
         index.add([row | asdict(demo)])
     with PageServer(str(tmp_path / "videos.db")) as running:
         host, port = running.url.removeprefix("http://").rstrip("/").split(":")
