@@ -31,7 +31,7 @@ def test_the_variable_of_the_package_takes_precedence(tmp_path: Path, monkeypatc
     monkeypatch.setenv("CLIP4CLIP_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
     monkeypatch.setenv("CLIP4CLIP_CACHE", "~/own")
-    assert (cache_folder(), cache_name()) == (Path.home() / "own", "~/own")
+    assert (cache_folder(), cache_name()) == (Path.home() / "own", str(Path("~/own")))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="user names of POSIX")

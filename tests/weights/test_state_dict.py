@@ -125,9 +125,8 @@ def test_the_text_encoder_refuses_a_checkpoint_with_a_different_vision_tower(tin
 
 def test_missing_tensors_are_named(tiny_state: State, tmp_path: Path) -> None:
     missing = ("ln_final.bias", "transformer.resblocks.1.mlp.c_fc.weight")
-    save_file(
-        {name: value for name, value in tiny_state.items() if name not in missing}, tmp_path / "model.safetensors"
-    )
+    incomplete = {name: tensor for name, tensor in tiny_state.items() if name not in missing}
+    save_file(incomplete, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"lacks 2 of \d+ tensors: .*c_fc\.weight.*ln_final\.bias"):
         TextEncoder.load("tiny", tmp_path, "cpu")
     VideoEncoder.load("tiny", tmp_path, "cpu")  # lacks nothing
