@@ -70,8 +70,8 @@ __all__ = [
 ]
 
 
-# Imported at first use: the encoders import numpy and Pillow, the factory of the operator imports Towhee. The factory is
-# not in __all__, or else `from clip4clip import *` would import Towhee.
+# Imported at first use: the encoders import numpy and Pillow, and the factory of the operator imports Towhee. The
+# factory is not in __all__, or else `from clip4clip import *` would import Towhee.
 _LAZY = {"EncoderSpec": ".encoder", "TextEncoder": ".encoder", "VideoEncoder": ".encoder", "clip4clip": ".operators"}
 
 

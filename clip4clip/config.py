@@ -109,9 +109,7 @@ def find_mismatches(sizes: Mapping[str, int], model_name: str) -> tuple[list[str
         UnknownNameError: there is no such model.
     """
     expected = asdict(get_model(model_name).config)
-    mismatches = [
-        f"{name} is {size}, not {expected[name]}" for name, size in sizes.items() if size != expected[name]
-    ]
+    mismatches = [f"{name} is {size}, not {expected[name]}" for name, size in sizes.items() if size != expected[name]]
     if not mismatches:
         return [], ""
     fitting = [name for name, model in MODELS.items() if sizes.items() <= asdict(model.config).items()]

@@ -53,7 +53,7 @@ class LibraryError(Clip4clipError, ValueError):
 
 
 class VideoIndexError(Clip4clipError, RuntimeError):
-    """Raised when an index cannot be searched or changed, for example if a collection is missing or a filter is wrong."""
+    """Raised when an index cannot be searched or changed, for example because a filter is wrong."""
 
 
 class ModelMismatchError(VideoIndexError, ValueError):

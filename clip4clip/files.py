@@ -89,7 +89,7 @@ class _CheckOnlyError(Exception):
 
 
 def _resolve_link(path: Path) -> Path:
-    """Return the target of a symbolic link. A link that stands for an open file, as ``/dev/stdout``, is not followed."""
+    """Return the target of a symbolic link. A link to an open file, such as ``/dev/stdout``, is not followed."""
     target = path
     for _ in range(MAX_LINKS):
         if not target.is_symlink() or "proc" in Path(os.path.realpath(target.parent)).parts[1:2]:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
 from itertools import islice
 from pathlib import Path
+from random import Random
 from types import ModuleType
 
 import ftfy
@@ -28,7 +29,7 @@ CLIP_FOLDER = Path(str(distribution("towhee.models").locate_file("towhee/models/
 
 
 def _reference_module() -> ModuleType:
-    """Return OpenAI's tokenizer from towhee.models, loaded by its path: the package around it would need torchvision."""
+    """Load OpenAI's tokenizer from towhee.models by its path: importing the package would need torchvision."""
     path = CLIP_FOLDER / "simple_tokenizer.py"
     spec = importlib.util.spec_from_file_location("reference_tokenizer", path)
     assert spec is not None
@@ -51,7 +52,7 @@ def test_ids_equal_the_reference_on_thousands_of_strings(reference: Callable, ma
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 def test_ids_equal_the_reference_on_any_text(text: str) -> None:
     assert list(default_tokenizer().iter_ids(text)) == _shared_reference(text)
 
@@ -150,9 +151,10 @@ def test_a_very_long_word_has_the_first_ids_of_the_reference(unit: str, length: 
     assert default_tokenizer().encode(word) == [49406, *reference(word)[:75], 49407]
 
 
-@given(st.text(alphabet="abehimnorst", min_size=1030, max_size=1400), st.integers(1, 120))
-@settings(max_examples=40, deadline=None)
-def test_the_first_ids_of_a_long_word_are_those_of_the_whole(word: str, count: int) -> None:
+@given(st.integers(0), st.integers(1030, 1400), st.integers(1, 120))
+@settings(max_examples=25, deadline=None)
+def test_the_first_ids_of_a_long_word_are_those_of_the_whole(seed: int, length: int, count: int) -> None:
+    word = "".join(Random(seed).choices("abehimnorst", k=length))
     tokenizer = default_tokenizer()
     ids = list(tokenizer.iter_ids(word))
     assert list(islice(tokenizer.iter_ids(word, count), count)) == ids[:count]
@@ -185,7 +187,7 @@ def test_a_text_of_many_lines_has_the_ids_of_the_reference(parts: list[str]) -> 
 def test_long_words_are_not_cached() -> None:
     tokenizer = Tokenizer()
     tracemalloc.start()
-    for count in range(20):
+    for count in range(10):
         tokenizer.encode("xq" * 5_000 + "x" * count)
     memory, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

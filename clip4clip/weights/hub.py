@@ -81,7 +81,7 @@ def download_checkpoint(reference: str, model_name: str, tried: list[str] | None
         The path of the file in the cache of ``huggingface_hub``.
 
     Raises:
-        WeightsNotFoundError: the reference is malformed, or no file can be downloaded; the message lists what was tried.
+        WeightsNotFoundError: the reference is malformed, or no file can be downloaded. The message says what was tried.
         CheckpointError: the checkpoint belongs to a different network.
     """
     from huggingface_hub import hf_hub_download
