@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .encoder import EncoderSpec as EncoderSpec
     from .encoder import TextEncoder as TextEncoder
     from .encoder import VideoEncoder as VideoEncoder
-    from .operators.embedding import clip4clip as clip4clip
+    from .operators import clip4clip as clip4clip
 
 # The same as in pyproject.toml, which cannot read it from here: its build backend would import clip4clip.py instead.
 __version__ = "0.1.0"
