@@ -24,6 +24,21 @@ def embed(weights: Path, modality: str, model_name: str = "tiny") -> np.ndarray:
     return VideoEncoder.load(model_name, weights, "cpu")(FRAMES)
 
 
+def flip_bytes(content: bytes, random: np.random.Generator) -> bytes:
+    """Return the content with one to three bytes replaced at random."""
+    damaged = bytearray(content)
+    for position in random.integers(0, len(content), random.integers(1, 4)):
+        damaged[position] = random.integers(256)
+    return bytes(damaged)
+
+
+def mapped_addresses(path: Path) -> list[range]:
+    """Return where a file is mapped in the memory of this process. Only on Linux."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    bounds = [line.split()[0].split("-") for line in lines if line.endswith(str(path))]
+    return [range(int(start, 16), int(end, 16)) for start, end in bounds]
+
+
 def _save_legacy(state: State, path: Path) -> None:
     torch.save(state, path, _use_new_zipfile_serialization=False)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import FAMILIES, State, embed
+from checkpoints import FAMILIES, State, embed, flip_bytes, mapped_addresses
 from conftest import REPOSITORY
 from safetensors.torch import save_file
 
@@ -60,25 +60,21 @@ def test_parameters_are_mapped_from_the_file(family: str, tiny_state: State, tmp
     FAMILIES[family](tiny_state, path)
     tower = TextEncoder.load("tiny", path, "cpu", "torch").model
     assert isinstance(tower, TorchTower)
-    mapped = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if line.endswith(str(path)):
-            mapped.append([int(end, 16) for end in line.split()[0].split("-")])
-    assert mapped
+    mapped = mapped_addresses(path)
     for parameter in tower.module.parameters():
-        assert any(start <= parameter.data_ptr() < end for start, end in mapped)
+        assert any(parameter.data_ptr() in addresses for addresses in mapped)
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_the_values_of_the_other_tower_are_not_read(runtime: str, tiny_state: State, tmp_path: Path) -> None:
-    # The vision tower is filled with NaN: whoever reads it, notices.
+    # One tensor of the vision tower is filled with NaN, which is an error when it is read.
     path = tmp_path / "model.safetensors"
     save_file(tiny_state, path)
     header = int.from_bytes(path.read_bytes()[:8], "little")
     offsets = json.loads(path.read_bytes()[8 : 8 + header])
     start, end = offsets["visual.transformer.resblocks.0.mlp.c_fc.weight"]["data_offsets"]
     damaged = bytearray(path.read_bytes())
-    damaged[8 + header + start : 8 + header + end] = b"\xff" * (end - start)  # NaN, all of it
+    damaged[8 + header + start : 8 + header + end] = b"\xff" * (end - start)  # NaN in float32
     path.write_bytes(damaged)
     assert np.isfinite(TextEncoder.load("tiny", path, "cpu", runtime)("a dog")).all()
     with pytest.raises(CheckpointError, match="not finite"):
@@ -86,12 +82,12 @@ def test_the_values_of_the_other_tower_are_not_read(runtime: str, tiny_state: St
 
 
 def resident(path: Path) -> int:
-    """How many bytes of a mapped file this process has touched."""
-    total, ours = 0, False
+    """Return how many bytes of a mapped file are in the memory of this process."""
+    total, is_ours = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            ours = line.endswith(str(path))
-        elif ours and line.startswith("Rss:"):
+            is_ours = line.endswith(str(path))
+        elif is_ours and line.startswith("Rss:"):
             total += 1024 * int(line.split()[1])
     return total
 
@@ -109,7 +105,7 @@ def test_only_the_tower_in_use_is_read_from_the_disk(
     sizes = {"text": 0, "video": 0}
     for name, tensor in state.items():
         sizes["video" if name.startswith("visual.") else "text"] += tensor.nbytes
-    margin = 2**22  # the system maps some neighbours of each page
+    margin = 2**22  # the system also reads some pages around each one in use
     assert min(sizes.values()) > 2 * margin
     if modality == "text":
         encoder = TextEncoder.load("large towers", path, "cpu", "torch")
@@ -117,7 +113,7 @@ def test_only_the_tower_in_use_is_read_from_the_disk(
     else:
         encoder = VideoEncoder.load("large towers", path, "cpu", "torch")
         encoder(np.zeros((1, 32, 32, 3), np.uint8))
-        assert resident(path) > sizes["video"] / 2  # or else this would measure nothing
+        assert resident(path) > sizes["video"] / 2  # otherwise the measurement would be wrong
     assert resident(path) < sizes[modality] + margin
 
 
@@ -224,10 +220,7 @@ def test_a_file_with_flipped_bytes_is_refused_or_read_with_other_numbers(family:
     random = np.random.default_rng(0)
     refused = 0
     for _ in range(400):
-        damaged = bytearray(content)
-        for position in random.integers(0, len(content), random.integers(1, 4)):
-            damaged[position] = random.integers(256)
-        (tmp_path / "damaged").write_bytes(damaged)
+        (tmp_path / "damaged").write_bytes(flip_bytes(content, random))
         try:
             read_state_dict(tmp_path / "damaged")
         except CheckpointError:
@@ -278,7 +271,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(new: bool, tiny_s
 
 
 def test_versions_of_torch_with_an_unsafe_unpickler_are_excluded() -> None:
-    # CVE-2025-32434: up to 2.5.1 weights_only=True could be made to run code.
+    # CVE-2025-32434: up to version 2.5.1, weights_only=True did not prevent code from running.
     for file in ("pyproject.toml", "requirements.txt"):
         floor = re.search(r"\btorch>=(\d+)\.(\d+)", (REPOSITORY / file).read_text("utf-8"))
         assert floor is not None
@@ -286,25 +279,20 @@ def test_versions_of_torch_with_an_unsafe_unpickler_are_excluded() -> None:
 
 
 def rezip(source: Path, target: Path, change: Callable[[str, bytes], tuple[bytes, int]]) -> None:
-    """Writes a zip anew, with right checksums and each entry's bytes and compression from ``change``."""
+    """Copy a zip file with valid checksums; ``change`` returns the content and the compression of each entry."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for entry in old.infolist():
             new.writestr(entry.filename, *change(entry.filename, old.read(entry)))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # by torch, on pickles of odd protocols
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch warns about unknown pickle protocols
 def test_a_damaged_pickle_with_a_valid_checksum_is_refused_or_read_with_other_numbers(tmp_path: Path) -> None:
     torch.save(SMALL, tmp_path / "whole")
     random = np.random.default_rng(0)
     refused = 0
 
     def damage(name: str, content: bytes) -> tuple[bytes, int]:
-        if not name.endswith("data.pkl"):
-            return content, zipfile.ZIP_STORED
-        damaged = bytearray(content)
-        for position in random.integers(0, len(content), random.integers(1, 4)):
-            damaged[position] = random.integers(256)
-        return bytes(damaged), zipfile.ZIP_STORED
+        return flip_bytes(content, random) if name.endswith("data.pkl") else content, zipfile.ZIP_STORED
 
     for _ in range(300):
         rezip(tmp_path / "whole", tmp_path / "damaged", damage)
@@ -317,7 +305,7 @@ def test_a_damaged_pickle_with_a_valid_checksum_is_refused_or_read_with_other_nu
 
 def test_compressed_tensors_are_never_mapped_as_plain_ones(tmp_path: Path) -> None:
     torch.save(SMALL, tmp_path / "plain")
-    kinds = {"0": zipfile.ZIP_DEFLATED}  # the first tensor: what follows it in the file fills the gap
+    kinds = {"0": zipfile.ZIP_DEFLATED}  # the first tensor: enough bytes follow it for a plain one
     rezip(
         tmp_path / "plain",
         tmp_path / "packed",
@@ -326,7 +314,7 @@ def test_compressed_tensors_are_never_mapped_as_plain_ones(tmp_path: Path) -> No
     try:
         tensors = read_state_dict(tmp_path / "packed")
     except CheckpointError as error:
-        assert "compressed" in str(error)  # noqa: PT017  either is right
+        assert "compressed" in str(error)  # noqa: PT017  both outcomes are correct
     else:
         assert torch.equal(tensors["token_embedding.weight"], SMALL["token_embedding.weight"])
 
@@ -377,7 +365,7 @@ def test_a_forged_safetensors_header_is_refused(kind: str, tmp_path: Path) -> No
 def test_a_forged_safetensors_header_length_is_refused(length: int, tmp_path: Path) -> None:
     with (tmp_path / "a").open("wb") as file:
         file.write(length.to_bytes(8, "little") + b"{" * 1000)
-        file.truncate(2**28)  # a hole: nothing of it is on the disk
+        file.truncate(2**28)  # a sparse file, which takes no room on the disk
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         read_state_dict(tmp_path / "a")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import flip_bytes, mapped_addresses
 from safetensors.torch import save_file
 from torch import nn
 
@@ -154,10 +155,9 @@ def test_parameters_are_mapped_from_the_archive(tmp_path: Path, tiny_state: dict
     save_archive(Clip(tiny_state), path, torch.zeros(1, 3, 32, 32), torch.ones(1, 4, dtype=torch.long))
     tower = VideoEncoder.load("tiny", path, "cpu", "torch").model
     assert isinstance(tower, TorchTower)
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
-    mapped = [[int(end, 16) for end in addresses.split("-")] for addresses, *_ in lines]
+    mapped = mapped_addresses(path)
     for parameter in tower.module.parameters():
-        assert any(start <= parameter.data_ptr() < end for start, end in mapped)
+        assert any(parameter.data_ptr() in addresses for addresses in mapped)
 
 
 def test_the_code_inside_is_never_compiled(tmp_path: Path, tiny_state: dict[str, torch.Tensor]) -> None:
@@ -346,10 +346,7 @@ def test_an_archive_with_flipped_bytes_is_refused(tmp_path: Path) -> None:
     content = (tmp_path / "odd.pt").read_bytes()
     random = np.random.default_rng(0)
     for _ in range(300):
-        damaged = bytearray(content)
-        for position in random.integers(0, len(damaged), 4):
-            damaged[position] = random.integers(256)
-        (tmp_path / "damaged.pt").write_bytes(damaged)
+        (tmp_path / "damaged.pt").write_bytes(flip_bytes(content, random))
         with pytest.raises(CheckpointError):  # refused at the latest because it is no CLIP
             read_state_dict(tmp_path / "damaged.pt")
 
@@ -476,11 +473,9 @@ def test_a_damaged_pickle_with_a_valid_checksum_is_refused(tmp_path: Path) -> No
     pickled = next(name for name in entries if name.endswith("/data.pkl"))
     random = np.random.default_rng(0)
     for _ in range(300):
-        damaged = bytearray(entries[pickled])
-        for position in random.integers(0, len(damaged), random.integers(1, 4)):
-            damaged[position] = random.integers(256)
+        damaged = flip_bytes(entries[pickled], random)
         with zipfile.ZipFile(tmp_path / "damaged.pt", "w") as target:
-            for name, content in (entries | {pickled: bytes(damaged)}).items():
+            for name, content in (entries | {pickled: damaged}).items():
                 target.writestr(name, content)
         with pytest.raises(CheckpointError):  # refused at the latest because it is no CLIP
             read_state_dict(tmp_path / "damaged.pt")
