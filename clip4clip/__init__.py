@@ -1,12 +1,11 @@
-"""Text or video in, one unit vector out, in the same space: CLIP4Clip (arXiv 2104.08860) with CLIP's ViT-B.
+"""Find videos by describing them: CLIP4Clip (arXiv 2104.08860) embeds text and video in one vector space.
 
->>> from clip4clip import TextEncoder, VideoEncoder
->>> text = TextEncoder.load()("kids feeding and playing with the horse")  # float32, (512,)
+>>> from clip4clip import TextEncoder
+>>> vector = TextEncoder.load()("kids feeding and playing with the horse")  # float32, (512,), of length 1
 
-``clip4clip.clip4clip`` is the factory of the Towhee operator, and imports Towhee when it is used.
-
-Once this package is imported, Towhee finds its operators: ``ops.video_text_embedding.clip4clip`` and the companions
+After ``import clip4clip`` Towhee knows the operators ``ops.video_text_embedding.clip4clip``,
 ``ops.video_decode.ffmpeg``, ``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``.
+``clip4clip.clip4clip`` is the factory of the first.
 """
 
 from importlib import import_module
@@ -42,7 +41,8 @@ if TYPE_CHECKING:
     from .encoder import VideoEncoder as VideoEncoder
     from .operators import clip4clip as clip4clip
 
-__version__ = "0.1.0"  # and in pyproject.toml, whose build backend would take clip4clip.py for the package
+# The same as in pyproject.toml, which cannot read it from here: its build backend would import clip4clip.py instead.
+__version__ = "0.1.0"
 
 __all__ = [
     "CacheError",
@@ -70,8 +70,8 @@ __all__ = [
 ]
 
 
-# Imported when they are used: the encoders bring numpy and Pillow along, and the factory of the operator Towhee. It is
-# not in __all__, for `from clip4clip import *` would import Towhee then.
+# Imported at first use: the encoders import numpy and Pillow, and the factory of the operator imports Towhee. The
+# factory is not in __all__, or else `from clip4clip import *` would import Towhee.
 _LAZY = {"EncoderSpec": ".encoder", "TextEncoder": ".encoder", "VideoEncoder": ".encoder", "clip4clip": ".operators"}
 
 
@@ -85,6 +85,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
-if __name__ == "clip4clip":  # not when Towhee itself loads the package from an operator's folder
-    # As soon as Towhee is imported, or now if it is already. The operators put themselves into its registry.
+if __name__ == "clip4clip":  # it has another name if Towhee loads the package from an operator's folder
+    # Once Towhee is imported, or now if it already is: the operators register themselves when they are imported.
     register_post_import_hook(lambda _: import_module(".operators", __name__), "towhee")

@@ -1,16 +1,17 @@
-"""The folder for everything that is computed from checkpoints and can be deleted at any time."""
+"""The folder for everything that is computed from checkpoints. It can be deleted at any time."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from .errors import CacheError, first_line
 
 
 def is_cache_writable() -> bool:
-    """Whether something can be kept in :func:`cache_folder`; makes it if there is none."""
+    """Tell whether :func:`cache_folder` can be written to, and create it if it does not exist."""
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
@@ -20,24 +21,28 @@ def is_cache_writable() -> bool:
 
 
 def cache_folder() -> Path:
-    """Where what is made from checkpoints is kept: ``$CLIP4CLIP_CACHE``, or ``clip4clip`` in the user's cache folder.
-
-    Everything in it can be deleted at any time: it is made again.
+    """Return ``$CLIP4CLIP_CACHE`` or, if it is not set, the folder ``clip4clip`` in the user's cache folder.
 
     Raises:
-        CacheError: when its name begins with a home folder that there is none of.
+        CacheError: the home folder that its name refers to cannot be determined.
     """
     try:
-        return Path(cache_name()).expanduser()
+        return (_configured_folder() or user_cache_path("clip4clip", appauthor=False)).expanduser()
     except RuntimeError as error:
+        reason = first_line(error).removesuffix(".")
         raise CacheError(
-            f"nothing can be kept in {cache_name()}: {first_line(error)} Set CLIP4CLIP_CACHE to a folder that there is"
+            f"cannot find {cache_name()}: {reason}. Set CLIP4CLIP_CACHE to a folder that exists"
         ) from error
 
 
 def cache_name() -> str:
-    """:func:`cache_folder` as it is named, which may begin with ``~``."""
-    if chosen := os.environ.get("CLIP4CLIP_CACHE"):
-        return chosen
-    usual = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return f"{usual}/clip4clip"
+    """Return how to call :func:`cache_folder` in a message, even if the folder cannot be determined."""
+    try:
+        return str(_configured_folder() or user_cache_path("clip4clip", appauthor=False))
+    except RuntimeError:
+        return "the user's cache folder"
+
+
+def _configured_folder() -> Path | None:
+    configured = os.environ.get("CLIP4CLIP_CACHE")
+    return Path(configured) if configured else None

@@ -1,4 +1,4 @@
-"""The models by name: the shape of each, and where its weights come from when none are given."""
+"""The models by name: the shape of each network, and where its weights come from by default."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ HEAD_WIDTH = 64  # of every attention head in every CLIP
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Shape of a CLIP with a vision transformer. The defaults are ViT-B/32."""
+    """The shape of a CLIP with a vision transformer. The defaults are those of ViT-B/32.
+
+    Attributes:
+        embed_dim: size of the vectors that both towers return.
+        resolution: width and height of the images that the vision tower takes, in pixels.
+        patch_size: width and height of a patch, in pixels.
+        vision_width: size of the hidden states of the vision tower.
+        vision_layers: number of its transformer blocks.
+        context_length: token ids that the text tower takes at most.
+        vocab_size: number of distinct token ids.
+        text_width: size of the hidden states of the text tower.
+        text_layers: number of its transformer blocks.
+    """
 
     embed_dim: int = 512
     resolution: int = 224
@@ -27,25 +39,34 @@ class CLIPConfig:
 
 @dataclass(frozen=True)
 class Model:
-    """What belongs to a model name: its shape, and where its weights come from when none are given."""
+    """The shape of a model, and where its weights come from by default.
+
+    An empty string means that the model has no such source.
+
+    Attributes:
+        config: shape of the network.
+        hub: reference to a file on the Hugging Face hub, ``hf://owner/repo@revision/file``.
+        local_file: name of the checkpoint in the operator's folder; it takes precedence over the hub.
+        packaged_file: name of the checkpoint in the folder of this package; it takes precedence over both.
+    """
 
     config: CLIPConfig
     hub: str = ""
-    beside: str = ""  # in the operator's folder
-    packaged: str = ""  # in this package
+    local_file: str = ""
+    packaged_file: str = ""
 
 
 MODELS: Mapping[str, Model] = {
     "clip_vit_b32": Model(
         CLIPConfig(patch_size=32),
         hub="hf://timm/vit_base_patch32_clip_224.openai@ab5b8ef490e86faa07d3523926b842c765de1de5/open_clip_model.safetensors",
-        beside="pytorch_model.bin.1",
+        local_file="pytorch_model.bin.1",
     ),
     "clip_vit_b16": Model(
         CLIPConfig(patch_size=16),
         hub="hf://timm/vit_base_patch16_clip_224.openai@977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d/open_clip_model.safetensors",
     ),
-    # Trained on drawings, by docs/demo_model.md: to try things out and for tests, not for real footage.
+    # For trials and tests, not for real footage: docs/demo_model.md trained it on drawings.
     "clip_vit_tiny_demo": Model(
         CLIPConfig(
             embed_dim=128,
@@ -58,26 +79,38 @@ MODELS: Mapping[str, Model] = {
             text_width=128,
             text_layers=3,
         ),
-        packaged="clip_vit_tiny_demo.safetensors",
+        packaged_file="clip_vit_tiny_demo.safetensors",
     ),
 }
 
 
 def get_model(name: str) -> Model:
-    """The entry of :data:`MODELS`; UnknownNameError lists the names when there is none."""
+    """Return the entry of :data:`MODELS` with this name.
+
+    Raises:
+        UnknownNameError: there is no such model; the message lists the names.
+    """
     if name not in MODELS:
         raise UnknownNameError(f"unknown model {name!r}; the models are {', '.join(MODELS)}")
     return MODELS[name]
 
 
-def find_mismatches(found: Mapping[str, int], model_name: str) -> tuple[list[str], str]:
-    """Return what contradicts a model in the sizes found, and a hint to the model that they fit.
+def find_mismatches(sizes: Mapping[str, int], model_name: str) -> tuple[list[str], str]:
+    """Compare the sizes of a network with those of a model.
 
     Args:
-        found: fields of :class:`CLIPConfig`, as many as are known.
+        sizes: values of some fields of :class:`CLIPConfig`.
         model_name: key of :data:`MODELS`.
+
+    Returns:
+        One phrase for each size that differs; and a sentence that names the model which the sizes fit, or "".
+
+    Raises:
+        UnknownNameError: there is no such model.
     """
     expected = asdict(get_model(model_name).config)
-    wrong = [f"{name} is {value}, not {expected[name]}" for name, value in found.items() if value != expected[name]]
-    fits = [name for name, model in MODELS.items() if wrong and found.items() <= asdict(model.config).items()]
-    return wrong, f" It fits model_name={fits[0]!r}." if fits else ""
+    mismatches = [f"{name} is {size}, not {expected[name]}" for name, size in sizes.items() if size != expected[name]]
+    if not mismatches:
+        return [], ""
+    fitting = [name for name, model in MODELS.items() if sizes.items() <= asdict(model.config).items()]
+    return mismatches, f" It fits model_name={fitting[0]!r}." if fitting else ""

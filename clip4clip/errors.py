@@ -1,7 +1,7 @@
 """Every error this package raises on purpose.
 
-All derive from :class:`Clip4clipError` and from the built-in a caller would expect, so both
-``except Clip4clipError`` and ``except ValueError`` work.
+Each class derives from :class:`Clip4clipError` and from the built-in error that a caller would expect, so both
+``except Clip4clipError`` and, for example, ``except ValueError`` work.
 """
 
 import re
@@ -9,107 +9,104 @@ import reprlib
 
 
 class Clip4clipError(Exception):
-    """The root: raised only through the classes below."""
+    """The base class of all errors below. It is never raised itself."""
 
 
 class UnknownNameError(Clip4clipError, ValueError):
-    """Raised when a model name, a modality or another choice is not one of those that exist."""
+    """Raised when a model, modality, runtime, precision or other choice is unknown, or not supported by the device."""
 
 
 class DeviceError(Clip4clipError, ValueError):
-    """Raised when a device is asked for that this machine does not have, or that a runtime cannot compute on."""
+    """Raised when a device does not exist on this machine, or cannot be used by the runtime or in this process."""
 
 
 class InputTypeError(Clip4clipError, TypeError):
-    """Raised when the data to embed is of a type that cannot be understood."""
+    """Raised when an argument, such as the data to embed, has a type that is not supported."""
 
 
 class InputValueError(Clip4clipError, ValueError):
-    """Raised when the data to embed has the right type but an impossible value, shape or length."""
+    """Raised when an argument, such as the data to embed, has the right type but an invalid value, shape or length."""
 
 
 class WeightsNotFoundError(Clip4clipError, FileNotFoundError):
-    """Raised when a checkpoint, or a file the tokenizer needs, cannot be found or fetched."""
+    """Raised when a checkpoint, or the merges table of the tokenizer, cannot be found or downloaded."""
 
 
 class CheckpointError(Clip4clipError, ValueError):
-    """Raised when a file is there but is not a checkpoint of the model that was asked for."""
+    """Raised when a file exists but is not a valid checkpoint of the requested model."""
 
 
 class VideoNotFoundError(Clip4clipError, FileNotFoundError):
-    """Raised when a video file or URL cannot be opened because nothing is there."""
+    """Raised when there is no video at a path or URL."""
 
 
 class VideoError(Clip4clipError, ValueError):
-    """Raised when a file is there but no frame can be had from it."""
+    """Raised when a file or URL exists but no frame can be decoded from it, or when it exceeds a limit."""
 
 
 class PairsError(Clip4clipError, ValueError):
-    """Raised when a table of videos and sentences is missing or malformed, or some of its pairs cannot be used."""
+    """Raised when a table of videos and sentences is missing or malformed, or when some of its pairs cannot be used."""
 
 
 class LibraryError(Clip4clipError, ValueError):
-    """Raised when a library of videos cannot be listed, or a table of its vectors be read or written."""
+    """Raised when the videos of a library cannot be listed, or when a table of vectors cannot be read or written."""
 
 
 class VideoIndexError(Clip4clipError, RuntimeError):
-    """Raised when an index of videos cannot be searched or changed as asked: no such collection, a wrong filter."""
+    """Raised when an index cannot be searched or changed, for example because a filter is wrong."""
 
 
 class ModelMismatchError(VideoIndexError, ValueError):
-    """Raised when vectors of one model are to be compared with those of another, or of other weights."""
+    """Raised when vectors of different models, or of different weights of one model, would be compared."""
 
 
 class IndexUnavailableError(VideoIndexError, ConnectionError):
-    """Raised when an index cannot be reached: its server does not answer, or its file is in use by another process."""
+    """Raised when the server of an index does not answer, or when another process uses the file of an index."""
 
 
 class ExportError(Clip4clipError, RuntimeError):
-    """Raised when a model cannot be written in another format: its file cannot be, or it would give other vectors."""
+    """Raised when a model cannot be exported, or when the exported model returns different vectors."""
 
 
 class CacheError(Clip4clipError, OSError):
-    """Raised when what is made from a checkpoint once cannot be kept, as its folder cannot be written to or is full.
-
-    Also when what was kept is damaged or gone and cannot be made anew.
-    """
+    """Raised when the cache folder cannot be found or written to, or when a damaged file in it cannot be rebuilt."""
 
 
 class TrainingError(Clip4clipError, RuntimeError):
-    """Raised when a training run cannot be begun, resumed or gone on with."""
+    """Raised when a training run cannot start, resume or continue."""
 
 
 class MissingExtraError(Clip4clipError, ImportError):
-    """Raised when something needs a package that is not installed; the message names the extra that brings it."""
+    """Raised when a required package is not installed; the message names the extra that installs it."""
 
 
 class InstallError(Clip4clipError, FileExistsError):
-    """Raised when installing an operator would overwrite something that was not installed by us."""
+    """Raised when installing an operator would overwrite a file that this package did not install."""
 
 
-# Control characters, line separators, marks that turn the direction of writing, and halves of characters.
+# Control characters, line and paragraph separators, marks that change the direction of text, and lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return a text with escapes such as ``\\x1b`` for what a terminal would obey or could not show.
+    """Escape, as ``\\x1b``, the characters that a terminal would obey or could not display.
 
     Args:
-        text: such as the name of a file, or a message.
-        keep: characters that stay as they are, such as line breaks.
+        text: a file name or a message, for example.
+        keep: characters that are not escaped, such as line breaks.
     """
     return _UNPRINTABLE.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
 
 
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 120
+_brief_repr = reprlib.Repr()
+_brief_repr.maxstring = _brief_repr.maxother = 120
 
 
 def brief(value: object) -> str:
-    """``repr(value)``, however large the value, short enough for a message."""
-    return _short.repr(value)
+    """Return ``repr(value)``, shortened for a message."""
+    return _brief_repr.repr(value)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message, or the name of its class if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

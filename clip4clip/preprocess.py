@@ -1,4 +1,4 @@
-"""Decoded frames to the pixel tensor CLIP sees: RGB, short side to the model's resolution, centre crop, normalised."""
+"""Convert decoded frames to CLIP's pixel values: RGB, resized, centre-cropped and normalised."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from .threads import thread_pool
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 HOW_TO_DECODE = "decode it first, with ops.video_decode.ffmpeg in a pipeline or clip4clip.video.read_frames in Python"
-THREADS = min(4, os.cpu_count() or 1)  # that resize; Pillow works on one frame with one
-MAX_ASPECT = 64  # of a frame; of a longer one only the middle is resized, for the whole could need any amount of memory
+THREADS = min(4, os.cpu_count() or 1)  # for resizing; Pillow itself uses one thread for a frame
+MAX_PENDING = 2 * THREADS  # frames that wait to be resized
+MAX_ASPECT = 64  # long side to short side; of longer frames only the middle is resized, to bound the memory
 
-# What each of the 256 levels of a channel becomes, in the steps and the precision of the references.
-_NORMALISED = (np.arange(256, dtype=np.float32) / 255 - np.array(MEAN, np.float32)[:, None]) / np.array(
+# (3, 256) normalised values for the 256 levels of each channel, computed as the reference implementations do.
+_NORMALISED_LEVELS = (np.arange(256, dtype=np.float32) / 255 - np.array(MEAN, np.float32)[:, None]) / np.array(
     STD, np.float32
 )[:, None]
 
-# towhee.types.Image.mode -> how its array is turned into RGB
-_ARRAY_MODES = {
+# towhee.types.Image.mode -> function that converts its array to RGB
+_TO_RGB = {
     "RGB": lambda array: array,
     "BGR": lambda array: array[..., ::-1],
     "RGBA": lambda array: array[..., :3],
@@ -37,36 +38,37 @@ _CHANNELS = {"RGB": 3, "BGR": 3, "RGBA": 4, "BGRA": 4, "GRAY": 1}
 
 
 def pixel_values(frames: Sequence[Any], resolution: int = 224) -> np.ndarray:
-    """Frames to the vision tower's input.
+    """Return the input of the vision tower for some frames.
 
     Args:
-        frames: :class:`clip4clip.video.Frame`, uint8 H×W×3 RGB arrays, ``towhee.types.Image``/``VideoFrame`` (whose
-            mode RGB, BGR, RGBA, BGRA or GRAY is honoured; transparency is dropped) or PIL images, of any sizes.
-        resolution: side of the square the model takes.
+        frames: each a :class:`clip4clip.video.Frame`, a uint8 RGB array of shape (height, width, 3), a PIL image, or a
+            ``towhee.types.Image`` or ``VideoFrame`` with the mode RGB, BGR, RGBA, BGRA or GRAY. Sizes may differ.
+            Transparency is ignored.
+        resolution: width and height that the model takes, in pixels.
 
     Returns:
-        float32 of shape (len(frames), 3, resolution, resolution).
+        float32 array of shape (len(frames), 3, resolution, resolution), normalised by :data:`MEAN` and :data:`STD`.
 
     Raises:
-        InputTypeError: for something that is not a frame.
-        InputValueError: for a frame of the wrong dtype, shape, mode or size.
+        InputTypeError: an item is not a frame.
+        InputValueError: a frame has the wrong dtype, shape, mode or size.
     """
-    rows = PixelBatch(len(frames), resolution)
+    batch = PixelBatch(len(frames), resolution)
     for frame in frames:
-        rows.append(frame)
-    return rows.pixel_values()
+        batch.append(frame)
+    return batch.pixel_values()
 
 
 class PixelBatch:
-    """Pixels of as many frames as there is room for, filled by a few threads while the next frames are decoded.
+    """Pixel values of frames that are appended one by one. Threads resize them while the caller decodes the next ones.
 
     Args:
-        size: how many frames there is room for.
-        resolution: side of the square the model takes.
+        capacity: number of frames that can be appended.
+        resolution: width and height that the model takes, in pixels.
     """
 
-    def __init__(self, size: int, resolution: int) -> None:
-        self._pixels = np.empty((size, 3, resolution, resolution), np.float32)
+    def __init__(self, capacity: int, resolution: int) -> None:
+        self._pixels = np.empty((capacity, 3, resolution, resolution), np.float32)
         self._pending: deque[Future[None]] = deque()
         self._length = 0
 
@@ -74,77 +76,85 @@ class PixelBatch:
         return self._length
 
     def append(self, frame: Any) -> None:
-        """Takes one more frame; see :func:`pixel_values` for what is taken and what is raised."""
+        """Append one frame; :func:`pixel_values` says which frames are valid and which errors are raised."""
         image = to_image(frame)
-        while len(self._pending) >= 2 * THREADS:
+        while len(self._pending) >= MAX_PENDING:
             self._pending.popleft().result()
-        row = self._pixels[self._length]
+        pixels = self._pixels[self._length]
         self._length += 1
-        self._pending.append(thread_pool("frames", THREADS).submit(_fill, row, image))
+        self._pending.append(thread_pool("frames", THREADS).submit(_write_pixels, image, pixels))
 
     def pixel_values(self) -> np.ndarray:
-        """float32 of shape (len(self), 3, resolution, resolution). Nothing can be appended afterwards."""
+        """Wait for the threads, and return a float32 array of shape (len(self), 3, resolution, resolution)."""
         while self._pending:
             self._pending.popleft().result()
         return self._pixels[: self._length]
 
 
-def _fill(row: np.ndarray, image: Image.Image) -> None:
-    levels = np.asarray(resize_and_crop(image, row.shape[-1]))
-    for channel, values in enumerate(_NORMALISED):
-        np.take(values, levels[..., channel], out=row[channel])
+def _write_pixels(image: Image.Image, pixels: np.ndarray) -> None:
+    """Write the pixel values of an image into a float32 array of shape (3, resolution, resolution)."""
+    levels = np.asarray(resize_and_crop(image, pixels.shape[-1]))  # (resolution, resolution, 3)
+    for channel, normalised in enumerate(_NORMALISED_LEVELS):
+        np.take(normalised, levels[..., channel], out=pixels[channel])
 
 
 def is_frame(data: Any) -> bool:
-    """Whether ``data`` looks like one frame, right or wrong, and not like several."""
+    """Tell whether the data looks like one frame, valid or not, rather than several."""
     return hasattr(data, "rgb") or isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4)
 
 
 def to_image(frame: Any) -> Image.Image:
-    """One frame as a PIL image in mode RGB; see :func:`pixel_values` for what is taken and what is raised."""
-    frame = getattr(frame, "rgb", frame)  # of a clip4clip.video.Frame
+    """Return a frame as a PIL image in mode RGB.
+
+    Args:
+        frame: as for :func:`pixel_values`, which raises the same errors.
+    """
+    frame = getattr(frame, "rgb", frame)  # the pixels of a clip4clip.video.Frame
+    if isinstance(frame, np.ndarray):
+        return Image.fromarray(_array_to_rgb(frame))
     if isinstance(frame, Image.Image):
         try:
-            image = _pil_to_rgb(frame)
+            return _pil_to_rgb(frame)
         except InputValueError:
             raise
-        except Exception as error:  # Pillow reads a file's pixels only now; that file or the image may be closed
+        except Exception as error:  # Pillow reads the pixels of a file only now; the file or image may be closed
             raise InputValueError(f"this PIL image of size {frame.size} cannot be read: {error}") from error
-    elif isinstance(frame, np.ndarray):
-        image = Image.fromarray(_array_to_rgb(frame))
-    else:
-        if isinstance(frame, str | bytes | os.PathLike):
-            raise InputTypeError(f"{brief(frame)} is a path where a decoded frame was due: {HOW_TO_DECODE}")
-        raise InputTypeError(
-            f"a frame must be a uint8 H×W×3 array, a towhee Image or VideoFrame, or a PIL image, "
-            f"not {type(frame).__name__}: {brief(frame)}"
-        )
-    return image
+    if isinstance(frame, str | bytes | os.PathLike):
+        raise InputTypeError(f"{brief(frame)} is a path where a decoded frame was expected: {HOW_TO_DECODE}")
+    raise InputTypeError(
+        f"a frame must be a uint8 H×W×3 array, a towhee Image or VideoFrame, or a PIL image, "
+        f"not {type(frame).__name__}: {brief(frame)}"
+    )
 
 
 def resize_and_crop(image: Image.Image, resolution: int) -> Image.Image:
-    """Bicubic (Pillow's, antialiased) to a short side of ``resolution``, then the centre square, as CLIP does it."""
+    """Resize an image so that its short side is ``resolution``, and crop the square in its centre, as CLIP does.
+
+    Resizing is bicubic with antialiasing, by Pillow.
+    """
     width, height = image.size
-    short = min(width, height)
-    wide, high = int(resolution * width / short), int(resolution * height / short)
-    left, top = round((wide - resolution) / 2), round((high - resolution) / 2)
-    if max(wide, high) > MAX_ASPECT * resolution:
-        # Only what the crop keeps is resized. Not so for all frames: the box is in 32-bit floats and Pillow chooses the
-        # order of its two passes by the sizes, so that many a pixel comes out a level off.
-        across, down = width / wide, height / high
-        box = (left * across, top * down, (left + resolution) * across, (top + resolution) * down)
-        return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
-    image = image.resize((wide, high), Image.Resampling.BICUBIC)
-    return image.crop((left, top, left + resolution, top + resolution))
+    short_side = min(width, height)
+    new_width, new_height = int(resolution * width / short_side), int(resolution * height / short_side)
+    left, top = round((new_width - resolution) / 2), round((new_height - resolution) / 2)
+    right, bottom = left + resolution, top + resolution
+    if max(new_width, new_height) <= MAX_ASPECT * resolution:
+        image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
+        return image.crop((left, top, right, bottom))
+    # Crop first, then resize. This differs by one level in some pixels: the box of Pillow is in 32-bit floats, and
+    # Pillow chooses the order of its two passes by the sizes.
+    x_scale, y_scale = width / new_width, height / new_height
+    box = (left * x_scale, top * y_scale, right * x_scale, bottom * y_scale)
+    return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
 
 
 def _array_to_rgb(frame: np.ndarray) -> np.ndarray:
+    """Return an array, or one of Towhee's subclasses with a mode, as a contiguous uint8 array of shape (H, W, 3)."""
     mode = getattr(frame, "mode", None) or "RGB"
     name = type(frame).__name__
-    if not isinstance(mode, str) or mode.upper() not in _ARRAY_MODES:
-        raise InputValueError(f"{name} has mode {mode!r}; the modes that are understood are {', '.join(_ARRAY_MODES)}")
+    if not isinstance(mode, str) or mode.upper() not in _TO_RGB:
+        raise InputValueError(f"{name} has mode {mode!r}; the supported modes are {', '.join(_TO_RGB)}")
     mode = mode.upper()
-    array = np.asarray(frame)  # the towhee classes add only the mode
+    array = np.asarray(frame)
     if array.dtype != np.uint8:
         nan = " and holds NaN" if array.dtype.kind == "f" and np.isnan(array).any() else ""
         raise InputValueError(
@@ -160,18 +170,19 @@ def _array_to_rgb(frame: np.ndarray) -> np.ndarray:
         )
     if 0 in array.shape:
         raise InputValueError(f"a frame must have at least one pixel, but this {name} has shape {frame.shape}")
-    return np.ascontiguousarray(_ARRAY_MODES[mode](array))
+    return np.ascontiguousarray(_TO_RGB[mode](array))
 
 
 def _pil_to_rgb(image: Image.Image) -> Image.Image:
+    """Return a PIL image in mode RGB. Transparency is ignored."""
     if 0 in image.size:
         raise InputValueError(f"a frame must have at least one pixel, but this PIL image has size {image.size}")
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips these 16 bits at 255.
+        # Pillow's own conversion would clip the 16-bit values at 255.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 255):  # so written that NaN fails too
+        if not (values.min() >= 0 and values.max() <= 255):  # false for NaN, too
             raise InputValueError(
                 f"a PIL image of mode {image.mode!r} must hold values 0 to 255, but this one holds "
                 f"{values.min()} to {values.max()}; scale it to 8 bits first"

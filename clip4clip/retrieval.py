@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .library.embed import Report as Report
     from .library.embed import embed_library as embed_library
 
-# Imported when they are used: they bring Milvus and Arrow along.
+# Imported at first use: they import Milvus and Arrow.
 _LAZY = {
     "Hit": ".index.video_index",
     "SyncReport": ".index.video_index",

@@ -1,4 +1,4 @@
-"""Threads in forked processes: pools that are there, and torch that does not wait for threads of the parent."""
+"""Threads that also work in forked processes: thread pools, and computation with torch."""
 
 from __future__ import annotations
 
@@ -13,40 +13,43 @@ _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 
-def thread_pool(name: str, count: int) -> ThreadPoolExecutor:
-    """So many threads of this process, the same for the same name: those of its parent did not come along."""
-    return _pool(name, count, os.getpid())
+def thread_pool(name: str, size: int) -> ThreadPoolExecutor:
+    """Return a thread pool of this process, the same for the same name and size.
+
+    A forked process gets pools of its own: the threads of its parent do not exist in it.
+    """
+    return _thread_pool_of(os.getpid(), name, size)
 
 
 @functools.cache
-def _pool(name: str, count: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001
-    return ThreadPoolExecutor(count, thread_name_prefix=f"clip4clip-{name}")
+def _thread_pool_of(process_id: int, name: str, size: int) -> ThreadPoolExecutor:  # noqa: ARG001  a key of the cache
+    return ThreadPoolExecutor(size, thread_name_prefix=f"clip4clip-{name}")
 
 
 def fork_safe(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """Wrap a function that computes with torch, so that it can be called in a forked process.
 
-    OpenMP keeps a team of threads for each thread that computes. The thread that survives a fork still has the team of
-    the parent, whose threads are gone, and would wait for them forever. A new thread gets a team of its own, so there
-    a new thread computes in its place.
+    OpenMP keeps a team of threads for each thread that computes. In a forked process only the thread that called fork
+    exists. It still has its team, but the threads of the team are gone, and it would wait for them forever. So the
+    function runs in a new thread, which gets a new team.
     """
 
     @functools.wraps(function)
     def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-        if threading.get_ident() != _survivor:
+        if threading.get_ident() != _forking_thread:
             return function(*args, **kwargs)
         return thread_pool("forked", 1).submit(function, *args, **kwargs).result()
 
     return call
 
 
-_survivor: int | None = None  # in a forked process, the thread that called fork
+_forking_thread: int | None = None  # in a forked process, the thread that called fork
 
 
-def _after_fork() -> None:
-    global _survivor
-    _survivor = threading.get_ident()
+def _remember_forking_thread() -> None:
+    global _forking_thread
+    _forking_thread = threading.get_ident()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_remember_forking_thread)

@@ -1,6 +1,7 @@
-"""Text to CLIP token ids: lower-cased byte-pair encoding with 49,408 symbols (arXiv 2103.00020, section 2.4).
+"""Convert text to CLIP's token ids: lower-cased byte-pair encoding with 49,408 symbols (arXiv 2103.00020, section 2.4).
 
-The merges table is not ours to ship: it is read from the distribution ``towhee.models``, without importing it.
+This package does not contain the merges table. It is read from the distribution ``towhee.models``, which is not
+imported.
 """
 
 from __future__ import annotations
@@ -21,68 +22,72 @@ from .errors import WeightsNotFoundError
 
 MERGES_FILE = "towhee/models/clip/bpe_simple_vocab_16e6.txt.gz"
 N_BYTES = 256
-VOCAB_SIZE = 49_408  # CLIP's; the table lists more merges than it uses
-LONGEST_CACHED = 64
-BEGINNING = 1024  # characters of a very long word that are looked at first
-START, END = "<|startoftext|>", "<|endoftext|>"
+VOCAB_SIZE = 49_408  # of CLIP; the table lists more merges than CLIP uses
+MAX_CACHED_WORD = 64  # characters of a word whose ids are cached
+FIRST_CHUNK = 1024  # characters of a long text or word that are encoded first; often they suffice
+START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 
-# Contractions, letters, single digits and runs of anything else; the two special tokens are understood inside text.
+# A word is a special token, a contraction, a run of letters, a single digit, or a run of other characters.
 _WORD = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
-_PLAIN = regex.compile(r"[\t\n\r -~]*")
-_SPACE = regex.compile(r"\s+")
-_NO_CHARACTER = regex.compile(r"&#[0-9]{100,};?")  # Python refuses to read such a number
+_ASCII = regex.compile(r"[\t\n\r -~]*")
+_WHITE_SPACE = regex.compile(r"\s+")
+_ENDLESS_ENTITY = regex.compile(r"&#[0-9]{100,};?")  # Python refuses to parse a number of so many digits
 
 
 def clean(text: str, unescape: str | bool = "auto") -> str:
-    """``text`` as CLIP reads it: mojibake repaired, entities unescaped twice, white space folded, lower case.
+    """Normalise a text as CLIP does: repair mojibake, unescape HTML entities twice, fold white space, lower the case.
 
     Args:
         text: of any length.
-        unescape: ftfy's ``unescape_html``; its default tells markup from text by a ``<``.
+        unescape: ftfy's ``unescape_html``. ``"auto"`` leaves entities alone if the text contains a ``<``.
     """
-    # In plain ASCII only entities could be repaired. Searches are mostly that, and ftfy takes longer than the rest.
-    if "&" in text or not _PLAIN.fullmatch(text):
+    # ASCII without an ampersand needs no repair. Most queries are such, and ftfy takes longer than everything else.
+    if "&" in text or not _ASCII.fullmatch(text):
         import ftfy
 
         text = ftfy.fix_text(text, unescape_html=unescape)
         for _ in range(2):
-            text = html.unescape(_NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text))
-    return _SPACE.sub(" ", text).strip().lower()
+            text = html.unescape(_ENDLESS_ENTITY.sub("\N{REPLACEMENT CHARACTER}", text))
+    return _WHITE_SPACE.sub(" ", text).strip().lower()
 
 
 def _clean_pieces(text: str) -> Iterator[str]:
-    """``clean(text)`` in pieces that end where a line does: of a long text only the beginning is needed.
+    """Yield ``clean(text)`` in pieces, so that a caller who needs only the first ids does not clean a long text.
 
-    Neither a word nor an entity crosses the end of a line, and ftfy repairs line by line.
+    A piece ends at the end of a line: neither a word nor an entity goes beyond it, and ftfy repairs line by line.
     """
-    start, unescape = 0, True
+    start, has_markup = 0, False
     while start < len(text):
-        end = text.find("\n", start + BEGINNING) + 1 or len(text)
+        end = text.find("\n", start + FIRST_CHUNK) + 1 or len(text)
         piece = text[start:end]
-        yield clean(piece, "auto" if unescape else False)
-        unescape = unescape and "<" not in piece
+        yield clean(piece, False if has_markup else "auto")
+        has_markup = has_markup or "<" in piece
         start = end
 
 
 def _byte_symbols() -> list[tuple[int, str]]:
-    """The 256 bytes, each with the printable character that stands for it in the table, in the order of their ids."""
+    """Return the 256 bytes in the order of their ids, each with the printable character that the table has for it."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(N_BYTES) if byte not in printable]
     return [(byte, chr(byte)) for byte in printable] + [(byte, chr(N_BYTES + n)) for n, byte in enumerate(others)]
 
 
 class Tokenizer:
-    """CLIP's tokenizer. Instances are immutable but for a bounded cache, and safe to use from several threads.
+    """CLIP's tokenizer. An instance can be used by several threads at once.
 
     Args:
-        merges: path of ``bpe_simple_vocab_16e6.txt.gz``; None finds the copy in the distribution ``towhee.models``.
-        vocab_size: number of ids. A smaller one than CLIP's 49,408 takes the first merges of the table alone, so that
-            rare words become more ids.
+        merges: path of ``bpe_simple_vocab_16e6.txt.gz``. None for the copy in the distribution ``towhee.models``.
+        vocab_size: number of distinct ids, at most CLIP's 49,408. With fewer, only the first merges of the table are
+            used, and rare words are split into more ids.
+
+    Attributes:
+        start_id: id of the start token.
+        end_id: id of the end token (EOT).
 
     Raises:
-        WeightsNotFoundError: when the merges table is not there.
+        WeightsNotFoundError: the merges table is missing or cannot be read.
     """
 
     def __init__(self, merges: str | Path | None = None, vocab_size: int = VOCAB_SIZE) -> None:
@@ -90,7 +95,7 @@ class Tokenizer:
         vocabulary = [symbol for _, symbol in symbols]
         vocabulary += [symbol + "</w>" for symbol in vocabulary]  # the same byte at the end of a word
         ids = {symbol: index for index, symbol in enumerate(vocabulary)}
-        # A merged pair takes the next id, so the id of a merge is also its rank.
+        # Each merged pair gets the next id, so that a lower id also means a higher priority.
         self._merges: dict[tuple[int, int], int] = {}
         for left, right in _read_merges(merges, vocab_size - 2 * N_BYTES - 2):
             self._merges[ids[left], ids[right]] = ids[left + right] = len(ids)
@@ -99,118 +104,129 @@ class Tokenizer:
             self._byte_ids[byte] = index
         self.start_id = len(ids)
         self.end_id = len(ids) + 1
-        self._longest = max(len(symbol.removesuffix("</w>")) for symbol in ids)  # of all symbols, in bytes
-        self._word_ids = functools.lru_cache(maxsize=65_536)(self._encode_word)
+        self._max_symbol_bytes = max(len(symbol.removesuffix("</w>")) for symbol in ids)
+        self._encode_cached = functools.lru_cache(maxsize=65_536)(self._encode_word)
 
     @property
     def vocab_size(self) -> int:
-        """Number of distinct ids: 49,408 for CLIP's table."""
+        """Number of distinct ids, the start and end tokens included."""
         return self.end_id + 1
 
     def iter_ids(self, text: str, limit: int | None = None) -> Iterator[int]:
-        """The ids of ``text`` without start and end marks, one after the other, as far as the caller asks.
+        """Yield the ids of a text, without start and end tokens. Text after the last id that is taken costs no time.
 
         Args:
             text: of any length.
-            limit: how many ids are asked for at most: with it a word of any length costs no more than its beginning.
+            limit: number of ids that the caller takes at most. With it, the end of a very long word costs no time
+                either.
         """
         for word in itertools.chain.from_iterable(map(_WORD.finditer, _clean_pieces(text))):
             match word.group():
-                case token if token == START:
+                case token if token == START_TOKEN:
                     yield self.start_id
-                case token if token == END:
+                case token if token == END_TOKEN:
                     yield self.end_id
+                case token if len(token) <= MAX_CACHED_WORD:  # to bound the memory of the cache
+                    yield from self._encode_cached(token)
                 case token:
-                    # Only words of a usual length are kept: their number is bounded, so their length must be too.
-                    yield from self._word_ids(token) if len(token) <= LONGEST_CACHED else self._long_word(token, limit)
+                    yield from self._encode_long_word(token, limit)
 
     def encode(self, text: str, context_length: int = 77) -> list[int]:
-        """Ids of one caption with its start and end marks, unpadded.
+        """Return the ids of one text with start and end tokens, without padding.
 
-        A caption longer than ``context_length - 2`` ids loses its tail, never its end mark.
+        A text of more than ``context_length - 2`` ids is truncated. The end token is always the last id.
         """
         ids = [self.start_id]
         ids += itertools.islice(self.iter_ids(text, context_length - 2), context_length - 2)
         return [*ids, self.end_id]
 
     def __call__(self, texts: Sequence[str], context_length: int = 77) -> np.ndarray:
-        """Ids of a batch: int64 of shape (len(texts), longest), shorter rows filled up with 0.
+        """Return the ids of several texts as :meth:`encode` and :meth:`pad` do.
 
-        The width is that of the longest caption of this batch, at most ``context_length``.
+        Returns:
+            int64 array of shape (len(texts), L), where L is the length of the longest text, at most ``context_length``.
         """
         return self.pad([self.encode(text, context_length) for text in texts])
 
     @staticmethod
     def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """Rows of ids as one array, int64 of shape (len(rows), longest), shorter rows filled up with 0."""
+        """Return rows of ids as an int64 array of shape (len(rows), longest row), with 0 after the end of each row."""
         batch = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         for row, ids in zip(batch, rows, strict=True):
             row[: len(ids)] = ids
         return batch
 
-    def _long_word(self, word: str, limit: int | None) -> Sequence[int]:
-        """The ids of a word or, of one that is very long, at least the first ``limit``.
+    def _encode_long_word(self, word: str, limit: int | None) -> Sequence[int]:
+        """Return the ids of a word; of a very long one only the first ``limit``, if its first characters suffice.
 
-        No merge crosses the end of an id, so what lies before it has the ids that it would have by itself. An id is at
-        most ``self._longest`` bytes long: one ends within the last so many bytes of any beginning of the word. If the
-        beginnings that end there all have the same first ids, then the word has them too.
+        The ids before a boundary between two ids of the word do not depend on what follows it. An id stands for at most
+        ``self._max_symbol_bytes`` bytes, so the word has such a boundary within the last so many bytes of any prefix.
+        If the prefixes that end at these bytes all begin with the same ids, so does the word.
         """
-        length = BEGINNING
+        length = FIRST_CHUNK
         while limit is not None and len(word) > length:
-            beginning = word[:length].encode("utf-8")
-            ends = range(len(beginning) - self._longest, len(beginning))
-            ids = {tuple(self._encode_bytes(beginning[:end], ended=False)[:limit]) for end in ends}
-            if len(ids) == 1 and len(first := ids.pop()) == limit:
-                return first
+            prefix = word[:length].encode("utf-8")
+            ends = range(len(prefix) - self._max_symbol_bytes, len(prefix))
+            first_ids = {self._encode_bytes(prefix[:end], is_whole=False)[:limit] for end in ends}
+            if len(first_ids) == 1 and len(ids := first_ids.pop()) == limit:
+                return ids
             length *= 4
         return self._encode_word(word)
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        """The ids of a whole word."""
-        return self._encode_bytes(word.encode("utf-8"), ended=True)
+        """Return the ids of a whole word."""
+        return self._encode_bytes(word.encode("utf-8"), is_whole=True)
 
-    def _encode_bytes(self, word: bytes, ended: bool) -> tuple[int, ...]:
-        """Byte-pair encoding of a word, or of its beginning: always the lowest merge first, the leftmost of equals.
+    def _encode_bytes(self, word: bytes, is_whole: bool) -> tuple[int, ...]:
+        """Return the ids of a word or of a prefix of a word, by byte-pair encoding.
 
-        A heap over a linked list keeps this O(n log n), so that a megabyte without a space cannot stall a server.
+        Of all pairs of neighbours in the table, the one with the lowest id is merged, the leftmost among equals, until
+        no pair is left. A heap of these pairs and a linked list of ids keep this O(n log n), so that a megabyte without
+        a space cannot stall a server.
         """
         ids: list[int | None] = [self._byte_ids[byte] for byte in word]
-        if ended:
-            ids[-1] += N_BYTES  # type: ignore[operator]  # the end-of-word twin of the last byte
+        if is_whole:
+            ids[-1] += N_BYTES  # type: ignore[operator]  # the id of the last byte at the end of a word
         count = len(ids)
-        following = list(range(1, count + 1))
-        preceding = list(range(-1, count - 1))
-        candidates: list[tuple[int, int, int | None, int | None]] = []
+        # A merged id stays at the position of its left part. These are the neighbours of each position.
+        next_position = list(range(1, count + 1))
+        previous_position = list(range(-1, count - 1))
+        pairs: list[tuple[int, int, int | None, int | None]] = []  # merged id, left position, left id, right id
 
-        def offer(left: int) -> None:
-            if left >= 0 and (right := following[left]) < count:
+        def push_pair(left: int) -> None:
+            if left >= 0 and (right := next_position[left]) < count:
                 merged = self._merges.get((ids[left], ids[right]))  # type: ignore[arg-type]
                 if merged is not None:
-                    heapq.heappush(candidates, (merged, left, ids[left], ids[right]))
+                    heapq.heappush(pairs, (merged, left, ids[left], ids[right]))
 
         for position in range(count - 1):
-            offer(position)
-        while candidates:
-            merged, left, left_id, right_id = heapq.heappop(candidates)
-            right = following[left]
+            push_pair(position)
+        while pairs:
+            merged, left, left_id, right_id = heapq.heappop(pairs)
+            right = next_position[left]
             if ids[left] != left_id or right >= count or ids[right] != right_id:
-                continue  # one of the two has been merged with another neighbour since
+                continue  # outdated: one of the two was merged with its other neighbour
             ids[left], ids[right] = merged, None
-            following[left] = following[right]
-            if following[left] < count:
-                preceding[following[left]] = left
-            offer(preceding[left])
-            offer(left)
+            next_position[left] = next_position[right]
+            if next_position[left] < count:
+                previous_position[next_position[left]] = left
+            push_pair(previous_position[left])
+            push_pair(left)
         return tuple(token_id for token_id in ids if token_id is not None)
 
 
 @functools.lru_cache(maxsize=4)
 def default_tokenizer(vocab_size: int = VOCAB_SIZE) -> Tokenizer:
-    """The tokenizer with CLIP's own table, built once per process and size."""
+    """Return the tokenizer with CLIP's own merges table. It is built once per process and size."""
     return Tokenizer(vocab_size=vocab_size)
 
 
 def _read_merges(path: str | Path | None, count: int) -> list[tuple[str, str]]:
+    """Return the first merges of a table, each a pair of symbols.
+
+    Raises:
+        WeightsNotFoundError: the table is missing or cannot be read.
+    """
     if path is None:
         try:
             path = Path(str(distribution("towhee.models").locate_file(MERGES_FILE)))
@@ -221,7 +237,7 @@ def _read_merges(path: str | Path | None, count: int) -> list[tuple[str, str]]:
             ) from error
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            next(lines)  # a version line
+            next(lines)  # the version of the format
             merges = [tuple(line.split()) for line, _ in zip(lines, range(count), strict=False)]
     except (OSError, EOFError) as error:
         raise WeightsNotFoundError(f"cannot read CLIP's merges table at {path}: {error}") from error

@@ -71,7 +71,7 @@ def _random_state(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]:
 def tiny_model() -> Iterator[str]:
     """A model name, ``tiny``, for everything that does not depend on the size of the network."""
     models: dict[str, Model] = MODELS  # type: ignore[assignment]
-    models["tiny"] = Model(TINY, hub="hf://owner/tiny/model.safetensors", beside="pytorch_model.bin.1")
+    models["tiny"] = Model(TINY, hub="hf://owner/tiny/model.safetensors", local_file="pytorch_model.bin.1")
     yield "tiny"
     del models["tiny"]
 

@@ -19,7 +19,7 @@ from clip4clip.model import MeanPooling, TextTower, VisionTower
 from clip4clip.runtime.placement import available_devices, resolve_device
 from clip4clip.runtime.torch_backend import TorchHead, TorchTower
 from clip4clip.runtime.tower import Tower
-from clip4clip.weights.checkpoint import tower_state
+from clip4clip.weights.state_dict import tower_state
 
 PATH_HINT = r"decode it first, with ops\.video_decode\.ffmpeg"
 

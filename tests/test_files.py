@@ -1,4 +1,4 @@
-"""Files that are written: complete or not there, through links, into devices, and for the same people as before."""
+"""Files are written completely or not at all, through links and into devices, and keep their modes and owners."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pip
 
 
 def write(path: Path, content: str = "new") -> None:
-    with atomic_write(path) as fresh:
-        fresh.write_text(content)
+    with atomic_write(path) as temporary:
+        temporary.write_text(content)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_complete_or_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for before in (None, "old"):
         if before:
             path.write_text(before)
-        with pytest.raises(ZeroDivisionError), atomic_write(path) as fresh:
-            fresh.write_text("half" * (1 // 0))
+        with pytest.raises(ZeroDivisionError), atomic_write(path) as temporary:
+            temporary.write_text("half" * (1 // 0))
         assert names(tmp_path) == (["file"] if before else [])
     write(path)
     assert path.read_text() == "new"
@@ -50,17 +50,17 @@ def test_a_file_is_complete_or_as_it_was(tmp_path: Path) -> None:
 
 
 @posix
-def test_a_link_is_followed_and_the_mode_is_kept_from_the_beginning(tmp_path: Path) -> None:
+def test_a_link_is_followed_and_the_temporary_file_has_the_mode_of_the_old_one(tmp_path: Path) -> None:
     target, link = tmp_path / "folder" / "target", tmp_path / "link"
     target.parent.mkdir()
     target.write_text("old")
     target.chmod(0o600)
     link.symlink_to("folder/target")
-    with atomic_write(link) as fresh:
-        assert stat.S_IMODE(fresh.stat().st_mode) == 0o600
-        fresh.unlink()  # a writer may make a file of its own
-        fresh.write_text("new")
-        fresh.chmod(0o644)
+    with atomic_write(link) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+        temporary.unlink()  # some writers delete the file and create a new one
+        temporary.write_text("new")
+        temporary.chmod(0o644)
     assert (link.readlink(), target.read_text()) == (Path("folder/target"), "new")
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     dangling = tmp_path / "dangling"
@@ -69,14 +69,14 @@ def test_a_link_is_followed_and_the_mode_is_kept_from_the_beginning(tmp_path: Pa
     assert (tmp_path / "folder" / "other").read_text() == "new"
     write(dangling, "newer")
     assert dangling.is_symlink()
-    with atomic_write(link, replace_link=True) as fresh:
-        fresh.write_text("own")
+    with atomic_write(link, replace_link=True) as temporary:
+        temporary.write_text("own")
     assert not link.is_symlink()
     assert (link.read_text(), target.read_text()) == ("own", "new")
 
 
 @posix
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may change owners")
 def test_the_owner_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
@@ -86,7 +86,7 @@ def test_the_owner_is_kept(tmp_path: Path) -> None:
 
 
 @posix
-def test_links_in_a_circle_are_an_error_and_stay(tmp_path: Path) -> None:
+def test_links_in_a_circle_are_an_error_and_are_not_replaced(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.symlink_to(second)
     second.symlink_to(first)
@@ -97,20 +97,20 @@ def test_links_in_a_circle_are_an_error_and_stay(tmp_path: Path) -> None:
 
 
 @posix
-def test_a_pipe_gets_the_bytes_and_stays_a_pipe(tmp_path: Path) -> None:
-    pipe, got = tmp_path / "pipe", []
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe, received = tmp_path / "pipe", []
     os.mkfifo(pipe)
-    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader = threading.Thread(target=lambda: received.append(pipe.read_text()))
     reader.start()
     write(pipe)
     reader.join()
-    assert got == ["new"]
+    assert received == ["new"]
     assert pipe.is_fifo()
     assert names(tmp_path) == ["pipe"]
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="/dev/fd")
-def test_what_is_open_is_written_to(tmp_path: Path) -> None:
+def test_an_open_file_descriptor_is_written_to(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
     with path.open("r+") as file:
@@ -128,16 +128,16 @@ def test_what_is_open_is_written_to(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_replaced_is_written_to(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As in a folder of somebody else, and where a file is a mount point of a container.
-    def refused(path: Path, *given: Any, **options: Any) -> Any:
+    # The folder may belong to another user, or the file may be a mount point of a container.
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> Any:
         if Path(path).parent == tmp_path:
             raise PermissionError(13, "Permission denied", os.fspath(path))
-        return allowed(path, *given, **options)
+        return original(path, *args, **kwargs)
 
     (tmp_path / "old").write_text("old")
     owner = {"open": os, "replace": Path}[step]
-    allowed = getattr(owner, step)
-    monkeypatch.setattr(owner, step, refused)
+    original = getattr(owner, step)
+    monkeypatch.setattr(owner, step, refuse)
     write(tmp_path / "old")
     assert (tmp_path / "old").read_text() == "new"
     with pytest.raises(PermissionError):
@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_replaced_is_written_to(
     assert names(tmp_path) == ["old"]
 
 
-def test_whether_it_can_be_written_is_found_out_without_a_trace(tmp_path: Path) -> None:
+def test_checking_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     check_writable(tmp_path / "file")
     check_writable(tmp_path / "new")
@@ -158,7 +158,7 @@ def test_whether_it_can_be_written_is_found_out_without_a_trace(tmp_path: Path) 
         check_folder_writable(tmp_path / "file" / "folder")
 
 
-def test_leftovers_of_a_kill_are_removed_whatever_the_name(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     for name in (".a[1].npz.123.456", ".a1.npz.123.456"):
         (tmp_path / name).touch()
     remove_partial_files([tmp_path / "a[1].npz"])
@@ -166,10 +166,10 @@ def test_leftovers_of_a_kill_are_removed_whatever_the_name(tmp_path: Path) -> No
     assert is_regular(tmp_path / "new")
 
 
-def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # as a full disk: the error comes with a write
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # like a full disk, it fails a write
     try:
         with pytest.raises(OSError, match=r"big\.txt"):
             write(tmp_path / "big.txt", "x" * 10_000)
@@ -180,7 +180,7 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def writers(tiny_checkpoint: Path, drawings: Path) -> dict[str, Callable[[Path], object]]:
-    """All that write a file that a user names, by its ending."""
+    """Suffix to a function that writes such a file, for every file that a user can name."""
     tiny = ["-m", "tiny", "-w", str(tiny_checkpoint)]
 
     def run(*arguments: object) -> None:
@@ -206,14 +206,14 @@ def writers(tiny_checkpoint: Path, drawings: Path) -> dict[str, Callable[[Path],
 
 @posix
 @pytest.mark.parametrize("ending", [".npz", ".json", ".png", ".safetensors", ".onnx", ".parquet"])
-def test_all_that_write_follow_links_and_keep_modes(
+def test_every_writer_follows_links_and_keeps_modes(
     ending: str, writers: dict[str, Callable[[Path], object]], tmp_path: Path
 ) -> None:
     target, link = tmp_path / "elsewhere" / f"target{ending}", tmp_path / f"link{ending}"
     target.parent.mkdir()
     writers[ending](target)
     assert stat.S_IMODE(target.stat().st_mode) & 0o400
-    if ending != ".parquet":  # which is read first
+    if ending != ".parquet":  # an existing table is read first
         target.write_bytes(b"old")
     target.chmod(0o600)
     before = target.read_bytes()
@@ -225,7 +225,9 @@ def test_all_that_write_follow_links_and_keep_modes(
     assert [name for name in names(tmp_path) if not name.startswith(".")] == ["elsewhere", link.name]
 
 
-def test_a_training_run_on_a_full_disk_is_a_sentence(tiny_checkpoint: Path, drawings: Path, tmp_path: Path) -> None:
+def test_a_training_run_on_a_full_disk_is_one_line_of_error(
+    tiny_checkpoint: Path, drawings: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("resource")
     code = """
 import json, resource, sys
@@ -244,7 +246,7 @@ for limit, *arguments in json.loads(sys.argv[1]):
 """
     train = ["train", drawings / "train.csv", "--videos", drawings, "-m", "tiny", "--init", tiny_checkpoint]
     train += ["--batch-size", 48, "--epochs", 1, "-n", 1, "--workers", 0, "-d", "cpu"]
-    # No room for the log, and none for a checkpoint.
+    # The first limit leaves no room for the log, the second one none for a checkpoint.
     runs = [[limit, *map(str, train), "--out", str(tmp_path / str(limit))] for limit in (50, 100_000)]
     done = subprocess.run([sys.executable, "-c", code, json.dumps(runs)], capture_output=True, text=True, check=True)
     assert "Traceback" not in done.stderr
@@ -253,7 +255,7 @@ for limit, *arguments in json.loads(sys.argv[1]):
     assert f"error {tmp_path / '100000' / 'last.safetensors'} cannot be written" in done.stderr
 
 
-def test_training_finds_out_first_whether_it_can_write(tmp_path: Path) -> None:
+def test_training_checks_first_whether_it_can_write(tmp_path: Path) -> None:
     from clip4clip import TrainingError
     from clip4clip.training import TrainingConfig, train
 

@@ -1,3 +1,5 @@
+"""What an import brings along, and which part of the package may import which."""
+
 from __future__ import annotations
 
 import ast
@@ -30,7 +32,9 @@ HEAVY = {
     "ray",
 }
 
-# Which wing, a folder or a file of the package, may import which: those below it. What is not named is open to all.
+POSIX_ONLY = {"fcntl", "pwd", "resource", "termios"}
+
+# A wing is a folder or a file of the package. Each may import only the wings on the floors below it.
 FLOORS = [
     {"__main__"},
     {"cli"},
@@ -46,17 +50,18 @@ FLOORS = [
 
 
 def modules_after(code: str) -> set[str]:
+    """Run a program in a process of its own, and return the names of the modules that are imported at its end."""
     program = f"import sys\n{code}\nprint(' '.join(sys.modules), file=sys.__stdout__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
 
 
-def module_of(path: Path) -> str:
+def module_name(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports_of(path: Path) -> set[str]:
-    """What a file imports anywhere: the wings of this package with a dot in front, and other packages."""
+    """Return what a file imports anywhere: packages by name, and wings of this package with a dot in front."""
     imported = set()
     folders = path.relative_to(PACKAGE).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -81,11 +86,11 @@ def test_help_needs_neither_torch_nor_towhee() -> None:
     assert loaded & (HEAVY - {"typer", "rich"}) == set()
 
 
-def test_the_python_face_does_not_need_towhee() -> None:
+def test_the_python_interface_does_not_need_towhee() -> None:
     assert "towhee" not in modules_after("from clip4clip import TextEncoder, VideoEncoder; import clip4clip.video")
 
 
-def test_the_factory_is_there_by_its_name_and_brings_towhee_only_when_it_is_used() -> None:
+def test_the_factory_of_the_operator_imports_towhee_only_when_it_is_used() -> None:
     assert "towhee" not in modules_after("import clip4clip; dir(clip4clip); from clip4clip import *")
     program = "import clip4clip; first = dir(clip4clip); from clip4clip import clip4clip as factory"
     loaded = modules_after(f"{program}; assert 'clip4clip' in first; assert factory.supported_model_names()")
@@ -96,21 +101,26 @@ def test_the_factory_is_there_by_its_name_and_brings_towhee_only_when_it_is_used
     assert factory is operator
 
 
-def test_nothing_of_posix_is_needed_to_import_the_operators() -> None:
+def test_no_file_imports_a_module_that_only_posix_has() -> None:
+    files = {module_name(path): imports_of(path) & POSIX_ONLY for path in PACKAGE.rglob("*.py")}
+    assert {name: imported for name, imported in files.items() if imported} == {}
+
+
+def test_the_operators_can_be_imported_without_the_modules_that_only_posix_has() -> None:
     assert "clip4clip.operators" in modules_after(
-        "sys.modules |= dict.fromkeys(('fcntl', 'pwd', 'termios', 'resource'))\n"
+        f"sys.modules |= dict.fromkeys({sorted(POSIX_ONLY)})\n"
         "import clip4clip; from clip4clip import TextEncoder, VideoEncoder; import clip4clip.operators"
     )
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     for name in clip4clip.__all__:
         assert getattr(clip4clip, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'Encoder'"):
         _ = clip4clip.Encoder  # type: ignore[attr-defined]
 
 
-def test_every_error_says_when_it_is_raised_and_is_also_a_built_in_one() -> None:
+def test_every_error_says_when_it_is_raised_and_derives_from_a_built_in_error() -> None:
     errors = [value for name, value in vars(clip4clip).items() if name.endswith("Error") and name != "Clip4clipError"]
     assert len(errors) == 18
     for error in errors:
@@ -119,12 +129,12 @@ def test_every_error_says_when_it_is_raised_and_is_also_a_built_in_one() -> None
         assert error.__doc__.startswith("Raised when")
 
 
-def test_version_is_the_distributions() -> None:
+def test_the_version_is_that_of_the_distribution() -> None:
     assert clip4clip.__version__ == version("towhee-clip4clip")
 
 
-def test_towhee_is_imported_where_it_is_spoken_to() -> None:
-    files = [module_of(path) for path in PACKAGE.rglob("*.py") if "towhee" in imports_of(path)]
+def test_only_the_operators_and_the_demo_import_towhee() -> None:
+    files = [module_name(path) for path in PACKAGE.rglob("*.py") if "towhee" in imports_of(path)]
     assert sorted(files) == [
         "demo",
         "operators",
@@ -139,18 +149,21 @@ def wing_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def floor(wing: str) -> int:
-    return next(number for number, wings in enumerate(FLOORS) if wing in wings)
+def floor_of(wing: str) -> int:
+    """Return the index of a wing's floor in :data:`FLOORS`; the lowest floor has the highest index."""
+    return next(index for index, wings in enumerate(FLOORS) if wing in wings)
 
 
 @pytest.mark.parametrize("wing", sorted(set().union(*FLOORS)))
 def test_imports_point_down(wing: str) -> None:
     files = [path for path in PACKAGE.rglob("*.py") if wing_of(path) == wing]
-    own = {name[1:] for path in files for name in imports_of(path) if name.startswith(".")} - {wing, "__version__"}
-    lowest = floor(wing) == len(FLOORS) - 1  # whose files may import each other
-    assert {name for name in own if floor(name) <= floor(wing) - lowest} == set()
+    imported = {name[1:] for path in files for name in imports_of(path) if name.startswith(".")} - {wing, "__version__"}
+    highest_allowed = floor_of(wing) + 1
+    if floor_of(wing) == len(FLOORS) - 1:  # the files of the lowest floor may import each other
+        highest_allowed -= 1
+    assert {name for name in imported if floor_of(name) < highest_allowed} == set()
 
 
-def test_every_wing_has_its_floor() -> None:
+def test_every_wing_has_a_floor() -> None:
     wings = {wing_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
     assert wings == set().union(*FLOORS)

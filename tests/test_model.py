@@ -15,7 +15,7 @@ from clip4clip.config import MODELS
 from clip4clip.model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower, random_state_dict
 from clip4clip.preprocess import pixel_values
 from clip4clip.tokenizer import default_tokenizer
-from clip4clip.weights.checkpoint import tower_state
+from clip4clip.weights.state_dict import tower_state
 
 CAPTIONS = ["a dog", "kids feeding and playing with the horse", "", "dog " * 100, "ein Hund läuft 😀 über 12 Straßen"]
 

@@ -1,7 +1,10 @@
+"""Pixel values equal those of CLIP's preprocessing, for frames of every type, mode and size."""
+
 from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -26,7 +29,7 @@ def _picture(width: int, height: int, channels: int = 3) -> np.ndarray:
 
 
 def _resized_then_cropped(array: np.ndarray) -> np.ndarray:
-    """CLIP's preprocessing, written out: Pillow's bicubic resize of the short side to 224, centre crop, normalise."""
+    """Preprocess an array step by step: resize its short side to 224 by Pillow, crop the centre, normalise."""
     height, width = array.shape[:2]
     short = min(width, height)
     size = (int(224 * width / short), int(224 * height / short))
@@ -48,7 +51,7 @@ def test_pixels_equal_resize_then_crop_over_many_sizes() -> None:
         np.testing.assert_allclose(pixel_values([array])[0], _resized_then_cropped(array), atol=2e-6)
 
 
-# Sizes whose margins are even: an odd one transformers splits the other way, which shifts the picture by a pixel.
+# The margins of these sizes are even. transformers would split an odd one differently, and shift the crop by a pixel.
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (97, 331), (225, 223)])
 def test_pixels_equal_those_of_transformers(width: int, height: int) -> None:
     image = Image.fromarray(_picture(width, height))
@@ -81,7 +84,7 @@ RGB = _picture(60, 45)
     ],
     ids=["RGB", "no mode", "BGR", "VideoFrame BGR", "RGBA", "BGRA", "PIL", "PIL RGBA", "strided", "fortran"],
 )
-def test_a_mode_changes_nothing_but_the_order_of_the_channels(frame: object) -> None:
+def test_the_same_pixels_in_any_mode_give_the_same_values(frame: object) -> None:
     np.testing.assert_allclose(pixel_values([frame]), pixel_values([RGB]))
 
 
@@ -102,7 +105,7 @@ def test_grey_is_the_same_in_all_three_channels(frame: object) -> None:
 
 
 def in_mode(picture: Image.Image, mode: str) -> Image.Image:
-    """The same picture in another of Pillow's modes."""
+    """Convert a picture to a mode of Pillow."""
     if mode == "LAB":
         profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
         return ImageCms.profileToProfile(picture, *profiles, outputMode="LAB")
@@ -111,7 +114,7 @@ def in_mode(picture: Image.Image, mode: str) -> Image.Image:
     if mode.startswith("I;16"):
         wide = (np.asarray(picture.convert("L")) * np.uint16(256)).astype(">u2" if mode == "I;16B" else "<u2")
         return Image.frombytes(mode, picture.size, wide.tobytes())
-    # Pillow reaches the premultiplied modes only by way of the plain ones.
+    # Pillow converts to the premultiplied modes only from the plain ones.
     return picture.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert(mode)
 
 
@@ -135,7 +138,7 @@ def test_a_pil_picture_looks_the_same_in_every_mode(mode: str, picture: Image.Im
     np.testing.assert_allclose(pixel_values([converted]), pixel_values([picture]), atol=0.08, rtol=0)
 
 
-def test_every_mode_that_pillow_has_is_tested() -> None:
+def test_every_mode_of_pillow_is_tested() -> None:
     marks = test_a_pil_picture_looks_the_same_in_every_mode.pytestmark  # type: ignore[attr-defined]
     assert {mode for mode, _ in marks[0].args[1]} == set(Image.MODES)
 
@@ -146,25 +149,25 @@ def test_transparency_is_dropped() -> None:
     np.testing.assert_allclose(pixel_values([faint]), pixel_values([COLOURS]))
 
 
-def test_a_pil_picture_that_cannot_be_read_is_an_error() -> None:
+def test_an_unreadable_pil_picture_is_an_error() -> None:
     whole = io.BytesIO()
     Image.fromarray(_picture(300, 300)).save(whole, "JPEG")
-    truncated = Image.open(io.BytesIO(whole.getvalue()[:2000]))  # Pillow reads the pixels only when asked for them
+    truncated = Image.open(io.BytesIO(whole.getvalue()[:2000]))  # Pillow reads the pixels only when they are used
     with pytest.raises(InputValueError, match="truncated"):
         pixel_values([truncated])
 
 
 @pytest.mark.parametrize(("width", "height"), [(65, 1), (301, 1), (1, 301), (5_000, 77)])
-def test_pixels_of_an_extreme_frame_are_those_of_its_very_middle(width: int, height: int) -> None:
+def test_pixels_of_an_extreme_frame_are_those_of_its_middle(width: int, height: int) -> None:
     array = _picture(width, height)
-    # Not to the last level: noise this much enlarged overshoots, and is cut at 0 and 255 in another order.
+    # The tolerance is large because noise that is enlarged so much overshoots, and is clipped in a different order.
     np.testing.assert_allclose(pixel_values([array])[0], _resized_then_cropped(array), atol=0.2)
 
 
 @pytest.mark.parametrize(("width", "height"), [(200_000, 1), (1, 200_000), (20_000, 3)])
-def test_an_endless_frame_does_not_need_endless_memory(width: int, height: int) -> None:
+def test_a_very_long_frame_needs_little_memory(width: int, height: int) -> None:
     frame = _picture(width, height)
-    tracemalloc.start()  # sees what numpy allocates; Pillow's share is bounded by the same cut
+    tracemalloc.start()  # it counts the memory of numpy; the same crop limits that of Pillow
     pixels = pixel_values([frame])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -185,7 +188,7 @@ def test_an_endless_frame_does_not_need_endless_memory(width: int, height: int) 
         (np.zeros((5, 5), np.uint8), r"\(height, width, 3\), but this ndarray has shape \(5, 5\)"),
         (np.zeros((5, 5, 4), np.uint8), r"has shape \(5, 5, 4\)"),
         (np.zeros((3, 5, 5), np.uint8), r"has shape \(3, 5, 5\)"),
-        (TowheeImage(RGB, "HSV"), "mode 'HSV'; the modes that are understood are RGB, BGR"),
+        (TowheeImage(RGB, "HSV"), "mode 'HSV'; the supported modes are RGB, BGR"),
         (TowheeImage(RGB, "RGBA"), r"mode RGBA must have shape \(height, width, 4\)"),
         (Image.fromarray(np.array([[300.0, 1.0]], np.float32)), "mode 'F' must hold values 0 to 255"),
         (Image.fromarray(np.array([[np.nan, 1.0]], np.float32)), "mode 'F' must hold values 0 to 255"),
@@ -193,7 +196,7 @@ def test_an_endless_frame_does_not_need_endless_memory(width: int, height: int) 
         (Image.new("RGB", (0, 4)), r"at least one pixel.*\(0, 4\)"),
     ],
 )
-def test_a_frame_that_is_wrong_is_an_error_that_says_how(frame: object, message: str) -> None:
+def test_an_invalid_frame_is_an_error_that_says_why(frame: object, message: str) -> None:
     with pytest.raises(InputValueError, match=message):
         pixel_values([frame])
 
@@ -209,28 +212,29 @@ def test_a_frame_that_is_wrong_is_an_error_that_says_how(frame: object, message:
         (torch.zeros(5, 5, 3), "not Tensor"),
     ],
 )
-def test_what_is_no_frame_is_an_error_that_names_its_type(frame: object, message: str) -> None:
+def test_something_else_than_a_frame_is_an_error_that_names_its_type(frame: object, message: str) -> None:
     with pytest.raises(InputTypeError, match=message):
         pixel_values([frame])
 
 
-def test_frames_are_resized_in_a_forked_process_too(frames: list[np.ndarray]) -> None:
-    """Such as a DataLoader's worker, to which the threads of its parent do not come along."""
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that fork")
+def test_frames_are_resized_in_a_forked_process(frames: list[np.ndarray]) -> None:
+    # The worker of a DataLoader is such a process. The threads of its parent do not exist in it.
     expected = pixel_values(frames, 32)
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        found = pool.apply_async(_resized, (frames,)).get(timeout=300)
-    np.testing.assert_array_equal(found, expected)
+        pixels = pool.apply_async(_pixels_in_worker, (frames,)).get(timeout=300)
+    np.testing.assert_array_equal(pixels, expected)
 
 
-def _resized(frames: list[np.ndarray]) -> np.ndarray:
-    torch.set_num_threads(1)  # as a DataLoader's worker does: OpenMP's threads do not come along either
+def _pixels_in_worker(frames: list[np.ndarray]) -> np.ndarray:
+    torch.set_num_threads(1)  # as in a DataLoader: the threads of OpenMP do not exist either
     return pixel_values(frames, 32)
 
 
-def test_many_frames_keep_their_order_and_their_error(frames: list[np.ndarray]) -> None:
+def test_many_frames_keep_their_order_and_an_error_is_raised(frames: list[np.ndarray]) -> None:
     many = [frames[number % 5] for number in range(40)]
     together = pixel_values(many, 32)
-    for number, one in enumerate(together):
-        assert np.array_equal(one, pixel_values([many[number]], 32)[0])
+    for frame, pixels in zip(many, together, strict=True):
+        assert np.array_equal(pixels, pixel_values([frame], 32)[0])
     with pytest.raises(InputTypeError, match="a frame must be"):
         pixel_values([*many, 3], 32)

@@ -1,3 +1,5 @@
+"""Token ids equal those of the reference implementations, also of long and hostile texts."""
+
 from __future__ import annotations
 
 import gzip
@@ -9,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
 from itertools import islice
 from pathlib import Path
+from random import Random
 from types import ModuleType
 
 import ftfy
@@ -26,7 +29,7 @@ CLIP_FOLDER = Path(str(distribution("towhee.models").locate_file("towhee/models/
 
 
 def _reference_module() -> ModuleType:
-    """OpenAI's tokenizer as towhee.models carries it, loaded by path: importing its package would need torchvision."""
+    """Load OpenAI's tokenizer from towhee.models by its path: importing the package would need torchvision."""
     path = CLIP_FOLDER / "simple_tokenizer.py"
     spec = importlib.util.spec_from_file_location("reference_tokenizer", path)
     assert spec is not None
@@ -49,7 +52,7 @@ def test_ids_equal_the_reference_on_thousands_of_strings(reference: Callable, ma
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 def test_ids_equal_the_reference_on_any_text(text: str) -> None:
     assert list(default_tokenizer().iter_ids(text)) == _shared_reference(text)
 
@@ -91,9 +94,9 @@ def transformers_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=merges)
 
 
-def test_ids_equal_those_of_transformers_once_the_text_is_clean(many_strings: list[str]) -> None:
-    # It has no ftfy and unescapes nothing; and of characters that Unicode has yet to assign, the versions of Unicode
-    # that the two are built on think differently.
+def test_ids_of_clean_text_equal_those_of_transformers(many_strings: list[str]) -> None:
+    # Unlike ours it neither repairs nor unescapes text. Characters that Unicode has not assigned yet are left out: the
+    # two are built on different versions of Unicode.
     texts = [text for text in many_strings if all(unicodedata.category(char) != "Cn" for char in clean(text))]
     assert len(texts) >= 2000
     ours, theirs = default_tokenizer(), transformers_tokenizer()
@@ -101,12 +104,12 @@ def test_ids_equal_those_of_transformers_once_the_text_is_clean(many_strings: li
     assert different == []
 
 
-def test_known_ids() -> None:
+def test_the_ids_of_a_simple_caption() -> None:
     assert default_tokenizer().encode("a photo of a cat") == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert default_tokenizer().vocab_size == 49408
 
 
-def test_a_smaller_vocabulary_has_the_first_merges_and_its_marks_at_its_end() -> None:
+def test_a_smaller_vocabulary_has_the_first_merges_and_its_special_tokens_at_its_end() -> None:
     small, whole = default_tokenizer(8192), default_tokenizer()
     assert small.vocab_size == 8192
     assert small.encode("a photo of a cat") == [8190, *whole.encode("a photo of a cat")[1:-1], 8191]
@@ -115,7 +118,7 @@ def test_a_smaller_vocabulary_has_the_first_merges_and_its_marks_at_its_end() ->
     assert len(rare) > len(whole.encode("an elephant"))  # in more pieces
 
 
-def test_text_is_cleaned_as_clip_does_it() -> None:
+def test_text_is_cleaned_as_by_clip() -> None:
     assert clean("  L&amp;amp;Ã©on\n\t \u00a0DOG ") == "l&éon dog"
 
 
@@ -126,16 +129,16 @@ def test_a_batch_is_as_wide_as_its_longest_caption() -> None:
 
 
 @pytest.mark.parametrize("words", [74, 75, 76, 500])
-def test_a_long_caption_keeps_its_first_tokens_and_its_end(words: int) -> None:
+def test_a_long_caption_keeps_its_first_tokens_and_the_end_token(words: int) -> None:
     ids = default_tokenizer().encode("dog " * words)
     assert ids == [49406, *[1929] * min(words, 75), 49407]
 
 
-def test_an_end_mark_inside_a_caption_is_understood() -> None:
+def test_an_end_token_inside_a_caption_is_recognised() -> None:
     assert default_tokenizer().encode("a <|endoftext|> b") == [49406, 320, 49407, 321, 49407]
 
 
-def test_a_megabyte_without_a_space_is_cut_like_any_other(reference: Callable) -> None:
+def test_a_megabyte_without_a_space_is_truncated_like_any_text(reference: Callable) -> None:
     ids = default_tokenizer().encode("ab" * 500_000)
     assert ids == [49406, *reference("ab" * 500)[:75], 49407]
     assert list(default_tokenizer().iter_ids("abcde" * 400)) == reference("abcde" * 400)
@@ -148,20 +151,23 @@ def test_a_very_long_word_has_the_first_ids_of_the_reference(unit: str, length: 
     assert default_tokenizer().encode(word) == [49406, *reference(word)[:75], 49407]
 
 
-@given(st.text(alphabet="abehimnorst", min_size=1030, max_size=1400), st.integers(1, 120))
-@settings(max_examples=40, deadline=None)
-def test_the_first_ids_of_a_long_word_are_those_of_the_whole(word: str, count: int) -> None:
+@given(st.integers(0), st.integers(1030, 1400), st.integers(1, 120))
+@settings(max_examples=25, deadline=None)
+def test_the_first_ids_of_a_long_word_are_those_of_the_whole(seed: int, length: int, count: int) -> None:
+    word = "".join(Random(seed).choices("abehimnorst", k=length))
     tokenizer = default_tokenizer()
     ids = list(tokenizer.iter_ids(word))
     assert list(islice(tokenizer.iter_ids(word, count), count)) == ids[:count]
 
 
 @pytest.mark.parametrize("text", ["ab" * 5_000_000, "é\n" * 3_000_000, " \n" * 4_000_000 + "dog"])
-def test_ten_megabytes_cost_no_more_than_their_beginning(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_ten_megabytes_only_the_beginning_is_encoded(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded, repaired = [], []
     encode, fix_text = Tokenizer._encode_bytes, ftfy.fix_text
     monkeypatch.setattr(
-        Tokenizer, "_encode_bytes", lambda self, word, ended: encoded.append(len(word)) or encode(self, word, ended)
+        Tokenizer,
+        "_encode_bytes",
+        lambda self, word, is_whole: encoded.append(len(word)) or encode(self, word, is_whole),
     )
     monkeypatch.setattr(
         "ftfy.fix_text", lambda text, **options: repaired.append(len(text)) or fix_text(text, **options)
@@ -178,21 +184,21 @@ def test_a_text_of_many_lines_has_the_ids_of_the_reference(parts: list[str]) -> 
     assert list(default_tokenizer().iter_ids(text)) == _shared_reference(text)
 
 
-def test_words_without_end_do_not_fill_the_memory() -> None:
+def test_long_words_are_not_cached() -> None:
     tokenizer = Tokenizer()
     tracemalloc.start()
-    for count in range(20):
+    for count in range(10):
         tokenizer.encode("xq" * 5_000 + "x" * count)
-    kept, _ = tracemalloc.get_traced_memory()
+    memory, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert kept < 500_000
+    assert memory < 500_000
 
 
-def test_lone_surrogates_are_no_error() -> None:
+def test_lone_surrogates_are_accepted() -> None:
     assert default_tokenizer().encode("\ud800 dog")[-2:] == [1929, 49407]
 
 
-def test_an_entity_of_any_length_is_read_as_no_character() -> None:
+def test_an_entity_of_no_character_becomes_a_replacement_character() -> None:
     for digits in (10, 90, 200, 5000):
         for entity in (f"&#{'9' * digits};", f"&amp;#{'9' * digits};", f"&#{'9' * digits}"):
             assert clean(f"a dog {entity} runs") == "a dog \ufffd runs"
@@ -206,7 +212,7 @@ def test_eight_threads_get_the_same_ids(many_strings: list[str]) -> None:
     assert together == [default_tokenizer().encode(text) for text in texts] * 4
 
 
-def test_a_missing_merges_table_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_merges_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsNotFoundError, match=r"merges table at .*nowhere\.gz"):
         Tokenizer(tmp_path / "nowhere.gz")
     (tmp_path / "not.gz").write_text("no gzip")

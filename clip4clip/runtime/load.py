@@ -14,7 +14,7 @@ from typing import Any
 from ..config import get_model
 from ..errors import UnknownNameError
 from ..log import warn_once
-from ..weights.identity import file_state, inspect
+from ..weights.identity import file_state, inspect_checkpoint
 from ..weights.locate import Reference, locate
 from .placement import Placement
 from .tower import Head, MeanPooling, Tower
@@ -40,7 +40,7 @@ class Weights:
         model_name: key of :data:`clip4clip.config.MODELS`.
         modality: ``'text'`` or ``'video'``.
         path: of the file.
-        fingerprint: see :func:`clip4clip.weights.checkpoint.fingerprint`.
+        fingerprint: see :func:`clip4clip.weights.fingerprint.compute_fingerprint`.
         chosen: by whoever made the encoder; else it is the model's default.
     """
 
@@ -70,7 +70,7 @@ def resolve_weights(weights: Reference | None, model_name: str, modality: str, f
     """
     check_modality(modality)
     path = locate(weights, model_name, folder)
-    found = Weights(model_name, modality, path, inspect(path, model_name).fingerprint, weights is not None)
+    found = Weights(model_name, modality, path, inspect_checkpoint(path, model_name).fingerprint, weights is not None)
     logger.info("%s: %s", model_name, found)
     return found
 
@@ -139,7 +139,7 @@ def load_head(model_name: str, path: Path, where: Placement) -> Head:
     Raises:
         CheckpointError: when the file is no checkpoint of the model, or has a head that is not understood.
     """
-    if inspect(path, model_name).head == "meanP":
+    if inspect_checkpoint(path, model_name).head == "meanP":
         return MeanPooling()
     from .torch_backend import load_head
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from ..cache import cache_folder
 from ..errors import CacheError, first_line
-from ..weights.identity import inspect, tower_digest
+from ..weights.identity import inspect_checkpoint, tower_digest
 from .onnx_backend import DAMAGED, load
 from .placement import Placement
 
@@ -38,7 +38,7 @@ def cached_graph(model_name: str, modality: str, path: Path, precision: str = "f
         CheckpointError: when the file is no checkpoint of the model, or its tower gives no vectors.
         ExportError: when the graph gives other vectors than torch.
     """
-    inspect(path, model_name)  # refuses another model
+    inspect_checkpoint(path, model_name)  # refuses another model
     folder = cache_folder() / f"graphs-{GRAPHS}" / f"{model_name}-{tower_digest(path, modality)}"
     graph = folder / f"{modality}-{precision}.onnx"
     if graph.is_file():

@@ -16,17 +16,8 @@ from ..config import CLIPConfig, get_model
 from ..errors import CheckpointError, DeviceError, InputValueError
 from ..model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from ..threads import fork_safe, thread_pool
-from ..weights.checkpoint import (
-    HEAD,
-    assign,
-    check_shape,
-    logger,
-    read_state_dict,
-    report_unused,
-    sim_header,
-    tower_state,
-    unknown,
-)
+from ..weights.checkpoint import read_state_dict
+from ..weights.state_dict import assign, check_shape, head_state, logger, report_unknown, sim_header, tower_state
 from .placement import Placement
 from .tower import Tower
 
@@ -142,7 +133,7 @@ def build_tower(model_name: str, modality: str, path: Path) -> TextTower | Visio
     tensors = read_state_dict(path)
     check_shape(tensors, model_name, path)
     sim_header(tensors, path)  # refuses a checkpoint that has no vectors
-    report_unused(unknown(tensors), path)
+    report_unknown(tensors, path)
     config = get_model(model_name).config
     with torch.device("meta"):  # no memory and no initialisation for what is about to be replaced
         tower = VisionTower(config) if modality == "video" else TextTower(config)
@@ -161,7 +152,7 @@ def build_head(width: int, path: Path) -> MeanPooling | SequenceLSTM | SequenceT
     """The head of a checkpoint in evaluation mode, on the CPU."""
     tensors = read_state_dict(path)
     kind = sim_header(tensors, path)
-    state = {name: tensor for name, tensor in tensors.items() if name.startswith(HEAD)}
+    state = head_state(tensors)
     head: MeanPooling | SequenceLSTM | SequenceTransformer
     with torch.device("meta"):
         if kind == "meanP":

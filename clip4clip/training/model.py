@@ -28,8 +28,9 @@ from ..model import (
     random_state_dict,
 )
 from ..runtime.torch_backend import TorchHead, TorchTower, build_head
-from ..weights.checkpoint import assign, check_shape, read_state_dict, sim_header, tower_state
+from ..weights.checkpoint import read_state_dict
 from ..weights.locate import Reference, locate
+from ..weights.state_dict import assign, check_shape, sim_header, tower_state
 
 HEADS = ("meanP", "seqLSTM", "seqTransf")
 HEAD_LAYERS = 4  # of seqTransf, as in the paper

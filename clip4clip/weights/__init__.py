@@ -1,1 +1,1 @@
-"""Find a checkpoint by name, path or hub reference, and read it into a checked state dict."""
+"""Find a checkpoint by name, path or hub reference, and read it as a checked state dict."""

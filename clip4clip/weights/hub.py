@@ -1,4 +1,4 @@
-"""Download a checkpoint from the Hugging Face hub."""
+"""Download checkpoints from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import os
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, WeightsNotFoundError, first_line
-from .network import CONFIG_NAMES, check_network, read_configurations
+from .configuration import CONFIG_NAMES, check_activation, check_configurations, read_configurations
 
-FILE_NAMES = (
+# Names of a checkpoint in a folder or hub repository, the preferred one first.
+CHECKPOINT_NAMES = (
     "open_clip_model.safetensors",
     "model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -19,11 +21,10 @@ FILE_NAMES = (
     "pytorch_model.bin.1",
 )
 
-UNREACHABLE_SECONDS = 60  # for which the hub is not asked again after it could not be reached
-ANSWER_SECONDS = 5  # within which the hub has to answer, unless HF_HUB_ETAG_TIMEOUT says otherwise
-_HUB_REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
+OUTAGE_SECONDS = 60  # after a failed connection, how long the hub is not asked again
+REQUEST_TIMEOUT = 5  # seconds, unless HF_HUB_ETAG_TIMEOUT is set
+_REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
 
 HOW_TO_SUPPLY_WEIGHTS = (
     "Pass weight_path (or --weights): a checkpoint file, a folder such as a Hugging Face snapshot, "
@@ -31,55 +32,87 @@ HOW_TO_SUPPLY_WEIGHTS = (
 )
 
 
-def download_checkpoint(reference: str, model_name: str, tried: list[str] | None = None, trusted: bool = False) -> Path:
-    """Fetch a hub reference by ``huggingface_hub``: cached, resumed when interrupted, with its progress bar.
+@dataclass(frozen=True)
+class HubReference:
+    """A repository on the hub, or a file in it: ``hf://owner/repo[@revision][/file]``.
 
-    The configurations of its repository come first, so that a checkpoint of another network is not fetched at all. A
-    ``trusted`` one is known to be of this network.
+    Attributes:
+        repo: ``owner/repo``.
+        revision: branch, tag or commit; None for the default branch.
+        file: path in the repository; None for the first of :data:`CHECKPOINT_NAMES` that exists.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    repo: str
+    revision: str | None
+    file: str | None
+
+    @classmethod
+    def parse(cls, reference: str) -> HubReference:
+        """Parse a reference.
+
+        Raises:
+            WeightsNotFoundError: it does not have the form ``hf://owner/repo[@revision][/file]``.
+        """
+        match = _REFERENCE.fullmatch(reference)
+        if match is None or ".." in reference.split("/"):
+            raise WeightsNotFoundError(
+                f"{reference!r} is not a hub reference, which has the form hf://owner/repo[@revision][/file]"
+            )
+        return cls(match["repo"], match["revision"], match["file"])
+
+    def uri(self, name: str) -> str:
+        """Return the reference to a file of the repository."""
+        return f"hf://{self.repo}{'@' + self.revision if self.revision else ''}/{name}"
+
+
+def download_checkpoint(reference: str, model_name: str, tried: list[str] | None = None, trusted: bool = False) -> Path:
+    """Download a checkpoint with ``huggingface_hub``: cached, resumed after an interruption, with a progress bar.
+
+    The configurations of the repository are downloaded first, so that a checkpoint of a different network is refused
+    before its download.
+
+    Args:
+        reference: ``hf://owner/repo[@revision][/file]``.
+        model_name: key of :data:`clip4clip.config.MODELS`.
+        tried: the places that were searched before, for the error message. The files that are tried here are appended.
+        trusted: whether the checkpoint is known to be of this network, so that nothing is checked.
+
+    Returns:
+        The path of the file in the cache of ``huggingface_hub``.
+
+    Raises:
+        WeightsNotFoundError: the reference is malformed, or no file can be downloaded. The message says what was tried.
+        CheckpointError: the checkpoint belongs to a different network.
+    """
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    match = _HUB_REFERENCE.fullmatch(reference)
-    if match is None or ".." in reference.split("/"):
-        raise WeightsNotFoundError(
-            f"{reference!r} is not a hub reference, which has the form hf://owner/repo[@revision][/file]"
-        )
-    repo, revision, file = match["repo"], match["revision"], match["file"]
+    hub = HubReference.parse(reference)
     tried = [] if tried is None else tried
     reason: Exception | None = None
-    for name in (file,) if file else FILE_NAMES:
-        tried.append(f"hf://{repo}{'@' + revision if revision else ''}/{name}")
-        folders = dict.fromkeys([name.rpartition("/")[0], ""])  # of the repository
-        configs = [] if trusted else [f"{folder}/{config}".lstrip("/") for folder in folders for config in CONFIG_NAMES]
+    for name in (hub.file,) if hub.file else CHECKPOINT_NAMES:
+        tried.append(hub.uri(name))
+        outage = ""
         try:
-            commit, unreachable = revision, ""
-            if not _COMMIT.fullmatch(revision or "") or any(
-                try_to_load_from_cache(repo, wanted, revision=revision) is None for wanted in [name, *configs]
-            ):
-                commit, unreachable = _ask_hub(repo, name, revision)
-            for config in configs if commit and not unreachable else []:
-                known = try_to_load_from_cache(repo, config, revision=commit)
-                if known is None:  # neither there nor known not to be
-                    with contextlib.suppress(EntryNotFoundError):
-                        known = hf_hub_download(repo, config, revision=commit)
-                if isinstance(known, str):
-                    check_network(read_configurations([Path(known).parent], strict=True), None, model_name)
-            found = Path(hf_hub_download(repo, name, revision=revision, local_files_only=bool(unreachable)))
+            config_files = [] if trusted else _config_files(name)
+            commit, outage = _find_commit(hub, name, config_files)
+            if commit and not outage:
+                _check_remote_configurations(hub.repo, commit, config_files, model_name)
+            path = Path(hf_hub_download(hub.repo, name, revision=hub.revision, local_files_only=bool(outage)))
             if not trusted:
-                root = found.parents[name.count("/")]
-                check_network(read_configurations([found.parent, root], strict=True), found, model_name)
-            return found
+                snapshot = path.parents[name.count("/")]
+                check_activation(path, read_configurations([path.parent, snapshot], strict=True), model_name)
+            return path
         except CheckpointError:
             raise
         except LocalEntryNotFoundError as error:
             reason = error
-            cause = unreachable or (first_line(error.__cause__) if error.__cause__ else "")
+            cause = outage or (first_line(error.__cause__) if error.__cause__ else "")
             tried[-1] += f" (not cached, and the hub cannot be reached{': ' * bool(cause)}{cause})"
         except EntryNotFoundError as error:
             reason = error
             tried[-1] += " (no such file in the repository)"
-        except Exception as error:  # huggingface_hub lets the errors of its HTTP client and of the system through
+        except Exception as error:  # huggingface_hub passes on errors of its HTTP client and of the system
             reason = error
             tried[-1] += f" ({first_line(error)})"
             break
@@ -88,33 +121,70 @@ def download_checkpoint(reference: str, model_name: str, tried: list[str] | None
     ) from reason
 
 
-_silence: dict[str, tuple[float, str]] = {}  # hub -> until when it is not asked again, and why
+def _config_files(name: str) -> list[str]:
+    """Return the paths in a repository that may hold the configuration of a checkpoint file, the likeliest first."""
+    folders = dict.fromkeys([name.rpartition("/")[0], ""])
+    return [f"{folder}/{config}".lstrip("/") for folder in folders for config in CONFIG_NAMES]
+
+
+def _find_commit(hub: HubReference, name: str, config_files: list[str]) -> tuple[str | None, str]:
+    """Return what :func:`_ask_hub` returns; without a request if everything at this commit is cached."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if _COMMIT.fullmatch(hub.revision or "") and all(
+        try_to_load_from_cache(hub.repo, file, revision=hub.revision) is not None for file in [name, *config_files]
+    ):
+        return hub.revision, ""
+    return _ask_hub(hub.repo, name, hub.revision)
+
+
+def _check_remote_configurations(repo: str, commit: str, config_files: list[str], model_name: str) -> None:
+    """Download those configurations that are not cached, and check each.
+
+    Raises:
+        CheckpointError: a configuration is unreadable or describes a different network.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for config_file in config_files:
+        cached = try_to_load_from_cache(repo, config_file, revision=commit)
+        if cached is None:  # neither cached nor known to be missing
+            with contextlib.suppress(EntryNotFoundError):
+                cached = hf_hub_download(repo, config_file, revision=commit)
+        if isinstance(cached, str):
+            check_configurations(read_configurations([Path(cached).parent], strict=True), model_name)
+
+
+_outages: dict[str, tuple[float, str]] = {}  # endpoint -> until when it is not asked again, and why
 
 
 def _ask_hub(repo: str, name: str, revision: str | None) -> tuple[str | None, str]:
-    """Return the commit that has a file, and why the hub cannot be reached, which is empty when it can.
+    """Ask the hub for the commit that has a file, in one short request.
 
-    The commit is None when the hub refuses to tell. One short request: ``hf_hub_download`` by itself would try to reach
-    the hub for half a minute, for each file.
+    ``hf_hub_download`` itself would try to reach the hub for half a minute, for each file.
+
+    Returns:
+        The commit, or None if the hub does not tell; and why the hub cannot be reached, or "" if it can.
 
     Raises:
-        huggingface_hub.errors.EntryNotFoundError: when there is no such file.
+        huggingface_hub.errors.EntryNotFoundError: there is no such file.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
 
-    until, why = _silence.get(constants.ENDPOINT, (0.0, ""))
-    if time.monotonic() < until:
-        return None, why
-    seconds = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else ANSWER_SECONDS
+    outage_end, reason = _outages.get(constants.ENDPOINT, (0.0, ""))
+    if time.monotonic() < outage_end:
+        return None, reason
+    timeout = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else REQUEST_TIMEOUT
     try:
-        return get_hf_file_metadata(hf_hub_url(repo, name, revision=revision), timeout=seconds).commit_hash, ""
+        return get_hf_file_metadata(hf_hub_url(repo, name, revision=revision), timeout=timeout).commit_hash, ""
     except EntryNotFoundError:
         raise
-    except HfHubHTTPError:  # hf_hub_download knows what to make of it
+    except HfHubHTTPError:  # hf_hub_download tells the user more about it
         return None, ""
     except OfflineModeIsEnabled as error:
         return None, first_line(error)
-    except Exception as error:  # of whichever HTTP client huggingface_hub has
-        _silence[constants.ENDPOINT] = time.monotonic() + UNREACHABLE_SECONDS, first_line(error)
+    except Exception as error:  # each version of huggingface_hub has the errors of its own HTTP client
+        _outages[constants.ENDPOINT] = time.monotonic() + OUTAGE_SECONDS, first_line(error)
         return None, first_line(error)

@@ -1,4 +1,4 @@
-"""Tell checkpoints apart: fingerprints of weights, and states of files."""
+"""Tell checkpoints apart: by their weights, and by the state of their files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from ..cache import cache_folder
 from ..files import atomic_write
 from .locate import Reference, locate
 
-_INSPECTION = re.compile(r"([0-9a-f]{16}) (meanP|seqLSTM|seqTransf)")
+SAMPLES, SAMPLE_BYTES = 256, 4096  # of a file's content, in its state
+# The lines that are cached.
+_INFO = re.compile(r"([0-9a-f]{16}) (meanP|seqLSTM|seqTransf)")
 _DIGEST = re.compile(r"([0-9a-f]{32})")
-_SAMPLES, _SAMPLE_BYTES = 256, 4096  # of a file's content, in its state
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which vectors can be compared: those of one model with the same weights.
+    """What has to be equal for two vectors to be comparable: the model and its weights.
 
     Attributes:
         model: key of :data:`clip4clip.config.MODELS`.
-        fingerprint: of the weights, 16 hexadecimal digits; the same for the same numbers in another kind of file.
+        fingerprint: see :func:`clip4clip.weights.fingerprint.compute_fingerprint`.
     """
 
     model: str
@@ -36,16 +37,26 @@ class Identity:
 
 
 def identify(weights: Reference | None, model_name: str) -> Identity:
-    """The identity of a checkpoint; arguments and errors are those of :func:`locate` and :func:`inspect`."""
-    return Identity(model_name, inspect(locate(weights, model_name), model_name).fingerprint)
+    """Return the identity of a checkpoint, and download it if necessary.
+
+    Args:
+        weights: as for :func:`clip4clip.weights.locate.locate`.
+        model_name: key of :data:`clip4clip.config.MODELS`.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        WeightsNotFoundError: there is no such file.
+        CheckpointError: the file is not a checkpoint of the model.
+    """
+    return Identity(model_name, inspect_checkpoint(locate(weights, model_name), model_name).fingerprint)
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint file is, beside its numbers.
+    """What is known about a checkpoint without reading its tensors again.
 
     Attributes:
-        fingerprint: see :func:`clip4clip.weights.checkpoint.fingerprint`.
+        fingerprint: see :func:`clip4clip.weights.fingerprint.compute_fingerprint`.
         head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``.
     """
 
@@ -53,69 +64,86 @@ class CheckpointInfo:
     head: str
 
 
-def file_state(path: Path) -> str:
-    """Return 32 hexadecimal digits that change whenever a file is rewritten or replaced.
-
-    They are of its inode, its size, its times of modification and of change, and a megabyte of its content. Copying a
-    file can preserve the first time but not the second. The content decides where a file system keeps no such time,
-    as on Windows and in read-only images.
-    """
-    with path.open("rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        known = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        digest = hashlib.sha256(repr(known).encode())
-        last = max(status.st_size - _SAMPLE_BYTES, 0)
-        for number in range(_SAMPLES):
-            file.seek(last * number // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:32]
-
-
-def inspect(path: Path, model_name: str) -> CheckpointInfo:
-    """Return what a checkpoint file is; remembered for its place and :func:`file_state`.
+def inspect_checkpoint(path: Path, model_name: str) -> CheckpointInfo:
+    """Return the fingerprint and the head of a checkpoint file, from the cache if the file has not changed.
 
     Raises:
-        CheckpointError: when it cannot be read, is of another shape than the model, or has a ``tightTransf`` head.
+        CheckpointError: the file cannot be read, has another shape than the model, or has a ``tightTransf`` head.
     """
 
-    def find() -> tuple[str, ...]:
-        from .checkpoint import check_shape, fingerprint, read_state_dict, sim_header  # which bring torch along
+    def read() -> tuple[str, ...]:
+        from .checkpoint import read_state_dict  # they import torch
+        from .fingerprint import compute_fingerprint
+        from .state_dict import check_shape, sim_header
 
         tensors = read_state_dict(path)
         check_shape(tensors, model_name, path)
-        return fingerprint(tensors), sim_header(tensors, path)
+        return compute_fingerprint(tensors), sim_header(tensors, path)
 
-    return CheckpointInfo(*_remembered(path, model_name, _INSPECTION, find))
+    return CheckpointInfo(*_read_cached(path, model_name, _INFO, read))
 
 
 def tower_digest(path: Path, modality: str) -> str:
-    """Return :func:`clip4clip.weights.checkpoint.digest` of a tower, kept for the file's path and :func:`file_state`.
+    """Return a hash of all numbers of a tower, from the cache if the file has not changed.
+
+    Args:
+        path: of the checkpoint.
+        modality: ``'text'`` or ``'video'``.
+
+    Returns:
+        32 hexadecimal digits, see :func:`clip4clip.weights.fingerprint.compute_tower_digest`.
 
     Raises:
-        CheckpointError: when the file cannot be read.
+        CheckpointError: the file cannot be read.
     """
 
-    def find() -> tuple[str, ...]:
-        from .checkpoint import digest, read_state_dict
+    def read() -> tuple[str, ...]:
+        from .checkpoint import read_state_dict
+        from .fingerprint import compute_tower_digest
 
-        return (digest(read_state_dict(path), modality),)
+        return (compute_tower_digest(read_state_dict(path), modality),)
 
-    return _remembered(path, modality, _DIGEST, find)[0]
+    return _read_cached(path, modality, _DIGEST, read)[0]
 
 
-def _remembered(path: Path, key: str, form: re.Pattern[str], find: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
-    """What ``find`` returns for a file, kept as one line of the given form."""
+def file_state(path: Path) -> str:
+    """Return 32 hexadecimal digits that change whenever a file is rewritten or replaced.
+
+    They depend on its inode, its size, its times of modification and of change, and a megabyte of its content. Copying
+    can preserve the time of modification, but not the time of change. The content matters where a file system has no
+    time of change, as on Windows and in read-only images.
+    """
+    with path.open("rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        metadata = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        digest = hashlib.sha256(repr(metadata).encode())
+        last_offset = max(status.st_size - SAMPLE_BYTES, 0)
+        for number in range(SAMPLES):
+            file.seek(last_offset * number // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:32]
+
+
+def _read_cached(path: Path, key: str, form: re.Pattern[str], read: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+    """Return what ``read`` returns for a file, and cache it for the path and the state of the file.
+
+    Args:
+        path: of the file.
+        key: distinguishes the values that are cached for one file.
+        form: matches the cached line, one group for each value.
+        read: reads the values from the file.
+    """
     state = file_state(path)
     name = hashlib.sha256(f"{key} {path.resolve()} {state}".encode(errors="surrogateescape")).hexdigest()[:32]
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if known := form.fullmatch((cache_folder() / "inspections" / name).read_text("utf-8")):
-            return known.groups()
-    found = find()
-    with contextlib.suppress(OSError):  # without a place to keep it, the file is read again
+        if match := form.fullmatch((cache_folder() / "inspections" / name).read_text("utf-8")):
+            return match.groups()
+    values = read()
+    with contextlib.suppress(OSError):  # if the cache cannot be written, the file is read again the next time
         if file_state(path) != state:
-            return found  # it was replaced meanwhile, and nobody knows which of the two was read
-        kept = cache_folder() / "inspections" / name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(kept) as fresh:
-            fresh.write_text(" ".join(found), "utf-8")
-    return found
+            return values  # the file was replaced meanwhile, and the values may belong to either version
+        cached = cache_folder() / "inspections" / name
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(cached) as temporary:
+            temporary.write_text(" ".join(values), "utf-8")
+    return values

@@ -1,6 +1,6 @@
-"""A model name and a path or hub reference to a checkpoint file, and to what tells its vectors from others.
+"""Find the checkpoint file for a model name and a path or hub reference.
 
-Nothing here needs torch: what is in the file is the matter of :mod:`clip4clip.weights.checkpoint`.
+Nothing in this module imports torch: :mod:`clip4clip.weights.checkpoint` reads the file.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from ..config import get_model
 from ..errors import WeightsNotFoundError, brief, first_line
 from ..log import warn_once
-from .hub import FILE_NAMES, HOW_TO_SUPPLY_WEIGHTS, download_checkpoint
-from .network import check_network, configuration_folders, read_configurations
+from .configuration import check_activation, configuration_folders, read_configurations
+from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, download_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -22,23 +22,23 @@ Reference = str | os.PathLike[str]  # a file, a folder, or hf://owner/repo[@revi
 
 OPERATOR = "video-text-embedding/clip4clip"  # its name in Towhee
 
-# The folder that holds the package. Not resolved: a hub download is made of symlinks.
+# The folder that holds this package, not resolved: the files of a hub download are symbolic links.
 OPERATOR_FOLDER = Path(__file__).parents[2]
 
 
 def locate(weights: Reference | None, model_name: str, folder: Path | None = None) -> Path:
-    """Return the checkpoint file that ``weights`` stands for, downloaded if need be.
+    """Return the checkpoint file that ``weights`` refers to, and download it if necessary.
 
     Args:
         weights: a file; a folder such as a Hugging Face snapshot; ``hf://owner/repo[@revision][/file]``; or None for
-            the default of the model, searched for in the order of docs/checkpoints.md.
+            the model's default, which is searched for in the order of docs/checkpoints.md.
         model_name: key of :data:`clip4clip.config.MODELS`.
-        folder: the operator's own folder, if Towhee has loaded it from one.
+        folder: the operator's own folder, if Towhee loaded it from one.
 
     Raises:
-        WeightsNotFoundError: with all that was tried.
-        CheckpointError: for a configuration, or a TorchScript archive, that contradicts this network.
-        UnknownNameError: for an unknown model.
+        WeightsNotFoundError: there is no such file; the message lists what was tried.
+        CheckpointError: the configuration of the checkpoint, or a TorchScript archive itself, contradicts the model.
+        UnknownNameError: there is no such model.
     """
     if weights is None:
         return _locate_default(model_name, folder)
@@ -46,7 +46,12 @@ def locate(weights: Reference | None, model_name: str, folder: Path | None = Non
     reference = os.fspath(weights)
     if reference.startswith("hf://"):
         return download_checkpoint(reference, model_name)
-    if not reference:  # which would mean the current folder
+    return _locate_path(reference, model_name)
+
+
+def _locate_path(reference: str, model_name: str) -> Path:
+    """Return the checkpoint that is, or is in, the file or folder with this path."""
+    if not reference:  # pathlib would take it for the current folder
         raise WeightsNotFoundError(f"no checkpoint is named: the name is empty. {HOW_TO_SUPPLY_WEIGHTS}")
     try:
         path = Path(reference).expanduser()
@@ -56,44 +61,34 @@ def locate(weights: Reference | None, model_name: str, folder: Path | None = Non
             f"no checkpoint at {brief(reference)}: {first_line(error)}. {HOW_TO_SUPPLY_WEIGHTS}"
         ) from error
     if is_folder:
-        file = next((path / name for name in FILE_NAMES if (path / name).is_file()), None)
+        file = next((path / name for name in CHECKPOINT_NAMES if (path / name).is_file()), None)
         if file is None:
-            raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(FILE_NAMES)}")
-        check_network(read_configurations([path], strict=True), file, model_name)
+            raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(CHECKPOINT_NAMES)}")
+        check_activation(file, read_configurations([path], strict=True), model_name)
         return file
     if not is_file:
         raise WeightsNotFoundError(f"no checkpoint at {path}: there is no such file or folder. {HOW_TO_SUPPLY_WEIGHTS}")
-    check_network(read_configurations(configuration_folders(path), strict=False), path, model_name)
+    check_activation(path, read_configurations(configuration_folders(path), strict=False), model_name)
     return path
 
 
 def towhee_home() -> Path:
     """Return Towhee's folder: that of ``towhee.hub.set_local_dir``, ``$TOWHEE_HOME``, or ``~/.towhee``."""
-    towhee = sys.modules.get("towhee.hub.cache_manager")  # knows best, but is not imported for it
+    towhee = sys.modules.get("towhee.hub.cache_manager")  # if Towhee is imported, it knows the folder best
     home = towhee.get_local_dir() if towhee else os.environ.get("TOWHEE_HOME", "~/.towhee")
     return Path(os.path.expanduser(home))
 
 
 def _locate_default(model_name: str, folder: Path | None) -> Path:
-    """The file for ``weights=None``: the only place where the search order of docs/checkpoints.md is implemented."""
+    """Return the checkpoint for ``weights=None``. Only this function implements the order of docs/checkpoints.md."""
     model = get_model(model_name)
-    if model.packaged:
-        return Path(__file__).parents[1] / model.packaged
+    if model.packaged_file:
+        return Path(__file__).parents[1] / model.packaged_file
     tried: list[str] = []
-    if model.beside:
-        versions = towhee_home() / "operators" / OPERATOR / "versions"
-        tags = sorted(_entries(versions), key=lambda tag: (tag.name != "main", tag.name))
-        if folder is None and (__package__ != "clip4clip.weights" or OPERATOR_FOLDER in tags):
-            folder = OPERATOR_FOLDER  # this package was loaded from an operator's folder
-        places = dict.fromkeys([*([folder] if folder else []), versions / "main", *tags, OPERATOR_FOLDER])
-        for place in places:
-            # A broken link is found too: going on without a word would mean other weights.
-            if os.path.lexists(path := place / model.beside):
-                _check_versions(path, [tag / model.beside for tag in tags], known=place == folder)
-                if not path.is_file():
-                    raise WeightsNotFoundError(f"{path} is not a file that can be read. {HOW_TO_SUPPLY_WEIGHTS}")
-                return path
-            tried.append(f"{path} (no such file)")
+    if model.local_file:
+        path = _locate_in_operator_folders(model.local_file, folder, tried)
+        if path is not None:
+            return path
     try:
         return download_checkpoint(model.hub, model_name, tried, trusted=True)
     except WeightsNotFoundError as error:
@@ -102,20 +97,56 @@ def _locate_default(model_name: str, folder: Path | None) -> Path:
         ) from error
 
 
-def _entries(folder: Path) -> list[Path]:
+def _locate_in_operator_folders(name: str, folder: Path | None, tried: list[str]) -> Path | None:
+    """Return the checkpoint in the operator's own folder or in Towhee's versions of the operator, or None.
+
+    Args:
+        name: of the checkpoint file.
+        folder: the operator's own folder, if Towhee loaded it from one.
+        tried: the paths that do not exist are appended.
+
+    Raises:
+        WeightsNotFoundError: the file cannot be read, or it is unclear which of several files is meant.
+    """
+    versions = towhee_home() / "operators" / OPERATOR / "versions"
+    tags = sorted(_list_folder(versions), key=lambda tag: (tag.name != "main", tag.name))
+    if folder is None and (__package__ != "clip4clip.weights" or OPERATOR_FOLDER in tags):
+        folder = OPERATOR_FOLDER  # Towhee loaded this package from an operator's folder
+    own = [folder] if folder else []
+    for candidate in dict.fromkeys([*own, versions / "main", *tags, OPERATOR_FOLDER]):
+        path = candidate / name
+        if not os.path.lexists(path):  # true for a broken link: other weights must not take its place silently
+            tried.append(f"{path} (no such file)")
+            continue
+        if candidate != folder:
+            _check_versions(path, [tag / name for tag in tags])
+        if not path.is_file():
+            raise WeightsNotFoundError(f"{path} is not a file that can be read. {HOW_TO_SUPPLY_WEIGHTS}")
+        return path
+    return None
+
+
+def _list_folder(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError:
         return []
 
 
-def _check_versions(path: Path, others: list[Path], known: bool) -> None:
-    """Says so when the operator's versions hold different checkpoints and nobody knows which version is meant.
+def _check_versions(path: Path, versions: list[Path]) -> None:
+    """Warn, or refuse to choose, if the versions of the operator hold different checkpoints.
 
-    Towhee's registry does not pass on the version that a pipeline asks for.
+    Towhee's registry does not tell which version a pipeline asked for. The version ``main`` is used with a warning.
+
+    Args:
+        path: the checkpoint to use.
+        versions: paths of the checkpoints of all versions, whether or not they exist.
+
+    Raises:
+        WeightsNotFoundError: the checkpoint is not that of ``main``.
     """
-    different = {other for other in others if other.is_file() and other.resolve() != path.resolve()}
-    if known or path not in others or not different:
+    different = {other for other in versions if other.is_file() and other.resolve() != path.resolve()}
+    if path not in versions or not different:
         return
     listed = ", ".join(map(str, sorted(different)))
     if path.parent.name != "main":

@@ -1,8 +1,9 @@
-"""Reads the tensors of a TorchScript archive without running any of what it carries.
+"""Read the tensors of a TorchScript archive without running any code in it.
 
-``torch.jit.load`` compiles and runs the code inside; ``torch.load(weights_only=True)`` refuses such a file. OpenAI
-publishes CLIP in this form, so its object graph is unpickled here with stand-ins: every class becomes an inert
-:class:`_Module`, every function but the tensor rebuilders is refused, and tensors are views of the mapped file.
+``torch.jit.load`` compiles and runs the code of an archive, and ``torch.load(weights_only=True)`` refuses such a file.
+OpenAI publishes CLIP in this form. So the objects of the archive are unpickled here with substitutes: every class
+becomes an inert :class:`_Module`, only the functions that rebuild tensors are allowed, and each tensor is a view of the
+mapped file.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ from typing import Any, ClassVar
 import torch
 
 MAX_MODULES = 10_000  # a CLIP has a few hundred
-MAX_NAMES = 10_000_000  # characters of all names; a hundred are counted for what stands behind each
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of name and extra field
+MAX_NAME_CHARACTERS = 10_000_000  # of all names together
+NAME_OVERHEAD = 100  # characters that each name counts in addition, for the object behind it
+_TOO_LARGE = (
+    f"it has over {MAX_MODULES:,} modules, or a module that holds itself, "
+    f"or names of over {MAX_NAME_CHARACTERS:,} characters"
+)
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip entry: its signature, and the lengths of name and extra field
 _DTYPES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -36,47 +43,47 @@ _DTYPES = {
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the zip file at ``path`` is a TorchScript archive and not a plain PyTorch checkpoint."""
+    """Tell whether a zip file is a TorchScript archive rather than a plain PyTorch checkpoint."""
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of the archive at ``path`` by their dotted names, mapped from the file.
+    """Return the parameters and buffers of an archive by their dotted names, mapped from the file.
 
     Raises:
-        pickle.UnpicklingError: when the archive asks for anything but modules and tensors.
-        zipfile.BadZipFile, KeyError, ValueError: when it is damaged.
+        pickle.UnpicklingError: the archive contains anything but modules and tensors.
+        zipfile.BadZipFile, KeyError, ValueError: the archive is damaged.
     """
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError("it is a zip file without a data.pkl, or with several")
-        root = pickles[0][: -len("data.pkl")]
+        folder = pickles[0].removesuffix("data.pkl")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        module = _Unpickler(archive, root, mapped).load()
+        module = _Unpickler(archive, folder, mapped).load()
     if not isinstance(module, _Module):
         raise pickle.UnpicklingError("the archive's root is not a module")
     return dict(_named_tensors(module))
 
 
 class _Module:
-    """Stands in for every class of an archive: keeps the attributes it is given and does nothing."""
+    """Substitute for every class of an archive: it holds its attributes and does nothing."""
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = state if isinstance(state, dict) else {}
 
 
 def _named_tensors(root: _Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a module and of those within, by their dotted names."""
+    """Yield the tensors of a module and of its submodules with their dotted names."""
     pending, characters = [("", root)], 0
     for _ in range(MAX_MODULES):
         if not pending:
             return
         prefix, module = pending.pop()
         for name, value in getattr(module, "attributes", {}).items():
-            characters += 100 + len(prefix) + len(str(name))
-            if characters > MAX_NAMES:
+            characters += NAME_OVERHEAD + len(prefix) + len(str(name))
+            if characters > MAX_NAME_CHARACTERS:
                 raise pickle.UnpicklingError(_TOO_LARGE)
             if isinstance(value, torch.Tensor):
                 yield f"{prefix}{name}", value
@@ -85,11 +92,8 @@ def _named_tensors(root: _Module) -> Iterator[tuple[str, torch.Tensor]]:
     raise pickle.UnpicklingError(_TOO_LARGE)
 
 
-_TOO_LARGE = f"it has over {MAX_MODULES:,} modules, or one that holds itself, or names of over {MAX_NAMES:,} characters"
-
-
-# The instructions that torch writes, and those of newer protocols for the same objects.
-_INSTRUCTIONS = (
+# The pickle instructions that torch writes, and those of newer protocols for the same objects.
+_ALLOWED_INSTRUCTIONS = (
     *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.GLOBAL, pickle.STACK_GLOBAL),
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINUNICODE),
     *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
@@ -100,14 +104,26 @@ _INSTRUCTIONS = (
 
 
 class _Unpickler(pickle._Unpickler):
-    """Pickle's machine, cut down to the instructions and the objects that an archive is made of.
+    """An unpickler that knows only the instructions and the objects of a TorchScript archive.
 
-    It is the one in Python: the one in C takes as much memory for its memo as the file says, and overflows its stack
-    on keys of nested tuples.
+    It extends the pure Python unpickler of the standard library. The one in C allocates as much memory for its memo as
+    the file demands, and overflows its stack on dictionary keys of nested tuples.
+
+    Args:
+        archive: the opened zip file.
+        folder: name of the archive's only folder, with a slash at its end.
+        mapped: the whole file, mapped to memory.
     """
 
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str, mapped: mmap.mmap) -> None:
+        entry = archive.getinfo(f"{folder}data.pkl")
+        if entry.compress_type != zipfile.ZIP_STORED:  # torch never compresses it; a compressed one may be a zip bomb
+            raise ValueError("its data.pkl is compressed")
+        super().__init__(io.BytesIO(archive.read(entry)))
+        self._archive, self._folder, self._mapped = archive, folder, mapped
 
     def _refuse(self) -> None:
         raise pickle.UnpicklingError("its data.pkl holds an instruction that torch does not write")
@@ -122,31 +138,25 @@ class _Unpickler(pickle._Unpickler):
     def _update(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict or not all(isinstance(key, str | int | float) for key in items[::2]):
-            raise pickle.UnpicklingError("its data.pkl sets an item of what is no dict, or under a strange key")
+            raise pickle.UnpicklingError("its data.pkl sets an item of something else than a dict, or a strange key")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def _build(self) -> None:
         state = self.stack.pop()
-        if not isinstance(self.stack[-1], _Module):  # tensors and functions take a state too, and do things with it
-            raise pickle.UnpicklingError("its data.pkl gives a state to what is no module")
+        if not isinstance(self.stack[-1], _Module):  # the state of a tensor or function could do harm
+            raise pickle.UnpicklingError("its data.pkl sets the state of something else than a module")
         self.stack[-1].__setstate__(state)
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **dict.fromkeys(range(256), _refuse),
-        **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in _INSTRUCTIONS},
+        **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in _ALLOWED_INSTRUCTIONS},
         pickle.SETITEM[0]: _set_item,
         pickle.SETITEMS[0]: _set_items,
         pickle.BUILD[0]: _build,
     }
 
-    def __init__(self, archive: zipfile.ZipFile, root: str, mapped: mmap.mmap) -> None:
-        entry = archive.getinfo(f"{root}data.pkl")
-        if entry.compress_type != zipfile.ZIP_STORED:  # as torch writes it; what is stored cannot be a bomb
-            raise ValueError("its data.pkl is compressed")
-        super().__init__(io.BytesIO(archive.read(entry)))
-        self._archive, self._root, self._mapped = archive, root, mapped
-
     def find_class(self, module: str, name: str) -> Any:
+        """Return the substitute for a class or function of the archive; refuse any that is unknown."""
         if module.startswith("__torch__"):
             return _Module
         if module == "torch" and name in _DTYPES:
@@ -156,19 +166,23 @@ class _Unpickler(pickle._Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda data, *_: data
         if module == "torch.jit._pickle" and (name.startswith("build_") or name == "restore_type_tag"):
-            return _typed
+            return _restore_container
         if (module, name) == ("collections", "OrderedDict"):
-            return lambda *_: {}  # a tensor's hooks
+            return lambda *_: {}  # the hooks of a tensor
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither a module nor a tensor")
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
-        """One storage: ('storage', dtype, key, device, number of elements), as a flat view of the mapped file."""
+        """Return a storage as a flat view of the mapped file.
+
+        Args:
+            pid: ``("storage", dtype, key, device, number of elements)``.
+        """
         kind, dtype, key, _, count = pid
         if kind != "storage" or not (
             isinstance(dtype, torch.dtype) and isinstance(key, str) and isinstance(count, int)
         ):
             raise pickle.UnpicklingError("it refers to something outside of itself")
-        entry = self._archive.getinfo(f"{self._root}data/{key}")
+        entry = self._archive.getinfo(f"{self._folder}data/{key}")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != count * dtype.itemsize:
             raise ValueError(f"storage {key} is compressed or has the wrong size")
         if not count:
@@ -181,8 +195,8 @@ class _Unpickler(pickle._Unpickler):
         return torch.frombuffer(self._mapped, dtype=dtype, count=count, offset=offset)
 
 
-def _typed(items: Any, *_: Any) -> Any:
-    """What torch restores the element type of, which for Python is nothing to do."""
+def _restore_container(items: Any, *_: Any) -> Any:
+    """Return a list or dict as it is: in Python its elements need no declared type."""
     if not isinstance(items, list | dict):
         raise pickle.UnpicklingError("a typed list or dict is built from something else")
     return items
@@ -191,4 +205,4 @@ def _typed(items: Any, *_: Any) -> Any:
 def _rebuild_tensor(storage: torch.Tensor, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
     if not (isinstance(size, tuple) and isinstance(stride, tuple)):
         raise pickle.UnpicklingError("the shape of a tensor is no tuple")
-    return torch.as_strided(storage, size, stride, offset)  # refuses what reaches outside of the storage
+    return torch.as_strided(storage, size, stride, offset)  # refuses to reach outside of the storage

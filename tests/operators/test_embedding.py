@@ -29,7 +29,7 @@ from clip4clip import (
 )
 from clip4clip.config import MODELS
 from clip4clip.operators import Clip4clip
-from clip4clip.weights.identity import inspect as inspect_file
+from clip4clip.weights.identity import inspect_checkpoint as inspect_file
 from clip4clip.weights.locate import locate
 
 ACCELERATED = {"name": "node", "acc_info": {"type": "mock", "params": None}}
@@ -232,7 +232,7 @@ def test_a_broken_link_beside_the_operator_is_no_reason_to_take_other_weights(ve
 
 
 def test_nothing_is_looked_for_before_the_other_arguments_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clip4clip.weights.hub.download_checkpoint", None)
+    monkeypatch.setattr("clip4clip.weights.locate.download_checkpoint", None)
     wrong: list[dict[str, Any]] = [{"modality": "audio"}, {"device": "tpu"}, {"runtime": "jax"}, {"precision": "int3"}]
     for change in wrong:
         with pytest.raises((UnknownNameError, DeviceError)):

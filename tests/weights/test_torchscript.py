@@ -1,4 +1,4 @@
-"""The archives are written by torch itself, or forged by hand; they are read without running what they carry."""
+"""TorchScript archives, written by torch itself or forged by hand, are read without running any code in them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import flip_bytes, mapped_addresses
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,18 +22,19 @@ from clip4clip import CheckpointError, TextEncoder, VideoEncoder
 from clip4clip.config import MODELS
 from clip4clip.model import TextTower, VisionTower
 from clip4clip.runtime.torch_backend import TorchTower
-from clip4clip.weights.checkpoint import read_state_dict, tower_state
+from clip4clip.weights.checkpoint import read_state_dict
+from clip4clip.weights.state_dict import tower_state
 from clip4clip.weights.torchscript import _rebuild_tensor, is_torchscript, read_torchscript
 
 
 def save_archive(module: nn.Module, path: Path, *example: torch.Tensor) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch deprecates what OpenAI's files are made of
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, the format of OpenAI's files
         torch.jit.trace(module.eval(), example).save(str(path))
 
 
 class Odd(nn.Module):
-    """Everything a state dict may hold that is easily read wrong."""
+    """Tensors that are easily read wrong: transposed, in half precision, without dimensions, sharing a storage, …"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,12 +58,12 @@ class Odd(nn.Module):
         )
 
 
-def test_tensors_come_back_as_they_were_saved(tmp_path: Path) -> None:
+def test_a_traced_archive_is_read_as_it_was_saved(tmp_path: Path) -> None:
     module = Odd()
     save_archive(module, tmp_path / "odd.pt", torch.zeros(2, 3))
     assert is_torchscript(tmp_path / "odd.pt")
     read = read_torchscript(tmp_path / "odd.pt")
-    state = torch.jit.load(str(tmp_path / "odd.pt")).state_dict()  # what torch itself reads by running it
+    state = torch.jit.load(str(tmp_path / "odd.pt")).state_dict()  # torch runs the code in it
     assert state.keys() <= read.keys()
     for name, tensor in state.items():
         assert read[name].dtype == tensor.dtype
@@ -70,7 +72,7 @@ def test_tensors_come_back_as_they_were_saved(tmp_path: Path) -> None:
 
 
 class Scripted(nn.Module):
-    """What torch.jit.script, unlike a trace, keeps as attributes beside the tensors."""
+    """Attributes that torch.jit.script stores along with the tensors, unlike a trace."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class Scripted(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_scripted_archive_comes_back_with_all_its_kinds_of_tensors(tmp_path: Path) -> None:
+def test_a_scripted_archive_is_read_with_all_kinds_of_tensors(tmp_path: Path) -> None:
     module = Scripted().eval()
     torch.jit.script(module).save(str(tmp_path / "scripted.pt"))
     read = read_torchscript(tmp_path / "scripted.pt")
@@ -104,7 +106,7 @@ def test_a_scripted_archive_comes_back_with_all_its_kinds_of_tensors(tmp_path: P
 
 
 class Clip(nn.Module):
-    """The two towers put together under OpenAI's names."""
+    """Both towers as one module with OpenAI's names."""
 
     def __init__(self, state: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -128,11 +130,9 @@ def test_an_archive_of_clip_gives_the_vectors_of_its_state_dict(
     path = tmp_path / "ViT.pt"
     save_archive(Clip(tiny_state), path, torch.zeros(1, 3, 32, 32), torch.ones(1, 4, dtype=torch.long))
     assert tower_state(read_state_dict(path), "text").keys() == tower_state(tiny_state, "text").keys()
-    np.testing.assert_array_equal(
-        TextEncoder.load("tiny", path, "cpu")("a"), TextEncoder.load("tiny", tiny_checkpoint, "cpu")("a")
-    )
-    video = VideoEncoder.load("tiny", path, "cpu")
-    np.testing.assert_array_equal(video(frames), VideoEncoder.load("tiny", tiny_checkpoint, "cpu")(frames))
+    for encoder, data in ((TextEncoder, "a"), (VideoEncoder, frames)):
+        ours, theirs = (encoder.load("tiny", weights, "cpu")(data) for weights in (path, tiny_checkpoint))
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_an_archive_in_half_precision_gives_the_vectors_of_its_state_dict(
@@ -140,24 +140,24 @@ def test_an_archive_in_half_precision_gives_the_vectors_of_its_state_dict(
 ) -> None:
     half = {name: tensor.half() for name, tensor in tiny_state.items()}
     save_file(half, tmp_path / "half.safetensors")
-    # As OpenAI publishes it: traced in half precision, which the CPU computes too.
+    # Like OpenAI's files it is traced in half precision.
     save_archive(Clip(half).half(), tmp_path / "ViT.pt", torch.zeros(1, 3, 32, 32).half(), torch.ones(1, 4).long())
     assert read_state_dict(tmp_path / "ViT.pt")["visual.conv1.weight"].dtype == torch.float16
     for encoder, data in ((TextEncoder, "a dog"), (VideoEncoder, frames)):
-        ours, theirs = (encoder.load("tiny", tmp_path / name, "cpu")(data) for name in ("ViT.pt", "half.safetensors"))
+        paths = tmp_path / "ViT.pt", tmp_path / "half.safetensors"
+        ours, theirs = (encoder.load("tiny", path, "cpu", "torch")(data) for path in paths)
         np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_parameters_are_the_mapped_archive(tmp_path: Path, tiny_state: dict[str, torch.Tensor]) -> None:
+def test_parameters_are_mapped_from_the_archive(tmp_path: Path, tiny_state: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "ViT.pt"
     save_archive(Clip(tiny_state), path, torch.zeros(1, 3, 32, 32), torch.ones(1, 4, dtype=torch.long))
     tower = VideoEncoder.load("tiny", path, "cpu", "torch").model
     assert isinstance(tower, TorchTower)
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
-    mapped = [[int(end, 16) for end in addresses.split("-")] for addresses, *_ in lines]
+    mapped = mapped_addresses(path)
     for parameter in tower.module.parameters():
-        assert any(start <= parameter.data_ptr() < end for start, end in mapped)
+        assert any(parameter.data_ptr() in addresses for addresses in mapped)
 
 
 def test_the_code_inside_is_never_compiled(tmp_path: Path, tiny_state: dict[str, torch.Tensor]) -> None:
@@ -169,7 +169,7 @@ def test_the_code_inside_is_never_compiled(tmp_path: Path, tiny_state: dict[str,
             target.writestr(entry.filename, b"this is no program" if is_code else source.read(entry))
     with pytest.raises(RuntimeError):
         torch.jit.load(str(tmp_path / "broken.pt"))
-    assert TextEncoder.load("tiny", tmp_path / "broken.pt", "cpu")("a dog").shape == (64,)
+    assert TextEncoder.load("tiny", tmp_path / "broken.pt", "cpu", "torch")("a dog").shape == (64,)
 
 
 # Forged archives
@@ -192,7 +192,7 @@ STORAGE = (
 
 
 def module_with(tensor: bytes) -> bytes:
-    """A pickled module whose one parameter is what ``tensor`` builds."""
+    """Return a pickled module. The pickle instructions ``tensor`` build its only parameter."""
     name = b"X\x16\x00\x00\x00token_embedding.weight"
     return b"\x80\x02" + glob("__torch__.a", "Clip") + b")\x81}" + name + tensor + b"sb."
 
@@ -205,7 +205,7 @@ def rebuild(offset: int, size: tuple[int, ...], stride: tuple[int, ...], storage
     return head + numbers(size) + numbers(stride) + b"\x89" + glob("collections", "OrderedDict") + b")RtR"
 
 
-def test_a_forged_archive_that_is_right_is_read(tmp_path: Path) -> None:
+def test_a_valid_forged_archive_is_read(tmp_path: Path) -> None:
     forge(tmp_path / "a.pt", module_with(rebuild(0, (2, 2), (2, 1))), struct.pack("<4f", 1, 2, 3, 4))
     assert read_state_dict(tmp_path / "a.pt")["token_embedding.weight"].tolist() == [[1, 2], [3, 4]]
 
@@ -244,7 +244,7 @@ def test_a_tensor_that_reaches_outside_of_its_storage_is_refused(
         "pathlib.Path.touch",
     ],
 )
-def test_an_archive_that_would_call_anything_is_refused_and_does_not(function: str, tmp_path: Path) -> None:
+def test_an_archive_that_would_call_a_function_is_refused_and_calls_none(function: str, tmp_path: Path) -> None:
     marker = tmp_path / "it_ran"
     module, _, name = function.rpartition(".")
     command = f"touch {marker}".encode()
@@ -255,14 +255,14 @@ def test_an_archive_that_would_call_anything_is_refused_and_does_not(function: s
     assert not marker.exists()
 
 
-def test_a_pickled_protocol_4_global_is_refused_too(tmp_path: Path) -> None:
+def test_a_function_in_pickle_protocol_4_is_refused(tmp_path: Path) -> None:
     forge(tmp_path / "a.pt", pickle.dumps(sys.exit, protocol=4))
     with pytest.raises(CheckpointError, match="neither a module nor a tensor"):
         read_state_dict(tmp_path / "a.pt")
 
 
 def nested(depth: int) -> bytes:
-    """Modules within modules, each pickled as the attribute of the one before."""
+    """Return pickled modules, each the attribute of the one before."""
     opened = (glob("__torch__.a", "M") + b")\x81}X\x01\x00\x00\x00a") * depth
     return b"\x80\x02" + opened + b"N" + b"sb" * depth + b"."
 
@@ -289,14 +289,14 @@ def test_a_forged_archive_is_refused(forgery: str, tmp_path: Path) -> None:
 
 
 def test_a_module_that_holds_itself_is_refused(tmp_path: Path) -> None:
-    # The module is put into its own attributes by the pickle's memo.
+    # By way of the pickle's memo the module becomes its own attribute.
     itself = b"\x80\x02" + glob("__torch__.a", "M") + b")\x81q\x00}X\x01\x00\x00\x00ah\x00sb."
     forge(tmp_path / "a.pt", itself)
     with pytest.raises(CheckpointError, match="holds itself"):
         read_state_dict(tmp_path / "a.pt")
 
 
-def test_modules_that_hold_another_twice_do_not_take_forever(tmp_path: Path) -> None:
+def test_modules_that_hold_each_other_twice_are_refused_quickly(tmp_path: Path) -> None:
     # Each of 64 modules holds the next one under two names: 2**64 paths to the last.
     opened = (glob("__torch__.a", "M") + b")\x81}(X\x01\x00\x00\x00a") * 64
     closed = b"X\x01\x00\x00\x00bNub" + b"q\x00X\x01\x00\x00\x00bh\x00ub" * 63
@@ -305,10 +305,11 @@ def test_modules_that_hold_another_twice_do_not_take_forever(tmp_path: Path) -> 
         read_state_dict(tmp_path / "a.pt")
 
 
-def test_names_without_end_do_not_fill_the_memory(tmp_path: Path) -> None:
-    # A module of 2,000 names for one tensor, itself under 1,000 names: two million names from 40 KB.
-    def named(letter: str, count: int, what: bytes) -> bytes:
-        return b"".join(b"X\x05\x00\x00\x00" + f"{letter}{number:04}".encode() + what for number in range(count))
+def test_too_many_names_are_refused(tmp_path: Path) -> None:
+    # A module has 2,000 names for one tensor, and another one has 1,000 names for this module: together two million
+    # names in 40 KB.
+    def named(letter: str, count: int, value: bytes) -> bytes:
+        return b"".join(b"X\x05\x00\x00\x00" + f"{letter}{number:04}".encode() + value for number in range(count))
 
     inner = (
         glob("__torch__.a", "M") + b")\x81}(X\x01\x00\x00\x00t" + PAIR + b"q\x01" + named("t", 2000, b"h\x01") + b"ub"
@@ -331,7 +332,7 @@ def test_a_compressed_pickle_is_refused(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "b.pt")
 
 
-def test_an_archive_cut_anywhere_is_an_error(tmp_path: Path) -> None:
+def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
     save_archive(Odd(), tmp_path / "odd.pt", torch.zeros(2, 3))
     content = (tmp_path / "odd.pt").read_bytes()
     for cut in range(0, len(content), 997):
@@ -340,15 +341,12 @@ def test_an_archive_cut_anywhere_is_an_error(tmp_path: Path) -> None:
             read_state_dict(tmp_path / "cut.pt")
 
 
-def test_flipped_bytes_give_an_error_or_other_numbers_and_nothing_else(tmp_path: Path) -> None:
+def test_an_archive_with_flipped_bytes_is_refused(tmp_path: Path) -> None:
     save_archive(Odd(), tmp_path / "odd.pt", torch.zeros(2, 3))
     content = (tmp_path / "odd.pt").read_bytes()
     random = np.random.default_rng(0)
     for _ in range(300):
-        damaged = bytearray(content)
-        for position in random.integers(0, len(damaged), 4):
-            damaged[position] = random.integers(256)
-        (tmp_path / "damaged.pt").write_bytes(damaged)
+        (tmp_path / "damaged.pt").write_bytes(flip_bytes(content, random))
         with pytest.raises(CheckpointError):  # refused at the latest because it is no CLIP
             read_state_dict(tmp_path / "damaged.pt")
 
@@ -369,7 +367,7 @@ def test_flipped_bytes_give_an_error_or_other_numbers_and_nothing_else(tmp_path:
         "_torch__.a",
     ],
 )
-def test_no_other_function_of_torch_or_python_is_within_reach(function: str, tmp_path: Path) -> None:
+def test_no_other_function_of_torch_or_python_can_be_reached(function: str, tmp_path: Path) -> None:
     module, _, name = function.rpartition(".")
     forge(tmp_path / "a.pt", module_with(glob(module, name)))
     with pytest.raises(CheckpointError, match="neither a module nor a tensor"):
@@ -377,7 +375,7 @@ def test_no_other_function_of_torch_or_python_is_within_reach(function: str, tmp
 
 
 @pytest.mark.parametrize("name", ["os", "os.system", "posix"])
-def test_a_class_of_an_archive_is_never_the_thing_it_is_named_after(name: str, tmp_path: Path) -> None:
+def test_a_class_of_an_archive_is_never_imported(name: str, tmp_path: Path) -> None:
     command = f"touch {tmp_path / 'it_ran'}".encode()
     call = glob(f"__torch__.{name}", "system") + b"(X" + struct.pack("<I", len(command)) + command + b"tR"
     forge(tmp_path / "a.pt", module_with(call))
@@ -386,16 +384,16 @@ def test_a_class_of_an_archive_is_never_the_thing_it_is_named_after(name: str, t
     assert not (tmp_path / "it_ran").exists()
 
 
-def test_a_view_that_stands_for_a_storage_reaches_no_further_than_its_own(tmp_path: Path) -> None:
-    # A stride of 0 makes a view of any length over four numbers; taken for a storage, it promises memory beyond.
+def test_a_view_used_as_a_storage_cannot_reach_outside_of_it(tmp_path: Path) -> None:
+    # With a stride of 0 a view of any length has only four numbers behind it. It must not be used as a storage.
     forge(tmp_path / "a.pt", module_with(rebuild(0, (1000,), (1,), rebuild(0, (1000,), (0,)))))
     with pytest.raises(CheckpointError):
         read_state_dict(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("offset", [0, 26, 30], ids=["signature", "length of the name", "name"])
-def test_a_storage_whose_place_in_the_file_is_in_doubt_is_refused(offset: int, tmp_path: Path) -> None:
-    # Every entry of a zip is described twice; only the second description says where its bytes begin.
+def test_a_storage_with_a_damaged_local_header_is_refused(offset: int, tmp_path: Path) -> None:
+    # A zip file describes each entry in its directory and in a local header. The header says where its bytes begin.
     path = tmp_path / "a.pt"
     forge(path, module_with(rebuild(0, (2, 2), (2, 1))))
     with zipfile.ZipFile(path) as archive:
@@ -407,33 +405,34 @@ def test_a_storage_whose_place_in_the_file_is_in_doubt_is_refused(offset: int, t
         read_state_dict(path)
 
 
-def doubling(leaf: bytes, levels: int, above: bytes) -> bytes:
-    """``above`` twice refers to what is below, for each level: 2**levels ways lead down to ``leaf``."""
-    built = leaf
+def doubling(leaf: bytes, levels: int, template: bytes) -> bytes:
+    """Return nested objects with 2**levels paths to ``leaf``: each template refers twice to the level below."""
+    pickled = leaf
     for level in range(levels):
-        built += b"q" + bytes([level]) + b"0" + above.replace(b"BELOW", b"h" + bytes([level]))
-    return built
+        pickled += b"q" + bytes([level]) + b"0" + template.replace(b"BELOW", b"h" + bytes([level]))
+    return pickled
 
 
-def test_what_is_forged_to_exhaust_or_crash_the_reader_is_refused(tmp_path: Path) -> None:
+def test_archives_forged_to_exhaust_or_crash_the_reader_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("resource", reason="the peak of the memory")
     twice = glob("__torch__.a", "M") + b")\x81}(X\x01\x00\x00\x00aBELOWX\x01\x00\x00\x00bBELOWub"
     forgeries = {
         "modules.pt": b"\x80\x02" + doubling(b"N", 60, twice) + b".",
-        # A message that shows such a list would have 2**60 pairs of brackets.
+        # An error message that contains such a list would have 2**60 pairs of brackets.
         "lists.pt": module_with(b"(" + doubling(b"]", 60, b"](BELOWBELOWe") + b"K\x01K\x01K\x01K\x01tQ"),
-        # The unpickler in C has a row for each number up to this one: 512 MB.
+        # The memo of the unpickler in C would have an entry for each number up to this one: 512 MB.
         "memo.pt": b"\x80\x02Nr" + struct.pack("<I", 2**25) + b".",
-        # One number with a stride of 0 is a tensor of any length; as a list it is a tensor for each.
+        # With a stride of 0 one number is a tensor of any length. As a list it would have a tensor for each element.
         "list.pt": module_with(glob("torch.jit._pickle", "build_intlist") + b"(" + rebuild(0, (2**22,), (0,)) + b"tR"),
-        # The hash of a tuple is computed by recursion, of which C keeps no count.
-        "hash.pt": b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.",
+        # The hash of a nested tuple is computed by unlimited recursion in C.
+        "hash.pt": b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s.",
     }
     for name, pickled in forgeries.items():
         forge(tmp_path / name, pickled)
-    # In a process of its own, which may hang or crash.
+    # They are read in a process of their own, which may hang or crash.
     program = """
 import pathlib, resource, sys
-from clip4clip.checkpoint import read_state_dict
+from clip4clip.weights.checkpoint import read_state_dict
 from clip4clip.errors import CheckpointError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in map(pathlib.Path, sys.argv[1:]):
@@ -451,7 +450,7 @@ print("small" if (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) *
 
 NOTHING = STORAGE.replace(b"K\x04tQ", b"K\x00tQ")
 STATES = {
-    # torch's own __setstate__ would let it grow over memory that nobody has written.
+    # The __setstate__ of torch would let the tensor grow over uninitialised memory.
     "a tensor": rebuild(0, (0,), (1,), NOTHING) + b"q\x01(h\x01K\x00K\x64\x85K\x01\x85tb",
     "a function": glob("torch._utils", "_rebuild_tensor_v2") + b"(N}X\x0c\x00\x00\x00__defaults__K\x07\x85stb",
     "a class": glob("__torch__.a", "M") + b"(N}X\x01\x00\x00\x00aK\x07stb",
@@ -460,25 +459,23 @@ STATES = {
 
 
 @pytest.mark.parametrize("target", STATES)
-def test_nothing_but_a_module_is_given_a_state(target: str, tmp_path: Path) -> None:
+def test_only_modules_can_be_given_a_state(target: str, tmp_path: Path) -> None:
     forge(tmp_path / "a.pt", module_with(STATES[target]), b"")
     with pytest.raises(CheckpointError):
         read_state_dict(tmp_path / "a.pt")
     assert not _rebuild_tensor.__defaults__
 
 
-def test_a_damaged_pickle_with_a_right_checksum_is_an_error_and_nothing_else(tmp_path: Path) -> None:
+def test_a_damaged_pickle_with_a_valid_checksum_is_refused(tmp_path: Path) -> None:
     save_archive(Odd(), tmp_path / "odd.pt", torch.zeros(2, 3))
     with zipfile.ZipFile(tmp_path / "odd.pt") as source:
         entries = {entry.filename: source.read(entry) for entry in source.infolist() if "/code/" not in entry.filename}
     pickled = next(name for name in entries if name.endswith("/data.pkl"))
     random = np.random.default_rng(0)
     for _ in range(300):
-        damaged = bytearray(entries[pickled])
-        for position in random.integers(0, len(damaged), random.integers(1, 4)):
-            damaged[position] = random.integers(256)
+        damaged = flip_bytes(entries[pickled], random)
         with zipfile.ZipFile(tmp_path / "damaged.pt", "w") as target:
-            for name, content in (entries | {pickled: bytes(damaged)}).items():
+            for name, content in (entries | {pickled: damaged}).items():
                 target.writestr(name, content)
         with pytest.raises(CheckpointError):  # refused at the latest because it is no CLIP
             read_state_dict(tmp_path / "damaged.pt")

@@ -1,0 +1,203 @@
+"""The tensors of a CLIP under OpenAI's names: what network they are, and which of them a tower or head needs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import find_mismatches
+from ..errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+# How the names of the tensors begin.
+VISION_PREFIX = "visual."
+TEXT_PREFIXES = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+HEAD_PREFIXES = ("lstm_visual.", "transformerClip.", "frame_position_embeddings.")
+
+# Parts of Hugging Face's names and what they become, in the order of their replacement.
+_HUGGING_FACE_NAMES = (
+    ("text_model.embeddings.token_embedding.", "token_embedding."),
+    ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
+    ("text_model.final_layer_norm.", "ln_final."),
+    ("text_model.encoder.layers.", "transformer.resblocks."),
+    ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
+    ("vision_model.embeddings.patch_embedding.", "visual.conv1."),
+    ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
+    ("vision_model.pre_layrnorm.", "visual.ln_pre."),
+    ("vision_model.post_layernorm.", "visual.ln_post."),
+    ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
+    (".self_attn.", ".attn."),
+    (".layer_norm1.", ".ln_1."),
+    (".layer_norm2.", ".ln_2."),
+    (".mlp.fc1.", ".mlp.c_fc."),
+    (".mlp.fc2.", ".mlp.c_proj."),
+)
+_QUERY_PROJECTION = re.compile(r"(.*\.attn\.)q_proj\.(weight|bias)")
+
+
+def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of Hugging Face's ``CLIPModel`` under OpenAI's names."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name == "text_projection.weight":
+            name, tensor = "text_projection", tensor.T
+        elif name == "visual_projection.weight":
+            name, tensor = "visual.proj", tensor.T
+        for theirs, ours in _HUGGING_FACE_NAMES:
+            name = name.replace(theirs, ours)
+        renamed[name] = tensor
+    return renamed
+
+
+def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return those fields of :class:`~clip4clip.config.CLIPConfig` that the shapes of the tensors reveal."""
+
+    def size(name: str, dim: int) -> int | None:
+        tensor = tensors.get(name)
+        return tensor.shape[dim] if tensor is not None and tensor.ndim > dim else None
+
+    def count_layers(prefix: str) -> int:
+        return len({name.split(".")[prefix.count(".")] for name in tensors if name.startswith(prefix)})
+
+    fields: dict[str, int | None] = {}
+    if "visual.conv1.weight" in tensors:
+        patch_size, positions = size("visual.conv1.weight", 3), size("visual.positional_embedding", 0)
+        fields |= {
+            "embed_dim": size("visual.proj", 1),
+            "resolution": math.isqrt(positions - 1) * patch_size if positions and patch_size else None,
+            "patch_size": patch_size,
+            "vision_width": size("visual.conv1.weight", 0),
+            "vision_layers": count_layers("visual.transformer.resblocks."),
+        }
+    if "token_embedding.weight" in tensors:
+        fields |= {
+            "embed_dim": size("text_projection", 1) or fields.get("embed_dim"),
+            "context_length": size("positional_embedding", 0),
+            "vocab_size": size("token_embedding.weight", 0),
+            "text_width": size("token_embedding.weight", 1),
+            "text_layers": count_layers("transformer.resblocks."),
+        }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def check_shape(tensors: Mapping[str, Tensor], model_name: str, path: Path) -> None:
+    """Refuse a checkpoint whose tensors have the shapes of a different network than that of the model.
+
+    Raises:
+        CheckpointError: with everything that differs.
+    """
+    mismatches, hint = find_mismatches(infer_config(tensors), model_name)
+    if mismatches:
+        raise CheckpointError(f"{path} is not a {model_name}: {'; '.join(mismatches)}.{hint}")
+
+
+def sim_header(tensors: Iterable[str], path: Path) -> str:
+    """Return which head a checkpoint has, by the names of its tensors: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``.
+
+    Raises:
+        CheckpointError: it has a ``tightTransf`` head, which compares each video with each text and has no vectors.
+    """
+    modules = {name.split(".")[0] for name in tensors}
+    if "transformerClip" in modules:
+        return "seqTransf"
+    if "lstm_visual" in modules:
+        return "seqLSTM"
+    if modules & {"cross", "similarity_dense"}:
+        raise CheckpointError(
+            f"{path} was trained with the tightTransf head, which scores each pair of a text and a video together: "
+            "there is no vector of a video alone. Use a checkpoint trained with meanP, seqLSTM or seqTransf."
+        )
+    return "meanP"
+
+
+def tower_state(tensors: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
+    """Return the tensors of one tower, ``'text'`` or ``'video'``, under the names of :mod:`clip4clip.model`."""
+    if modality == "video":
+        state = {
+            name.removeprefix(VISION_PREFIX): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(VISION_PREFIX)
+        }
+    else:
+        state = {name: tensor for name, tensor in tensors.items() if name.startswith(TEXT_PREFIXES)}
+    return _stack_projections(state)
+
+
+def head_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the pooling head, under the names of :mod:`clip4clip.model`."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(HEAD_PREFIXES)}
+
+
+def _stack_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Replace Hugging Face's separate query, key and value projections by OpenAI's single ``in_proj``, in place."""
+    for name in list(state):
+        match = _QUERY_PROJECTION.fullmatch(name)
+        if match is None:
+            continue
+        prefix, kind = match.groups()
+        projections = [state.pop(f"{prefix}{part}_proj.{kind}", None) for part in "qkv"]
+        if _can_stack(projections):  # otherwise in_proj is reported as missing
+            state[f"{prefix}in_proj_{kind}"] = torch.cat(projections)  # type: ignore[arg-type]
+    return state
+
+
+def _can_stack(projections: list[Tensor | None]) -> bool:
+    """Tell whether all are floating-point tensors of one shape, none of them larger than its data in the file."""
+    return all(
+        projection is not None
+        and projection.is_floating_point()
+        and projection.ndim > 0
+        and projection.shape == projections[0].shape  # type: ignore[union-attr]
+        and projection.nbytes <= projection.untyped_storage().nbytes()
+        for projection in projections
+    )
+
+
+def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Make the tensors of a state dict the parameters of a module, in float32. Float32 tensors are not copied.
+
+    Args:
+        module: whose parameters are replaced.
+        state: tensors by name. Those that the module does not have are reported as unused.
+        path: of the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: a tensor is missing, has a different shape, or is not of floating point.
+    """
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in state]
+    if missing:
+        raise CheckpointError(f"{path} lacks {len(missing)} of {len(expected)} tensors: {shorten(missing)}")
+    wrong = [
+        f"{name} is {tuple(state[name].shape)} {state[name].dtype}, not {tuple(tensor.shape)} of floats"
+        for name, tensor in expected.items()
+        if state[name].shape != tensor.shape or not state[name].is_floating_point()
+    ]
+    if wrong:
+        raise CheckpointError(f"{path} has {len(wrong)} tensors of the wrong shape or type: {shorten(wrong)}")
+    report_unused(state.keys() - expected.keys(), path)
+    module.load_state_dict({name: state[name].float().contiguous() for name in expected}, assign=True)
+
+
+def report_unknown(tensors: Iterable[str], path: Path) -> None:
+    """Log, at level info, the names of the tensors that belong neither to a tower nor to a head."""
+    prefixes = (VISION_PREFIX, "logit_scale", *TEXT_PREFIXES, *HEAD_PREFIXES)
+    report_unused((name for name in tensors if not name.startswith(prefixes)), path)
+
+
+def report_unused(names: Iterable[str], path: Path) -> None:
+    """Log, at level info, the names of the tensors of a checkpoint that are not used."""
+    if unused := sorted(names):
+        logger.info("%s: not used: %s", path, ", ".join(unused))
+
+
+def shorten(items: list[str], count: int = 5) -> str:
+    """Return the first items as text, and how many more there are."""
+    return ", ".join(items[:count]) + (f" and {len(items) - count} more" if len(items) > count else "")

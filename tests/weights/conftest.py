@@ -1,0 +1,40 @@
+"""What several tests of checkpoints share: reference vectors, and a checkpoint in Hugging Face's format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import embed
+from embed_contenders import hugging_face_config
+from transformers import CLIPModel
+
+from clip4clip.config import MODELS
+
+
+@pytest.fixture(scope="session")
+def expected_vectors(tiny_checkpoint: Path) -> Callable[[str], np.ndarray]:
+    """Modality to the vectors of ``tiny_checkpoint``."""
+    vectors = {modality: embed(tiny_checkpoint, modality) for modality in ("text", "video")}
+    return vectors.__getitem__
+
+
+@pytest.fixture(scope="session")
+def hugging_face_model() -> CLIPModel:
+    """A random CLIP of the shape of ``tiny`` whose biases and norms are not trivial either."""
+    torch.manual_seed(0)
+    model = CLIPModel(hugging_face_config(MODELS["tiny"].config)).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    return model
+
+
+@pytest.fixture(scope="session")
+def hugging_face_folder(hugging_face_model: CLIPModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``save_pretrained`` writes."""
+    folder = tmp_path_factory.mktemp("hugging_face")
+    hugging_face_model.save_pretrained(folder)
+    return folder
