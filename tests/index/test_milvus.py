@@ -222,7 +222,7 @@ with VideoIndex(sys.argv[1]) as index:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
     try:
-        index.add(random_rows(4000))
+        index.add(random_rows(500))
     except VideoIndexError as error:
         assert not isinstance(error, IndexUnavailableError), error
         print(error)
@@ -256,16 +256,30 @@ for arguments in ({"port": 1}, {"uri": sys.argv[1]}):
     assert second == "MissingExtraError a local index needs milvus-lite: pip install 'towhee-clip4clip[retrieval]'"
 
 
+# Opens a local folder in Python, and by a command.
+OPENING = """
+import sys
+from clip4clip import IndexUnavailableError
+from clip4clip.cli import main
+from clip4clip.retrieval import VideoIndex
+try:
+    VideoIndex(sys.argv[1])
+except IndexUnavailableError as error:
+    print(error, flush=True)
+sys.argv[1:] = ["search", "a", "--uri", sys.argv[1]]
+main()
+"""
+
+
 def test_a_second_process_cannot_open_a_local_folder_and_reports_it(tmp_path: Path) -> None:
-    code = "import sys; from clip4clip.retrieval import VideoIndex; VideoIndex(sys.argv[1])"
-    with VideoIndex(tmp_path / "videos.db"), VideoIndex(tmp_path / "videos.db"):  # one process can, twice
-        done = subprocess.run([sys.executable, "-c", code, tmp_path / "videos.db"], capture_output=True, text=True)
-        assert "IndexUnavailableError: the index" in done.stderr
-        assert "cannot be opened: another process is using it\n" in done.stderr
-        command = [sys.executable, "-m", "clip4clip", "search", "a", "--uri", tmp_path / "videos.db"]
-        done = subprocess.run(command, capture_output=True, text=True)
+    uri = tmp_path / "videos.db"
+    with VideoIndex(uri), VideoIndex(uri):  # the same process may open it twice
+        done = subprocess.run([sys.executable, "-c", OPENING, uri], capture_output=True, text=True)
+        assert done.stdout == f"the index {uri} cannot be opened: another process is using it\n"
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    subprocess.run([sys.executable, "-c", code, tmp_path / "videos.db"], check=True)
+        assert done.stderr.startswith("error the index")
+    code = "import sys; from clip4clip.retrieval import VideoIndex; VideoIndex(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, uri], check=True)
 
 
 def test_threads_may_open_write_and_close_one_local_folder(tmp_path: Path) -> None:
@@ -338,12 +352,13 @@ with VideoIndex(sys.argv[1], sys.argv[2]) as index:
             yield row
             if number == 1600:
                 print("half", flush=True)
-    index.add(random_rows(int(sys.argv[4])), track)
+    while True:
+        index.add(random_rows(int(sys.argv[4])), track)
 """
 
 
 def start_adding(uri: str, collection: str, count: int) -> subprocess.Popen[str]:
-    """Start a process that adds random rows, and wait until the index has 1,500 of them."""
+    """Start a process that adds random rows again and again, and wait until the index has 1,500 of them."""
     command = [sys.executable, "-c", ADDING, uri, collection, str(Path(__file__).parents[1]), str(count)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -374,7 +389,7 @@ def test_a_process_killed_while_adding_loses_and_duplicates_nothing(tmp_path: Pa
     process.kill()
     process.communicate()
     with VideoIndex(uri) as index:
-        assert 1500 <= index.count() < 3000  # what was acknowledged is stored
+        assert 1500 <= index.count() <= 3000  # what was acknowledged is stored
         index.add(random_rows(3000))
         assert_complete(index, 3000)
 

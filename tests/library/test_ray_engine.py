@@ -21,7 +21,7 @@ DEMO = "clip_vit_tiny_demo"
 ray = pytest.importorskip("ray")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cluster() -> Iterator[None]:
     for attempt in range(3):  # on a busy machine the half minute that Ray gives a node to start may be too short
         try:
@@ -35,6 +35,8 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_rows_are_those_of_the_local_engine_and_either_resumes_the_others_table(drawings: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     shutil.copytree(drawings / "eval", folder)
@@ -53,9 +55,8 @@ def test_rows_are_those_of_the_local_engine_and_either_resumes_the_others_table(
             np.testing.assert_allclose(*vectors, atol=1e-5)
     # The Ray engine resumes the table of the local one.
     shutil.copy(min(folder.iterdir()), folder / "new.mp4")
-    assert (
-        embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1).embedded == 1
-    )
+    report = embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1)
+    assert report.embedded == 1
     assert embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster()).embedded == 0
 
 
