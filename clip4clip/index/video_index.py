@@ -106,7 +106,7 @@ class VideoIndex:
     def model(self) -> Identity | None:
         """Model and weights that computed the vectors; None for a collection that this package did not create."""
         spec = self._engine.require().spec
-        return spec and spec.model
+        return spec.model if spec else None
 
     @property
     def sampling(self) -> FrameSampling | None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,22 @@ def test_adding_rows_again_replaces_them(index: VideoIndex) -> None:
     hit = index.get("v0")
     assert hit is not None
     assert hit.fields["duration"] == 99
+
+
+def test_an_interrupted_add_is_completed_by_repeating_it(index: VideoIndex) -> None:
+    def stop(rows: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+        for number, row in enumerate(rows):
+            if number == 600:
+                raise KeyboardInterrupt
+            yield row
+
+    rows = random_rows(700)
+    with pytest.raises(KeyboardInterrupt):
+        index.add(rows, stop)
+    assert index.count() == 500  # one batch
+    assert index.add(rows) == 700
+    assert index.count() == 700
+    assert index.search(vector=rows[650]["vector"], limit=1)[0].id == "v650"
 
 
 def test_of_two_rows_with_the_same_id_the_last_one_counts(index: VideoIndex) -> None:
@@ -291,6 +307,7 @@ def test_sync_keeps_existing_files_that_it_does_not_list(index: VideoIndex, draw
     assert index.sync(folder).dropped == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs another user")
 def test_sync_keeps_the_videos_of_a_folder_without_search_permission(drawings: Path) -> None:
     code = """
