@@ -10,9 +10,9 @@ from .collection import CollectionInfo
 from .filters import MTIME_FIELD, quote, translate_filter
 
 SAMPLE_ROWS = 100
-# Kinds of the fields that the rows of a table have, for an index without a value in them.
+# Kinds of the fields in the rows of a table, for use while no video of the index has a value in them.
 TABLE_KINDS = dict.fromkeys(("duration", "frame_count", "size", MTIME_FIELD), "number")
-# Filters for the rows that have a value of that kind in a field. Lists and objects have none.
+# Filters for the rows that have a value of that kind in a field. Lists and objects have no such filter.
 KIND_FILTERS = {
     "string": '{0} >= ""',
     "number": "{0} > 0 or {0} <= 0",
@@ -51,7 +51,10 @@ class FieldKinds:
         return {name for row in rows for name in row if row[name] is not None} | info.kinds.keys() - info.dims.keys()
 
     def _find(self, info: CollectionInfo, name: str, kind: str | None) -> set[str] | None:
-        """Return the kinds of values in a field, a sample of them but for ``kind``; None if that cannot be known."""
+        """Return the kinds of values in a field; None if they cannot be known.
+
+        Only a sample of the rows is looked at. But if any row has a value of the kind ``kind``, that kind is returned.
+        """
         if name in info.kinds:
             declared = info.kinds[name]
             return None if declared is None else {declared}

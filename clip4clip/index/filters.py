@@ -25,7 +25,7 @@ MTIME_FIELD = "mtime"
 DATE_EXAMPLE = f'{DATE_FIELD} > "2025-06-01"'
 MAX_INTEGER = 2**63 - 1
 
-# Accepts more than any one version of Milvus does. A filter that is not even in here is passed on for Milvus to judge.
+# Accepts more than any one version of Milvus does. A filter that does not match is passed on: Milvus reports the error.
 _GRAMMAR = r"""
     ?start: conjunction (_OR conjunction)*
     ?conjunction: negation (_AND negation)*

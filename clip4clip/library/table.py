@@ -84,7 +84,8 @@ class TableSpec:
         try:
             schema = pq.read_schema(path)
             record = json.loads((schema.metadata or {})[METADATA_KEY])
-            spec = cls(Identity(**record.pop("model")), record.pop("dim"), FrameSampling(**record))
+            sampling = FrameSampling(record["frames"], record["seek"])
+            spec = cls(Identity(**record["model"]), record["dim"], sampling)
             if not schema.equals(spec.schema()):
                 raise ValueError(f"its columns are {', '.join(schema.names)}")
         except (OSError, KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
@@ -252,7 +253,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
                 has_vector = np.array(column.is_valid())
                 vectors = np.zeros((len(batch), dim), np.float32)
                 vectors[has_vector] = column.drop_null().flatten().to_numpy().reshape(-1, dim)
-                if not np.allclose(np.linalg.norm(vectors[has_vector], axis=1), 1, atol=1e-3):  # nor is NaN
+                if not np.allclose(np.linalg.norm(vectors[has_vector], axis=1), 1, atol=1e-3):  # also for NaN
                     raise LibraryError(f"{path} holds a vector whose norm is not 1")
                 for index, row in enumerate(batch.drop_columns("vector").to_pylist()):
                     yield {**row, "vector": vectors[index] if has_vector[index] else None}
