@@ -50,7 +50,7 @@ def test_embed_index_and_search_find_the_right_clip(
     assert isinstance(wrong.exception, Exception)
 
 
-@pytest.mark.parametrize("command", [["search", "a dog"], ["serve"]])
+@pytest.mark.parametrize("command", [["search", "a dog"], pytest.param(["serve"], marks=pytest.mark.slow)])
 def test_a_command_on_a_missing_index_is_an_error_and_does_not_create_it(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
