@@ -1,4 +1,4 @@
-"""Find videos by a sentence: the public names of :mod:`clip4clip.library` and :mod:`clip4clip.index`.
+"""Find videos by describing them: the public names of :mod:`clip4clip.library` and :mod:`clip4clip.index`.
 
 >>> from clip4clip.retrieval import VideoIndex, embed_library
 >>> embed_library("videos", "vectors.parquet")
@@ -11,22 +11,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .index.video_index import Hit as Hit
+    from .index.hit import Hit as Hit
     from .index.video_index import SyncReport as SyncReport
     from .index.video_index import VideoIndex as VideoIndex
-    from .library.embed import Report as Report
+    from .library.embed import EmbedReport as EmbedReport
     from .library.embed import embed_library as embed_library
 
-# Imported at first use: they import Milvus and Arrow.
+# Imported on first use, as they import pymilvus and pyarrow.
 _LAZY = {
-    "Hit": ".index.video_index",
+    "EmbedReport": ".library.embed",
+    "Hit": ".index.hit",
     "SyncReport": ".index.video_index",
     "VideoIndex": ".index.video_index",
-    "Report": ".library.embed",
     "embed_library": ".library.embed",
 }
 
-__all__ = ["Hit", "Report", "SyncReport", "VideoIndex", "embed_library"]
+__all__ = ["EmbedReport", "Hit", "SyncReport", "VideoIndex", "embed_library"]
 
 
 def __getattr__(name: str) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -135,13 +136,32 @@ def drawings_table(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    """A real Milvus server, empty at first, that can be killed and started again."""
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """A real Milvus server, empty at first, that can be killed and started again. Its start takes over ten seconds."""
     pytest.importorskip("milvus", reason="there is a wheel of the Milvus server for Linux on x86-64 only")
     server = MilvusServer(tmp_path_factory.mktemp("milvus"))
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(params=[pytest.param("server", marks=pytest.mark.slow)])
+def milvus(milvus_server: MilvusServer) -> MilvusServer:
+    """The Milvus server, for a test that uses no other index: marks it as slow, and names it for the scheduler."""
+    return milvus_server
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run each file in one worker, but all tests on the Milvus server in the same one: a machine can run one server."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "milvus" if re.search(r"\[(.*-)?server\b", nodeid) else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -1119,7 +1119,8 @@ def _open_index(
     new: bool = False,
 ) -> VideoIndex:
     """The index, which may be new or must be there."""
-    from ..index.video_index import VideoIndex, is_local
+    from ..index.address import is_local
+    from ..index.video_index import VideoIndex
 
     if is_local(uri):
         import milvus_lite  # noqa: F401  without it pymilvus says that the index does not answer

@@ -1,4 +1,4 @@
-"""Filters of a search: wrong kinds, unknown fields and dates are dealt with here, all else is up to Milvus."""
+"""Filters of a search: check the kinds of values and the names of fields, and translate dates for Milvus."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ except ImportError as error:  # pragma: no cover
 
 logger = logging.getLogger(__name__)
 
-DATE_FIELD = "modified"  # what a filter calls the time in STORED_AS, nanoseconds since 1970
-STORED_AS = "mtime"
+DATE_FIELD = "modified"  # name in filters for the time in MTIME_FIELD, which holds nanoseconds since 1970
+MTIME_FIELD = "mtime"
 DATE_EXAMPLE = f'{DATE_FIELD} > "2025-06-01"'
 MAX_INTEGER = 2**63 - 1
 
-# Wider than what any one Milvus understands. What is not even in here is for Milvus to answer.
+# Accepts more than any one version of Milvus does. A filter that does not match is passed on: Milvus reports the error.
 _GRAMMAR = r"""
     ?start: conjunction (_OR conjunction)*
     ?conjunction: negation (_AND negation)*
@@ -68,71 +68,61 @@ _GRAMMAR = r"""
 """
 _parser = Lark(_GRAMMAR, parser="lalr", propagate_positions=True)
 
-_KINDS = {"STRING": "string", "NUMBER": "number", "BOOLEAN": "boolean"}  # of tokens
-_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_TOKEN_KINDS = {"STRING": "string", "NUMBER": "number", "BOOLEAN": "boolean"}
+_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_CONDITIONS = ("comparison", "membership", "exclusion", "match", "presence")
 
-# Kinds of values that the videos of an index have in a field, given the kind that it is compared with, if any; empty
-# when no video has the field, None when that cannot be known.
-Lookup = Callable[[str, str | None], "set[str] | None"]
+# (field, kind that it is compared with, or None) to the kinds of values that videos have in the field: empty if no
+# video has the field, None if the kinds cannot be known.
+Lookup = Callable[[str, "str | None"], "set[str] | None"]
 
 
 def translate_filter(
     text: str, lookup: Lookup, names: Callable[[], Iterable[str]], has_dates: bool = True, strict: bool = False
 ) -> str:
-    """Return a filter as Milvus understands it: as it is, but for comparisons of ``modified`` with dates.
+    """Return a filter as Milvus understands it: unchanged except for comparisons of ``modified`` with dates.
 
-    A date stands for the whole day, a date-time for the whole minute, second or microsecond that it names: ``==`` is
-    true within it, ``>`` after it, ``>=`` from its beginning on.
+    A date stands for the whole day, and a date with a time for the whole minute, second or microsecond: ``==`` is true
+    within it, ``>`` after it, and ``>=`` from its beginning on.
 
     Args:
         text: the filter.
-        lookup: which kinds of values a field has.
-        names: the fields that videos have, for a message; empty for an index without videos.
-        has_dates: whether ``modified`` is the time in ``mtime``.
-        strict: refuse a field that no video has, rather than warn.
+        lookup: returns the kinds of values in a field.
+        names: returns the fields that videos have, for messages; empty for an index without videos.
+        has_dates: whether ``modified`` means the time in ``mtime``.
+        strict: raise an error for a field that no video has, rather than log a warning.
 
     Raises:
-        VideoIndexError: for a field that is compared with a value of another kind, what is not a date, and an integer
-            of more than 64 bits.
+        VideoIndexError: for a field that is compared with a value of another kind, an invalid date, and an integer of
+            more than 64 bits.
     """
     try:
         tree: Any = _parser.parse(text)
     except UnexpectedInput:
-        return text  # Milvus says what is wrong, or knows more than we do
+        return text  # Milvus reports the error, or understands more than this grammar
     if isinstance(tree, Token):
         return text
-    for token in (child for node in tree.iter_subtrees() for child in node.children if isinstance(child, Token)):
-        if token.type == "NUMBER" and token.isdecimal() and len(token.lstrip("0")) > 19:
-            raise VideoIndexError(f"the filter has the integer {_shown(token)}, which does not fit into 64 bits")
-    # A field of the name that somebody has added is theirs.
-    dates = has_dates and any(map(_is_date, tree.find_data("field"))) and not lookup(DATE_FIELD, None)
-    edits: list[tuple[int, int, str]] = []
-    edited: set[int] = set()
-    fields: dict[str, None] = {}
+    _check_integers(tree)
+    # If videos have a field of their own that is called "modified", the name means that field.
+    if has_dates and any(map(_is_date_field, tree.find_data("field"))) and lookup(DATE_FIELD, None):
+        has_dates = False
+    edits: list[tuple[int, int, str]] = []  # start, end, replacement
+    translated: set[int] = set()  # ids of the nodes in them
     for node in tree.iter_subtrees():
-        if node.data in ("comparison", "membership", "exclusion", "match", "presence"):
-            operands = [_inner(child) for child in node.children]
-            if dates and any(_is_date(each) for each in operands):
-                edits.append((node.meta.start_pos, node.meta.end_pos, _on_dates(node, operands, text)))
-                edited.update(map(id, operands))
-            elif node.data != "presence":
-                for field, operator, value in _comparisons(node, operands):
-                    _check_kind(field, operator, value, lookup)
+        operands = [_unwrap(child) for child in node.children]
+        if node.data in _CONDITIONS and has_dates and any(map(_is_date_field, operands)):
+            edits.append((node.meta.start_pos, node.meta.end_pos, _translate_dates(node, operands, text)))
+            translated.update(map(id, operands))
+        elif node.data in _CONDITIONS and node.data != "presence":
+            for field, operator, value in _comparisons(node, operands):
+                _check_kind(field, operator, value, lookup)
         elif node.data == "arithmetic":
-            for each in map(_inner, node.children):
-                if _is_field(each) and not (dates and _is_date(each)):
-                    _check_number(each, lookup)
-    for node in tree.find_data("field"):
-        if dates and _is_date(node):
-            fields[STORED_AS] = None
-            if id(node) not in edited:
-                raise _not_a_date(f"uses {DATE_FIELD} in another way than to compare it")
-        else:
-            fields[_name(node)] = None
-    for name in fields:
-        if lookup(name, None) == set():
-            known = {*names()}
-            _unknown(name, known | {DATE_FIELD} if has_dates and STORED_AS in known else known, strict)
+            for field in filter(_is_field, operands):
+                if not (has_dates and _is_date_field(field)):
+                    _check_number(field, lookup)
+    if has_dates and any(_is_date_field(node) and id(node) not in translated for node in tree.find_data("field")):
+        raise _date_error(f"uses {DATE_FIELD} in another way than to compare it")
+    _check_names(tree, lookup, names, has_dates, strict)
     for start, end, replacement in sorted(edits, reverse=True):
         text = text[:start] + replacement + text[end:]
     return text
@@ -142,17 +132,17 @@ def parse_date(text: str) -> tuple[int, int]:
     """Return the beginning and the end of a day, minute, second or microsecond, in nanoseconds since 1970.
 
     Args:
-        text: ``2025-06-01``, ``2025-06-01 14:30``, ``2025-06-01T14:30:05`` or ``…05.25``, each in the local time zone
-            or with one, such as ``Z`` or ``+02:00``.
+        text: ``2025-06-01``, ``2025-06-01 14:30``, ``2025-06-01T14:30:05`` or ``2025-06-01T14:30:05.25``, in the local
+            time zone or followed by one, such as ``Z`` or ``+02:00``.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for any other text, and a date that is out of range.
     """
-    given = text.strip().replace(" ", "T", 1)
+    text = text.strip().replace(" ", "T", 1)
     for form, unit in _DATE_FORMS.items():
         for zone in ("", "%z"):
             try:
-                begin = datetime.strptime(given, form + zone)
+                begin = datetime.strptime(text, form + zone)
             except ValueError:
                 continue
             try:
@@ -175,8 +165,16 @@ def _nanoseconds(moment: datetime) -> int:
     return max(-MAX_INTEGER, min(since // timedelta(microseconds=1) * 1000, MAX_INTEGER))
 
 
-def _inner(node: Any) -> Any:
-    """A part of the filter without the parentheses around it."""
+def quote(text: str) -> str:
+    """Return a string literal of a filter. milvus-lite knows no other escapes than these."""
+    return '"' + text.translate(_ESCAPES) + '"'
+
+
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+
+
+def _unwrap(node: Any) -> Any:
+    """Return a node without the parentheses around it."""
     while isinstance(node, Tree) and node.data == "parenthesis":
         node = node.children[0]
     return node
@@ -186,150 +184,180 @@ def _is_field(node: Any) -> bool:
     return isinstance(node, Tree) and node.data == "field"
 
 
-def _is_date(node: Any) -> bool:
-    return _is_field(node) and _name(node) == DATE_FIELD
+def _is_date_field(node: Any) -> bool:
+    return _is_field(node) and _field_name(node) == DATE_FIELD
 
 
-def _name(field: Any) -> str:
+def _field_name(field: Any) -> str:
     token = field.children[-1]
-    return _unquoted(token) if token.type == "STRING" else str(token)
+    return _unquote(token) if token.type == "STRING" else str(token)
 
 
-def _unquoted(token: str) -> str:
+def _unquote(literal: str) -> str:
     try:
-        return str(ast.literal_eval(token))
+        return str(ast.literal_eval(literal))
     except (ValueError, SyntaxError):
-        return token[1:-1]
+        return literal[1:-1]
 
 
-def _kind(node: Any) -> str | None:
-    """The kind of a value; None for what only Milvus knows."""
+def _kind_of(node: Any) -> str | None:
+    """Return the kind of a value, or None if only Milvus knows it."""
     if isinstance(node, Token):
-        return _KINDS.get(node.type)
+        return _TOKEN_KINDS.get(node.type)
     return "number" if node.data in ("arithmetic", "signed") else None
 
 
+def _check_integers(tree: Any) -> None:
+    for node in tree.iter_subtrees():
+        for token in node.children:
+            is_integer = isinstance(token, Token) and token.type == "NUMBER" and token.isdecimal()
+            if is_integer and len(token.lstrip("0")) > 19:
+                raise VideoIndexError(f"the filter has the integer {_short(token)}, which does not fit into 64 bits")
+
+
 def _comparisons(node: Any, operands: list[Any]) -> Iterable[tuple[Any, str, Any]]:
-    """The fields of a condition that are compared with values: field, operator, value."""
+    """Yield field, operator and value for each field that a condition compares with a value."""
     if node.data == "comparison":
-        for left, operator, right in zip(operands[::2], operands[1::2], operands[2::2], strict=False):
+        for left, operator, right in _operator_pairs(operands):
             if _is_field(left):
-                yield left, str(operator), right
+                yield left, operator, right
             elif _is_field(right):
-                yield right, _FLIPPED.get(operator, str(operator)), left
+                yield right, _MIRRORED.get(operator, operator), left
     elif _is_field(operands[0]):
-        values = _items(operands[2]) if node.data != "match" else operands[2:]
-        for value in {_kind(each): each for each in values}.values():
+        values = operands[2:] if node.data == "match" else _list_items(operands[2])
+        one_of_each_kind = {_kind_of(value): value for value in values}
+        for value in one_of_each_kind.values():
             yield operands[0], str(operands[1]), value
 
 
-def _items(node: Any) -> list[Any]:
-    """The values in a list; nothing for a list that only Milvus knows."""
+def _operator_pairs(operands: list[Any]) -> Iterable[tuple[Any, str, Any]]:
+    """Yield left side, operator and right side of each step of a comparison such as ``0 < duration <= 60``."""
+    for left, operator, right in zip(operands[::2], operands[1::2], operands[2::2], strict=False):
+        yield left, str(operator), right
+
+
+def _list_items(node: Any) -> list[Any]:
+    """Return the values of a list; nothing if the node is not a list, which only Milvus can judge."""
     is_list = isinstance(node, Tree) and node.data == "list"
-    return [_inner(each) for each in node.children if each is not None] if is_list else []
+    return [_unwrap(item) for item in node.children if item is not None] if is_list else []
 
 
 def _check_kind(field: Any, operator: str, value: Any, lookup: Lookup) -> None:
-    name, kind = _name(field), _kind(value)
-    has = lookup(name, kind) if kind else None
-    if not kind or not has or kind in has:
+    """Raise VideoIndexError if no video has a value of that kind in the field, and some have another."""
+    name, kind = _field_name(field), _kind_of(value)
+    kinds = lookup(name, kind) if kind else None
+    if not kind or not kinds or kind in kinds:
         return
-    form = _form(name, operator.lower(), min(has), _shown(value))
+    example = _example(name, operator.lower(), min(kinds), _short(value))
     raise VideoIndexError(
-        f"the filter compares {name}, which is {_either(has)}, with the {kind} {_shown(value)}: write {form}"
+        f"the filter compares {name}, which is {_alternatives(kinds)}, with the {kind} {_short(value)}: write {example}"
     )
 
 
 def _check_number(field: Any, lookup: Lookup) -> None:
-    name = _name(field)
-    has = lookup(name, "number")
-    if has and "number" not in has:
-        raise VideoIndexError(f"the filter computes with {name}, which is {_either(has)} and not a number")
+    name = _field_name(field)
+    kinds = lookup(name, "number")
+    if kinds and "number" not in kinds:
+        raise VideoIndexError(f"the filter computes with {name}, which is {_alternatives(kinds)} and not a number")
 
 
-def _either(kinds: set[str]) -> str:
+def _alternatives(kinds: set[str]) -> str:
     return " or ".join(f"an {kind}" if kind == "object" else f"a {kind}" for kind in sorted(kinds))
 
 
-def _shown(value: Any) -> str:
-    """A value in a message."""
+def _short(value: Any) -> str:
+    """Return a value for a message."""
     if not isinstance(value, Token):
         return "of an expression"
     return value if len(value) <= 100 else f"{value[:100]}…"
 
 
-def _form(name: str, operator: str, kind: str, literal: str) -> str:
-    """How to compare a field of this kind, perhaps with the value that was meant."""
-    meant = _unquoted(literal) if literal[:1] in ("'", '"') else literal
-    if name == STORED_AS:
+def _example(name: str, operator: str, kind: str, literal: str) -> str:
+    """Return a correct comparison with a field of this kind, using the value in the filter where it fits."""
+    content = _unquote(literal) if literal[:1] in ("'", '"') else literal
+    if name == MTIME_FIELD:
         return f"nanoseconds since 1970, or a date as in {DATE_EXAMPLE}"
     if kind == "object":
         return f'{name}["key"] == {literal}'
     if kind == "list":
         return f"json_contains({name}, {literal})"
     if kind == "string":
-        value = f'"{meant}"'
+        value = f'"{content}"'
     elif kind == "boolean":
         value = "true"
     else:
-        value = meant if re.fullmatch(r"-?\d+(\.\d+)?", meant) else "60"
+        value = content if re.fullmatch(r"-?\d+(\.\d+)?", content) else "60"
     return f"{name} in [{value}]" if operator == "in" else f"{name} {'==' if operator == 'like' else operator} {value}"
 
 
-def _on_dates(node: Any, operands: list[Any], text: str) -> str:
-    """A condition on ``modified`` as one on ``mtime``."""
+def _translate_dates(node: Any, operands: list[Any], text: str) -> str:
+    """Return a condition on ``modified`` as a condition on ``mtime``."""
     if node.data == "presence":
-        start, end = node.meta.start_pos, node.meta.end_pos
-        at = operands[0].meta
-        return text[start : at.start_pos] + STORED_AS + text[at.end_pos : end]
+        field = operands[0].meta
+        return text[node.meta.start_pos : field.start_pos] + MTIME_FIELD + text[field.end_pos : node.meta.end_pos]
     if node.data == "match":
-        raise _not_a_date(f"compares {DATE_FIELD} by like")
+        raise _date_error(f"compares {DATE_FIELD} by like")
     if node.data in ("membership", "exclusion"):
-        if not _is_date(operands[0]) or (isinstance(operands[2], Token) or operands[2].data != "list"):
-            raise _not_a_date(f"looks for {DATE_FIELD} in something else than a list")
+        if not _is_date_field(operands[0]) or (isinstance(operands[2], Token) or operands[2].data != "list"):
+            raise _date_error(f"looks for {DATE_FIELD} in something else than a list")
         operator, word = ("==", " or ") if node.data == "membership" else ("!=", " and ")
-        each = [_on_date(operator, value) for value in _items(operands[2])]
-        return f"({word.join(each)})" if each else f"{STORED_AS} {'in' if operator == '==' else 'not in'} []"
-    pairs: list[str] = []
-    for left, operator, right in zip(operands[::2], operands[1::2], operands[2::2], strict=False):
-        if _is_date(left):
-            pairs.append(_on_date(str(operator), right))
-        elif _is_date(right):
-            pairs.append(_on_date(_FLIPPED.get(operator, str(operator)), left))
+        conditions = [_translate_date(operator, value) for value in _list_items(operands[2])]
+        empty = f"{MTIME_FIELD} {'in' if operator == '==' else 'not in'} []"
+        return f"({word.join(conditions)})" if conditions else empty
+    conditions = []
+    for left, operator, right in _operator_pairs(operands):
+        if _is_date_field(left):
+            conditions.append(_translate_date(operator, right))
+        elif _is_date_field(right):
+            conditions.append(_translate_date(_MIRRORED.get(operator, operator), left))
         else:
-            raise _not_a_date(f"compares {DATE_FIELD} together with something else")
-    return f"({' and '.join(pairs)})"
+            raise _date_error(f"compares {DATE_FIELD} together with something else")
+    return f"({' and '.join(conditions)})"
 
 
-def _on_date(operator: str, value: Any) -> str:
-    if _kind(value) != "string":
-        raise _not_a_date(f"compares {DATE_FIELD} with {value if isinstance(value, Token) else 'an expression'}")
+def _translate_date(operator: str, value: Any) -> str:
+    if _kind_of(value) != "string":
+        raise _date_error(f"compares {DATE_FIELD} with {value if isinstance(value, Token) else 'an expression'}")
     try:
-        start, end = parse_date(_unquoted(value))
+        start, end = parse_date(_unquote(value))
     except ValueError as error:
-        raise _not_a_date(f"compares {DATE_FIELD} with {_shown(value)}, {error}") from error
+        raise _date_error(f"compares {DATE_FIELD} with {_short(value)}, {error}") from error
     return {
-        "<": f"{STORED_AS} < {start}",
-        "<=": f"{STORED_AS} < {end}",
-        ">": f"{STORED_AS} >= {end}",
-        ">=": f"{STORED_AS} >= {start}",
-        "==": f"({STORED_AS} >= {start} and {STORED_AS} < {end})",
-        "!=": f"({STORED_AS} < {start} or {STORED_AS} >= {end})",
+        "<": f"{MTIME_FIELD} < {start}",
+        "<=": f"{MTIME_FIELD} < {end}",
+        ">": f"{MTIME_FIELD} >= {end}",
+        ">=": f"{MTIME_FIELD} >= {start}",
+        "==": f"({MTIME_FIELD} >= {start} and {MTIME_FIELD} < {end})",
+        "!=": f"({MTIME_FIELD} < {start} or {MTIME_FIELD} >= {end})",
     }[operator]
 
 
-def _not_a_date(wrong: str) -> VideoIndexError:
+def _date_error(problem: str) -> VideoIndexError:
     return VideoIndexError(
-        f'the filter {wrong}: {DATE_FIELD} is a date, write {DATE_EXAMPLE} or "2025-06-01T14:30:00+02:00"'
+        f'the filter {problem}: {DATE_FIELD} is a date, write {DATE_EXAMPLE} or "2025-06-01T14:30:00+02:00"'
     )
 
 
-def _unknown(name: str, names: set[str], strict: bool) -> None:
-    if not names:  # nor has the index any video
-        return
-    near = difflib.get_close_matches(name, names, 1)
-    meant = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(sorted(names))}"
-    message = f"no video of the index has the field {name} that the filter names: {meant}"
-    if strict:
-        raise VideoIndexError(message)
-    logger.warning("%s", message)
+def _check_names(tree: Any, lookup: Lookup, names: Callable[[], Iterable[str]], has_dates: bool, strict: bool) -> None:
+    """Report the fields of a filter that no video has: as an error if ``strict``, else as a warning."""
+    fields = dict.fromkeys(
+        MTIME_FIELD if has_dates and _is_date_field(node) else _field_name(node) for node in tree.find_data("field")
+    )
+    for name in fields:
+        if lookup(name, None) != set():
+            continue
+        known = {*names()}
+        if not known:  # the index has no videos
+            continue
+        if has_dates and MTIME_FIELD in known:
+            known.add(DATE_FIELD)
+        message = _unknown_field(name, known)
+        if strict:
+            raise VideoIndexError(message)
+        logger.warning("%s", message)
+
+
+def _unknown_field(name: str, known: set[str]) -> str:
+    similar = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {similar[0]}?" if similar else f"the fields are {', '.join(sorted(known))}"
+    return f"no video of the index has the field {name} that the filter names: {hint}"

@@ -1,4 +1,4 @@
-"""Videos to rows on this machine: the next ones are decoded while the model runs."""
+"""Embed videos on this machine: the next ones are decoded while the model runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..preprocess import resize_and_crop, to_image
 from ..runtime.placement import available_cores
 from ..video.reader import VideoInfo, read_frames
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
-from .sources import Video, shown
+from .sources import Video, display_path
 
 logger = logging.getLogger(__name__)
 
-VIDEOS_AT_ONCE = 8  # that the model takes together
+BATCH_SIZE = 8  # videos that the model embeds together
 
 Row = dict[str, Any]
 
@@ -33,30 +33,30 @@ def embed_videos(
     sampling: FrameSampling = DEFAULT_SAMPLING,
     workers: int | None = None,
 ) -> Iterator[Row]:
-    """Rows of a table, without ``model`` and ``fingerprint``, in the order of the videos.
+    """Yield a row for each video, in the order of the videos, without ``model`` and ``fingerprint``.
 
-    While the model runs, the next videos are decoded: at most three batches of them are in memory, already cropped to
-    what the model takes. What is wrong with a video is told in its row.
+    While the model runs, the next videos are decoded. At most three batches of them are in memory, already cropped to
+    the size that the model takes. A video that fails does not stop the others: its row has an ``error`` and no vector.
 
     Args:
-        videos: to embed.
-        encoder: of the model.
+        videos: videos to embed.
+        encoder: encoder of the model.
         sampling: which frames of each video are embedded.
-        workers: videos that are decoded at once, each by one thread; None for one per core.
+        workers: number of videos decoded at once, each by one thread; None for one per core.
     """
-    left = iter(videos)
+    remaining = iter(videos)
     with ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="clip4clip-videos") as pool:
-        ahead = deque(
+        decoding = deque(
             pool.submit(_decode, video, sampling, encoder.config.resolution)
-            for video in itertools.islice(left, 2 * VIDEOS_AT_ONCE)
+            for video in itertools.islice(remaining, 2 * BATCH_SIZE)
         )
         try:
-            while ahead:
-                batch = [ahead.popleft().result() for _ in range(min(VIDEOS_AT_ONCE, len(ahead)))]
-                for video in itertools.islice(left, len(batch)):
-                    ahead.append(pool.submit(_decode, video, sampling, encoder.config.resolution))
-                found = [decoded.frames for decoded in batch if decoded.error is None]
-                vectors = iter(encoder(found) if found else ())
+            while decoding:
+                batch = [decoding.popleft().result() for _ in range(min(BATCH_SIZE, len(decoding)))]
+                for video in itertools.islice(remaining, len(batch)):
+                    decoding.append(pool.submit(_decode, video, sampling, encoder.config.resolution))
+                frames = [decoded.frames for decoded in batch if decoded.error is None]
+                vectors = iter(encoder(frames) if frames else ())
                 for decoded in batch:
                     yield decoded.row(None if decoded.error else next(vectors))
         finally:
@@ -65,6 +65,8 @@ def embed_videos(
 
 @dataclass(frozen=True)
 class _Decoded:
+    """The cropped frames of a video, or why it could not be decoded."""
+
     video: Video
     frames: list[np.ndarray]
     info: VideoInfo
@@ -73,7 +75,7 @@ class _Decoded:
     def row(self, vector: np.ndarray | None) -> Row:
         return {
             "id": self.video.id,
-            "path": shown(self.video.path),
+            "path": display_path(self.video.path),
             "vector": vector,
             "duration": self.info.duration,
             "frame_count": self.info.frame_count,
@@ -90,13 +92,13 @@ def _decode(video: Video, sampling: FrameSampling, resolution: int) -> _Decoded:
         video.path.encode()
         frames = read_frames(video.path, sampling.frames, seek=sampling.seek, threads=1)
         info = frames.info
-        # The encoder leaves frames of this very size as they are.
+        # The encoder uses frames of this size unchanged.
         crops.extend(np.asarray(resize_and_crop(to_image(frame), resolution)) for frame in frames)
     except Clip4clipError as reason:
         error = str(reason)
     except UnicodeEncodeError:
         error = f"{printable(video.path)}: its name is not UTF-8; rename it"
-    except Exception as reason:  # one bad file must not stop ten thousand good ones
+    except Exception as reason:  # a bug in a decoder must not stop the other videos
         logger.debug("%s", printable(video.path), exc_info=True)
         error = printable(f"{video.path}: {type(reason).__name__}: {reason}")
     return _Decoded(video, crops, info, error)

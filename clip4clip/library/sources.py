@@ -1,4 +1,4 @@
-"""A folder, a table or a list of videos to what is to be embedded."""
+"""List the videos of a library: a folder, a table, a list, or paths."""
 
 from __future__ import annotations
 
@@ -16,27 +16,34 @@ ACCEPTED = (
     "a folder of videos, or a text file in UTF-8: a table (.csv, .tsv, .jsonl, .json) or a list with a path or URL in "
     "each line. Single videos are for `clip4clip embed-video`, tables of vectors for `clip4clip index`"
 )
-TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-INT64 = -(1 << 63), (1 << 63) - 1
+TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+MIN_INT64, MAX_INT64 = -(1 << 63), (1 << 63) - 1
 ID_COLUMNS = ("id", "video_id")
 PATH_COLUMNS = ("path", "video_path", "video", "video_id")
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video of a library, as it was when the library was listed.
+    """A video of a library and the state of its file, when it was listed or when it was embedded.
 
     Attributes:
-        id: its name in the table, or its path.
+        id: id of the video in its table, or its path.
         path: absolute local path, or http(s) URL.
-        size: bytes; None for a URL, and where there is no file.
-        mtime: time of its last change, nanoseconds since 1970, cut to 64 bits (1677 to 2262); None likewise.
+        size: bytes; None for a URL, and for a file that does not exist.
+        mtime: time of the last change, nanoseconds since 1970, limited to 64 bits (1677 to 2262); None like ``size``.
+        failed: whether an earlier run could not embed it.
     """
 
     id: str
     path: str
     size: int | None
     mtime: int | None
+    failed: bool = False
+
+    def is_same_file(self, other: Video) -> bool:
+        """Return whether path, size and time of the file are those of another record."""
+        own, others = ((display_path(video.path), video.size, video.mtime) for video in (self, other))
+        return own == others
 
 
 def list_videos(
@@ -44,37 +51,38 @@ def list_videos(
     folder: str | os.PathLike[str] | None = None,
     unlisted: dict[str, str] | None = None,
 ) -> list[Video]:
-    """The videos of a library, each once, in the order of the source; a folder's by their paths.
+    """Return the videos of a library, each once, in the order of the source; those of a folder are sorted by path.
 
     Args:
         source: one of
 
-            - a folder, which is searched with the folders in it for the extensions of videos; names that begin with a
-              dot are left out, and links to folders are not followed;
-            - a table, ``*.csv`` or ``*.tsv`` with a header, ``*.jsonl`` or a JSON array ``*.json``, with a column (or
-              key) ``path``, ``video_path``, ``video`` or ``video_id``, and with the name of each video in ``id`` or
-              ``video_id``, if it has these; others are ignored, and a video may be in several rows, as in
+            - a folder: all files in it and in the folders below it that have the extension of a video. Names that
+              begin with a dot are left out, and links to folders are not followed;
+            - a table: ``*.csv`` or ``*.tsv`` with a header, ``*.jsonl``, or ``*.json`` with an array. The first of the
+              columns (or keys) ``path``, ``video_path``, ``video`` and ``video_id`` holds the path, ``id`` or
+              ``video_id`` the id; other columns are ignored. A video may be in several rows, as in
               ``MSRVTT_JSFUSION_test.csv``;
-            - any other text file: a list, one path or http(s) URL a line; ``#`` begins a line to be ignored;
-            - paths and URLs.
-        folder: what relative paths in a table or list are relative to; None for the folder that it lies in. A name that
-            is no file there is tried with the extensions of videos.
-        unlisted: gets the folders in ``source`` that cannot be listed, with the reason; without it they are an error.
+            - any other text file: a list with one path or http(s) URL per line. Lines beginning with ``#`` are ignored;
+            - an iterable of paths and URLs.
+        folder: folder that relative paths in a table or list start from; None for the folder of the table or list. For
+            a path without a file there, the extensions of videos are tried.
+        unlisted: receives the folders below ``source`` that cannot be listed, with the reason. Without it they are an
+            error.
 
     Raises:
-        LibraryError: when there is nothing at ``source``, it is malformed, names no video, has one name for several, or
+        LibraryError: when ``source`` does not exist, is malformed, names no video, uses one id for several videos, or
             cannot be listed.
     """
     if isinstance(source, str) and not source.strip():
         raise LibraryError(f"{source!r} is not the name of a library: expected {ACCEPTED}")
     if not isinstance(source, str | os.PathLike):
-        return _distinct(((None, os.fspath(path)) for path in source), Path(folder or "."), "the list of videos")
+        return _resolve(((None, os.fspath(path)) for path in source), Path(folder or "."), "the list of videos")
     path = Path(source)
     if path.is_dir():
-        closed = {} if unlisted is None else unlisted
-        videos = [_describe(None, found) for found in _walk(path, closed)]
-        if closed and (unlisted is None or not videos):
-            raise LibraryError("; ".join(closed.values()))
+        unreadable = {} if unlisted is None else unlisted
+        videos = [_describe(None, file) for file in _walk(path, unreadable)]
+        if unreadable and (unlisted is None or not videos):
+            raise LibraryError("; ".join(unreadable.values()))
         if not videos:
             raise LibraryError(f"no videos in {path}: none of its files ends in {', '.join(VIDEO_EXTENSIONS)}")
         return videos
@@ -82,23 +90,28 @@ def list_videos(
         raise LibraryError(f"no library at {path}: expected {ACCEPTED}")
     if folder is not None and not Path(folder).is_dir():
         raise LibraryError(f"no folder of videos at {folder}: paths in {path} are relative to it")
-    rows = _read_rows(path) if path.suffix.lower() in TABLE_ENDINGS else _read_list(path)
-    return _distinct(rows, Path(folder) if folder is not None else path.parent, str(path))
+    rows = _read_rows(path) if path.suffix.lower() in TABLE_EXTENSIONS else _read_list(path)
+    return _resolve(rows, Path(folder) if folder is not None else path.parent, str(path))
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
-    """The path from the root on, without ``..``; links stay, as people know their files by them."""
+def absolute_path(path: str | os.PathLike[str]) -> str:
+    """Return an absolute path without ``..``. Links are not resolved, as users know their files by these names."""
     return os.path.normpath(Path(path).absolute())
 
 
-def _walk(folder: Path, closed: dict[str, str]) -> Iterator[str]:
-    """The videos in a folder; ``closed`` gets the folders that cannot be listed, and why."""
+def display_path(path: str) -> str:
+    """Return a path with replacement characters for what is not UTF-8, as neither Parquet nor Milvus can store that."""
+    return path.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _walk(folder: Path, unreadable: dict[str, str]) -> Iterator[str]:
+    """Yield the paths of the videos in a folder; ``unreadable`` receives the folders that cannot be listed, and why."""
 
     def note(error: OSError) -> None:
-        path = shown(str(error.filename))
-        closed[path] = f"the folder {path} cannot be listed: {error.strerror}"
+        path = display_path(str(error.filename))
+        unreadable[path] = f"the folder {path} cannot be listed: {error.strerror}"
 
-    for parent, folders, files in os.walk(absolute(folder), onerror=note):
+    for parent, folders, files in os.walk(absolute_path(folder), onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
@@ -107,32 +120,33 @@ def _walk(folder: Path, closed: dict[str, str]) -> Iterator[str]:
 
 
 def _is_pipe(path: Path) -> bool:
-    """Which would be waited for."""
+    """Return whether a path is a named pipe. Reading one would wait for a writer."""
     try:
         return path.is_fifo()
-    except OSError:  # what is wrong with it is told when it is to be decoded
+    except OSError:  # decoding reports what is wrong with it
         return False
 
 
 def _read_rows(table: Path) -> Iterator[tuple[str | None, str]]:
+    """Yield the id and the path in each row of a table; the id is None without a column for it."""
     columns, rows = read_table(table, LibraryError, ACCEPTED)
     if columns is not None and not {*columns} & {*PATH_COLUMNS}:
         raise LibraryError(
             f"{table} needs a header with one of the columns {', '.join(PATH_COLUMNS)}; its first line is "
             f"{brief(columns)}"
         )
-    for row, where in rows:
+    for row, position in rows:
         path = next((row[column] for column in PATH_COLUMNS if column in row), None)
-        named = any(column in row for column in ID_COLUMNS)
-        name = next((row[column] for column in ID_COLUMNS if column in row), path)
-        if type(name) is int:  # of JSON
-            name = str(name)
-        for each in (path, name):
-            if not isinstance(each, str) or not each.strip():
-                raise LibraryError(f"{where}: it names no video, but has {brief(each)}")
-            if re.search("[\ud800-\udfff]", each):  # JSON may have halves of characters
-                raise LibraryError(f"{where}: {brief(each)} is not valid text")
-        yield (name if named else None), str(path)
+        has_id = any(column in row for column in ID_COLUMNS)
+        video_id = next((row[column] for column in ID_COLUMNS if column in row), path)
+        if type(video_id) is int:  # in JSON
+            video_id = str(video_id)
+        for text in (path, video_id):
+            if not isinstance(text, str) or not text.strip():
+                raise LibraryError(f"{position}: it names no video, but has {brief(text)}")
+            if re.search("[\ud800-\udfff]", text):  # lone surrogates, which JSON may hold
+                raise LibraryError(f"{position}: {brief(text)} is not valid text")
+        yield (video_id if has_id else None), str(path)
 
 
 def _read_list(file: Path) -> Iterator[tuple[None, str]]:
@@ -147,43 +161,39 @@ def _read_list(file: Path) -> Iterator[tuple[None, str]]:
         raise not_text(file, LibraryError, ACCEPTED) from error
 
 
-def _distinct(rows: Iterable[tuple[str | None, str]], folder: Path, where: str) -> list[Video]:
-    paths: dict[str, str] = {}
+def _resolve(rows: Iterable[tuple[str | None, str]], folder: Path, source: str) -> list[Video]:
+    """Return the videos of rows (id or None, path relative to the folder), each once."""
+    paths: dict[str, str] = {}  # by id
     videos: list[Video] = []
-    for name, given in rows:
-        if "\0" in given:
-            raise LibraryError(f"{where}: {brief(given)} is no path")
-        path = given if is_url(given) else _find(absolute(folder / os.path.expanduser(given)))
-        known = paths.setdefault(name or path, path)
-        if known != path:
-            raise LibraryError(f"{where}: {brief(name)} is the name of two videos, {known} and {path}")
+    for video_id, name in rows:
+        if "\0" in name:
+            raise LibraryError(f"{source}: {brief(name)} is not a path")
+        path = name if is_url(name) else _add_extension(absolute_path(folder / os.path.expanduser(name)))
+        other = paths.setdefault(video_id or path, path)
+        if other != path:
+            raise LibraryError(f"{source}: {brief(video_id)} is the id of two videos, {other} and {path}")
         if len(paths) > len(videos):
-            videos.append(_describe(name, path))
+            videos.append(_describe(video_id, path))
     if not videos:
-        raise LibraryError(f"{where} names no video")
+        raise LibraryError(f"{source} names no video")
     return videos
 
 
-def _find(path: str) -> str:
-    """The path itself, or with the extension of a video where only so there is a file."""
-    # os.path's do not raise where Path's do, such as for a name that is too long: that is told when it is decoded.
+def _add_extension(path: str) -> str:
+    """Return the path, or the path with the extension of a video if only that one is a file."""
+    # Unlike Path.is_file, os.path.isfile does not raise for a name that is too long. Decoding reports it.
     if os.path.isfile(path):
         return path
     return next((path + extension for extension in VIDEO_EXTENSIONS if os.path.isfile(path + extension)), path)
 
 
-def _describe(name: str | None, path: str) -> Video:
+def _describe(video_id: str | None, path: str) -> Video:
     size = mtime = None
     if not is_url(path):
         try:
             status = Path(path).stat()
         except OSError:
-            pass  # what is wrong with it is told when it is to be decoded
+            pass  # decoding reports what is wrong with it
         else:
-            size, mtime = status.st_size, min(max(status.st_mtime_ns, INT64[0]), INT64[1])
-    return Video(name or shown(path), path, size, mtime)
-
-
-def shown(path: str) -> str:
-    """The path, with marks for what is not UTF-8: neither Parquet nor Milvus takes that."""
-    return path.encode(errors="surrogateescape").decode(errors="replace")
+            size, mtime = status.st_size, min(max(status.st_mtime_ns, MIN_INT64), MAX_INT64)
+    return Video(video_id or display_path(path), path, size, mtime)

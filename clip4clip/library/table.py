@@ -1,4 +1,4 @@
-"""The Parquet table of a library's vectors: written part by part, so that work that was stopped can go on."""
+"""The Parquet table of a library's vectors, written in parts so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import numpy as np
 
 from ..errors import LibraryError, MissingExtraError, first_line
 from ..files import atomic_write, check_writable, remove_partial_files
+from ..video.sampling import FrameSampling
 from ..weights.identity import Identity
+from .sources import Video
 
 try:
     import pyarrow as pa
@@ -25,34 +27,35 @@ try:
 except ImportError as error:  # pragma: no cover
     raise MissingExtraError("a table of vectors needs pyarrow: pip install 'towhee-clip4clip[retrieval]'") from error
 
-METADATA = b"clip4clip"
-READ_AT_ONCE = 1000
-ENDINGS = (".parquet", ".pq")
+METADATA_KEY = b"clip4clip"
+READ_BATCH = 1000  # rows
+EXTENSIONS = (".parquet", ".pq")
 ACCEPTED = "a Parquet table as `clip4clip embed` writes it from videos"
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """How the vectors of a table are made. One table holds vectors of one recipe.
+    """How the vectors of a table are computed, the same for all its rows. The table records it.
 
     Attributes:
-        model: of which model, and with which weights.
+        model: model and weights.
         dim: length of a vector.
-        frames: how many are taken of a video.
-        seek: ``'exact'`` or ``'keyframe'``, see :func:`clip4clip.video.read_frames`.
+        sampling: which frames of each video are embedded.
     """
 
     model: Identity
     dim: int
-    frames: int
-    seek: str
+    sampling: FrameSampling
 
     def schema(self) -> pa.Schema:
-        """The columns of a table.
+        """Return the columns of a table.
 
-        ``id`` and ``path``; ``vector``, float32, of norm 1, null for a video that failed; ``duration`` in seconds and
-        ``frame_count``, null where they are not known; ``model`` and ``fingerprint`` of what made the vector; ``size``
-        in bytes and ``mtime`` in nanoseconds since 1970, null for a URL; ``error``, null unless it failed.
+        - ``id`` and ``path``;
+        - ``vector``: float32 with norm 1, null for a video that failed;
+        - ``duration`` in seconds and ``frame_count``: null if unknown;
+        - ``model`` and ``fingerprint``: model and weights that computed the vector;
+        - ``size`` in bytes and ``mtime`` in nanoseconds since 1970: null for a URL;
+        - ``error``: why the video failed, null unless it did.
         """
         fields = [
             pa.field("id", pa.string(), nullable=False),
@@ -66,60 +69,56 @@ class TableSpec:
             pa.field("mtime", pa.int64()),
             pa.field("error", pa.string()),
         ]
-        return pa.schema(fields, {METADATA: json.dumps(asdict(self))})
+        record = {"model": asdict(self.model), "dim": self.dim, **asdict(self.sampling)}
+        return pa.schema(fields, {METADATA_KEY: json.dumps(record)})
 
     @classmethod
-    def of(cls, path: Path) -> TableSpec:
-        """The recipe of a table; LibraryError when there is none, the file is not one of ours, or is damaged."""
+    def read(cls, path: Path) -> TableSpec:
+        """Return the specification that a table records.
+
+        Raises:
+            LibraryError: for a file that does not exist, was not written by this package, or is damaged.
+        """
         if not path.is_file():
             raise LibraryError(f"no table of vectors at {path}: expected {ACCEPTED}")
         try:
             schema = pq.read_schema(path)
-            told = json.loads((schema.metadata or {})[METADATA])
-            recipe = cls(Identity(**told.pop("model")), **told)
-            if not schema.equals(recipe.schema()):
+            record = json.loads((schema.metadata or {})[METADATA_KEY])
+            sampling = FrameSampling(record["frames"], record["seek"])
+            spec = cls(Identity(**record["model"]), record["dim"], sampling)
+            if not schema.equals(spec.schema()):
                 raise ValueError(f"its columns are {', '.join(schema.names)}")
         except (OSError, KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
             raise LibraryError(
                 f"{path} is not a table of vectors: {first_line(error)[:200].rstrip('.')}. Expected {ACCEPTED}"
             ) from error
-        return recipe
+        return spec
 
     def __str__(self) -> str:
-        return f"{self.model}, {self.frames} frames, seek {self.seek}"
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a table has of a video: its file as it was then, and whether it failed."""
-
-    path: str
-    size: int | None
-    mtime: int | None
-    failed: bool
+        return f"{self.model}, {self.sampling}"
 
 
 class TableWriter:
-    """Adds rows to a table, so that a kill at any moment costs no more than the rows since the last part.
+    """Adds rows to a table in parts, so that a kill at any moment loses only the rows since the last part.
 
-    Parts go to the folder ``<path>.parts``, each under another name until it is complete. :meth:`finish` puts what was
-    in the table and all parts together and removes the folder. Only one process at a time can write a table: it holds a
-    lock on the file ``.<name>.lock`` beside the table, which stays there, as a file that is removed cannot keep others
-    out.
+    Parts are written to the folder ``<path>.parts``, each under a temporary name until it is complete. :meth:`finish`
+    merges the table and all parts, and removes the folder. Only one process at a time can write a table. It holds a
+    lock on the file ``.<name>.lock`` next to the table. The lock file is never deleted, as deleting a locked file would
+    let another process lock a new one.
 
     Args:
-        path: of the table; rows that it has already stay, unless one with the same id is added.
-        recipe: of its vectors.
+        path: table to write. Its rows are kept, except those with the id of an added row.
+        spec: how the vectors are computed.
 
     Raises:
-        LibraryError: when the table or its parts are of another recipe, another process writes it, or it cannot be
-            written.
+        LibraryError: when the table or its parts have another specification, another process is writing the table, or
+            it cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], recipe: TableSpec) -> None:
-        self.path, self.recipe = table_path(path), recipe
+    def __init__(self, path: str | os.PathLike[str], spec: TableSpec) -> None:
+        self.path, self.spec = check_table_path(path), spec
         self._folder = self.path.with_name(f"{self.path.name}.parts")
-        self._schema = recipe.schema()
+        self._schema = spec.schema()
         self._lock = filelock.FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o666, thread_local=False)
         try:
             self._lock.acquire(blocking=False)
@@ -128,9 +127,9 @@ class TableWriter:
         try:
             remove_partial_files([self.path])
             for file in self._files():
-                if (found := TableSpec.of(file)) != recipe:
+                if (other := TableSpec.read(file)) != spec:
                     raise LibraryError(
-                        f"{file} was made with {found}, not with {recipe}: write to another file, or delete it"
+                        f"{file} was made with {other}, not with {spec}: write to another file, or delete it"
                     )
         except BaseException:
             self.close()
@@ -143,29 +142,33 @@ class TableWriter:
         self.close()
 
     def close(self) -> None:
-        """Lets other processes write; what was added stays."""
+        """Let other processes write the table. Added rows are kept."""
         self._lock.release()
 
-    def known(self) -> dict[str, Known]:
-        """What the table and its parts have, by id."""
-        rows: dict[str, Known] = {}
+    def videos(self) -> dict[str, Video]:
+        """Return the videos in the table and its parts, by id, with their files as they were when embedded."""
+        videos: dict[str, Video] = {}
         for file in self._files():
             columns = pq.read_table(file, columns=["id", "path", "size", "mtime", "error"]).to_pydict()
-            for name, path, size, mtime, error in zip(*columns.values(), strict=True):
-                rows[name] = Known(path, size, mtime, error is not None)
-        return rows
+            for video_id, path, size, mtime, error in zip(*columns.values(), strict=True):
+                videos[video_id] = Video(video_id, path, size, mtime, failed=error is not None)
+        return videos
 
     def errors(self, ids: set[str]) -> dict[str, str]:
-        """Why videos have no vector, for those among ``ids`` that have none, by id."""
-        found: dict[str, str] = {}
+        """Return why videos failed, by id, for those of ``ids`` that failed."""
+        errors: dict[str, str] = {}
         for file in self._files():
             columns = pq.read_table(file, columns=["id", "error"], filters=pc.field("error").is_valid())
             pairs = zip(columns["id"].to_pylist(), columns["error"].to_pylist(), strict=True)
-            found.update((name, error) for name, error in pairs if name in ids)
-        return found
+            errors.update((video_id, error) for video_id, error in pairs if video_id in ids)
+        return errors
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        """Writes a part: rows with the columns of :meth:`TableSpec.schema`. They are on the disk when this returns."""
+        """Write a part. Its rows are on the disk when this returns.
+
+        Args:
+            rows: with the columns of :meth:`TableSpec.schema`.
+        """
         if not rows:
             return
         self._folder.mkdir(exist_ok=True)
@@ -174,20 +177,20 @@ class TableWriter:
         self._write(part, [pa.Table.from_pylist(rows, self._schema)])
 
     def finish(self) -> None:
-        """Makes one table of all there is, each id once, with the row that was added last."""
-        last = {name: place for place, name in enumerate(self._ids())}
-        keep = np.zeros(max(last.values(), default=-1) + 1, bool)
-        keep[list(last.values())] = True
+        """Merge the table and its parts into one table. Of several rows with the same id the last one is kept."""
+        last_row = {video_id: row for row, video_id in enumerate(self._ids())}
+        is_last = np.zeros(max(last_row.values(), default=-1) + 1, bool)
+        is_last[list(last_row.values())] = True
 
-        def kept() -> Iterator[pa.Table]:
-            place = 0
+        def last_rows() -> Iterator[pa.Table]:
+            start = 0
             for batch in self._batches():
-                end = place + len(batch)
-                yield pa.Table.from_batches([batch]).filter(pa.array(keep[place:end]))
-                place = end
+                end = start + len(batch)
+                yield pa.Table.from_batches([batch]).filter(pa.array(is_last[start:end]))
+                start = end
 
         if self._parts():
-            self._write(self.path, kept())
+            self._write(self.path, last_rows())
         if self._folder.exists():
             shutil.rmtree(self._folder)
 
@@ -204,10 +207,10 @@ class TableWriter:
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for file in self._files():
             with pq.ParquetFile(file) as parquet:
-                yield from parquet.iter_batches(READ_AT_ONCE)
+                yield from parquet.iter_batches(READ_BATCH)
 
     def _write(self, path: Path, tables: Iterable[pa.Table]) -> None:
-        with atomic_write(path) as fresh, fresh.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             with pq.ParquetWriter(file, self._schema, compression="zstd") as writer:
                 for table in tables:
                     writer.write_table(table.cast(self._schema))
@@ -215,49 +218,49 @@ class TableWriter:
             os.fsync(file.fileno())
 
 
-def table_path(path: str | os.PathLike[str]) -> Path:
-    """Return where a table can be written: its path, through links.
+def check_table_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a table that can be written, with links resolved.
 
     Raises:
-        LibraryError: for a name that does not end in ``.parquet`` or ``.pq``, and where no file can be written.
+        LibraryError: for a name that does not end in ``.parquet`` or ``.pq``, and a file that cannot be written.
     """
-    given = Path(path)
-    table = Path(os.path.realpath(given)) if given.is_symlink() else given
-    if given.is_dir() or not table.parent.is_dir():
-        raise LibraryError(f"{given} cannot be written: expected the name of a file in a folder that exists")
-    if given.exists() and not given.is_file():
-        raise LibraryError(f"{given} is not a regular file: a table is written in parts and read again")
-    if not given.suffix.lower().endswith(ENDINGS):
-        raise LibraryError(f"{given}: a table of vectors is written as Parquet, so its name must end in .parquet")
+    path = Path(path)
+    table = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.is_dir() or not table.parent.is_dir():
+        raise LibraryError(f"{path} cannot be written: expected the name of a file in a folder that exists")
+    if path.exists() and not path.is_file():
+        raise LibraryError(f"{path} is not a regular file: a table is written in parts and read again")
+    if not path.suffix.lower().endswith(EXTENSIONS):
+        raise LibraryError(f"{path}: a table of vectors is written as Parquet, so its name must end in .parquet")
     try:
         check_writable(table)
     except OSError as error:
-        raise LibraryError(f"{given} cannot be written: {error.strerror}") from error
+        raise LibraryError(f"{path} cannot be written: {error.strerror}") from error
     return table
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a table as dictionaries; ``vector`` is a float32 array of norm 1, or None.
+    """Yield the rows of a table as dictionaries; ``vector`` is a float32 array of shape (dim,) with norm 1, or None.
 
     Raises:
-        LibraryError: when it is not a table that was written here, or holds vectors that are not of norm 1.
+        LibraryError: for a file that is not a table written by this package, or has vectors whose norm is not 1.
     """
-    recipe = TableSpec.of(Path(path))
+    dim = TableSpec.read(Path(path)).dim
     try:
         with pq.ParquetFile(path) as parquet:
-            for batch in parquet.iter_batches(READ_AT_ONCE):
-                vectors = batch["vector"]
-                there = np.array(vectors.is_valid())
-                array = np.zeros((len(batch), recipe.dim), np.float32)
-                array[there] = vectors.drop_null().flatten().to_numpy().reshape(-1, recipe.dim)
-                if not np.allclose(np.linalg.norm(array[there], axis=1), 1, atol=1e-3):  # so written that NaN fails too
+            for batch in parquet.iter_batches(READ_BATCH):
+                column = batch["vector"]
+                has_vector = np.array(column.is_valid())
+                vectors = np.zeros((len(batch), dim), np.float32)
+                vectors[has_vector] = column.drop_null().flatten().to_numpy().reshape(-1, dim)
+                if not np.allclose(np.linalg.norm(vectors[has_vector], axis=1), 1, atol=1e-3):  # also for NaN
                     raise LibraryError(f"{path} holds a vector whose norm is not 1")
-                for place, row in enumerate(batch.drop_columns("vector").to_pylist()):
-                    yield {**row, "vector": array[place] if there[place] else None}
+                for index, row in enumerate(batch.drop_columns("vector").to_pylist()):
+                    yield {**row, "vector": vectors[index] if has_vector[index] else None}
     except (OSError, pa.ArrowException) as error:
         raise LibraryError(f"{path} cannot be read: {error}") from error
 
 
 def count_rows(path: str | os.PathLike[str]) -> int:
-    """How many rows a table has, without reading them."""
+    """Return the number of rows of a table, without reading them."""
     return int(pq.read_metadata(path).num_rows)

@@ -1,7 +1,8 @@
-"""``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``: rows into and out of a Milvus collection."""
+"""``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``: add rows to a Milvus collection, search it."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,32 +12,40 @@ from towhee.operator import PyOperator
 from ..errors import InputValueError, MissingExtraError, first_line
 
 if TYPE_CHECKING:
-    from ..index.video_index import Hit, VideoIndex
+    from ..index.hit import Hit
+    from ..index.milvus import MilvusCollection
 
 
 @dataclass(frozen=True)
 class InsertResult:
-    """What ``ops.ann_insert.milvus_client`` returns for a row: ``insert_count`` 1, and its key in ``primary_keys``."""
+    """What ``ops.ann_insert.milvus_client`` returns for a row.
+
+    Attributes:
+        insert_count: 1.
+        primary_keys: the primary key of the row, in a list.
+    """
 
     insert_count: int
     primary_keys: list[Any]
 
 
 class MilvusInsert(PyOperator):
-    """``ops.ann_insert.milvus_client``: a row into a Milvus collection that exists.
+    """``ops.ann_insert.milvus_client``: adds a row to an existing Milvus collection.
 
     Args:
-        host: of the server.
-        port: of the server.
-        collection_name: the collection.
-        uri: instead of host and port: a local file ``*.db``, or a server as ``http(s)://host:port``.
-        user: where the server asks for one, with ``password``; the connection is encrypted then.
-        password: of the user.
-        token: instead of both: ``user:password`` or a key.
+        host: host name of the server.
+        port: port of the server.
+        collection_name: name of the collection; required.
+        uri: address to use instead of ``host`` and ``port``: a local folder whose name ends in ``.db``, or a server as
+            ``http(s)://HOST:PORT``.
+        user: user name, if the server needs one. With a ``password`` as well the connection is encrypted.
+        password: password of the user.
+        token: ``USER:PASSWORD`` or a key, instead of ``user`` and ``password``.
 
     Raises:
-        IndexUnavailableError, VideoIndexError: see :class:`clip4clip.retrieval.VideoIndex`.
-        MissingExtraError: without pymilvus, see the extra ``retrieval``.
+        IndexUnavailableError, VideoIndexError, InputTypeError: see :class:`clip4clip.retrieval.VideoIndex`.
+        InputValueError: for a missing ``collection_name``, and an invalid ``token``.
+        MissingExtraError: without pymilvus or, for a local folder, milvus-lite; the extra ``retrieval`` has both.
     """
 
     def __init__(
@@ -50,35 +59,42 @@ class MilvusInsert(PyOperator):
         token: str | None = None,
     ) -> None:
         super().__init__()
-        self._index = _open_index(host, port, collection_name, uri, user, password, token)
+        self._collection = _open_collection(host, port, collection_name, uri, user, password, token)
 
     def __call__(self, *values: Any) -> InsertResult:
-        """Adds a row, its values in the order of the collection's fields; of a ``VideoIndex`` the id and the vector.
+        """Add a row, or replace the row with the same primary key.
 
-        A row that has the same primary key is replaced.
+        Args:
+            *values: one for each field, in the order of the collection's schema. A collection made by ``VideoIndex``
+                takes the id and the vector, or the id, the path and the vector.
 
         Raises:
-            InputValueError: for another number of values than there are fields.
+            InputTypeError, InputValueError: for another number of values than the collection has fields, and a value
+                that cannot be stored.
+            IndexUnavailableError: when the server does not answer.
+            VideoIndexError: when the collection does not exist.
         """
-        return InsertResult(1, [self._index.insert(*values)])
+        return InsertResult(1, [self._collection.insert(*values)])
 
 
 class MilvusSearch(PyOperator):
-    """``ops.ann_search.milvus_client``: a vector to the nearest rows of a Milvus collection.
+    """``ops.ann_search.milvus_client``: finds the rows of a Milvus collection that are nearest to a vector.
 
     Args:
-        host: as for :class:`MilvusInsert`, like all others up to ``token``.
-        port: of the server.
-        collection_name: the collection.
-        uri: a local file or a server.
-        user: with ``password``.
-        password: of the user.
-        token: instead of both.
-        **kwargs: of the search: ``limit`` (10), ``output_fields`` (none), ``expr`` (Milvus's filter), ``param``
-            (``{'metric_type': …, 'params': {…}}``), ``metric_type``, ``anns_field``, ``timeout`` in seconds.
+        host: as for :class:`MilvusInsert`, like all arguments up to ``token``.
+        port: port of the server.
+        collection_name: name of the collection; required.
+        uri: a local folder or a server.
+        user: user name.
+        password: password of the user.
+        token: ``USER:PASSWORD`` or a key.
+        **kwargs: options of the search: ``limit`` (default 10), ``output_fields`` (default none), ``expr`` or
+            ``filter`` (Milvus's boolean expression), ``param`` (``{'metric_type': …, 'params': {…}}``),
+            ``metric_type``, ``anns_field``, and ``timeout`` in seconds.
 
     Raises:
-        IndexUnavailableError, VideoIndexError, MissingExtraError: as for :class:`MilvusInsert`.
+        IndexUnavailableError, VideoIndexError, InputTypeError, InputValueError, MissingExtraError: as for
+            :class:`MilvusInsert`.
     """
 
     def __init__(
@@ -93,29 +109,35 @@ class MilvusSearch(PyOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        self._index = _open_index(host, port, collection_name, uri, user, password, token)
+        self._collection = _open_collection(host, port, collection_name, uri, user, password, token)
         self._fields = kwargs.pop("output_fields", None) or []
         param = dict(kwargs.pop("param", None) or {})
         if "metric_type" in kwargs:
             param["metric_type"] = kwargs.pop("metric_type")
-        self._options = {"limit": kwargs.pop("limit", 10), "filter": kwargs.pop("expr", None) or "", **kwargs}
+        expression = kwargs.pop("expr", None)
+        self._filter = kwargs.pop("filter", expression) or ""
+        self._options = {"limit": kwargs.pop("limit", 10), **kwargs}
         if param:
             self._options["search_params"] = param
 
     def __call__(self, query: np.ndarray) -> list[list[Any]]:
-        """Rows ``[id, score, *output_fields]``, the nearest first.
+        """Return rows ``[id, score, *output_fields]``, the nearest first.
 
         Args:
-            query: float32 of the length of the collection's vectors.
+            query: float32 of shape (dim,), where dim is the length of the collection's vectors.
 
         Raises:
-            InputValueError: for a vector of another length, or with values that are not finite.
+            InputTypeError, InputValueError: for a vector that is not numbers, has another shape or is not finite, and
+                for an invalid option of the search.
+            IndexUnavailableError: when the server does not answer.
+            VideoIndexError: when the collection does not exist, or the filter is invalid.
         """
-        hits = self._index.search(vector=query, output_fields=self._fields, **self._options)
+        filter = self._collection.translate_filter(self._filter)  # noqa: A001
+        hits = self._collection.search(query, filter=filter, output_fields=self._fields, **self._options)
         return [[hit.id, hit.score, *(_field(hit, name) for name in self._fields)] for hit in hits]
 
 
-def _open_index(
+def _open_collection(
     host: str,
     port: int | str,
     collection: str | None,
@@ -123,20 +145,21 @@ def _open_index(
     user: str | None,
     password: str | None,
     token: str | None,
-) -> VideoIndex:
+) -> MilvusCollection:
     try:
-        from ..index.video_index import VideoIndex
-    except MissingExtraError as error:  # which speaks of what else the package is for
+        from ..index.address import IndexAddress
+        from ..index.milvus import MilvusCollection
+    except MissingExtraError as error:  # its message does not name the operators
         raise MissingExtraError(
             "ops.ann_insert.milvus_client and ops.ann_search.milvus_client need the extra 'retrieval' "
             f"({first_line(error.__cause__ or error)}): pip install 'towhee-clip4clip[retrieval]'"
         ) from error
     if not collection:
-        raise InputValueError("collection_name is needed: the name of a Milvus collection that exists")
+        raise InputValueError("collection_name is missing: pass the name of an existing Milvus collection")
     if user and password:
         token = token or f"{user}:{password}"
-    address = uri or f"{'https' if user and password else 'http'}://{host}:{port}"
-    return VideoIndex(address, collection, token=token)
+    uri = uri or f"{'https' if user and password else 'http'}://{host}:{port}"
+    return MilvusCollection(IndexAddress(os.fspath(uri) if isinstance(uri, os.PathLike) else uri, collection, token))
 
 
 def _field(hit: Hit, name: str) -> Any:

@@ -32,7 +32,8 @@ from ..errors import (
     first_line,
 )
 from ..evaluation.pairs import VIDEO_EXTENSIONS
-from ..index.video_index import Hit, VideoIndex
+from ..index.hit import Hit
+from ..index.video_index import VideoIndex
 from ..video.container import Container, Limits, is_url
 from ..video.reader import read_frames
 from .access import AllowlistMiddleware, BasicAuthMiddleware, SameSiteMiddleware, SecurityHeadersMiddleware

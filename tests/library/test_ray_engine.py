@@ -1,4 +1,4 @@
-"""The engine on Ray against the local one, on a Ray cluster of this machine with two workers."""
+"""Embedding on a Ray cluster of this machine with two CPUs, compared with the local engine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ DEMO = "clip_vit_tiny_demo"
 ray = pytest.importorskip("ray")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cluster() -> Iterator[None]:
-    for attempt in range(3):  # Ray gives a node half a minute to start, which a busy machine may not have
+    for attempt in range(3):  # on a busy machine the half minute that Ray gives a node to start may be too short
         try:
             ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
             break
@@ -35,31 +35,32 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_its_rows_are_those_of_the_local_engine_and_it_goes_on_where_that_stopped(
-    drawings: Path, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_rows_are_those_of_the_local_engine_and_either_resumes_the_others_table(drawings: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     shutil.copytree(drawings / "eval", folder)
     (folder / "bad.mp4").write_text("not a video")
-    here, there = tmp_path / "local.parquet", tmp_path / "ray.parquet"
-    embed_library(folder, here, encoder=EncoderSpec(DEMO))
-    report = embed_library(folder, there, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1)
+    local, remote = tmp_path / "local.parquet", tmp_path / "ray.parquet"
+    embed_library(folder, local, encoder=EncoderSpec(DEMO))
+    report = embed_library(folder, remote, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1)
     assert (report.videos, report.embedded, list(report.failed)) == (25, 25, [str(folder / "bad.mp4")])
-    assert pq.read_schema(here).equals(pq.read_schema(there), check_metadata=True)
-    for ours, theirs in zip(read_rows(here), read_rows(there), strict=True):
-        vectors = ours.pop("vector"), theirs.pop("vector")
-        assert ours == theirs
+    assert pq.read_schema(local).equals(pq.read_schema(remote), check_metadata=True)
+    for expected, row in zip(read_rows(local), read_rows(remote), strict=True):
+        vectors = expected.pop("vector"), row.pop("vector")
+        assert expected == row
         if vectors[0] is None:
             assert vectors[1] is None
         else:
             np.testing.assert_allclose(*vectors, atol=1e-5)
-    # One engine goes on with the other's table.
+    # The Ray engine resumes the table of the local one.
     shutil.copy(min(folder.iterdir()), folder / "new.mp4")
-    assert embed_library(folder, here, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1).embedded == 1
-    assert embed_library(folder, here, encoder=EncoderSpec(DEMO), cluster=RayCluster()).embedded == 0
+    report = embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1)
+    assert report.embedded == 1
+    assert embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster()).embedded == 0
 
 
-def test_a_cluster_that_is_not_there_is_said(drawings: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_does_not_answer_is_reported(drawings: Path, tmp_path: Path) -> None:
     ray.shutdown()
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(LibraryError, match=f"no Ray cluster answers at {address}"):

@@ -1,0 +1,35 @@
+"""A video found by a search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A video found by a search, or looked up by its id.
+
+    Attributes:
+        id: id of the video; an integer in a collection whose keys are integers.
+        path: local path or URL; empty in a collection without a field ``path``.
+        score: cosine similarity to the query, -1 to 1; higher is nearer. In a collection with another metric, that
+            metric's value.
+        fields: all other stored fields, such as ``duration`` in seconds.
+    """
+
+    id: Any
+    path: str
+    score: float
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def length(self) -> str:
+        """Duration as ``minutes:seconds``, or ``hours:minutes:seconds`` from one hour on; empty if it is unknown."""
+        duration = self.fields.get("duration")
+        if not isinstance(duration, int | float) or not math.isfinite(duration) or duration < 0:
+            return ""
+        minutes, seconds = divmod(int(duration), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,42 @@
+"""An empty index, in a local folder and on a real Milvus server."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from index_rows import DEMO
+
+from clip4clip.encoder import EncoderSpec
+from clip4clip.retrieval import VideoIndex
+
+numbers = itertools.count()
+
+
+@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.slow)])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A local folder that does not exist yet, or the address of the Milvus server."""
+    if request.param == "lite":
+        return str(tmp_path / "videos.db")
+    return str(request.getfixturevalue("milvus_server").uri)
+
+
+@pytest.fixture
+def collection(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a new collection."""
+    name = f"videos{next(numbers)}"
+    yield name
+    if "server" in request.node.callspec.params.values():
+        from pymilvus import MilvusClient
+
+        client = MilvusClient(request.getfixturevalue("milvus_server").uri)
+        client.drop_collection(name)  # the server restarts the faster the less it has
+        client.close()
+
+
+@pytest.fixture
+def index(uri: str, collection: str) -> Iterator[VideoIndex]:
+    with VideoIndex(uri, collection, encoder=EncoderSpec(DEMO)) as opened:
+        yield opened

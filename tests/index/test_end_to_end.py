@@ -1,0 +1,119 @@
+"""Commands, the page and the tutorial on an index, in a local folder and on a real Milvus server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from index_rows import DEMO
+from servers import MilvusServer, PageServer, ask
+from typer.testing import CliRunner
+
+from clip4clip import TextEncoder
+from clip4clip.cli import app, main
+from clip4clip.library.table import read_rows
+from clip4clip.retrieval import VideoIndex
+
+
+def test_embed_index_and_search_find_the_right_clip(
+    drawings: Path, drawings_table: Path, captions: dict[str, str], easy: tuple[str, str], uri: str, collection: str
+) -> None:
+    address = ["--uri", uri, "--collection", collection]
+    run = CliRunner()
+    result = run.invoke(app, ["index", str(drawings_table), *address])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert f"24 added or replaced; 24 videos in '{collection}' of {uri}" in result.stderr
+    caption, path = easy[0], captions[easy[0]]
+    hits = run.invoke(app, ["search", caption, "-k", "3", "--json", *address])
+    assert hits.exit_code == 0
+    lines = [json.loads(line) for line in hits.stdout.splitlines()]
+    assert (len(lines), lines[0]["path"], lines[0]["duration"]) == (3, path, 2.0)
+    like = run.invoke(app, ["search", "--video", path, "-k", "1", "--json", *address])
+    assert json.loads(like.stdout)["path"] == path
+    table = run.invoke(app, ["search", caption, "-k", "1", *address])
+    column = [line.split("│")[4].strip() for line in table.stdout.splitlines() if "│" in line]
+    assert "".join(column) == path  # the terminal is narrower than the path
+    none = run.invoke(app, ["search", caption, "--filter", "duration > 100", *address])
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert "no videos were found" in none.stderr
+    assert run.invoke(app, ["search", caption, "--video", path, *address]).exit_code == 2
+    again = run.invoke(app, ["index", str(drawings / "eval"), *address])
+    assert "0 added, 0 changed, 0 dropped, 24 as before; 24 videos" in again.stderr
+    wrong = run.invoke(app, ["search", caption, "-m", "clip_vit_b32", "-w", "none", *address])
+    assert isinstance(wrong.exception, Exception)
+
+
+@pytest.mark.parametrize("command", [["search", "a dog"], pytest.param(["serve"], marks=pytest.mark.slow)])
+def test_a_command_on_a_missing_index_is_an_error_and_does_not_create_it(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["clip4clip", *command, "--uri", "none.db"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error no index at none.db: create it with `clip4clip index`\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_reports_in_one_sentence_that_its_server_is_down(
+    milvus: MilvusServer, collection: str, browser: Any, drawings_table: Path, easy: tuple[str, str]
+) -> None:
+    caption, name = easy
+    with VideoIndex(milvus.uri, collection) as index:
+        index.add(drawings_table)
+        clip = next(row["id"] for row in read_rows(drawings_table) if Path(row["path"]).name == name)
+    with PageServer(milvus.uri, "--collection", collection) as page, browser.new_page() as tab:
+        tab.goto(f"{page.url}?q={caption}")
+        first = tab.locator(".hits li").first
+        first.get_by_text(name).wait_for()
+        assert page.get(f"/library/video?id={quote(clip, safe='')}")[0] == 200
+        milvus.kill()
+        ask(tab, "a red square")
+        alert = tab.get_by_role("alert")
+        alert.wait_for(timeout=300_000)
+        assert alert.inner_text() == "The index does not answer at the moment. Please try again in a minute."
+        assert tab.locator(".hits li").count() == 0
+        assert page.get(f"/library/video?id={quote(clip, safe='')}")[0] == 503
+        milvus.start()
+        end = time.monotonic() + 300
+        while not tab.locator(".hits li").count():  # the open page recovers by itself
+            assert time.monotonic() < end
+            ask(tab, caption)
+            tab.wait_for_timeout(2000)
+        first.get_by_text(name).wait_for()
+        assert "Traceback" not in page.stop()
+
+
+def run_tutorial(drawings: Path, *address: str) -> list[str]:
+    """Return the lines that the example prints."""
+    script = Path(__file__).parents[2] / "examples" / "text_video_retrieval.py"
+    command = [sys.executable, str(script), str(drawings / "eval.csv"), *address]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_the_tutorial_prints_the_recall_of_the_similarity_matrix(
+    drawings: Path, drawings_table: Path, captions: dict[str, str], uri: str, collection: str
+) -> None:
+    address = ["--uri", uri] if "://" not in uri else ["--host", "127.0.0.1", "--port", uri.rsplit(":", 1)[1]]
+    printed = run_tutorial(drawings, *address, "--collection", collection)
+    rows = list(read_rows(drawings_table))
+    paths, matrix = [row["path"] for row in rows], np.stack([row["vector"] for row in rows])
+    similarity = {path: matrix @ TextEncoder.load(DEMO)(text) for text, path in captions.items()}
+    ranks = [int((scores > scores[paths.index(path)]).sum()) for path, scores in similarity.items()]
+    assert len(ranks) == 24
+    assert printed == [
+        f"the right video is among the first {first}: {100 * np.mean(np.array(ranks) < first):.1f} %"
+        for first in (1, 5, 10)
+    ]
+    assert run_tutorial(drawings, *address, "--collection", collection) == printed  # it replaces the collection

@@ -1,0 +1,46 @@
+"""``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``, on a local folder and on a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from index_rows import random_rows
+from servers import MilvusServer
+
+from clip4clip import InputValueError
+from clip4clip.operators import MilvusInsert, MilvusSearch
+from clip4clip.retrieval import VideoIndex
+
+
+def test_rows_are_inserted_and_found_in_a_local_folder(tmp_path: Path) -> None:
+    check_operators(str(tmp_path / "videos.db"), "videos")
+
+
+def test_rows_are_inserted_and_found_on_a_server(milvus: MilvusServer) -> None:
+    check_operators(milvus.uri, "operators")
+
+
+def check_operators(uri: str, collection: str) -> None:
+    rows = random_rows(3)
+    with VideoIndex(uri, collection) as index:
+        index.add(rows[:2])
+        insert = MilvusInsert(collection_name=collection, uri=uri)
+        result = insert("v2", rows[2]["vector"])
+        assert (result.insert_count, result.primary_keys) == (1, ["v2"])
+        fields = ["id", "duration", "path", "vector"]
+        search = MilvusSearch(collection_name=collection, uri=uri, limit=1, output_fields=fields)
+        name, score, *values = search(rows[1]["vector"])[0]
+        assert (name, values[:3]) == ("v1", ["v1", 1.0, "/videos/v1.mp4"])
+        assert score == pytest.approx(1, abs=1e-5)
+        np.testing.assert_allclose(values[3], rows[1]["vector"], atol=1e-6)
+        filtered = MilvusSearch(collection_name=collection, uri=uri, expr="duration < 1")
+        assert [hit[0] for hit in filtered(rows[1]["vector"])] == ["v0"]
+        for operator in (insert, search, filtered):
+            operator._collection.close()
+
+
+def test_a_missing_collection_name_is_reported() -> None:
+    with pytest.raises(InputValueError, match="collection_name is missing"):
+        MilvusSearch(uri="http://127.0.0.1:1")
