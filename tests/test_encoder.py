@@ -13,10 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from clip4clip import CheckpointError, DeviceError, InputTypeError, InputValueError, TextEncoder, VideoEncoder
+from clip4clip import CheckpointError, InputTypeError, InputValueError, TextEncoder, VideoEncoder
 from clip4clip.encoder import FILLED_UP, FRAMES_AT_ONCE, TOKENS_AT_ONCE
 from clip4clip.model import MeanPooling, TextTower, VisionTower
-from clip4clip.runtime.placement import available_devices, resolve_device
 from clip4clip.runtime.torch_backend import TorchHead, TorchTower
 from clip4clip.runtime.tower import Tower
 from clip4clip.weights.checkpoint import tower_state
@@ -155,30 +154,10 @@ def test_eight_threads_get_what_one_gets(text: TextEncoder, video: VideoEncoder)
     np.testing.assert_allclose(rows, [text(caption) for caption in captions], atol=1e-6)
 
 
-def test_encoders_on_one_file_share_their_parameters(tiny_checkpoint: Path, runtime: str) -> None:
-    first, second = (VideoEncoder.load("tiny", tiny_checkpoint, "cpu", runtime) for _ in range(2))
-    assert first.model is second.model
-    link = tiny_checkpoint.parent / "link.safetensors"
-    if not link.is_symlink():
-        link.symlink_to(tiny_checkpoint)
-    assert VideoEncoder.load("tiny", link, "cpu", runtime).model is first.model
-
-
 def test_a_text_encoder_holds_no_vision_tower(tiny_checkpoint: Path) -> None:
     tower = TextEncoder.load("tiny", tiny_checkpoint, "cpu", "torch").model
     assert isinstance(tower, TorchTower)
     assert not any(isinstance(module, VisionTower | torch.nn.Conv2d) for module in tower.module.modules())
-
-
-def test_a_replaced_file_is_loaded_anew(tmp_path: Path, tiny_state: dict[str, torch.Tensor], runtime: str) -> None:
-    path = tmp_path / "model.safetensors"
-    save_file(tiny_state, path)
-    old = TextEncoder.load("tiny", path, "cpu", runtime)
-    before = old("a dog")
-    save_file({name: tensor.flip(0) for name, tensor in tiny_state.items()}, tmp_path / "new")
-    (tmp_path / "new").replace(path)
-    assert np.abs(TextEncoder.load("tiny", path, "cpu", runtime)("a dog") - before).max() > 1e-3
-    np.testing.assert_array_equal(old("a dog"), before)
 
 
 def test_nothing_is_recorded_for_gradients(tiny_checkpoint: Path) -> None:
@@ -315,14 +294,3 @@ def test_a_tower_without_a_direction_gives_an_error_and_no_vector(
     ):
         with pytest.raises(CheckpointError, match="not finite or has no direction"):
             encoder(data)
-
-
-def test_no_device_is_the_best_one() -> None:
-    assert str(resolve_device(None)) == available_devices()[0]
-    assert available_devices()[-1] == "cpu"
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "cuda:-1", "tpu", "", "meta", "cpu:1"])
-def test_a_device_that_is_not_there_is_an_error_that_lists_those_that_are(device: str) -> None:
-    with pytest.raises(DeviceError, match=r"has: .*cpu"):
-        resolve_device(device)

@@ -135,15 +135,6 @@ def test_what_a_pipeline_says_of_batches_stays(tmp_path: Path) -> None:
     assert "max_batch_size: 64\n" in config
 
 
-@pytest.mark.parametrize("folder", ["1", "graphs"])
-def test_another_file_of_that_name_is_left_alone(folder: str, video: Clip4clip, tmp_path: Path) -> None:
-    (tmp_path / folder).mkdir()
-    config = tmp_path / "config.pbtxt"
-    config.write_text('backend: "onnxruntime"\n')
-    video.save_model("onnx", tmp_path / folder / "model.onnx", pooled=folder == "1")  # of a video one row, no batch
-    assert config.read_text() == 'backend: "onnxruntime"\n'
-
-
 def test_in_the_server_the_device_of_a_pipeline_is_not_looked_for() -> None:
     with set_runtime_config(NodeConfig(name="node", acc_info={"type": "mock", "params": None})):
         assert Clip4clip(DEMO, "text", device="cuda:63")("a dog").shape == (4,)  # of the mock, which gives back ids
