@@ -8,7 +8,11 @@ import select
 import signal
 from collections.abc import Callable
 
-TIMEOUT = 60  # seconds
+import pytest
+
+TIMEOUT = 300  # seconds
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
 def in_a_fork(function: Callable[[], object]) -> object:

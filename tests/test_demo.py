@@ -154,13 +154,13 @@ def test_the_commands_find_the_right_clips(demo: Demo, tmp_path: Path) -> None:
     model = ["-m", MODEL, "-d", "cpu"]
     files = [str(pair.path) for pair in pairs]
     subprocess.run([*run, "embed-video", *files, *model, "-o", tmp_path / "videos.npz"], check=True)
-    shown = subprocess.run(
+    output = subprocess.run(
         [*run, "embed-text", *(pair.sentence for pair in pairs), *model, "--json"],
         capture_output=True,
         text=True,
         check=True,
     )
-    texts = np.array([json.loads(line)["vector"] for line in shown.stdout.splitlines()])
+    texts = np.array([json.loads(line)["vector"] for line in output.stdout.splitlines()])
     similarity = texts @ np.load(tmp_path / "videos.npz")["vectors"].T
     assert np.mean(similarity.argmax(1) == np.arange(8)) >= 0.75
 
@@ -181,19 +181,19 @@ numpy.save("vec.npy", encode({demo.captions[0]!r}))
 """
     environment = {**os.environ, "TOWHEE_HOME": str(tmp_path), "TOWHEE_URL": "http://127.0.0.1:9"}
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, env=environment, check=True)
-    shown = VideoEncoder.load(MODEL, device="cpu")(read_frames(demo.clips[0]))
-    assert np.load(tmp_path / "vec.npy") @ shown > 0.5
+    vector = VideoEncoder.load(MODEL, device="cpu")(read_frames(demo.clips[0]))
+    assert np.load(tmp_path / "vec.npy") @ vector > 0.5
 
 
 def test_readme_help_and_operator_say_that_the_model_is_for_drawings() -> None:
     readme = (REPOSITORY / "README.md").read_text("utf-8")
     assert "trained on drawings" in readme.split(f"`{MODEL}`", 1)[1][:200]
-    for shown in (
+    for help_text in (
         subprocess.run(
             [sys.executable, "-m", "clip4clip", command, "--help"], capture_output=True, text=True, check=True
         ).stdout
         for command in ("embed-text", "eval", "demo")
     ):
-        assert "drawings" in shown
+        assert "drawings" in help_text
     assert "drawings" in (clip4clip.operators.Clip4clip.__doc__ or "")  # type: ignore[attr-defined]
     assert MODELS[MODEL].config.embed_dim == 128

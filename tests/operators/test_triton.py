@@ -207,14 +207,16 @@ def test_the_server_gives_the_vector_of_a_caption(text_server: TritonServer, tex
 @pytest.mark.slow
 def test_the_example_of_the_docs_works(text_server: TritonServer, text: Clip4clip, tmp_path: Path) -> None:
     code = code_with("docs/triton.md", "triton_client.Client", [("localhost:8000", text_server.url)])
-    code += "import numpy\nnumpy.savez('found.npz', vector=vector, vectors=vectors, rows=[row[0][1] for row in rows])\n"
+    code += (
+        "import numpy\nnumpy.savez('vectors.npz', vector=vector, vectors=vectors, rows=[row[0][1] for row in rows])\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr  # nor when the interpreter ends
-    with np.load(tmp_path / "found.npz") as found:
-        np.testing.assert_allclose(found["vector"], text("a dog"), atol=1e-5)
+    with np.load(tmp_path / "vectors.npz") as answers:
+        np.testing.assert_allclose(answers["vector"], text("a dog"), atol=1e-5)
         for name in ("vectors", "rows"):
-            np.testing.assert_allclose(found[name], text(["a dog", "a cat", "two horses"]), atol=1e-5)
+            np.testing.assert_allclose(answers[name], text(["a dog", "a cat", "two horses"]), atol=1e-5)
 
 
 @pytest.mark.slow

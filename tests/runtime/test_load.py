@@ -128,11 +128,10 @@ def test_weights_that_were_all_chosen_or_are_the_same_are_not_warned_about(
         for seed in (5, 6)
     ]
     write_published_checkpoint(versions / "main", random_state(MODELS["tiny"].config, 5))
-    kept = [TextEncoder.load("own", path, "cpu") for path in paths]
-    kept += [TextEncoder.load("own", device="cpu")]  # perhaps to compare it with the two
-    assert len(kept) == 3
-    kept_video = [VideoEncoder.load("own", path, "cpu") for path in paths[:1]]
-    assert len(kept_video) == 1
+    encoders: list[TextEncoder | VideoEncoder] = [TextEncoder.load("own", path, "cpu") for path in paths]
+    encoders += [TextEncoder.load("own", device="cpu")]  # perhaps to compare it with the two
+    encoders += [VideoEncoder.load("own", path, "cpu") for path in paths[:1]]
+    assert len(encoders) == 4  # all of them live
     assert warnings_of(caplog) == []
 
 

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from graphs import CAPTIONS, DEMO, damage
+from processes import needs_fork
 
 from clip4clip import DeviceError, TextEncoder
 from clip4clip.config import MODELS
@@ -60,6 +61,7 @@ def _embed(data: str | list[str]) -> tuple[np.ndarray, bool]:
     return _encoders[0](data), os.getpid() in _processes_with_sessions
 
 
+@needs_fork
 def test_a_used_tower_works_in_a_forked_process(demo_graph: Callable[[], Path], two_cores: None) -> None:
     """Such as a DataLoader's worker, which does not have the threads of its parent."""
     text = TextEncoder(OnnxTower(functools.partial(_create_session_and_record, demo_graph())), MODELS[DEMO].config)
@@ -72,6 +74,7 @@ def test_a_used_tower_works_in_a_forked_process(demo_graph: Callable[[], Path], 
         assert has_own_session  # the parent's session fails only if it was running at the moment of the fork
 
 
+@needs_fork
 def test_a_forked_process_can_delete_a_tower(demo_graph: Callable[[], Path], two_cores: None) -> None:
     for _ in range(5):
         tower = OnnxTower(functools.partial(create_session, demo_graph(), "cpu"))

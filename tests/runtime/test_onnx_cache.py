@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -127,7 +126,7 @@ def test_files_of_a_process_that_was_killed_while_building_are_removed(
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "building\n"
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     (unfinished,) = cache.glob("graphs-*/*/.*.making-*")
     assert sorted(path.name for path in unfinished.iterdir()) == ["text-float32.onnx", "text-float32.onnx.data"]
     assert list(cache.glob("graphs-*/*/*.onnx")) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +57,9 @@ def test_a_graph_that_disagrees_with_torch_is_rejected_and_the_old_file_stays(
 ) -> None:
     def wrong(config: object, tensors: dict[str, np.ndarray], *rest: bool) -> onnx.ModelProto:
         changed = tensors | {"ln_final.bias": tensors["ln_final.bias"] + 0.01}
-        return right(config, changed, *rest)  # type: ignore[arg-type]
+        return original(config, changed, *rest)  # type: ignore[arg-type]
 
-    right = onnx_export.text_graph
+    original = onnx_export.text_graph
     monkeypatch.setattr(onnx_export, "text_graph", wrong)
     (tmp_path / "a.onnx").write_bytes(b"what Triton serves")
     with pytest.raises(
@@ -89,6 +88,7 @@ def test_int8_vectors_that_are_less_close_are_warned_about_and_distant_ones_reje
 @contextmanager
 def no_file_above(size: int) -> Iterator[None]:
     """Make writing a larger file fail, as on a full disk."""
+    resource = pytest.importorskip("resource")  # not on Windows
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:

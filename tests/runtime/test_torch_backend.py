@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from graphs import CAPTIONS, DEMO, RUNTIMES, State, head_state
-from processes import in_a_fork
+from processes import in_a_fork, needs_fork
 from safetensors.torch import save_file
 
 from clip4clip import DeviceError, TextEncoder, VideoEncoder
@@ -91,6 +91,7 @@ def test_an_unpickled_compiled_tower_is_compiled_again(tiny_checkpoint: Path, mo
     np.testing.assert_allclose(unpickled(ids), tower(ids), atol=1e-5)
 
 
+@needs_fork
 def test_a_forked_process_cannot_use_the_gpu_of_its_parent(tiny_checkpoint: Path) -> None:
     tower = TorchTower(build_tower("tiny", "text", tiny_checkpoint), "cuda:0")
     error = in_a_fork(lambda: tower(np.array([[1, 49407]])))
@@ -98,6 +99,7 @@ def test_a_forked_process_cannot_use_the_gpu_of_its_parent(tiny_checkpoint: Path
     assert "cannot compute on its parent's device 'cuda:0'; start the process with spawn" in str(error)
 
 
+@needs_fork
 def test_a_forked_process_can_load_another_checkpoint(
     cache: Path, tiny_state: State, tmp_path: Path, torch_threads: None
 ) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from graphs import CAPTIONS, DEMO, RUNTIMES
-from processes import in_a_fork
+from processes import in_a_fork, needs_fork
 
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.operators import Clip4clip
@@ -43,6 +43,7 @@ def test_pickled_encoders_give_the_same_vectors_in_another_process(runtime: str)
         np.testing.assert_allclose(pickled_again, vectors, atol=1e-6)
 
 
+@needs_fork
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 def test_used_encoders_give_the_same_vectors_in_a_forked_process(kind: str, runtime: str, torch_threads: None) -> None:
