@@ -120,8 +120,8 @@ class TorchHead:
         state = self.module(torch.from_numpy(frames).to(self.device), state)
         if isinstance(self.module, SequenceTransformer) and len(state) > self.module.max_frames:
             raise InputValueError(
-                f"a video has more than {self.module.max_frames} frames, but the seqTransf head of this checkpoint has "
-                "no more positions; sample fewer"
+                f"a video has more than {self.module.max_frames} frames, the number of positions of this checkpoint's "
+                "seqTransf head; sample fewer frames"
             )
         return state
 
