@@ -72,7 +72,7 @@ class Clip4clip(NNOperator):
         placement = Placement("torch", "cpu") if is_served else resolve_placement(device, runtime, precision, compiled)
         self._placement = placement
         self._model_name, self._modality = model_name, modality
-        # Of a served text tower nothing is loaded here, so its checkpoint need not be on this machine.
+        # A served text tower is not loaded here, so this machine need not have its checkpoint.
         needs_weights = not (is_served and modality == "text")
         weights = resolve_weights(weight_path, model_name, modality, folder) if needs_weights else None
         path = None if weights is None else weights.path
