@@ -41,11 +41,11 @@ class Demo:
 
     Attributes:
         clips: the video files.
-        captions: of the clips.
+        captions: the caption of each clip.
         sentences: all queries: the caller's sentences, then all captions.
         similarity: (sentences, clips) float32, -1 to 1.
         matches: for each sentence the index of the clip that it describes; None for the caller's sentences.
-        metrics: of searching the clips by their captions.
+        metrics: the metrics of finding each clip by its caption.
     """
 
     clips: list[Path]
@@ -154,7 +154,7 @@ def _count_drawn_clips(folder: Path) -> int:
 # Sizes in the picture, in pixels.
 _WIDTH, _MARGIN, _HEADER_HEIGHT = 1180, 28, 92
 _TEXT_WIDTH, _TEXT_CHARACTERS = 270, 28
-_FRAMES, _FRAME_SIZE, _FRAME_GAP = 7, 92, 2  # of a film strip
+_FRAMES, _FRAME_SIZE, _FRAME_GAP = 7, 92, 2  # a film strip
 _STRIP_WIDTH, _STRIP_GAP = _FRAMES * (_FRAME_SIZE + _FRAME_GAP), 10
 _ROW_HEIGHT = BEST * (_FRAME_SIZE + _STRIP_GAP) + 26
 

@@ -17,8 +17,8 @@ from .runtime.tower import Head, Tower, l2_normalize
 from .tokenizer import default_tokenizer
 from .weights.locate import Reference
 
-MAX_BATCH_TOKENS = 512  # of captions that are embedded together, with their padding
-MAX_PADDING_TOKENS = 24  # of a batch of captions: one more batch takes as long as computing these
+MAX_BATCH_TOKENS = 512  # token ids in a batch of captions, including padding
+MAX_PADDING_TOKENS = 24  # padding in a batch of captions: one more batch takes as long as computing this
 MIN_CAPTION_TOKENS = 2  # the start and the end token
 MAX_BATCH_FRAMES = 32
 
@@ -124,7 +124,7 @@ def _batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
         The indices of the captions of a batch, the shortest captions first.
     """
     batch: list[int] = []
-    tokens = 0  # of the batch, without padding
+    tokens = 0  # token ids in the batch, without padding
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         length = lengths[index]  # the longest so far, to which the others are padded
         padded_tokens = (len(batch) + 1) * length
@@ -196,7 +196,7 @@ class VideoEncoder:
             CheckpointError, CacheError: as for :meth:`TextEncoder.__call__`.
         """
         batch, is_single = _check_videos(videos)
-        states: list[Any] = [None] * len(batch)  # of the head, for each video
+        states: list[Any] = [None] * len(batch)  # the state of the head for each video
         for owners, pixels in self._pixel_batches(batch, is_single):
             embeddings = self.model(pixels)
             for index in sorted(set(owners)):

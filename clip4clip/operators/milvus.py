@@ -31,13 +31,13 @@ class MilvusInsert(PyOperator):
     """``ops.ann_insert.milvus_client``: insert a row into an existing Milvus collection.
 
     Args:
-        host: of the server.
-        port: of the server.
+        host: host of the server.
+        port: port of the server.
         collection_name: the collection.
         uri: instead of host and port: a local file ``*.db``, or a server as ``http(s)://host:port``.
-        user: if the server needs a login, with ``password``; the connection is then encrypted.
-        password: of the user.
-        token: instead of both: ``user:password`` or a key.
+        user: user name, if the server needs a login; the connection is then encrypted.
+        password: password of the user.
+        token: instead of user and password: ``user:password`` or a key.
 
     Raises:
         IndexUnavailableError, VideoIndexError: see :class:`clip4clip.retrieval.VideoIndex`.
@@ -75,14 +75,14 @@ class MilvusSearch(PyOperator):
     """``ops.ann_search.milvus_client``: find the rows of a Milvus collection that are nearest to a vector.
 
     Args:
-        host: as for :class:`MilvusInsert`, like all others up to ``token``.
-        port: of the server.
+        host: host of the server.
+        port: port of the server.
         collection_name: the collection.
-        uri: a local file or a server.
-        user: with ``password``.
-        password: of the user.
-        token: instead of both.
-        **kwargs: of the search: ``limit`` (10), ``output_fields`` (none), ``expr`` (Milvus's filter), ``param``
+        uri: instead of host and port, as for :class:`MilvusInsert`.
+        user: user name, if the server needs a login.
+        password: password of the user.
+        token: instead of user and password.
+        **kwargs: options of the search: ``limit`` (10), ``output_fields`` (none), ``expr`` (Milvus's filter), ``param``
             (``{'metric_type': …, 'params': {…}}``), ``metric_type``, ``anns_field``, ``timeout`` in seconds.
 
     Raises:

@@ -56,7 +56,7 @@ def export(source: ExportSource, path: Path, precision: str, max_batch_size: int
         source: the tower to export, with or without a head.
         path: the file. If it is in a Triton model repository, Triton's configuration is completed.
         precision: ``'float32'``, ``'float16'`` or ``'int8'``.
-        max_batch_size: of Triton's batches. A graph with a head takes no batches.
+        max_batch_size: the most rows in one of Triton's batches. A graph with a head takes no batches.
 
     Raises:
         WeightsNotFoundError: the checkpoint no longer exists.

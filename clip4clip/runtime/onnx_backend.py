@@ -22,7 +22,7 @@ from .tower import Tower
 # What onnxruntime raises on a CPU when the files of a graph are missing, truncated or overwritten. The last comes from
 # its message when that quotes bytes of the file.
 DAMAGED_GRAPH_ERRORS = (NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail, UnicodeDecodeError)
-MAX_IDLE_SHARE = 0.25  # of the cores' time, when each core computes rows of its own
+MAX_IDLE_SHARE = 0.25  # share of the cores' time that may be lost when each computes rows of its own
 
 
 class OnnxTower(Tower):
@@ -36,7 +36,7 @@ class OnnxTower(Tower):
     Args:
         create_session: maps the number of threads of a run to a session of the graph.
         device: ``'cpu'``, ``'cuda:1'`` or ``'openvino'``.
-        batch_size: of most calls; the session for it is created at once.
+        batch_size: the batch size of most calls. Its session is created at once.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ def create_session(path: Path, device: str = "cpu", threads: int = 1) -> onnxrun
             raise
         create_session(path)  # raises if the file is damaged
         raise _device_error(device, first_line(error)) from error
-    session.disable_fallback()  # of runs: onnxruntime 1.20 ignores the argument above
+    session.disable_fallback()  # onnxruntime 1.20 ignores enable_fallback=0
     if session.get_providers()[0] != PROVIDERS[kind]:
         raise _device_error(device, f"it would have computed with {session.get_providers()[0]}")
     return session

@@ -28,7 +28,7 @@ class GraphBuilder:
     """The nodes and tensors of a graph. Methods add nodes and return the name of their output.
 
     Args:
-        tensors: of the checkpoint, float32, by name.
+        tensors: the tensors of the checkpoint by name, float32.
         quantised: compute linear layers in 8 bits, unless they are added as ``exact``.
     """
 
@@ -42,7 +42,7 @@ class GraphBuilder:
             producer_name="clip4clip",
         )
         self._nodes, self._initializers = self._model.graph.node, self._model.graph.initializer
-        self._names: set[str] = set()  # of the initializers
+        self._names: set[str] = set()  # names of initializers
 
     def finish(self, inputs: Sequence[tuple[str, int, list[Any]]], output: tuple[str, list[Any]]) -> onnx.ModelProto:
         """Declare the inputs, as (name, type, shape), and the float32 output, as (name, shape). Return the model."""

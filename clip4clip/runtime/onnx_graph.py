@@ -17,7 +17,7 @@ from onnx import TensorProto
 from ..config import HEAD_WIDTH, CLIPConfig
 from .onnx_builder import GraphBuilder, Tensors
 
-EPS, HEAD_EPS = 1e-5, 1e-12  # of the LayerNorms of CLIP, and of CLIP4Clip's seqTransf
+EPS, HEAD_EPS = 1e-5, 1e-12  # epsilon of LayerNorm in CLIP, and in CLIP4Clip's seqTransf
 MASKED = -1e30  # added to a score to hide a token; minus infinity could become NaN
 UNQUANTISED_BLOCKS = 1  # the first ones of a tower: they would cause most of the error
 
@@ -63,7 +63,7 @@ def vision_graph(
 
     Args:
         config: shape of the model.
-        tensors: as for :func:`text_graph`, of :class:`clip4clip.model.VisionTower` and of the head.
+        tensors: as for :func:`text_graph`, but of a :class:`clip4clip.model.VisionTower` and its head.
         head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``. The frames are then those of one video, and the output is
             its ``vector``, (D,) float32, of length 1.
         quantised: as for :func:`text_graph`; the head is never quantised.
@@ -96,11 +96,11 @@ class _Blocks:
     """The blocks of a transformer.
 
     Attributes:
-        prefix: of the names of its tensors.
+        prefix: prefix of the names of their tensors.
         layers: number of blocks.
         width: C.
-        eps: of the LayerNorms.
-        exact: number of blocks that are never quantised, from the first on.
+        eps: epsilon of the LayerNorms.
+        exact: number of blocks, from the first on, that are never quantised.
     """
 
     prefix: str

@@ -32,7 +32,7 @@ from .tower import Tower
 
 logger = logging.getLogger(__name__)
 
-LENGTH_MULTIPLE = 16  # of the captions that a compiled tower gets
+LENGTH_MULTIPLE = 16  # a compiled tower gets captions padded to a multiple of this many ids
 
 
 class TorchTower(Tower):
@@ -169,7 +169,7 @@ def build_head(width: int, path: Path) -> PoolingHead:
     """Build the head of a checkpoint, for inference, on the CPU.
 
     Args:
-        width: of the embeddings.
+        width: length of an embedding.
         path: the checkpoint file.
 
     Raises:
