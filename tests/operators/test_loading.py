@@ -282,13 +282,13 @@ def test_the_example_works_with_a_hub_download_of_this_repository(
 def test_the_example_works_with_the_legacy_loader(
     modality: str, run_example: RunExample, small_clone: Path, expected: Vectors, tmp_path: Path
 ) -> None:
-    install_operators(tmp_path / "towhee")
     operator = operator_folder(tmp_path)
-    shutil.copytree(small_clone, operator, dirs_exist_ok=True)
+    for folder in (operator, operator_folder(tmp_path, operator="video-decode/ffmpeg")):
+        shutil.copytree(small_clone, folder, dirs_exist_ok=True)
     (operator / "__init__.py").unlink()  # then the loader executes clip4clip.py
     uses_folder = (
-        "import atexit, sys\n"
-        f"atexit.register(lambda: sys.modules['clip4clip'].__file__.startswith({str(operator)!r}) or sys.exit(3))\n"
+        "import atexit, os, sys\n"
+        f"atexit.register(lambda: sys.modules['clip4clip'].__file__.startswith({str(operator)!r}) or os._exit(3))\n"
     )
     np.testing.assert_allclose(run_example(modality, tmp_path, uses_folder), expected[modality], atol=1e-5)
 
