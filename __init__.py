@@ -1,4 +1,4 @@
-"""Towhee's door: the folder of this file is an operator, as a hub download or a clone, with nothing installed."""
+"""The operator's folder as Towhee loads it: a hub download or a clone, without installing the package."""
 
 from .clip4clip.operators import clip4clip, ffmpeg
 

@@ -1,6 +1,6 @@
-"""A few lines, only ever run by path: by `python clip4clip.py …`, or by Towhee's legacy loader.
+"""Run by its path only: by `python clip4clip.py …` without installing, and by Towhee's legacy loader.
 
-`import clip4clip` is the folder beside it, which Python prefers.
+`import clip4clip` always means the folder of the same name, which Python prefers to this file.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The whole job in small and offline: drawn clips, found by sentences through the README's Towhee pipelines."""
+"""An offline demo: draw clips, and find them by sentences with the README's Towhee pipelines."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ from .training.synthetic import MOST_HELD_OUT, tables, write_dataset
 from .video.reader import read_frames
 
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # which Towhee uses
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # Towhee imports it
     from towhee import ops, pipe
 
 MODEL = "clip_vit_tiny_demo"
 CLIPS = 36
 PICTURE = "results.png"
-SHOWN, BEST = 4, 3  # sentences in the picture, and results of each
+PICTURE_ROWS = 4  # sentences in the picture
+BEST = 3  # clips listed for each sentence
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What came out of :func:`run_demo`.
+    """The results of :func:`run_demo`.
 
     Attributes:
-        clips: the files.
-        captions: what each of them shows.
-        sentences: what was searched for: the caller's sentences and then all captions.
-        similarity: (sentences, clips), float32, -1 to 1.
-        matches: for each sentence the number of the clip that it describes; None for the caller's.
-        metrics: of the captions, from text to video.
+        clips: the video files.
+        captions: the caption of each clip.
+        sentences: all queries: the caller's sentences, then all captions.
+        similarity: (sentences, clips) float32, -1 to 1.
+        matches: for each sentence the index of the clip that it describes; None for the caller's sentences.
+        metrics: the metrics of finding each clip by its caption.
     """
 
     clips: list[Path]
@@ -55,11 +56,11 @@ class Demo:
     metrics: RetrievalMetrics
 
     def best(self, sentence: int, count: int) -> list[int]:
-        """Numbers of the clips most similar to a sentence, the most similar first."""
+        """Return the indices of the clips most similar to a sentence, the most similar first."""
         return np.argsort(-self.similarity[sentence], kind="stable")[:count].tolist()
 
-    def shown(self, count: int = SHOWN) -> list[int]:
-        """Numbers of the sentences to show: the caller's, and captions up to ``count``."""
+    def shown(self, count: int = PICTURE_ROWS) -> list[int]:
+        """Return the indices of the sentences to show: the caller's, and captions until there are ``count``."""
         own = self.matches.count(None)
         captions = min(max(count - own, 1), len(self.captions))
         return [*range(own), *(own + np.arange(captions) * len(self.captions) // captions).tolist()]
@@ -70,62 +71,72 @@ def run_demo(
     sentences: Sequence[str] = (),
     clips: int = CLIPS,
     device: str | None = None,
-    track: Track = lambda items, total, what: items,  # noqa: ARG005
+    track: Track = lambda items, total, description: items,  # noqa: ARG005
 ) -> Demo:
-    """Draws clips, embeds them and sentences through Towhee, and ranks all against all.
+    """Draw clips, embed them and sentences through Towhee, and compare all with all.
 
-    Processes draw, and each reads the calling script again: call this under ``if __name__ == "__main__":``.
+    Several processes draw, and each imports the calling script again: call this under ``if __name__ == "__main__":``.
 
     Args:
-        folder: gets the clips, ``eval/*.mp4``, and their captions, ``eval.csv``; what an earlier demo has put there
-            stays.
-        sentences: to search for, beside the captions.
-        clips: how many; all of combinations that ``clip_vit_tiny_demo`` has never seen.
+        folder: for the clips, ``eval/*.mp4``, and their captions, ``eval.csv``. Clips of an earlier demo are kept.
+        sentences: more queries, besides the captions.
+        clips: number of clips, all of combinations that ``clip_vit_tiny_demo`` was not trained on.
         device: as for the operator.
-        track: wraps an iteration, given its length and what it does; for a progress bar.
+        track: wraps an iterable, with its length and a description; for a progress bar.
 
     Raises:
-        InputValueError: for more clips than there are scenes.
-        DeviceError: for a device that is not there.
-        PairsError: when ``folder`` has the table of another data set.
-        TrainingError: when a process that draws ends, as it does without the guard above.
+        InputValueError: there are fewer scenes than ``clips``.
+        DeviceError: the device is not available.
+        PairsError: ``folder`` has the table of another data set.
+        TrainingError: a process that draws failed, as it does without the guard above.
     """
-    resolve_placement(device)  # an error from within a pipeline would be Towhee's
-    drawn = max(clips, _drawn_before(folder))
+    resolve_placement(device)  # Towhee would hide an error of the pipeline
+    drawn = max(clips, _count_drawn_clips(folder))
     write_dataset(folder, 0, drawn, track=lambda done, total: track(done, total, "drawing clips"))
     rows = tables(0, clips)["eval"]
     paths, captions = [folder / name for name, _ in rows], [caption for _, caption in rows]
-    text = (
+    queries = [*sentences, *captions]
+    embed_video, embed_text = _video_pipeline(device), _text_pipeline(device)
+    videos = np.stack([embed_video(os.fspath(path)).get()[0] for path in track(paths, len(paths), "embedding clips")])
+    texts = np.stack([embed_text(query).get()[0] for query in track(queries, len(queries), "embedding sentences")])
+    similarity = texts @ videos.T
+    caption_ranks = ranks(similarity[len(sentences) :], np.arange(len(paths)))
+    return Demo(
+        clips=paths,
+        captions=captions,
+        sentences=queries,
+        similarity=similarity,
+        matches=[*[None] * len(sentences), *range(len(paths))],
+        metrics=RetrievalMetrics.of(caption_ranks, len(paths)),
+    )
+
+
+def _text_pipeline(device: str | None) -> Any:
+    return (
         pipe.input("text")
         .map("text", "vec", ops.video_text_embedding.clip4clip(model_name=MODEL, modality="text", device=device))
         .output("vec")
     )
-    twelve = {"sample_type": "uniform_temporal_subsample", "args": {"num_samples": 12}}
-    video = (
+
+
+def _video_pipeline(device: str | None) -> Any:
+    sampling = {"sample_type": "uniform_temporal_subsample", "args": {"num_samples": 12}}
+    return (
         pipe.input("path")
-        .map("path", "frame_gen", ops.video_decode.ffmpeg(**twelve))
+        .map("path", "frame_gen", ops.video_decode.ffmpeg(**sampling))
         .map("frame_gen", "frames", lambda frames: list(frames))
         .map("frames", "vec", ops.video_text_embedding.clip4clip(model_name=MODEL, modality="video", device=device))
         .output("vec")
     )
-    wanted = [*sentences, *captions]
-    videos = np.stack([video(os.fspath(path)).get()[0] for path in track(paths, len(paths), "embedding clips")])
-    texts = np.stack([text(sentence).get()[0] for sentence in track(wanted, len(wanted), "embedding sentences")])
-    similarity = texts @ videos.T
-    found = ranks(similarity[len(sentences) :], np.arange(len(paths)))
-    return Demo(
-        clips=paths,
-        captions=captions,
-        sentences=wanted,
-        similarity=similarity,
-        matches=[*[None] * len(sentences), *range(len(paths))],
-        metrics=RetrievalMetrics.of(found, len(paths)),
-    )
 
 
-def _drawn_before(folder: Path) -> int:
-    """How many clips the tables of an earlier demo have. PairsError for other tables, which would be replaced."""
-    drawn = 0
+def _count_drawn_clips(folder: Path) -> int:
+    """Return how many clips of an earlier demo a folder has.
+
+    Raises:
+        PairsError: the folder has another table of the same name, which would be overwritten.
+    """
+    count = 0
     for path in (folder / "eval.csv", folder / "eval_paraphrased.csv"):
         if not path.exists():
             continue
@@ -136,57 +147,71 @@ def _drawn_before(folder: Path) -> int:
                 rows = [()]
         if rows != tables(0, min(len(rows), MOST_HELD_OUT))[path.stem]:
             raise PairsError(f"{path} is the table of another data set: choose another folder, or move it away")
-        drawn = max(drawn, len(rows))
-    return drawn
+        count = max(count, len(rows))
+    return count
 
 
-# Of the picture, in pixels.
-_WIDTH, _MARGIN, _TEXT, _SIDE, _FRAMES, _GAP = 1180, 28, 270, 92, 7, 10
-_INK, _FAINT, _RULE, _RIGHT, _BAR = "#1d2733", "#7a8694", "#e3e7eb", "#1f9d55", "#c9d3dd"
+# Sizes in the picture, in pixels.
+_WIDTH, _MARGIN, _HEADER_HEIGHT = 1180, 28, 92
+_TEXT_WIDTH, _TEXT_CHARACTERS = 270, 28
+_FRAMES, _FRAME_SIZE, _FRAME_GAP = 7, 92, 2  # a film strip
+_STRIP_WIDTH, _STRIP_GAP = _FRAMES * (_FRAME_SIZE + _FRAME_GAP), 10
+_ROW_HEIGHT = BEST * (_FRAME_SIZE + _STRIP_GAP) + 26
+
+_TEXT_COLOUR, _FAINT_COLOUR, _RULE_COLOUR = "#1d2733", "#7a8694", "#e3e7eb"
+_MATCH_COLOUR, _BAR_COLOUR, _STRIP_COLOUR = "#1f9d55", "#c9d3dd", "#20262d"
 
 
 def save_picture(demo: Demo, path: Path) -> None:
-    """A row for each sentence shown: itself, and its best results as film strips with their scores."""
-    shown = demo.shown()
-    title, body, small = (ImageFont.load_default(size) for size in (25, 17, 14))
-    row_height = BEST * (_SIDE + _GAP) + 26
-    picture = Image.new("RGB", (_WIDTH, 92 + len(shown) * row_height + _MARGIN), "white")
+    """Write a PNG with a row for each sentence that is shown: its best clips as film strips with their scores."""
+    sentences = demo.shown()
+    picture = Image.new("RGB", (_WIDTH, _HEADER_HEIGHT + len(sentences) * _ROW_HEIGHT + _MARGIN), "white")
     pen = ImageDraw.Draw(picture)
-    pen.text((_MARGIN, 22), "Which clip is it?", _INK, title)
+    pen.text((_MARGIN, 22), "Which clip is it?", _TEXT_COLOUR, ImageFont.load_default(25))
     pen.text(
         (_MARGIN, 56),
         f"The best {BEST} of {len(demo.clips)} clips for a sentence. The clip that it describes has a green frame.",
-        _FAINT,
-        small,
+        _FAINT_COLOUR,
+        ImageFont.load_default(14),
     )
-    for row, sentence in enumerate(shown):
-        top = 92 + row * row_height
-        pen.line((_MARGIN, top - 10, _WIDTH - _MARGIN, top - 10), _RULE, 2)
-        lines = textwrap.wrap(f"“{demo.sentences[sentence]}”", 28)
-        pen.multiline_text((_MARGIN, top + 8), "\n".join(lines), _INK, body, spacing=7)
-        best = demo.best(sentence, BEST)
-        for place, clip in enumerate(best):
-            is_right = clip == demo.matches[sentence]
-            y = top + place * (_SIDE + _GAP)
-            _film_strip(picture, demo.clips[clip], _MARGIN + _TEXT, y, is_right)
-            x = _MARGIN + _TEXT + _FRAMES * (_SIDE + 2) + 22
-            score = float(demo.similarity[sentence, clip])
-            length = round(100 * max(0.0, score))
-            pen.text((x, y + 12), f"{place + 1}.", _INK, body)
-            pen.text((x + 28, y + 12), f"{score:.3f}", _RIGHT if is_right else _INK, body)
-            pen.rectangle((x, y + 46, x + 100, y + 54), _RULE)
-            pen.rectangle((x, y + 46, x + length, y + 54), _RIGHT if is_right else _BAR)
-            pen.text((x, y + 64), demo.clips[clip].stem, _FAINT, small)
-    with atomic_write(path) as fresh:
-        picture.save(fresh, "PNG", optimize=True)
+    for row, sentence in enumerate(sentences):
+        _draw_sentence(picture, demo, sentence, _HEADER_HEIGHT + row * _ROW_HEIGHT)
+    with atomic_write(path) as temporary:
+        picture.save(temporary, "PNG", optimize=True)
 
 
-def _film_strip(picture: Image.Image, clip: Path, x: int, y: int, is_right: bool) -> None:
-    width = _FRAMES * (_SIDE + 2) + 2
+def _draw_sentence(picture: Image.Image, demo: Demo, sentence: int, top: int) -> None:
+    """Draw a sentence and its best clips, from a height on."""
     pen = ImageDraw.Draw(picture)
-    if is_right:
-        pen.rounded_rectangle((x - 4, y - 4, x + width + 3, y + _SIDE + 5), 5, _RIGHT)
-    pen.rectangle((x, y, x + width - 1, y + _SIDE + 1), "#20262d")
-    for number, frame in enumerate(read_frames(clip, _FRAMES)):
-        small = Image.fromarray(frame.rgb).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-        picture.paste(small, (x + 2 + number * (_SIDE + 2), y + 1))
+    pen.line((_MARGIN, top - 10, _WIDTH - _MARGIN, top - 10), _RULE_COLOUR, 2)
+    lines = textwrap.wrap(f"“{demo.sentences[sentence]}”", _TEXT_CHARACTERS)
+    pen.multiline_text((_MARGIN, top + 8), "\n".join(lines), _TEXT_COLOUR, ImageFont.load_default(17), spacing=7)
+    for rank, clip in enumerate(demo.best(sentence, BEST), 1):
+        y = top + (rank - 1) * (_FRAME_SIZE + _STRIP_GAP)
+        is_match = clip == demo.matches[sentence]
+        _draw_film_strip(picture, demo.clips[clip], _MARGIN + _TEXT_WIDTH, y, is_match)
+        _draw_score(pen, rank, float(demo.similarity[sentence, clip]), demo.clips[clip].stem, y, is_match)
+
+
+def _draw_film_strip(picture: Image.Image, clip: Path, x: int, y: int, is_match: bool) -> None:
+    """Draw frames of a clip side by side, with a green frame around them if the clip is the match."""
+    width = _STRIP_WIDTH + _FRAME_GAP
+    pen = ImageDraw.Draw(picture)
+    if is_match:
+        pen.rounded_rectangle((x - 4, y - 4, x + width + 3, y + _FRAME_SIZE + 5), 5, _MATCH_COLOUR)
+    pen.rectangle((x, y, x + width - 1, y + _FRAME_SIZE + 1), _STRIP_COLOUR)
+    for index, frame in enumerate(read_frames(clip, _FRAMES)):
+        thumbnail = Image.fromarray(frame.rgb).resize((_FRAME_SIZE, _FRAME_SIZE), Image.Resampling.LANCZOS)
+        picture.paste(thumbnail, (x + _FRAME_GAP + index * (_FRAME_SIZE + _FRAME_GAP), y + 1))
+
+
+def _draw_score(pen: ImageDraw.ImageDraw, rank: int, score: float, name: str, y: int, is_match: bool) -> None:
+    """Draw the rank, the score as a number and as a bar, and the name of a clip, to the right of its film strip."""
+    x = _MARGIN + _TEXT_WIDTH + _STRIP_WIDTH + 22
+    font, small_font = ImageFont.load_default(17), ImageFont.load_default(14)
+    length = round(100 * max(0.0, score))
+    pen.text((x, y + 12), f"{rank}.", _TEXT_COLOUR, font)
+    pen.text((x + 28, y + 12), f"{score:.3f}", _MATCH_COLOUR if is_match else _TEXT_COLOUR, font)
+    pen.rectangle((x, y + 46, x + 100, y + 54), _RULE_COLOUR)
+    pen.rectangle((x, y + 46, x + length, y + 54), _MATCH_COLOUR if is_match else _BAR_COLOUR)
+    pen.text((x, y + 64), name, _FAINT_COLOUR, small_font)

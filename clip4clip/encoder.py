@@ -1,4 +1,4 @@
-"""Raw input to unit vectors: :class:`TextEncoder` and :class:`VideoEncoder`."""
+"""Raw input to unit vectors: :class:`TextEncoder` for captions, :class:`VideoEncoder` for decoded frames."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from .tokenizer import default_tokenizer
 from .weights.identity import Identity, identify
 from .weights.locate import Reference
 
-TOKENS_AT_ONCE = 512  # of captions that are embedded together
-FILLED_UP = 24  # tokens at most that a batch of captions is filled up with: what another batch costs, in tokens' time
-FRAMES_AT_ONCE = 32
+MAX_BATCH_TOKENS = 512  # token ids in a batch of captions, including padding
+MAX_PADDING_TOKENS = 24  # padding in a batch of captions: one more batch takes as long as computing this
+MIN_CAPTION_TOKENS = 2  # the start and the end token
+MAX_BATCH_FRAMES = 32
 
 
 DEFAULT_MODEL = "clip_vit_b32"
@@ -71,12 +72,17 @@ DEFAULT_ENCODER = EncoderSpec()
 
 
 class TextEncoder:
-    """Sentences to unit vectors. Safe to call from several threads at once.
+    """Sentences to unit vectors. Several threads may call it at once.
 
     Args:
-        model: (B, L) int64 token ids to (B, D) float32 embeddings; see :class:`clip4clip.runtime.tower.Tower`.
+        model: the text tower: (B, L) int64 token ids to (B, D) float32 embeddings.
         config: shape of the model.
+
+    Attributes:
+        max_batch_size: the most captions that the model gets at once.
     """
+
+    max_batch_size = MAX_BATCH_TOKENS // MIN_CAPTION_TOKENS
 
     def __init__(self, model: Tower, config: CLIPConfig) -> None:
         self.model = model
@@ -92,86 +98,106 @@ class TextEncoder:
         precision: str = "float32",
         compiled: bool = False,
     ) -> TextEncoder:
-        """The text encoder of a checkpoint; the vision tower is neither built nor read.
+        """Load the text encoder of a checkpoint. The vision tower is neither built nor read.
 
         Args:
             model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings.
-            weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the default of the model
+            weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the model's default
                 (docs/checkpoints.md).
-            device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, ``'openvino'``, or None for the best there is.
-            runtime: ``'torch'``, ``'onnxruntime'``, or None for the faster one of those that are installed.
-            precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``;
-                :func:`clip4clip.runtime.placement.resolve_placement` tells where there is which.
-            compiled: by ``torch.compile``: the first calls take a minute, the others less than without.
+            device: ``'cpu'``, ``'cuda:1'``, ``'mps'`` or ``'openvino'``; None for the best one available.
+            runtime: ``'torch'`` or ``'onnxruntime'``; None for the faster one of those that are installed.
+            precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``.
+                :data:`clip4clip.runtime.placement.PRECISIONS` lists which runtime and device supports which.
+            compiled: compile with ``torch.compile``: the first calls take a minute, later ones less time than without
+                it.
 
         Raises:
             UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError, CacheError,
                 ExportError: see :mod:`clip4clip.errors`.
         """
         config = get_model(model_name).config
-        where = resolve_placement(device, runtime, precision, compiled)
-        found = resolve_weights(weights, model_name, "text")
-        encoder = cls(load_tower(model_name, "text", found.path, where), config)
-        warn_if_weights_differ(encoder, found)
+        placement = resolve_placement(device, runtime, precision, compiled)
+        resolved = resolve_weights(weights, model_name, "text")
+        encoder = cls(load_tower(model_name, "text", resolved.path, placement), config)
+        warn_if_weights_differ(encoder, resolved)
         return encoder
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Unit vectors of one caption or of several.
+        """Embed one caption or several.
 
         Args:
-            texts: one string, or a list or tuple of n strings. A caption of more than 75 tokens is cut, as CLIP does
-                (46 for ``clip_vit_tiny_demo``).
+            texts: a string, or a list or tuple of n strings. A caption of more than 75 tokens is cut, as in CLIP (46
+                for ``clip_vit_tiny_demo``).
 
         Returns:
-            float32 of shape (D,) for a string, (n, D) for a list; D is 512, of ``clip_vit_tiny_demo`` 128.
+            Unit vectors, float32: (D,) for a string, (n, D) for a list. D is 512 (128 for ``clip_vit_tiny_demo``).
 
         Raises:
-            InputTypeError: for anything but strings.
-            InputValueError: for an empty list.
-            WeightsNotFoundError: without the tokenizer's table, which is read at the first call.
-            CheckpointError: when the model gives a vector that is not finite or has no direction.
-            CacheError: when a graph for ONNX Runtime is gone or damaged meanwhile and cannot be made anew.
+            InputTypeError: something is not a string.
+            InputValueError: the list is empty.
+            WeightsNotFoundError: the tokenizer's table, which is read at the first call, is missing.
+            CheckpointError: the model returned an embedding that is zero or not finite.
+            CacheError: the cached graph for ONNX Runtime is missing or damaged, and cannot be rebuilt.
         """
-        captions = [texts] if isinstance(texts, str) else texts
-        if not isinstance(captions, list | tuple):
-            raise InputTypeError(f"text must be a str or a list of str, not {type(texts).__name__}: {brief(texts)}")
-        if not captions:
-            raise InputValueError("an empty list was given where at least one text was due")
-        for index, caption in enumerate(captions):
-            if not isinstance(caption, str):
-                raise InputTypeError(f"text {index} must be a str, not {type(caption).__name__}: {brief(caption)}")
+        captions = _check_captions(texts)
         tokenizer = default_tokenizer(self.config.vocab_size)
-        rows = [tokenizer.encode(caption, self.config.context_length) for caption in captions]
-        batches = list(_by_length(rows))
-        embeddings = np.concatenate([self.model(tokenizer.pad([rows[place] for place in batch])) for batch in batches])
+        ids = [tokenizer.encode(caption, self.config.context_length) for caption in captions]
+        batches = list(_batches_by_length([len(caption_ids) for caption_ids in ids]))
+        embeddings = np.concatenate([self.model(tokenizer.pad([ids[index] for index in batch])) for batch in batches])
         vectors = np.empty_like(embeddings)
         vectors[np.concatenate(batches)] = l2_normalize(embeddings)
         return vectors[0] if isinstance(texts, str) else vectors
 
 
-def _by_length(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """The places of rows of ids in batches, so that filling up shorter ones costs no more than another batch."""
+def _check_captions(texts: Any) -> Sequence[str]:
+    """Return one caption or several as a sequence."""
+    captions = [texts] if isinstance(texts, str) else texts
+    if not isinstance(captions, list | tuple):
+        raise InputTypeError(f"text must be a str or a list of str, not {type(texts).__name__}: {brief(texts)}")
+    if not captions:
+        raise InputValueError("got an empty list, expected at least one text")
+    for index, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            raise InputTypeError(f"text {index} must be a str, not {type(caption).__name__}: {brief(caption)}")
+    return captions
+
+
+def _batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Put captions of similar length into batches, so that padding never costs more than one more batch.
+
+    Args:
+        lengths: number of token ids of each caption.
+
+    Yields:
+        The indices of the captions of a batch, the shortest captions first.
+    """
     batch: list[int] = []
-    tokens = 0
-    for place in sorted(range(len(rows)), key=lambda place: len(rows[place])):
-        longest = len(rows[place])
-        computed, needed = (len(batch) + 1) * longest, tokens + longest
-        if batch and (computed > TOKENS_AT_ONCE or computed - needed > FILLED_UP):
+    tokens = 0  # token ids in the batch, without padding
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[index]  # the longest so far, to which the others are padded
+        padded_tokens = (len(batch) + 1) * length
+        padding = padded_tokens - (tokens + length)
+        if batch and (padded_tokens > MAX_BATCH_TOKENS or padding > MAX_PADDING_TOKENS):
             yield batch
             batch, tokens = [], 0
-        batch.append(place)
-        tokens += longest
+        batch.append(index)
+        tokens += length
     yield batch
 
 
 class VideoEncoder:
-    """Decoded frames to one unit vector for each video. Safe to call from several threads at once.
+    """Decoded frames of a video to one unit vector. Several threads may call it at once.
 
     Args:
-        model: a :class:`clip4clip.runtime.tower.Tower` for (N, 3, R, R) float32 pixels.
-        head: turns the frame embeddings of a video into one.
+        model: the vision tower: (N, 3, R, R) float32 pixel values to (N, D) float32 embeddings.
+        head: pools the frame embeddings of a video.
         config: shape of the model.
+
+    Attributes:
+        max_batch_size: the most frames that the model gets at once.
     """
+
+    max_batch_size = MAX_BATCH_FRAMES
 
     def __init__(self, model: Tower, head: Head, config: CLIPConfig) -> None:
         self.model = model
@@ -188,91 +214,98 @@ class VideoEncoder:
         precision: str = "float32",
         compiled: bool = False,
     ) -> VideoEncoder:
-        """The video encoder of a checkpoint, with the head it was trained with; the text tower is not read.
+        """Load the video encoder of a checkpoint, with its pooling head. The text tower is not read.
 
         Arguments and errors are those of :meth:`TextEncoder.load`.
         """
         config = get_model(model_name).config
-        where = resolve_placement(device, runtime, precision, compiled)
-        found = resolve_weights(weights, model_name, "video")
-        tower, head = load_tower(model_name, "video", found.path, where), load_head(model_name, found.path, where)
-        encoder = cls(tower, head, config)
-        warn_if_weights_differ(encoder, found)
+        placement = resolve_placement(device, runtime, precision, compiled)
+        resolved = resolve_weights(weights, model_name, "video")
+        tower = load_tower(model_name, "video", resolved.path, placement)
+        encoder = cls(tower, load_head(model_name, resolved.path, placement), config)
+        warn_if_weights_differ(encoder, resolved)
         return encoder
 
     def __call__(self, videos: Iterable[Any]) -> np.ndarray:
-        """Unit vector of one video or of several.
+        """Embed one video or several.
 
         Args:
-            videos: one video, that is a list, tuple or iterator of frames or a uint8 (T, H, W, 3) RGB array; or a list
-                or tuple of n such videos. :func:`clip4clip.preprocess.pixel_values` says what a frame may be. Iterators
-                are read as they go, and memory does not grow with the number of frames.
+            videos: a video, or a list or tuple of n videos. A video is a list, tuple or iterator of frames, or a uint8
+                RGB array (T, H, W, 3). :func:`clip4clip.preprocess.pixel_values` lists what a frame can be. Iterators
+                are read as needed, so memory does not grow with the number of frames.
 
         Returns:
-            float32 of shape (D,) for one video, (n, D) for a list of videos; D is 512, of ``clip_vit_tiny_demo`` 128.
+            Unit vectors, float32: (D,) for one video, (n, D) for a list of videos. D is 512 (128 for
+            ``clip_vit_tiny_demo``).
 
         Raises:
-            InputTypeError: for a path, a single frame, or anything else that is not a video.
-            InputValueError: for no videos, a video without frames, or a frame of the wrong dtype, shape or mode.
+            InputTypeError: got a path, a single frame, or anything else that is not a video.
+            InputValueError: no videos, a video without frames, or a frame of the wrong dtype, shape or mode.
             CheckpointError, CacheError: as for :meth:`TextEncoder.__call__`.
         """
-        several = (
-            isinstance(videos, list | tuple) and len(videos) > 0 and not is_frame(videos[0]) and _is_video(videos[0])
-        )
-        batch = list(videos) if several else [videos]
-        for index, video in enumerate(batch):
-            if not _is_video(video):
-                raise _not_a_video(video, f"video {index}" if several else "a video")
-        states: list[Any] = [None] * len(batch)
-        for owners, pixels in self._pixel_batches(batch, several):
+        batch, is_single = _check_videos(videos)
+        states: list[Any] = [None] * len(batch)  # the state of the head for each video
+        for owners, pixels in self._pixel_batches(batch, is_single):
             embeddings = self.model(pixels)
             for index in sorted(set(owners)):
                 rows = [row for row, owner in enumerate(owners) if owner == index]
                 states[index] = self.head(embeddings[rows[0] : rows[-1] + 1], states[index])
         for index, state in enumerate(states):
             if state is None:
-                raise InputValueError(
-                    f"{f'video {index}' if several else 'the video'} has no frames; at least one is needed"
-                )
+                name = "the video" if is_single else f"video {index}"
+                raise InputValueError(f"{name} has no frames; at least one is needed")
         vectors = l2_normalize(np.stack([self.head.pool(state) for state in states]))
-        return vectors if several else vectors[0]
+        return vectors[0] if is_single else vectors
 
-    def _pixel_batches(self, videos: Sequence[Iterable[Any]], several: bool) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Frames of all videos in full batches, each with the index of the video every frame belongs to."""
+    def _pixel_batches(
+        self, videos: Sequence[Iterable[Any]], is_single: bool
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yield the pixel values of all frames in full batches, (N, 3, R, R), each with the indices of their videos."""
         owners: list[int] = []
-        rows = PixelBatch(FRAMES_AT_ONCE, self.config.resolution)
+        pixels = PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
         for index, video in enumerate(videos):
-            for number, frame in enumerate(video):
+            for frame_index, frame in enumerate(video):
                 try:
-                    rows.append(frame)
+                    pixels.append(frame)
                 except (InputTypeError, InputValueError) as error:
-                    where = f"frame {number} of video {index}" if several else f"frame {number}"
-                    raise type(error)(f"{where}: {error}") from error
+                    name = f"frame {frame_index}" if is_single else f"frame {frame_index} of video {index}"
+                    raise type(error)(f"{name}: {error}") from error
                 owners.append(index)
-                if len(owners) == FRAMES_AT_ONCE:
-                    yield owners, rows.pixel_values()
-                    owners, rows = [], PixelBatch(FRAMES_AT_ONCE, self.config.resolution)
+                if len(owners) == MAX_BATCH_FRAMES:
+                    yield owners, pixels.pixel_values()
+                    owners, pixels = [], PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
         if owners:
-            yield owners, rows.pixel_values()
+            yield owners, pixels.pixel_values()
+
+
+def _check_videos(videos: Any) -> tuple[list[Any], bool]:
+    """Return one video or several as a list, and whether it is only one."""
+    is_list = isinstance(videos, list | tuple) and len(videos) > 0 and not is_frame(videos[0]) and _is_video(videos[0])
+    batch = list(videos) if is_list else [videos]
+    for index, video in enumerate(batch):
+        if not _is_video(video):
+            raise _not_a_video(video, f"video {index}" if is_list else "a video")
+    return batch, not is_list
 
 
 def _is_video(data: Any) -> bool:
-    """Whether ``data`` can be iterated for frames: says nothing yet of the frames."""
+    """Return whether ``data`` can be a sequence of frames. The frames themselves are checked later."""
     return isinstance(data, list | tuple | Iterator) or (isinstance(data, np.ndarray) and data.ndim == 4)
 
 
-def _not_a_video(data: Any, what: str) -> InputTypeError | InputValueError:
+def _not_a_video(data: Any, name: str) -> InputTypeError | InputValueError:
+    """Return the error for something that is not a video."""
     if isinstance(data, str | bytes | os.PathLike):
-        return InputTypeError(f"{what} must be decoded frames, not the path {brief(data)}: {HOW_TO_DECODE}")
+        return InputTypeError(f"{name} must be decoded frames, not the path {brief(data)}: {HOW_TO_DECODE}")
     if is_frame(data):
         return InputTypeError(
-            f"{what} must be a list of frames or a (T, H, W, 3) array, not a single frame: wrap it in a list"
+            f"{name} must be a list of frames or a (T, H, W, 3) array, not a single frame: wrap it in a list"
         )
     if isinstance(data, np.ndarray):
         return InputValueError(
-            f"{what} must be a (T, H, W, 3) array, but has shape {data.shape}; pass several videos as a list"
+            f"{name} must be a (T, H, W, 3) array, but has shape {data.shape}; pass several videos as a list"
         )
     return InputTypeError(
-        f"{what} must be a list, tuple or iterator of frames or a (T, H, W, 3) array, "
+        f"{name} must be a list, tuple or iterator of frames or a (T, H, W, 3) array, "
         f"not {type(data).__name__}: {brief(data)}"
     )

@@ -1,7 +1,9 @@
 """The two towers of CLIP and the pooling heads of CLIP4Clip, in the order data flows.
 
-Sources: CLIP, arXiv 2103.00020 (section 2.4; names of parameters as in OpenAI's checkpoints) and
-CLIP4Clip, arXiv 2104.08860 (section 3.3, similarity calculators: meanP, seqLSTM, seqTransf).
+Sources: CLIP, arXiv 2103.00020 (section 2.4), with the parameter names of OpenAI's checkpoints; and CLIP4Clip,
+arXiv 2104.08860 (section 3.3, similarity calculators: meanP, seqLSTM, seqTransf).
+
+Shapes: B rows of L tokens, or N frames; C channels inside a tower; D numbers of an embedding; T frames of a video.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ from .config import HEAD_WIDTH, CLIPConfig
 
 
 class QuickGELU(nn.Module):
+    """CLIP's approximation of GELU."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
@@ -29,16 +35,17 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """Let all tokens attend to all, or with ``causal`` to themselves and those before them."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3C)
         q, k, v = qkv.unflatten(-1, (3, -1, HEAD_WIDTH)).permute(2, 0, 3, 1, 4)  # 3 x (B, heads, L, 64)
         x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, L, C)
 
-    def at(self, one: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        """What one token of each row, (B, 1, C), sees of those that ``mask``, (B, 1, 1, L), lets it see."""
+    def attend_from(self, token: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Let one token of each row, (B, 1, C), attend to the tokens of the row that the mask, (B, 1, 1, L), allows."""
         width = x.shape[-1]
-        q = F.linear(one, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        kv = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        q = F.linear(token, self.in_proj_weight[:width], self.in_proj_bias[:width])  # (B, 1, C)
+        kv = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])  # (B, L, 2C)
         q = q.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2)  # (B, heads, 1, 64)
         k, v = kv.unflatten(-1, (2, -1, HEAD_WIDTH)).permute(2, 0, 3, 1, 4)  # 2 x (B, heads, L, 64)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -46,6 +53,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and an MLP, each behind a LayerNorm and added to its input."""
+
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.attn = Attention(width)
@@ -55,34 +64,47 @@ class Block(nn.Module):
         )
         self.ln_2 = nn.LayerNorm(width, eps)
 
-    def forward(self, x: Tensor, causal: bool, only: Tensor | None = None) -> Tensor:
-        """(B, L, C) to (B, L, C); with ``only``, (B,) positions, to (B, C): what is not asked for is not computed."""
-        if only is None:
+    def forward(self, x: Tensor, causal: bool, positions: Tensor | None = None) -> Tensor:
+        """Map (B, L, C) to (B, L, C), or to (B, C) with ``positions``, (B,): one token of each row."""
+        if positions is None:
             x = x + self.attn(self.ln_1(x), causal)
             return x + self.mlp(self.ln_2(x))
         rows = torch.arange(x.shape[0], device=x.device)
-        y = self.ln_1(x)
-        mask = (torch.arange(x.shape[1], device=x.device) <= only[:, None])[:, None, None] if causal else None
-        x = x[rows, only] + self.attn.at(y[rows, only][:, None], y, mask)[:, 0]  # (B, C)
+        y = self.ln_1(x)  # (B, L, C)
+        mask = (torch.arange(x.shape[1], device=x.device) <= positions[:, None])[:, None, None] if causal else None
+        x = x[rows, positions] + self.attn.attend_from(y[rows, positions][:, None], y, mask)[:, 0]  # (B, C)
         return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(nn.Module):
+    """A stack of blocks."""
+
     def __init__(self, width: int, layers: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(width, eps) for _ in range(layers))
-        self.recompute = False  # in training: keep no activations of the blocks, compute them again on the way back
+        self.recompute = False  # gradient checkpointing: in training, keep no activations of the blocks
 
-    def forward(self, x: Tensor, causal: bool = False, only: Tensor | None = None) -> Tensor:
-        """(B, L, C) to (B, L, C); with ``only``, the positions of one token in each row, to these, (B, C)."""
+    def forward(self, x: Tensor, causal: bool = False, positions: Tensor | None = None) -> Tensor:
+        """Map (B, L, C) to (B, L, C), or to (B, C) with ``positions``, (B,): one token of each row.
+
+        The last block then computes only these tokens, as nothing else of its output is used.
+        """
         last = len(self.resblocks) - 1
-        for number, block in enumerate(self.resblocks):
-            arguments = (x, causal, only if number == last else None)
+        for index, block in enumerate(self.resblocks):
+            arguments = (x, causal, positions if index == last else None)
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x = block(*arguments)
         return x
+
+
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """Return an uninitialised ``nn.Embedding``.
+
+    Its own initialisation imports torch's compiler on the meta device, which takes seconds.
+    """
+    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
 
 
 class TextTower(nn.Module):
@@ -98,14 +120,14 @@ class TextTower(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(config.text_width, config.embed_dim))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B, L) int64 token ids, L <= context_length, to (B, embed_dim), not normalised.
+        """Map token ids, (B, L) int64, L <= context_length, to embeddings, (B, D), not normalised.
 
-        Attention is causal, so what follows the end mark of a shorter row changes nothing.
+        Attention is causal, so padding behind the EOT token of a row changes nothing.
         """
         x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]  # (B, L, C)
-        end = ids.argmax(-1)  # the end mark has the highest id
-        x = self.transformer(x, causal=True, only=end)  # (B, C)
-        return self.ln_final(x) @ self.text_projection
+        eot = ids.argmax(-1)  # (B,): the EOT token has the highest id
+        x = self.transformer(x, causal=True, positions=eot)  # (B, C)
+        return self.ln_final(x) @ self.text_projection  # (B, D)
 
 
 class VisionTower(nn.Module):
@@ -124,28 +146,28 @@ class VisionTower(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, config.embed_dim))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(N, 3, resolution, resolution) normalised pixels to (N, embed_dim), not normalised."""
+        """Map normalised pixels, (N, 3, R, R), to embeddings, (N, D), not normalised."""
         x = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # (N, patches, C)
         x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], dim=1)  # (N, 1 + patches, C)
-        first = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)  # the class token
-        x = self.transformer(self.ln_pre(x + self.positional_embedding), only=first)  # (N, C)
-        return self.ln_post(x) @ self.proj
+        class_token = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)  # (N,): the first of each row
+        x = self.transformer(self.ln_pre(x + self.positional_embedding), positions=class_token)  # (N, C)
+        return self.ln_post(x) @ self.proj  # (N, D)
 
 
 class MeanPooling(nn.Module):
     """``meanP``: the mean of the normalised frame embeddings. No parameters.
 
-    Like the other heads it takes the frames of a video, or of several with equally many, in pieces of any length, in
-    order: ``state = None``, then ``state = head(frames, state)`` for each piece, then ``head.pool(state)``.
+    Every head takes the frames of a video, or of several videos of the same length, in chunks of any length, in order:
+    start with ``state = None``, call ``state = head(frames, state)`` for each chunk, then ``head.pool(state)``.
     """
 
     def forward(self, frames: Tensor, total: Tensor | None = None) -> Tensor:
-        """(…, T, D) frame embeddings and the sum so far to the new sum, (…, D)."""
-        added = F.normalize(frames, dim=-1).sum(-2)
-        return added if total is None else total + added
+        """Add frame embeddings, (…, T, D), to the sum so far, (…, D)."""
+        chunk = F.normalize(frames, dim=-1).sum(-2)  # (…, D)
+        return chunk if total is None else total + chunk
 
     def pool(self, total: Tensor) -> Tensor:
-        """The video's embedding, (…, D), not normalised: a sum points where the mean does."""
+        """Return the video's embedding, (…, D), not normalised: the sum has the direction of the mean."""
         return total
 
 
@@ -158,13 +180,13 @@ class SequenceLSTM(nn.Module):
         self.mean = MeanPooling()
 
     def forward(self, frames: Tensor, state: tuple | None = None) -> tuple:
-        """(…, T, D) frame embeddings and (sum, LSTM state) so far to the new pair."""
+        """Add frame embeddings, (…, T, D), to the state so far: the sum, (…, D), and the LSTM's memory."""
         total, memory = state or (None, None)
-        hidden, memory = self.lstm_visual(frames, memory)
+        hidden, memory = self.lstm_visual(frames, memory)  # (…, T, D)
         return self.mean(hidden + frames, total), memory
 
     def pool(self, state: tuple) -> Tensor:
-        """The video's embedding, (…, D), not normalised."""
+        """Return the video's embedding, (…, D), not normalised."""
         return state[0]
 
 
@@ -179,27 +201,28 @@ class SequenceTransformer(nn.Module):
 
     @property
     def max_frames(self) -> int:
-        """How many frames one video may have: one for each position that was trained."""
+        """The most frames a video may have: one for each position that was trained."""
         return self.frame_position_embeddings.num_embeddings
 
-    def forward(self, frames: Tensor, seen: Tensor | None = None) -> Tensor:
-        """(…, T, D) frame embeddings and the (…, S, D) before them to all, (…, S + T, D): all attend to all."""
-        return frames if seen is None else torch.cat([seen, frames], dim=-2)
+    def forward(self, frames: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Append frame embeddings, (…, T, D), to the previous ones, (…, S, D): pooling needs all of them together."""
+        return frames if previous is None else torch.cat([previous, frames], dim=-2)  # (…, S + T, D)
 
     def pool(self, frames: Tensor) -> Tensor:
-        """The video's embedding, (…, D), not normalised."""
-        x = frames + self.frame_position_embeddings.weight[: frames.shape[-2]]
+        """Return the video's embedding, (…, D), not normalised."""
+        x = frames + self.frame_position_embeddings.weight[: frames.shape[-2]]  # (…, T, D)
         x = self.transformerClip(x if x.ndim == 3 else x[None]).view_as(frames)
-        return self.mean(x + frames)
+        return self.mean(x + frames)  # (…, D)
 
 
-def _embedding(count: int, width: int) -> nn.Embedding:
-    """Without nn.Embedding's own initialisation, which on the meta device imports torch's compiler, for seconds."""
-    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+PoolingHead = MeanPooling | SequenceLSTM | SequenceTransformer
 
 
 def random_state_dict(config: CLIPConfig, seed: int = 0) -> dict[str, Tensor]:
-    """An untrained CLIP: random numbers at the scale of CLIP's own initialisation, float32, under OpenAI's names."""
+    """Return the float32 tensors of an untrained CLIP under OpenAI's names.
+
+    They are random numbers at the scale of CLIP's own initialisation, the same for the same seed.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         text, vision = TextTower(config).state_dict(), VisionTower(config).state_dict()
@@ -207,26 +230,28 @@ def random_state_dict(config: CLIPConfig, seed: int = 0) -> dict[str, Tensor]:
     shapes |= {f"visual.{name}": tensor.shape for name, tensor in vision.items()}
     state = {"logit_scale": torch.tensor(1 / 0.07).log()}
     for name, shape in shapes.items():
-        width, layers = (
-            (config.vision_width, config.vision_layers)
-            if name.startswith("visual.")
-            else (config.text_width, config.text_layers)
-        )
         if ".ln_" in f".{name}" or name.endswith("bias"):
             state[name] = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
-            continue
-        match name.split("."):
-            case ["token_embedding", _]:
-                std = 0.02
-            case ["positional_embedding"]:
-                std = 0.01
-            case [*_, "conv1", "weight"]:
-                std = (3 * config.patch_size**2) ** -0.5
-            case [*_, "out_proj" | "c_proj", "weight"]:
-                std = (2 * layers * width) ** -0.5
-            case [*_, "c_fc", "weight"]:
-                std = (2 * width) ** -0.5
-            case _:
-                std = width**-0.5
-        state[name] = torch.randn(shape, generator=generator) * std
+        else:
+            state[name] = torch.randn(shape, generator=generator) * _initial_std(config, name)
     return state
+
+
+def _initial_std(config: CLIPConfig, name: str) -> float:
+    """Return the standard deviation of CLIP's initialisation of a weight."""
+    if name.startswith("visual."):
+        width, layers = config.vision_width, config.vision_layers
+    else:
+        width, layers = config.text_width, config.text_layers
+    match name.split("."):
+        case ["token_embedding", _]:
+            return 0.02
+        case ["positional_embedding"]:
+            return 0.01
+        case [*_, "conv1", "weight"]:
+            return (3 * config.patch_size**2) ** -0.5
+        case [*_, "out_proj" | "c_proj", "weight"]:
+            return (2 * layers * width) ** -0.5
+        case [*_, "c_fc", "weight"]:
+            return (2 * width) ** -0.5
+    return width**-0.5

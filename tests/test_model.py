@@ -1,3 +1,5 @@
+"""The towers and heads against transformers and against formulas written out."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -26,7 +28,14 @@ def assert_same_vectors(ours: np.ndarray, theirs: torch.Tensor) -> None:
     assert np.abs(ours - reference).max() <= 1e-4
 
 
-@pytest.mark.parametrize("model_name", ["tiny", "clip_vit_b32", "clip_vit_b16"])
+@pytest.mark.parametrize(
+    "model_name",
+    [
+        "tiny",
+        pytest.param("clip_vit_b32", marks=pytest.mark.slow),
+        pytest.param("clip_vit_b16", marks=pytest.mark.slow),
+    ],
+)
 @torch.inference_mode()
 def test_vectors_equal_those_of_transformers(
     model_name: str, random_state: Callable, tmp_path: Path, bigbuckbunny: Path
@@ -48,14 +57,14 @@ def test_vectors_equal_those_of_transformers(
 
 
 @torch.inference_mode()
-def test_padding_changes_nothing(tiny_state: dict[str, torch.Tensor]) -> None:
+def test_padding_does_not_change_an_embedding(tiny_state: dict[str, torch.Tensor]) -> None:
     tower = TextTower(MODELS["tiny"].config)
     tower.load_state_dict(tower_state(tiny_state, "text"))
     ids = torch.tensor([[49406, 320, 1929, 49407]])
     padded = F.pad(ids, (0, 73))
     torch.testing.assert_close(tower(padded), tower(ids), atol=1e-5, rtol=1e-5)
-    rubbish = torch.cat([ids, torch.randint(0, 49407, (1, 73))], dim=1)
-    torch.testing.assert_close(tower(rubbish), tower(ids), atol=1e-5, rtol=1e-5)
+    random_padding = torch.cat([ids, torch.randint(0, 49407, (1, 73))], dim=1)
+    torch.testing.assert_close(tower(random_padding), tower(ids), atol=1e-5, rtol=1e-5)
 
 
 def test_mean_pooling_is_the_mean_of_unit_vectors() -> None:
@@ -69,21 +78,21 @@ def test_mean_pooling_is_the_mean_of_unit_vectors() -> None:
     "head", [MeanPooling(), SequenceLSTM(64), SequenceTransformer(64, 2, 77)], ids=lambda h: type(h).__name__
 )
 @torch.inference_mode()
-def test_frames_in_pieces_pool_like_all_at_once(head: MeanPooling | SequenceLSTM | SequenceTransformer) -> None:
+def test_frames_in_chunks_pool_like_all_at_once(head: MeanPooling | SequenceLSTM | SequenceTransformer) -> None:
     if isinstance(head, SequenceTransformer):
         for parameter in head.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape))
     frames = torch.randn(20, 64)
     state = None
-    for piece in frames.split([1, 7, 12]):
-        state = head(piece, state)
+    for chunk in frames.split([1, 7, 12]):
+        state = head(chunk, state)
     torch.testing.assert_close(head.pool(state), head.pool(head(frames, None)), atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
 def test_lstm_head_is_an_lstm_added_to_its_input() -> None:
     head, frames = SequenceLSTM(8), torch.randn(5, 8)
-    # The recurrence written out: torch keeps the gates in the order input, forget, cell, output.
+    # The recurrence written out. torch has the gates in the order input, forget, cell, output.
     parameters = {name.removeprefix("lstm_visual."): value for name, value in head.state_dict().items()}
     hidden, cell, outputs = torch.zeros(8), torch.zeros(8), []
     for frame in frames:
@@ -102,7 +111,7 @@ def test_transformer_head_is_a_transformer_added_to_its_input() -> None:
     head, frames = SequenceTransformer(128, 3, 77), 1e-3 * torch.randn(6, 128)
     for parameter in head.parameters():
         parameter.copy_(0.2 * torch.randn(parameter.shape))
-    head.frame_position_embeddings.weight.mul_(1e-2)  # numbers so small that the norms' epsilon tells
+    head.frame_position_embeddings.weight.mul_(1e-2)  # so small that the epsilon of the norms matters
     x = frames + head.frame_position_embeddings.weight[:6]
     for block in head.transformerClip.resblocks:
         reference = torch.nn.TransformerEncoderLayer(
@@ -129,7 +138,7 @@ def test_transformer_head_is_a_transformer_added_to_its_input() -> None:
     torch.testing.assert_close(head.pool(head(frames)), F.normalize(x + frames, dim=-1).sum(0), atol=1e-4, rtol=1e-4)
 
 
-def test_random_weights_are_always_the_same_and_alive() -> None:
+def test_random_weights_depend_only_on_the_seed_and_distinguish_frames() -> None:
     config = MODELS["tiny"].config
     first, again, other = random_state_dict(config), random_state_dict(config), random_state_dict(config, seed=1)
     assert all(torch.equal(first[name], again[name]) for name in first)

@@ -1,4 +1,4 @@
-"""Against the other implementations, which need torchvision: run in the environment of the extra ``peers``."""
+"""Compare with open_clip and towhee.models. They need torchvision, so these tests run with the extra ``peers``."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_vectors_equal_those_of_towhee_models(
     unmatched = reference.load_state_dict({f"clip.{key}": value for key, value in state.items()}, strict=False)
     assert unmatched.unexpected_keys == []
     assert [key for key in unmatched.missing_keys if "attn_mask" not in key] == []
-    # The path of the published operator: ids padded with zeros to the context, frames with a mask of ones.
+    # As in the published operator: ids are padded with zeros to the context length, and all frames are in the mask.
     tokenizer = TowheeTokenizer()
     ids = [towhee_clip4clip.convert_tokens_to_id(tokenizer, caption, max_words=77)[0] for caption in CAPTIONS]
     texts = reference.get_sequence_output(torch.from_numpy(np.stack(ids)), shaped=True).squeeze(1)
@@ -97,7 +97,7 @@ def test_ids_equal_those_of_towhee_models(many_strings: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def plain_strings(many_strings: list[str]) -> list[str]:
-    """Without CLIP's own special tokens inside of text, which open_clip alone takes for plain letters."""
+    """Strings without CLIP's special tokens, which only open_clip treats as plain letters."""
     return [text for text in many_strings if "<|" not in text]
 
 
@@ -121,7 +121,7 @@ def test_pixels_equal_those_of_torchvision() -> None:
         torch.testing.assert_close(torch.from_numpy(pixel_values([array])[0]), theirs, atol=1e-6, rtol=0)
 
 
-# What open_clip's model may be written as, each in the way its users write it.
+# The files that users of open_clip write its model to.
 def as_scripted_archive(model: torch.nn.Module, path: Path, config: CLIPConfig) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -148,7 +148,7 @@ WRITERS: dict[str, Callable[[torch.nn.Module, Path, CLIPConfig], None]] = {
 
 @pytest.mark.parametrize("family", WRITERS)
 @torch.inference_mode()
-def test_what_open_clip_writes_is_read(family: str, tmp_path: Path) -> None:
+def test_files_of_open_clip_are_read(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = MODELS["tiny"].config
     model = open_clip_model(config)
@@ -163,7 +163,7 @@ def test_what_open_clip_writes_is_read(family: str, tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_half_precision_is_read_as_the_numbers_it_holds(tmp_path: Path) -> None:
+def test_a_half_precision_checkpoint_is_read_exactly(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = open_clip_model(MODELS["tiny"].config).half()
     torch.save(model.state_dict(), tmp_path / "half.pt")
@@ -173,7 +173,7 @@ def test_half_precision_is_read_as_the_numbers_it_holds(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_what_towhee_models_writes_is_read(tmp_path: Path) -> None:
+def test_files_of_towhee_models_are_read(tmp_path: Path) -> None:
     config = MODELS["tiny"].config
     model = towhee_model(config)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin.1")

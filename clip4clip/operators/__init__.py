@@ -1,6 +1,6 @@
-"""The Towhee operators, and their registration with Towhee.
+"""The Towhee operators. Importing this package registers them with Towhee.
 
-Folders of operators that ``clip4clip install-operators`` wrote import this module.
+The folders that ``clip4clip install-operators`` writes import this package.
 """
 
 from towhee.runtime.operator_manager import OperatorRegistry
@@ -10,9 +10,11 @@ from .decoding import Ffmpeg
 from .embedding import Clip4clip
 from .milvus import MilvusInsert, MilvusSearch
 
-# The factories, under the names by which Towhee asks for them.
+# The factories, under the names that Towhee looks for in the folder of an operator.
 clip4clip = Clip4clip
 ffmpeg = Ffmpeg
+
+# Towhee's name of each operator to its factory.
 OPERATORS = {
     OPERATOR: Clip4clip,
     "video-decode/ffmpeg": Ffmpeg,
@@ -20,8 +22,8 @@ OPERATORS = {
     "ann-search/milvus-client": MilvusSearch,
 }
 
-
-if __name__ == "clip4clip.operators":  # not when Towhee itself loads the package from an operator's folder
-    # Towhee asks its registry before its cache folder and its hub.
+# Towhee looks into its registry first, then into its cache folder and its hub. When Towhee loads this package from the
+# folder of an operator, the package has another name, and that operator must not replace the installed ones.
+if __name__ == "clip4clip.operators":
     for name, factory in OPERATORS.items():
         OperatorRegistry.register(name=name)(factory)

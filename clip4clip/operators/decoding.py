@@ -1,4 +1,4 @@
-"""``ops.video_decode.ffmpeg``: decode a video into frames."""
+"""``ops.video_decode.ffmpeg``: decode frames of a video."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from towhee.types import VideoFrame
 from ..errors import InputValueError, UnknownNameError
 from ..video.reader import read_frames
 
-# Each with its argument.
+# Sample type to the name of its argument.
 SAMPLE_TYPES = {"uniform_temporal_subsample": "num_samples", "time_step_sample": "time_step"}
 
 
 class Ffmpeg(PyOperator):
-    """``ops.video_decode.ffmpeg``: a video file or URL to RGB frames.
+    """``ops.video_decode.ffmpeg``: decode RGB frames of a video file or URL.
 
     Args:
-        start_time: seconds; None begins at the first frame.
-        end_time: seconds; None goes to the last frame.
+        start_time: in seconds; None for the first frame.
+        end_time: in seconds; None for the last frame.
         sample_type: ``'uniform_temporal_subsample'``, ``'time_step_sample'``, or None for every frame.
-        args: ``{'num_samples': n}`` for the first, ``{'time_step': seconds}`` for the second; for either also
-            ``'seek'``, which :func:`clip4clip.video.read_frames` explains, as it does the rest.
+        args: ``{'num_samples': n}`` for the first type, ``{'time_step': seconds}`` for the second. Both can also have
+            ``'seek'``. :func:`clip4clip.video.read_frames` explains all of them.
 
     Raises:
-        UnknownNameError: for another sample type.
-        InputValueError: when its argument is missing.
+        UnknownNameError: unknown sample type.
+        InputValueError: the argument of the sample type is missing.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class Ffmpeg(PyOperator):
         self._arguments: dict[str, Any] = {"num_samples": None, "start_time": start_time, "end_time": end_time}
         if not sample_type:
             return
-        needed = SAMPLE_TYPES.get(sample_type.lower())
-        if needed is None:
+        argument = SAMPLE_TYPES.get(sample_type.lower())
+        if argument is None:
             raise UnknownNameError(
                 f"unknown sample_type {sample_type!r}; it must be None or one of {', '.join(SAMPLE_TYPES)}"
             )
-        if not args or args.get(needed) is None:
-            raise InputValueError(f"sample_type {sample_type!r} needs args={{{needed!r}: …}}, but args is {args!r}")
-        self._arguments |= {needed: args[needed], "seek": args.get("seek", "exact")}
+        if not args or args.get(argument) is None:
+            raise InputValueError(f"sample_type {sample_type!r} needs args={{{argument!r}: …}}, but args is {args!r}")
+        self._arguments |= {argument: args[argument], "seek": args.get("seek", "exact")}
 
     def __call__(self, video_path: str | os.PathLike[str]) -> Iterator[VideoFrame]:
-        """Frames one by one, as they are asked for: ``towhee.types.VideoFrame``, RGB, timestamp in milliseconds.
+        """Yield frames as ``towhee.types.VideoFrame``: RGB, timestamp in milliseconds. Each is decoded when needed.
 
         Args:
             video_path: local path or http(s) URL.

@@ -1,11 +1,10 @@
-"""``ops.video_text_embedding.clip4clip``: embed text or frames."""
+"""``ops.video_text_embedding.clip4clip``: embed text or video frames."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,10 +14,10 @@ from towhee.operator import NNOperator
 from towhee.runtime.runtime_conf import get_accelerator
 
 from ..config import MODELS, get_model
-from ..encoder import FRAMES_AT_ONCE, TOKENS_AT_ONCE, TextEncoder, VideoEncoder
-from ..errors import ExportError, InputValueError, UnknownNameError, first_line
+from ..encoder import TextEncoder, VideoEncoder
+from ..errors import InputValueError, UnknownNameError
 from ..runtime.load import check_modality, load_head, load_tower, resolve_weights, warn_if_weights_differ
-from ..runtime.placement import Placement, check_onnx, resolve_placement
+from ..runtime.placement import Placement, require_onnx, resolve_placement
 from ..runtime.tower import Tower
 from ..weights.locate import locate
 
@@ -26,24 +25,22 @@ if TYPE_CHECKING:
     from ..training.data import VideoTextDataset
     from .trainer import Clip4clipTrainer
 
-SHORTEST = 2  # ids of a caption: its begin and its end
-
 
 class Clip4clip(NNOperator):
-    """``ops.video_text_embedding.clip4clip``: text or frames to an L2-normalised vector.
+    """``ops.video_text_embedding.clip4clip``: text or video frames to a unit vector.
 
     Args:
         model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings for trials.
         modality: ``'text'`` or ``'video'``; only this tower is built and read.
         weight_path: a checkpoint file; a folder (a Hugging Face snapshot); ``hf://owner/repo[@revision][/file]``;
-            or None for the default of the model, searched for in the order of docs/checkpoints.md.
-        device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, …. None follows the device that Towhee configures for the node, and
-            without one takes the best there is.
-        runtime: ``'torch'``, ``'onnxruntime'``, or None for the faster one of those that are installed.
-        precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``;
-            :func:`clip4clip.runtime.placement.resolve_placement` tells where there is which.
-        compiled: by ``torch.compile``: the first calls take a minute, the others less than without.
-        folder: the operator's own, when Towhee loads it from a folder.
+            or None for the model's default. docs/checkpoints.md lists where the default is looked for, in order.
+        device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, …. None for the device that Towhee configures for the node, or if it
+            configures none, for the best one available.
+        runtime: ``'torch'`` or ``'onnxruntime'``; None for the faster one of those that are installed.
+        precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``.
+            :data:`clip4clip.runtime.placement.PRECISIONS` lists which runtime and device supports which.
+        compiled: compile with ``torch.compile``: the first calls take a minute, later ones less time than without it.
+        folder: the folder of the operator, if Towhee loads it from a folder.
 
     Raises:
         UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError, CacheError,
@@ -70,42 +67,45 @@ class Clip4clip(NNOperator):
         check_modality(modality)
         if device is None and self._device_id >= 0:
             device = f"cuda:{self._device_id}"
-        # Where Towhee has the tower served, its device is the server's business, and only a head is computed here.
-        served = get_accelerator() is not None
-        where = Placement("torch", "cpu") if served else resolve_placement(device, runtime, precision, compiled)
-        self._where = where
+        # If a server computes the tower, its device is the server's concern, and only a head is computed here.
+        is_served = get_accelerator() is not None
+        placement = Placement("torch", "cpu") if is_served else resolve_placement(device, runtime, precision, compiled)
+        self._placement = placement
         self._model_name, self._modality = model_name, modality
-        # Of a text tower that is served nothing is loaded here, so its checkpoint need not be on this machine.
-        weights = None if served and modality == "text" else resolve_weights(weight_path, model_name, modality, folder)
-        self._find_checkpoint = functools.partial(
-            locate, weight_path if weights is None else weights.path, model_name, folder
-        )
-        # One tensor in, one tensor out. Of a tower that is served a client stands here.
-        self.model = accelerate(load_tower)(model_name, modality, weights and weights.path, where)
+        # A served text tower is not loaded here, so this machine need not have its checkpoint.
+        needs_weights = not (is_served and modality == "text")
+        weights = resolve_weights(weight_path, model_name, modality, folder) if needs_weights else None
+        path = None if weights is None else weights.path
+        self._find_checkpoint = functools.partial(locate, path or weight_path, model_name, folder)
+        # Towhee exports and serves `model`: one tensor in, one tensor out. If it is served, this is a client.
+        self.model = accelerate(load_tower)(model_name, modality, path, placement)
         tower = self.model if isinstance(self.model, Tower) else _ServedTower(self.model)
         self._encoder: TextEncoder | VideoEncoder
         if modality == "text" or weights is None:
             self._encoder = TextEncoder(tower, config)
         else:
-            self._encoder = VideoEncoder(tower, load_head(model_name, weights.path, where), config)
+            self._encoder = VideoEncoder(tower, load_head(model_name, weights.path, placement), config)
         if weights is not None:
             warn_if_weights_differ(self._encoder, weights)
 
     def __call__(self, data: Any) -> np.ndarray:
-        """Unit vectors, float32: (512,) for one text or one video, (n, 512) for a list of n; 128 for the demo model.
+        """Embed text or videos.
 
         Args:
             data: what :class:`~clip4clip.TextEncoder` or :class:`~clip4clip.VideoEncoder` takes, by modality.
 
+        Returns:
+            Unit vectors, float32: (512,) for one text or video, (n, 512) for a list of n; 128 for the demo model.
+
         Raises:
-            InputTypeError, InputValueError: for what cannot be understood; nothing of it is embedded.
+            InputTypeError, InputValueError: ``data`` is not valid; nothing of it is embedded.
             CheckpointError, WeightsNotFoundError, CacheError: as for :class:`~clip4clip.TextEncoder`.
         """
         return self._encoder(data)
 
     @staticmethod
     def supported_model_names() -> list[str]:
-        """The values ``model_name`` may have."""
+        """Return the valid values of ``model_name``."""
         return list(MODELS)
 
     def save_model(
@@ -116,59 +116,46 @@ class Clip4clip(NNOperator):
         pooled: bool = False,
         precision: str = "float32",
     ) -> bool:
-        """Writes this operator's tower as an ONNX graph, number of inputs and, for text, their length free.
+        """Write the tower as an ONNX graph that takes any number of inputs and, for text, any length.
 
-        ``ids``, int64 (batch, length), or ``pixel_values``, float32 (frames, 3, R, R), to ``embeddings``, float32,
-        not normalised. ONNX Runtime's answers are compared with torch's before the file is put in its place; until then
-        the one that was there stays. Towhee calls it where a pipeline is made for Triton; then Triton's
-        ``config.pbtxt`` of the model is told how large batches may be.
+        The graph maps ``ids``, (batch, length) int64, or ``pixel_values``, (frames, 3, R, R) float32, to
+        ``embeddings``, float32, not normalised. The vectors of ONNX Runtime and torch are compared before an existing
+        file is replaced.
+
+        Towhee calls this method when it builds a pipeline for Triton. Then the largest batch is also written to
+        Triton's ``config.pbtxt`` of the model.
 
         Args:
             model_type: ``'onnx'``, one of ``supported_formats``.
-            output_file: of the graph; ``'default'`` for ``<model_name>-<modality>.onnx`` in the current folder.
-            pooled: of video: the frames are those of one video, and the graph gives its ``vector``, (D,), of norm 1.
+            output_file: the graph file; ``'default'`` for ``<model_name>-<modality>.onnx`` in the current folder.
+            pooled: only for video: the graph takes the frames of one video and returns its unit ``vector``, (D,).
             precision: ``'float32'``, ``'float16'`` or ``'int8'``; see :func:`clip4clip.runtime.onnx_export.save_tower`.
 
         Returns:
             True.
 
         Raises:
-            UnknownNameError: for another format or precision.
-            InputValueError: for ``pooled`` where there is nothing to pool, or a folder that is not there.
-            MissingExtraError: without onnx and onnxruntime, see the extra ``onnx``.
-            WeightsNotFoundError: when the checkpoint that this operator was made from is not there any more.
-            CheckpointError: when it cannot be read, or the tower gives no vectors.
-            ExportError: when the graph gives other vectors, or the file cannot be written: its name is a folder's, the
-                folder is not writable, the disk is full.
+            UnknownNameError: unknown format or precision.
+            InputValueError: ``pooled`` for text, or the folder of the file does not exist.
+            MissingExtraError: onnx or onnxruntime is not installed; see the extra ``onnx``.
+            WeightsNotFoundError: the checkpoint of this operator no longer exists.
+            CheckpointError: the checkpoint cannot be read, or the tower returns embeddings that are zero or not finite.
+            ExportError: the graph and torch disagree, or the file cannot be written: its name is that of a folder, its
+                folder is not writable, or the disk is full.
         """
         if model_type not in self.supported_formats:
             raise UnknownNameError(f"unknown format {model_type!r}; it must be {self.supported_formats[0]!r}")
         if pooled and self._modality != "video":
-            raise InputValueError("pooled=True is for video: of a text there is nothing to pool")
-        to = Path(f"{self._model_name}-{self._modality}.onnx" if output_file == "default" else output_file)
-        if not to.parent.is_dir():
-            raise InputValueError(f"{to} cannot be written: there is no folder {to.parent}")
-        check_onnx()
-        from ..model import MeanPooling
-        from ..runtime.onnx_export import save_tower
-        from ..runtime.torch_backend import TorchHead, TorchTower, build_head, build_tower
+            raise InputValueError("pooled=True is for video: a text has no frames to pool")
+        path = Path(f"{self._model_name}-{self._modality}.onnx" if output_file == "default" else output_file)
+        if not path.parent.is_dir():
+            raise InputValueError(f"{path} cannot be written: there is no folder {path.parent}")
+        require_onnx()
+        from ..runtime.export import ExportSource, export
 
-        head = None
-        if isinstance(self.model, TorchTower):  # it may have been trained since it was loaded
-            tower: Any = copy.deepcopy(self.model.module).cpu().float()
-            if pooled:
-                given = self._encoder.head  # type: ignore[union-attr]
-                head = copy.deepcopy(given.module).cpu() if isinstance(given, TorchHead) else MeanPooling()
-        else:
-            path = self._find_checkpoint()
-            tower = build_tower(self._model_name, self._modality, path)
-            head = build_head(tower.config.embed_dim, path) if pooled else None
-        try:
-            save_tower(tower, to, head, precision)
-            if not pooled:
-                _allow_batches(to, TOKENS_AT_ONCE // SHORTEST if self._modality == "text" else FRAMES_AT_ONCE)
-        except OSError as error:
-            raise ExportError(f"{to} cannot be written: {first_line(error)}") from error
+        head = self._encoder.head if pooled and isinstance(self._encoder, VideoEncoder) else None
+        source = ExportSource(self._model_name, self._modality, self.model, head, self._find_checkpoint)
+        export(source, path, precision, self._encoder.max_batch_size)
         return True
 
     def train(
@@ -179,31 +166,32 @@ class Clip4clip(NNOperator):
         resume_checkpoint_path: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Fine-tunes both towers and the head through Towhee's trainer; from then on this operator uses the result.
+        """Fine-tune both towers and the head with Towhee's trainer. Afterwards this operator uses the result.
 
-        Other operators on the same checkpoint stay as they are. ``<output_dir>/final_epoch/model.safetensors`` is the
-        ``weight_path`` for new ones. A second call goes on from where the first one ended, up to its ``epoch_num``.
+        Other operators with the same checkpoint do not change. ``<output_dir>/final_epoch/model.safetensors`` is a
+        ``weight_path`` for new ones. A second call resumes where the first one ended, up to its ``epoch_num``.
 
         Args:
             training_config: ``towhee.trainer.training_config.TrainingConfig``, or None for its defaults.
-            train_dataset: pairs to train with.
+            train_dataset: pairs to train on.
             eval_dataset: pairs to evaluate on.
-            resume_checkpoint_path: a folder ``epoch_N`` of an earlier run to go on from. Towhee restores weights, epoch
-                and learning rate from it, not the state of the optimizer.
+            resume_checkpoint_path: folder ``epoch_N`` of an earlier run to resume from. Towhee restores weights, epoch
+                and learning rate, but not the state of the optimizer.
             **kwargs: ``train_dataloader``, ``eval_dataloader`` and ``model_card``, as in Towhee.
 
         Raises:
-            MissingExtraError: without what Towhee's trainer needs, see the extra ``towhee-train``.
+            MissingExtraError: a package that Towhee's trainer needs is not installed; see the extra ``towhee-train``.
             InputTypeError, InputValueError, TrainingError: see
                 :class:`clip4clip.operators.trainer.Clip4clipTrainer`.
         """
         super().train(training_config, train_dataset, eval_dataset, resume_checkpoint_path, **kwargs)
         from ..training.model import encoders
 
-        # A copy: training may go on, this operator must not change under its callers' hands.
-        device = self._where.device if self._where.runtime == "torch" else "cpu"
+        # A copy, so that further training does not change this operator while others call it.
+        device = self._placement.device if self._placement.runtime == "torch" else "cpu"
         model = copy.deepcopy(self.trainer.model).requires_grad_(False).eval().to(device)
-        self._encoder = encoders(model, device)[0 if self._modality == "text" else 1]
+        text_encoder, video_encoder = encoders(model, device)
+        self._encoder = text_encoder if self._modality == "text" else video_encoder
         self.model = self._encoder.model
 
     def setup_trainer(
@@ -211,24 +199,24 @@ class Clip4clip(NNOperator):
         training_config: Any = None,
         train_dataset: VideoTextDataset | None = None,
         eval_dataset: VideoTextDataset | None = None,
-        **others: Any,
+        **kwargs: Any,
     ) -> None:
-        """Makes ``self.trainer``, or gives it what it is to go on with; arguments are those of :meth:`train`."""
+        """Create ``self.trainer``, or update it for the next call of :meth:`train`, which has the same arguments."""
         from ..training.model import VideoTextModel
         from .trainer import Clip4clipTrainer
 
         if self._trainer is None:
             model = VideoTextModel.load(self._model_name, self._find_checkpoint())
-            self._trainer = Clip4clipTrainer(model, training_config, train_dataset, eval_dataset, **others)
+            self._trainer = Clip4clipTrainer(model, training_config, train_dataset, eval_dataset, **kwargs)
             return
-        super().setup_trainer(training_config, train_dataset, eval_dataset, **others)
+        super().setup_trainer(training_config, train_dataset, eval_dataset, **kwargs)
         self._trainer.check()
         if training_config is not None:
-            self._trainer.lr_value = training_config.lr  # else it goes on with what the run before ended with
+            self._trainer.lr_value = training_config.lr  # otherwise it resumes with the last rate of the previous run
 
 
 class _ServedTower(Tower):
-    """A tower that Towhee has served elsewhere: its client takes tensors and gives tensors."""
+    """A tower that a server computes. Towhee's client for it takes and returns tensors."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -237,16 +225,3 @@ class _ServedTower(Tower):
         import torch
 
         return np.asarray(self._client(torch.from_numpy(inputs)), np.float32)
-
-
-def _allow_batches(model: Path, rows: int) -> None:
-    """Has Triton take the encoder's largest batch, if this model lies in a repository for Triton.
-
-    There it is ``<name>/<version>/model.onnx``, and Towhee has written ``<name>/config.pbtxt`` before it asks for the
-    model. Unless the pipeline says how large batches may be, that file does not, and Triton completes it with 4: it
-    would refuse twelve frames.
-    """
-    config = model.absolute().parent.parent / "config.pbtxt"
-    text = config.read_text("utf-8") if model.parent.name.isdecimal() and config.is_file() else ""
-    if text and "max_batch_size" not in text:
-        config.write_text(re.sub(r"^backend:.*\n", rf"\g<0>max_batch_size: {rows}\n", text, flags=re.M), "utf-8")

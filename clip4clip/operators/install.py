@@ -1,4 +1,4 @@
-"""Places the operators in the folder where Towhee looks before it asks its hub."""
+"""Place the operators in the folder where Towhee looks before it asks its hub."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..weights.locate import OPERATOR, towhee_home
 
 MARK = "# Placed by `clip4clip install-operators`, which replaces this file when it is run again."
 
-# What every placed __init__.py begins with. Towhee passes on only the message of an error.
-NEEDS_PACKAGE = """\
+# The beginning of every placed __init__.py. Its message says all: Towhee drops the rest of an error.
+IMPORT_PACKAGE = """\
 import sys
 
 try:
@@ -21,13 +21,13 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "clip4clip":
         raise
     message = (
-        f"the operator in {__file__} needs the package towhee-clip4clip, which {sys.executable} does not find: "
+        f"the operator in {__file__} needs the package towhee-clip4clip, which {sys.executable} cannot find: "
         "pip install towhee-clip4clip, or pip install . in a clone of its repository"
     )
     raise ModuleNotFoundError(message, name=error.name) from error
 """
 
-# Operator -> what its folder's __init__.py does: hand over to the installed package.
+# Operator to the rest of its __init__.py, which takes the factory from the installed package.
 OPERATORS = {
     OPERATOR: """\
 from functools import partial
@@ -48,39 +48,39 @@ milvus_client = clip4clip.operators.MilvusSearch
 
 
 def install_operators(home: str | os.PathLike[str] | None = None, force: bool = False) -> list[Path]:
-    """Places ``video-text-embedding/clip4clip`` and its companions, all of ``OPERATORS``, under ``home``.
+    """Place ``video-text-embedding/clip4clip`` and the other :data:`OPERATORS` into Towhee's folder.
 
-    Each becomes a folder with one file that hands over to the installed package, so an upgrade of the package is an
-    upgrade of the operators. Other files in these folders, such as a checkpoint, are left alone.
+    Each becomes a folder with one file, which imports the installed package: upgrading the package upgrades the
+    operators. Other files in these folders, such as a checkpoint, are not changed.
 
     Args:
         home: Towhee's folder; None for :func:`clip4clip.weights.locate.towhee_home`.
-        force: also replace an ``__init__.py`` that was not placed by this function.
+        force: also replace an ``__init__.py`` that this function did not place.
 
     Returns:
-        The files placed.
+        The files it placed.
 
     Raises:
-        InstallError: when one of the folders has an operator not placed by this function; none is touched.
+        InstallError: one of the folders has an operator that this function did not place; nothing was changed.
     """
     root = Path(home).expanduser() if home is not None else towhee_home()
     files = {root / "operators" / name / "versions" / "main" / "__init__.py": code for name, code in OPERATORS.items()}
-    foreign = [path for path in files if not _is_ours(path)]
+    foreign = [path for path in files if not _is_replaceable(path)]
     if foreign and not force:
         raise InstallError(
-            f"not placed by clip4clip, and left alone: {', '.join(map(str, foreign))}. "
-            "Pass --force (force=True) to replace it, or another Towhee folder."
+            f"not replaced, because clip4clip did not place it: {', '.join(map(str, foreign))}. "
+            "Pass --force (force=True) to replace it, or choose another Towhee folder."
         )
     for path, code in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A hub download is made of symlinks, whose targets are not ours to write to.
+        # A hub download consists of symlinks. The file behind one belongs to Towhee.
         with atomic_write(path, replace_link=True) as fresh:
-            fresh.write_text(f"{MARK}\n{NEEDS_PACKAGE}\n{code}", encoding="utf-8")
+            fresh.write_text(f"{MARK}\n{IMPORT_PACKAGE}\n{code}", encoding="utf-8")
     return list(files)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether the operator at ``path`` may be replaced: it was placed by us, or there is none."""
+def _is_replaceable(path: Path) -> bool:
+    """Return whether the operator at ``path`` was placed by :func:`install_operators`, or does not exist."""
     if path.is_file():
         return path.read_text(encoding="utf-8", errors="replace").startswith(MARK)
     return not any(path.parent.glob("*.py")) and not path.is_symlink()

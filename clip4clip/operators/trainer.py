@@ -1,6 +1,6 @@
-"""Towhee's trainer for the operator: Towhee's configuration and callbacks, the command's model, loss and batches.
+"""Train the operator with Towhee's trainer.
 
-Beside ``operators.py`` and ``demo.py`` the only file that imports Towhee.
+Configuration and callbacks are Towhee's; model, loss and batches are those of ``clip4clip train``.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from ..evaluation.metrics import RetrievalMetrics, ranks
 from ..training.data import Batch, Batches, VideoTextDataset, collate
 from ..training.model import VideoTextModel, contrastive_loss, save_checkpoint
 
+# What Towhee's trainer imports, with the version that it needs, or None for any.
+REQUIREMENTS = {"torchvision": None, "torchmetrics": "0.7.0", "ruamel.yaml": None}
+
 
 def _check_requirements() -> None:
-    # Towhee runs pip when one of them is missing, and stops at an assertion when the version is another one.
-    wanted = {"torchvision": None, "torchmetrics": "0.7.0", "ruamel.yaml": None}
-    for name, exact in wanted.items():
+    """Raise MissingExtraError before Towhee would run pip, or fail in an assertion because of another version."""
+    for name, required in REQUIREMENTS.items():
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
-            found = "none"
-        if found == "none" or (exact and found != exact):
+            installed = "none"
+        if installed == "none" or (required and installed != required):
             raise MissingExtraError(
-                f"Towhee's trainer needs {name} {exact or ''} and found {found}: pip install "
+                f"Towhee's trainer needs {name} {required or ''} and found {installed}: pip install "
                 "'towhee-clip4clip[towhee-train]', or train with `clip4clip train`, which needs neither"
             )
 
@@ -52,21 +54,21 @@ CHECKPOINT = "model.safetensors"
 class Clip4clipTrainer(Trainer):
     """``towhee.trainer.Trainer`` for pairs of a video and a sentence.
 
-    The loss is that of ``clip4clip train``, so ``loss`` of the configuration is not used. ``epoch_metric`` is the part,
-    0 to 1, of the sentences of a batch whose video is the most similar one in it; ``eval_epoch_metric`` is R@1 among
-    all of the evaluation set. Every checkpoint folder also gets ``model.safetensors`` in CLIP4Clip's names.
+    The loss is that of ``clip4clip train``; ``loss`` of the configuration is not used. ``epoch_metric`` is the share, 0
+    to 1, of the sentences of a batch whose video is the most similar one in it. ``eval_epoch_metric`` is R@1, 0 to 1,
+    over the whole evaluation set. Each checkpoint folder also gets ``model.safetensors`` with CLIP4Clip's names.
 
     Args:
-        model: to train.
+        model: the model to train.
         training_config: Towhee's; None for its defaults.
-        train_dataset: pairs to train with.
-        eval_dataset: pairs to evaluate on, after every epoch by default; None for no evaluation.
-        **others: ``train_dataloader``, ``eval_dataloader`` and ``model_card``, as in Towhee.
+        train_dataset: pairs to train on.
+        eval_dataset: pairs to evaluate on, by default after every epoch; None for no evaluation.
+        **kwargs: ``train_dataloader``, ``eval_dataloader`` and ``model_card``, as in Towhee.
 
     Raises:
-        InputTypeError: for another kind of data set.
-        InputValueError: for ``device_str='cuda'``, by which Towhee means DataParallel.
-        TrainingError: for fewer pairs than a batch has.
+        InputTypeError: a data set of another class.
+        InputValueError: ``device_str='cuda'``, which means DataParallel in Towhee.
+        TrainingError: fewer pairs than one batch has.
     """
 
     model: VideoTextModel
@@ -82,16 +84,16 @@ class Clip4clipTrainer(Trainer):
         training_config: TrainingConfig | None = None,
         train_dataset: VideoTextDataset | None = None,
         eval_dataset: VideoTextDataset | None = None,
-        **others: Any,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(model, training_config, train_dataset, eval_dataset, **others)
+        super().__init__(model, training_config, train_dataset, eval_dataset, **kwargs)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.check()
         self._vectors: tuple[Tensor, Tensor] | None = None
         self._evaluated: list[tuple[Tensor, Tensor]] = []
 
     def check(self) -> None:
-        """Raises what the class does, where the configuration or the data sets will not do."""
+        """Raise the errors of this class if the configuration or the data sets are not valid."""
         for name in ("train_dataset", "eval_dataset"):
             dataset = getattr(self, name)
             if isinstance(dataset, TowheeDataSet):
@@ -104,14 +106,14 @@ class Clip4clipTrainer(Trainer):
         if self.configs.device_str == "cuda":
             raise InputValueError(
                 "device_str='cuda' would split batches, and with them the loss; name one device, such as 'cuda:0', or "
-                "train on several with torchrun -m clip4clip train"
+                "train on several devices with torchrun -m clip4clip train"
             )
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches in the order of ``clip4clip train``; the last one of an epoch is left out when it is not full."""
+        """Return batches in the order of ``clip4clip train``, without the last one of an epoch if it is not full."""
         if self.train_dataloader is None:
             if self.train_dataset is None:
-                raise InputValueError("there is no train_dataset to train with")
+                raise InputValueError("train_dataset is missing: pass pairs to train on")
             size = self.configs.train_batch_size
             batches = _Batches(self, len(self.train_dataset), size, self.configs.seed)
             if not len(batches):
@@ -123,7 +125,7 @@ class Clip4clipTrainer(Trainer):
         return self.train_dataloader
 
     def get_eval_dataloader(self) -> DataLoader | None:
-        """All pairs, in their order."""
+        """Return all pairs, in their order."""
         if self.eval_dataloader is None and self.eval_dataset is not None:
             return self._loader(self.eval_dataset, batch_size=self.configs.eval_batch_size)
         return self.eval_dataloader
@@ -133,14 +135,14 @@ class Clip4clipTrainer(Trainer):
         return DataLoader(dataset, collate_fn=collate, num_workers=workers, pin_memory=pin, **batches)
 
     def setup_before_train(self, num_training_steps: int, init_lr: float) -> None:  # noqa: ARG002
-        """As in Towhee, with the schedule over the steps there are; Towhee counts every pair as a step."""
+        """Set up as Towhee does, but with the schedule over all steps. Towhee counts each pair as a step."""
         epochs = math.ceil(self.configs.epoch_num - self.epoch)
         super().setup_before_train(epochs * len(self.get_train_dataloader()), init_lr)
 
     def _create_optimizer(self, init_lr: float) -> None:
         super()._create_optimizer(init_lr)
         if not self.override_optimizer:
-            for group in self.optimizer.param_groups:  # Towhee leaves the optimizer's own default there
+            for group in self.optimizer.param_groups:  # where Towhee leaves the optimizer's own default
                 group["lr"] = group["initial_lr"] = init_lr
 
     def _create_metric(self) -> None:
@@ -158,20 +160,24 @@ class Clip4clipTrainer(Trainer):
             self.add_callback(_EarlyStopping(self.trainercontrol, **early_stopping))
 
     def train_step(self, model: VideoTextModel, inputs: Batch) -> dict[str, Any]:
-        """One step of the optimizer; then the scale of the logits is clamped."""
+        """Run one step of the optimizer, then clamp the scale of the logits."""
         logs = super().train_step(model, inputs)
         model.clamp_logit_scale()
         return logs
 
     def compute_loss(self, model: VideoTextModel, inputs: Batch) -> Tensor:
-        """Symmetric cross-entropy over a batch, see :func:`clip4clip.training.contrastive_loss`."""
+        """Return the symmetric cross-entropy of a batch; see :func:`clip4clip.training.contrastive_loss`."""
         text, video, scale = model(*inputs)
         self._vectors = text.detach(), video.detach()
         return contrastive_loss(text, video, scale)
 
     @torch.no_grad()
     def compute_metric(self, model: VideoTextModel, inputs: Batch) -> float:  # noqa: ARG002  Towhee's signature
-        """R@1 of the vectors that the loss was just computed of: within the batch when training, else of all so far."""
+        """Return R@1, 0 to 1, of the vectors that the loss was computed from.
+
+        In training, the videos of a batch are searched, and the result is the mean of all batches so far. In
+        evaluation, the videos of all batches so far are searched.
+        """
         assert self._vectors is not None, "compute_loss comes first"  # noqa: S101  as in Towhee's loop
         text, video = self._vectors
         if model.training:
@@ -180,21 +186,26 @@ class Clip4clipTrainer(Trainer):
         self._evaluated.append((text.cpu(), video.cpu()))
         text, video = (torch.cat(each) for each in zip(*self._evaluated, strict=True))
         columns, owners = self._distinct_videos(len(text))
-        found = ranks((text @ video[columns].T).numpy(), owners)
-        return RetrievalMetrics.of(found, len(columns)).recall_at_1 / 100
+        text_ranks = ranks((text @ video[columns].T).numpy(), owners)
+        return RetrievalMetrics.of(text_ranks, len(columns)).recall_at_1 / 100
 
     def _distinct_videos(self, count: int) -> tuple[list[int], list[int]]:
-        """The pairs with which a video comes first, and for each of the first ``count`` pairs which of these it has."""
-        if self.eval_dataset is None:  # a loader of the caller's own
+        """Group the first ``count`` pairs by video.
+
+        Returns:
+            The index of the first pair of each video, and for each pair the position of its video among these.
+        """
+        if self.eval_dataset is None:  # the caller passed a data loader
             return list(range(count)), list(range(count))
-        first: dict[Path, int] = {}
-        for index, pair in enumerate(self.eval_dataset.pairs[:count]):
-            first.setdefault(pair.path, index)
-        number = {path: column for column, path in enumerate(first)}
-        return list(first.values()), [number[pair.path] for pair in self.eval_dataset.pairs[:count]]
+        pairs = self.eval_dataset.pairs[:count]
+        first_pair: dict[Path, int] = {}
+        for index, pair in enumerate(pairs):
+            first_pair.setdefault(pair.path, index)
+        position = {path: column for column, path in enumerate(first_pair)}
+        return list(first_pair.values()), [position[pair.path] for pair in pairs]
 
     def evaluate(self, model: VideoTextModel, logs: dict[str, Any]) -> dict[str, Any]:
-        """Loss and R@1 over the evaluation set, added to ``logs``."""
+        """Add the loss and R@1 over the evaluation set to ``logs``."""
         self._evaluated = []
         self.loss_metric.reset()
         logs = super().evaluate(model, logs)
@@ -203,13 +214,13 @@ class Clip4clipTrainer(Trainer):
         return logs
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
-        """Towhee's files, to resume from, and ``model.safetensors``, for every other purpose."""
+        """Save Towhee's files, to resume from, and ``model.safetensors``, for everything else."""
         super().save(path, overwrite)
         save_checkpoint(self.model, Path(path) / CHECKPOINT)
 
 
 class _Batches(Batches):
-    """Those of the epoch that the trainer is in."""
+    """The batches of the trainer's current epoch."""
 
     def __init__(self, trainer: Trainer, length: int, batch_size: int, seed: int) -> None:
         super().__init__(length, batch_size, seed)
@@ -221,7 +232,7 @@ class _Batches(Batches):
 
 
 class _EarlyStopping(EarlyStoppingCallback):
-    """Towhee's uses a name that NumPy 2 no longer has."""
+    """Towhee's early stopping, without a name that NumPy 2 no longer has."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         self.wait = self.stopped_epoch = self.best_epoch = 0

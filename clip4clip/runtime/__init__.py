@@ -1,1 +1,1 @@
-"""Compute a tower with torch or ONNX Runtime, on the device that was chosen."""
+"""Compute towers and heads, with torch or ONNX Runtime, on the chosen device."""

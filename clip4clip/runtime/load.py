@@ -1,4 +1,4 @@
-"""Towers and heads of checkpoints, by the runtime that is to compute them; none is imported before it is needed."""
+"""Load the towers and heads of checkpoints, in the chosen runtime. Encoders of one file share them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ from .tower import Head, MeanPooling, Tower
 logger = logging.getLogger(__name__)
 
 MODALITIES = ("text", "video")
-USUAL_ROWS = {"text": 1, "video": 12}  # of a call: a caption, the frames of a video
+TYPICAL_BATCH_SIZE = {"text": 1, "video": 12}  # one caption, the frames of one video
 
 
 def check_modality(modality: str) -> str:
-    """``modality`` itself; UnknownNameError when it is neither 'text' nor 'video'."""
+    """Return ``modality``.
+
+    Raises:
+        UnknownNameError: it is neither ``'text'`` nor ``'video'``.
+    """
     if modality not in MODALITIES:
         raise UnknownNameError(f"unknown modality {modality!r}; it must be {' or '.join(map(repr, MODALITIES))}")
     return modality
@@ -34,128 +38,135 @@ def check_modality(modality: str) -> str:
 
 @dataclass(frozen=True)
 class Weights:
-    """The checkpoint that an encoder is made of.
+    """The checkpoint of an encoder.
 
     Attributes:
         model_name: key of :data:`clip4clip.config.MODELS`.
         modality: ``'text'`` or ``'video'``.
-        path: of the file.
+        path: the checkpoint file.
         fingerprint: see :func:`clip4clip.weights.fingerprint.compute_fingerprint`.
-        chosen: by whoever made the encoder; else it is the model's default.
+        is_default: the caller chose no weights, so these are the model's default ones.
     """
 
     model_name: str
     modality: str
     path: Path
     fingerprint: str
-    chosen: bool
+    is_default: bool
 
     def __str__(self) -> str:
         return f"{self.modality} from {self.path} (fingerprint {self.fingerprint})"
 
 
 def resolve_weights(weights: Reference | None, model_name: str, modality: str, folder: Path | None = None) -> Weights:
-    """Return the checkpoint to load, and say so at level info.
+    """Find the checkpoint to load, and log which one it is.
 
     Args:
-        weights: as for :func:`clip4clip.weights.locate.locate`, like ``folder``.
+        weights: see :func:`clip4clip.weights.locate.locate`, as for ``folder``.
         model_name: key of :data:`clip4clip.config.MODELS`.
         modality: ``'text'`` or ``'video'``.
-        folder: the operator's.
+        folder: the folder of the operator.
 
     Raises:
-        UnknownNameError: for an unknown model or modality.
+        UnknownNameError: unknown model or modality.
         WeightsNotFoundError: see :func:`clip4clip.weights.locate.locate`.
-        CheckpointError: when the file is no checkpoint of the model, or its tower gives no vectors.
+        CheckpointError: the file is not a checkpoint of the model, or its head does not give each text and each video
+            a vector of its own.
     """
     check_modality(modality)
     path = locate(weights, model_name, folder)
-    found = Weights(model_name, modality, path, inspect_checkpoint(path, model_name).fingerprint, weights is not None)
-    logger.info("%s: %s", model_name, found)
-    return found
+    fingerprint = inspect_checkpoint(path, model_name).fingerprint
+    resolved = Weights(model_name, modality, path, fingerprint, is_default=weights is None)
+    logger.info("%s: %s", model_name, resolved)
+    return resolved
 
 
-_in_use: weakref.WeakKeyDictionary[Any, Weights] = weakref.WeakKeyDictionary()
-
-
-def warn_if_weights_differ(encoder: Any, weights: Weights) -> None:
-    """Warn when another encoder of this process has other weights for the same model, and nobody chose both.
-
-    Args:
-        encoder: that has just been loaded; remembered as long as it lives.
-        weights: its checkpoint.
-    """
-    with _loading:
-        others = list(_in_use.values())
-        _in_use[encoder] = weights
-    for other in others:
-        if other.model_name != weights.model_name or other.fingerprint == weights.fingerprint:
-            continue
-        if (other.chosen and weights.chosen) or (
-            other.modality == weights.modality and (other.chosen or weights.chosen)
-        ):
-            continue
-        warn_once(
-            f"two encoders of {weights.model_name} have different weights, so their vectors cannot be compared: "
-            f"{other}, and {weights}. Pass the same weight_path to both."
-        )
-
-
-def load_tower(model_name: str, modality: str, path: Path, where: Placement) -> Tower:
-    """The tower of one modality; the same object for the same file, modality and placement.
+def load_tower(model_name: str, modality: str, path: Path, placement: Placement) -> Tower:
+    """Load a tower of a checkpoint. Returns the same object for the same file, modality and placement.
 
     Args:
         model_name: key of :data:`clip4clip.config.MODELS`.
         modality: ``'text'`` or ``'video'``.
-        path: of the checkpoint.
-        where: it is computed.
+        path: the checkpoint file.
+        placement: what computes the tower.
 
     Raises:
-        UnknownNameError: for an unknown model or modality.
-        CheckpointError: when the file is no checkpoint of the model, or its tower gives no vectors.
-        CacheError, ExportError: of onnxruntime, see :func:`clip4clip.runtime.onnx_cache.cached_graph`.
-        DeviceError: of onnxruntime, see :func:`clip4clip.runtime.onnx_backend.load`.
+        UnknownNameError: unknown model or modality.
+        CheckpointError: see :func:`resolve_weights`.
+        CacheError, ExportError: with onnxruntime, see :func:`clip4clip.runtime.onnx_cache.cached_graph`.
+        DeviceError: with onnxruntime, see :func:`clip4clip.runtime.onnx_backend.create_session`.
     """
-    key = (model_name, check_modality(modality), where)
-
-    def build() -> Tower:
-        if where.runtime == "onnxruntime":
-            from .onnx_backend import OnnxTower
-            from .onnx_cache import cached_graph, load_cached_graph
-
-            graph = cached_graph(model_name, modality, path, where.precision)
-            load = functools.partial(load_cached_graph, graph, model_name, modality, path, where)
-            return OnnxTower(load, where.device, rows=USUAL_ROWS[modality])
-        from .torch_backend import load_tower
-
-        return load_tower(model_name, modality, path, where)
-
-    return _shared(key, path, build)
+    check_modality(modality)
+    build = _load_onnx_tower if placement.runtime == "onnxruntime" else _load_torch_tower
+    return _load_once(
+        (model_name, modality, placement), path, functools.partial(build, model_name, modality, path, placement)
+    )
 
 
-def load_head(model_name: str, path: Path, where: Placement) -> Head:
-    """The pooling head of a checkpoint, shared like the towers. ``seqLSTM`` and ``seqTransf`` are computed by torch.
+def _load_torch_tower(model_name: str, modality: str, path: Path, placement: Placement) -> Tower:
+    from .torch_backend import load_tower
+
+    return load_tower(model_name, modality, path, placement)
+
+
+def _load_onnx_tower(model_name: str, modality: str, path: Path, placement: Placement) -> Tower:
+    from .onnx_backend import OnnxTower
+    from .onnx_cache import cached_graph
+
+    graph = cached_graph(model_name, modality, path, placement.precision)
+    create_session = functools.partial(graph.create_session, placement.device)
+    return OnnxTower(create_session, placement.device, TYPICAL_BATCH_SIZE[modality])
+
+
+def load_head(model_name: str, path: Path, placement: Placement) -> Head:
+    """Load the pooling head of a checkpoint. Returns the same object for the same file and device.
+
+    torch computes ``seqLSTM`` and ``seqTransf``, whatever computes the tower.
 
     Raises:
-        CheckpointError: when the file is no checkpoint of the model, or has a head that is not understood.
+        CheckpointError: the file is not a checkpoint of the model, or its head is not supported.
     """
     if inspect_checkpoint(path, model_name).head == "meanP":
         return MeanPooling()
     from .torch_backend import load_head
 
-    device = where.device if where.runtime == "torch" else "cpu"
-    return _shared((model_name, "head", device), path, lambda: load_head(get_model(model_name).config, path, device))
+    device = placement.device if placement.runtime == "torch" else "cpu"
+    return _load_once((model_name, "head", device), path, lambda: load_head(get_model(model_name).config, path, device))
 
 
 _loaded: weakref.WeakValueDictionary[tuple, Any] = weakref.WeakValueDictionary()
-_loading = threading.Lock()
+_weights_in_use: weakref.WeakKeyDictionary[Any, Weights] = weakref.WeakKeyDictionary()  # by encoder
+_lock = threading.Lock()  # for both
 
 
-def _shared(key: tuple, path: Path, build: Callable[[], Any]) -> Any:
-    """One object per file as it is now: a file that was replaced or rewritten is another one."""
+def _load_once(key: tuple, path: Path, load: Callable[[], Any]) -> Any:
+    """Return the object for a key and the current content of a file; load it if it is not in memory."""
     key = (*key, file_state(path))
-    with _loading:
-        found = _loaded.get(key)
-        if found is None:
-            found = _loaded[key] = build()
-        return found
+    with _lock:
+        loaded = _loaded.get(key)
+        if loaded is None:
+            loaded = _loaded[key] = load()
+        return loaded
+
+
+def warn_if_weights_differ(encoder: Any, weights: Weights) -> None:
+    """Warn if the encoders of a model have different weights in this process, unless the caller chose them all.
+
+    Args:
+        encoder: a newly loaded encoder. It is compared with later ones as long as it lives.
+        weights: its checkpoint.
+    """
+    with _lock:
+        others = list(_weights_in_use.values())
+        _weights_in_use[encoder] = weights
+    for other in others:
+        if other.model_name != weights.model_name or other.fingerprint == weights.fingerprint:
+            continue
+        # Two encoders of one modality may be meant to be compared with each other: then only one has the default.
+        allowed_defaults = 1 if other.modality == weights.modality else 0
+        if other.is_default + weights.is_default <= allowed_defaults:
+            continue
+        warn_once(
+            f"two encoders of {weights.model_name} have different weights, so their vectors cannot be compared: "
+            f"{other}, and {weights}. Pass the same weight_path to both."
+        )

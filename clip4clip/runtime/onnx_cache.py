@@ -1,4 +1,4 @@
-"""The graphs that ONNX Runtime computes: each made from a checkpoint once, and kept. With it torch is not needed."""
+"""Cache the ONNX graphs of towers: each is built from a checkpoint once. Loading one does not need torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime
@@ -14,101 +15,115 @@ from filelock import FileLock
 from ..cache import cache_folder
 from ..errors import CacheError, first_line
 from ..weights.identity import inspect_checkpoint, tower_digest
-from .onnx_backend import DAMAGED, load
-from .placement import Placement
+from .onnx_backend import DAMAGED_GRAPH_ERRORS, create_session
 
 logger = logging.getLogger(__name__)
 
-GRAPHS = 3  # counted up when what is in a graph changes: those that are kept are then made anew
+GRAPH_VERSION = 3  # increase it when the content of graphs changes: cached ones are then rebuilt
 
 
-def cached_graph(model_name: str, modality: str, path: Path, precision: str = "float32") -> Path:
-    """The graph file of a checkpoint's tower, made by whichever process comes first.
+@dataclass(frozen=True)
+class CachedGraph:
+    """The graph of a tower in the cache.
 
-    It lies in :func:`clip4clip.cache.cache_folder` under the model's name and the digest of the tower.
+    Attributes:
+        model_name: key of :data:`clip4clip.config.MODELS`.
+        modality: ``'text'`` or ``'video'``.
+        checkpoint: the file that the graph is built from.
+        precision: key of :data:`clip4clip.runtime.onnx_export.TOLERANCES`.
+        path: the graph file, in a folder named after the model and the digest of the tower.
+    """
+
+    model_name: str
+    modality: str
+    checkpoint: Path
+    precision: str
+    path: Path
+
+    def create_session(self, device: str, threads: int) -> onnxruntime.InferenceSession:
+        """Load the graph. If its files are missing or damaged, rebuild it once.
+
+        Args:
+            device: ``'cpu'``, ``'cuda:1'`` or ``'openvino'``.
+            threads: number of threads of each run on a CPU.
+
+        Raises:
+            CacheError: the graph cannot be loaded and cannot be rebuilt.
+            DeviceError: see :func:`clip4clip.runtime.onnx_backend.create_session`.
+            CheckpointError, ExportError: see :func:`cached_graph`.
+        """
+        with contextlib.suppress(*DAMAGED_GRAPH_ERRORS):
+            return create_session(self.path, device, threads)
+        try:
+            self._remove_if_damaged()
+            rebuilt = cached_graph(self.model_name, self.modality, self.checkpoint, self.precision)
+            if rebuilt.path != self.path:
+                raise CacheError("the checkpoint now has other weights, or CLIP4CLIP_CACHE now names another folder")
+            return create_session(self.path, device, threads)
+        except (OSError, *DAMAGED_GRAPH_ERRORS) as error:
+            raise CacheError(
+                f"{self.path} cannot be loaded and cannot be rebuilt from {self.checkpoint}: {first_line(error)}"
+            ) from error
+
+    def _remove_if_damaged(self) -> None:
+        with _locked(self.path):
+            try:
+                create_session(self.path)  # another process may have rebuilt it meanwhile
+            except DAMAGED_GRAPH_ERRORS as error:
+                logger.warning("rebuilding a cached graph that cannot be loaded: %s", first_line(error))
+                self.path.unlink(missing_ok=True)
+
+
+def cached_graph(model_name: str, modality: str, checkpoint: Path, precision: str = "float32") -> CachedGraph:
+    """Return the graph of a checkpoint's tower. The first process that needs it builds it; others wait.
 
     Args:
         model_name: key of :data:`clip4clip.config.MODELS`.
         modality: ``'text'`` or ``'video'``.
-        path: of the checkpoint.
-        precision: one of :data:`clip4clip.runtime.onnx_export.TOLERANCE`.
+        checkpoint: the checkpoint file.
+        precision: key of :data:`clip4clip.runtime.onnx_export.TOLERANCES`.
 
     Raises:
-        CacheError: when there is no room for it, or the checkpoint is replaced meanwhile.
-        CheckpointError: when the file is no checkpoint of the model, or its tower gives no vectors.
-        ExportError: when the graph gives other vectors than torch.
+        CacheError: the graph cannot be written, or the checkpoint was replaced meanwhile.
+        CheckpointError: the file is not a checkpoint of the model, or its head is not supported.
+        ExportError: the graph and torch disagree.
     """
-    inspect_checkpoint(path, model_name)  # refuses another model
-    folder = cache_folder() / f"graphs-{GRAPHS}" / f"{model_name}-{tower_digest(path, modality)}"
-    graph = folder / f"{modality}-{precision}.onnx"
-    if graph.is_file():
+    inspect_checkpoint(checkpoint, model_name)  # rejects a checkpoint of another model
+    folder = cache_folder() / f"graphs-{GRAPH_VERSION}" / f"{model_name}-{tower_digest(checkpoint, modality)}"
+    graph = CachedGraph(model_name, modality, checkpoint, precision, folder / f"{modality}-{precision}.onnx")
+    if graph.path.is_file():
         return graph
     try:
-        with _alone(graph):
-            if not graph.is_file():
-                logger.info("making %s, once", graph)
-                _make(model_name, modality, path, precision, graph)
+        with _locked(graph.path):
+            if not graph.path.is_file():
+                logger.info("building %s, once", graph.path)
+                _build(graph)
+    except CacheError:
+        raise
     except OSError as error:
         raise CacheError(
-            f"{graph}, which is made from {path} once, cannot be kept: {error}. Set CLIP4CLIP_CACHE to a folder with "
-            "room, or choose the runtime 'torch', which needs none"
+            f"cannot write {graph.path}, the graph built from {checkpoint}: {error}. Set CLIP4CLIP_CACHE to a writable "
+            "folder with enough space, or choose the runtime 'torch', which does not need one"
         ) from error
     return graph
 
 
-def load_cached_graph(
-    graph: Path, model_name: str, modality: str, path: Path, where: Placement, threads: int
-) -> onnxruntime.InferenceSession:
-    """A kept graph, ready to run; made anew, once, when its files are damaged or gone.
-
-    Args:
-        graph: that :func:`cached_graph` gave for the arguments after it.
-        model_name: as there, like the two after it.
-        modality: of the tower.
-        path: of the checkpoint.
-        where: it is computed.
-        threads: of each run on a CPU.
-
-    Raises:
-        CacheError: when it cannot be made anew, or not be loaded then either.
-        DeviceError: see :func:`clip4clip.runtime.onnx_backend.load`.
-        CheckpointError, ExportError: see :func:`cached_graph`.
-    """
-    with contextlib.suppress(*DAMAGED):
-        return load(graph, where.device, threads)
-    try:
-        _remove_damaged(graph)
-        if cached_graph(model_name, modality, path, where.precision) != graph:
-            raise CacheError("there are other weights in it now, or CLIP4CLIP_CACHE is another folder")
-        return load(graph, where.device, threads)
-    except (OSError, *DAMAGED) as error:
-        raise CacheError(f"{graph} cannot be loaded, nor be made anew from {path}: {first_line(error)}") from error
-
-
-def _remove_damaged(graph: Path) -> None:
-    with _alone(graph):
-        try:
-            load(graph)  # another process may have made it anew by now
-        except DAMAGED as error:
-            logger.warning("a kept graph cannot be loaded and is made anew: %s", first_line(error))
-            graph.unlink(missing_ok=True)
-
-
-def _make(model_name: str, modality: str, path: Path, precision: str, graph: Path) -> None:
-    from .onnx_export import save_tower, unfinished
+def _build(graph: CachedGraph) -> None:
+    from .onnx_export import save_tower, unfinished_prefix
     from .torch_backend import build_tower
 
-    for left in graph.parent.glob(f"{unfinished(graph)}*"):  # by a process that was killed: no other one is at it now
-        shutil.rmtree(left, ignore_errors=True)
-    tower = build_tower(model_name, modality, path)
-    if not graph.parent.name.endswith(tower_digest(path, modality)):
-        raise CacheError(f"{path} was replaced while it was read; load it again")
-    save_tower(tower, graph, precision=precision, tensors_beside=True)
+    # The lock is held, so these belong to processes that were killed.
+    for unfinished in graph.path.parent.glob(f"{unfinished_prefix(graph.path)}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    tower = build_tower(graph.model_name, graph.modality, graph.checkpoint)
+    if not graph.path.parent.name.endswith(tower_digest(graph.checkpoint, graph.modality)):
+        raise CacheError(f"{graph.checkpoint} was replaced while it was read; load it again")
+    save_tower(tower, graph.path, precision=graph.precision, external_data=True)
 
 
 @contextlib.contextmanager
-def _alone(graph: Path) -> Iterator[None]:
-    """One process at a time changes a graph; the others wait. A process that dies lets go."""
-    graph.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(graph.with_name(f".{graph.name}.lock"), mode=0o666):
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time change a graph; others wait. The lock of a process that dies is released."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock"), mode=0o666):
         yield

@@ -1,7 +1,8 @@
-"""Towers and heads computed by torch, on any device."""
+"""Compute towers and heads with torch, on any device."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,25 +15,29 @@ from torch import Tensor, nn
 
 from ..config import CLIPConfig, get_model
 from ..errors import CheckpointError, DeviceError, InputValueError
-from ..model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
+from ..model import MeanPooling, PoolingHead, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from ..threads import fork_safe, thread_pool
 from ..weights.checkpoint import read_state_dict
-from ..weights.state_dict import assign, check_shape, head_state, logger, report_unknown, sim_header, tower_state
+from ..weights.state_dict import assign, check_shape, head_state, report_unknown, sim_header, tower_state
 from .placement import Placement
 from .tower import Tower
+
+logger = logging.getLogger(__name__)
+
+LENGTH_MULTIPLE = 16  # a compiled tower gets captions padded to a multiple of this many ids
 
 
 class TorchTower(Tower):
     """A tower of :mod:`clip4clip.model` on a device: arrays in, arrays out.
 
+    It can be pickled. On a CPU, a forked process can call it.
+
     Args:
         module: the tower.
-        device: where it is.
-        compiled: by ``torch.compile``, which on CUDA also records graphs. Both are for one shape: batches are filled up
-            to the next power of two, and captions to the next multiple of 16 ids, so that there are few. One thread
-            runs all of them, one after the other, whoever calls.
-
-    It can be pickled, and be called in a forked process if it is on the CPU.
+        device: the device that the module is on.
+        compiled: compile the module with ``torch.compile``, which on CUDA also records graphs. Each shape is compiled
+            on its own. To have few shapes, batches are padded to the next power of two, and captions to the next
+            multiple of 16 ids. All calls run in one thread, one after the other.
     """
 
     def __init__(
@@ -51,12 +56,12 @@ class TorchTower(Tower):
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         if self.device.type != "cpu" and os.getpid() != self._process:
             raise DeviceError(
-                f"a forked process cannot compute on {str(self.device)!r} of its parent; start it by spawn "
-                "(multiprocessing.get_context('spawn')), or choose the device 'cpu'"
+                f"a forked process cannot compute on its parent's device {str(self.device)!r}; start the process with "
+                "spawn (multiprocessing.get_context('spawn')), or choose the device 'cpu'"
             )
         if not self.compiled:
             return self._compute(inputs)
-        # CUDA graphs run in the thread that recorded them, and each run writes over what the one before it gave.
+        # CUDA graphs run in the thread that recorded them, and each run overwrites the output of the previous one.
         return thread_pool("compiled", 1).submit(self._compute, inputs).result()
 
     @fork_safe
@@ -65,14 +70,14 @@ class TorchTower(Tower):
         tensor = torch.as_tensor(inputs)
         count = len(tensor)
         if self.compiled:
-            tensor = _filled_up(tensor, self.module.config.context_length)
+            tensor = _pad(tensor, self.module.config.context_length)
         tensor = self._to_device(tensor)
         if tensor.is_floating_point():
             tensor = tensor.to(next(self.module.parameters()).dtype)
         return self._run(tensor)[:count].float().cpu().numpy()
 
     def _to_device(self, tensor: Tensor) -> Tensor:
-        """Copied without waiting for it: what is computed next on the device waits by itself."""
+        """Copy to the device without waiting: the next computation there waits for the copy."""
         if self.device.type == "cpu":
             return tensor
         if self.device.type == "cuda":
@@ -80,11 +85,11 @@ class TorchTower(Tower):
         return tensor.to(self.device, non_blocking=True)
 
 
-def _filled_up(inputs: Tensor, longest: int) -> Tensor:
-    """Zeros behind the ids of captions, and behind all rows: neither changes what comes of the others."""
+def _pad(inputs: Tensor, max_length: int) -> Tensor:
+    """Append rows of zeros, and to the ids of captions zeros. Neither changes the embeddings of the other rows."""
     rows = (1 << (len(inputs) - 1).bit_length()) - len(inputs)
     if inputs.ndim == 2:
-        length = min(-(-inputs.shape[1] // 16) * 16, longest)
+        length = min(-(-inputs.shape[1] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length)
         return F.pad(inputs, (0, length - inputs.shape[1], 0, rows))
     return F.pad(inputs, (0, 0, 0, 0, 0, 0, 0, rows))
 
@@ -94,7 +99,7 @@ class TorchHead:
 
     Args:
         module: the head.
-        device: where it is.
+        device: the device that the module is on.
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
@@ -107,8 +112,8 @@ class TorchHead:
         state = self.module(torch.from_numpy(frames).to(self.device), state)
         if isinstance(self.module, SequenceTransformer) and len(state) > self.module.max_frames:
             raise InputValueError(
-                f"a video has more than {self.module.max_frames} frames, which is how many positions this checkpoint's "
-                "seqTransf head knows; sample fewer"
+                f"a video has more than {self.module.max_frames} frames, the number of positions of this checkpoint's "
+                "seqTransf head; sample fewer frames"
             )
         return state
 
@@ -119,23 +124,27 @@ class TorchHead:
 
 
 @fork_safe
-def load_tower(model_name: str, modality: str, path: Path, where: Placement) -> TorchTower:
-    """The tower of a checkpoint; what the other one needs is not read. As :func:`clip4clip.runtime.load.load_tower`."""
-    module: Any = build_tower(model_name, modality, path).to(where.device, getattr(torch, where.precision))
-    if where.kind == "cuda" and modality == "video":
+def load_tower(model_name: str, modality: str, path: Path, placement: Placement) -> TorchTower:
+    """Load a tower onto a device; see :func:`clip4clip.runtime.load.load_tower`. The other tower is not read."""
+    module: Any = build_tower(model_name, modality, path).to(placement.device, getattr(torch, placement.precision))
+    if placement.device_kind == "cuda" and modality == "video":
         module = module.to(memory_format=torch.channels_last)
-    return TorchTower(module, where.device, where.compiled)
+    return TorchTower(module, placement.device, placement.compiled)
 
 
 @fork_safe
 def build_tower(model_name: str, modality: str, path: Path) -> TextTower | VisionTower:
-    """The tower of a checkpoint in evaluation mode, float32 on the CPU; its tensors stay mapped where they can."""
+    """Build the tower of a checkpoint, for inference, in float32 on the CPU. Tensors stay mapped where possible.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint of the model, or its head is not supported.
+    """
     tensors = read_state_dict(path)
     check_shape(tensors, model_name, path)
-    sim_header(tensors, path)  # refuses a checkpoint that has no vectors
+    sim_header(tensors, path)  # rejects a head that is not supported
     report_unknown(tensors, path)
     config = get_model(model_name).config
-    with torch.device("meta"):  # no memory and no initialisation for what is about to be replaced
+    with torch.device("meta"):  # neither allocate nor initialise what is replaced anyway
         tower = VisionTower(config) if modality == "video" else TextTower(config)
     assign(tower, tower_state(tensors, modality), path)
     return tower.requires_grad_(False).eval()
@@ -143,30 +152,44 @@ def build_tower(model_name: str, modality: str, path: Path) -> TextTower | Visio
 
 @fork_safe
 def load_head(config: CLIPConfig, path: Path, device: str = "cpu") -> TorchHead:
-    """The head of a checkpoint, on a device."""
+    """Load the head of a checkpoint onto a device."""
     return TorchHead(build_head(config.embed_dim, path).to(device), device)
 
 
 @fork_safe
-def build_head(width: int, path: Path) -> MeanPooling | SequenceLSTM | SequenceTransformer:
-    """The head of a checkpoint in evaluation mode, on the CPU."""
+def build_head(width: int, path: Path) -> PoolingHead:
+    """Build the head of a checkpoint, for inference, on the CPU.
+
+    Args:
+        width: length of an embedding.
+        path: the checkpoint file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its head is not supported.
+    """
     tensors = read_state_dict(path)
     kind = sim_header(tensors, path)
     state = head_state(tensors)
-    head: MeanPooling | SequenceLSTM | SequenceTransformer
     with torch.device("meta"):
-        if kind == "meanP":
-            head = MeanPooling()
-        elif kind == "seqLSTM":
-            head = SequenceLSTM(width)
-            if others := {name for name in state if name.startswith("lstm_visual.")} - head.state_dict().keys():
-                raise CheckpointError(f"{path} has another LSTM head than CLIP4Clip's: {', '.join(sorted(others))}")
-        else:
-            layers = {name.split(".")[2] for name in state if name.startswith("transformerClip.resblocks.")}
-            if not layers:
-                raise CheckpointError(f"{path} has a seqTransf head without any transformerClip.resblocks")
-            positions = state.get("frame_position_embeddings.weight", torch.empty(1, 0)).shape[0]
-            head = SequenceTransformer(width, len(layers), positions)
+        head = _empty_head(kind, width, state, path)
     assign(head, state, path)
     logger.info("%s: %s head", path, kind)
     return head.requires_grad_(False).eval()
+
+
+def _empty_head(kind: str, width: int, state: dict[str, Tensor], path: Path) -> PoolingHead:
+    """Return a head of the shape that its tensors have."""
+    if kind == "meanP":
+        return MeanPooling()
+    if kind == "seqLSTM":
+        lstm = SequenceLSTM(width)
+        if unexpected := {name for name in state if name.startswith("lstm_visual.")} - lstm.state_dict().keys():
+            raise CheckpointError(
+                f"{path} has an LSTM head with more tensors than CLIP4Clip's: {', '.join(sorted(unexpected))}"
+            )
+        return lstm
+    layers = {name.split(".")[2] for name in state if name.startswith("transformerClip.resblocks.")}
+    if not layers:
+        raise CheckpointError(f"{path} has a seqTransf head without any transformerClip.resblocks")
+    positions = state.get("frame_position_embeddings.weight", torch.empty(1, 0)).shape[0]
+    return SequenceTransformer(width, len(layers), positions)

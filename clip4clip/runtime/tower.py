@@ -1,4 +1,4 @@
-"""What the encoders compute with, whichever the runtime: a tower, and a head that pools frames. Arrays in and out."""
+"""The interface of every runtime: a tower embeds, and a head pools frame embeddings. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -11,52 +11,65 @@ from ..errors import CheckpointError
 
 
 class Tower(ABC):
-    """A tower of a model, in some runtime. It may be called from several threads at once."""
+    """One tower of a model. Several threads may call it at once."""
 
     @abstractmethod
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Token ids (B, L), int64, or pixels (B, 3, R, R), float32, to embeddings (B, D), float32, not normalised."""
+        """Embed token ids or frames.
+
+        Args:
+            inputs: token ids, (B, L) int64, or pixel values, (B, 3, R, R) float32.
+
+        Returns:
+            Embeddings, (B, D) float32, not normalised.
+        """
 
 
 class Head(Protocol):
-    """Takes the frames of a video in pieces of any length, in order.
+    """Pools the frame embeddings of a video, which it takes in chunks of any length, in order.
 
-    ``state = None``, then ``state = head(frames, state)`` for each piece, then ``head.pool(state)``.
+    Start with ``state = None``, call ``state = head(frames, state)`` for each chunk, then ``head.pool(state)``.
     """
 
     def __call__(self, frames: np.ndarray, state: Any, /) -> Any:
-        """(T, D) float32 frame embeddings, not normalised, and the state so far to the new state.
+        """Return the state after one more chunk.
+
+        Args:
+            frames: frame embeddings, (T, D) float32, not normalised.
+            state: the state so far, or None.
 
         Raises:
-            InputValueError: when the head knows no more frames than it has seen (``seqTransf``, 77).
+            InputValueError: the video has more frames than the head has positions for (``seqTransf``: 77).
         """
 
     def pool(self, state: Any, /) -> np.ndarray:
-        """The video's embedding, (D,) float32, not normalised."""
-
-
-def l2_normalize(embeddings: np.ndarray) -> np.ndarray:
-    """(B, D) embeddings to (B, D) unit vectors.
-
-    Raises:
-        CheckpointError: when one is not finite or has no direction.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        vectors = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
-    if not (np.abs(np.linalg.norm(vectors, axis=-1) - 1) <= 1e-4).all():  # so written that NaN fails too
-        raise CheckpointError(
-            "the model gave a vector that is not finite or has no direction: its checkpoint is damaged"
-        )
-    return vectors
+        """Return the video's embedding, (D,) float32, not normalised."""
 
 
 class MeanPooling:
-    """``meanP``: the mean of the normalised frame embeddings; as a sum, which points where the mean does."""
+    """``meanP``: the mean of the normalised frame embeddings.
+
+    It is kept as a sum, which has the same direction.
+    """
 
     def __call__(self, frames: np.ndarray, total: np.ndarray | None) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):  # what has no direction is refused in the end
-            added = (frames / np.linalg.norm(frames, axis=-1, keepdims=True)).sum(0)
-        return added if total is None else total + added
+        with np.errstate(divide="ignore", invalid="ignore"):  # l2_normalize reports a zero or NaN embedding
+            chunk = (frames / np.linalg.norm(frames, axis=-1, keepdims=True)).sum(0)
+        return chunk if total is None else total + chunk
 
     def pool(self, total: np.ndarray) -> np.ndarray:
         return total
+
+
+def l2_normalize(embeddings: np.ndarray) -> np.ndarray:
+    """Scale each of the (B, D) embeddings to length 1.
+
+    Raises:
+        CheckpointError: an embedding is zero or not finite.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vectors = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    is_unit = np.abs(np.linalg.norm(vectors, axis=-1) - 1) <= 1e-4  # False for NaN, too
+    if not is_unit.all():
+        raise CheckpointError("the model returned an embedding that is zero or not finite; its checkpoint is damaged")
+    return vectors

@@ -1,8 +1,8 @@
+"""``ops.video_text_embedding.clip4clip`` and its arguments."""
+
 from __future__ import annotations
 
 import inspect
-import logging
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,17 +25,13 @@ from clip4clip import (
     TextEncoder,
     UnknownNameError,
     VideoEncoder,
-    WeightsNotFoundError,
 )
-from clip4clip.config import MODELS
 from clip4clip.operators import Clip4clip
-from clip4clip.weights.identity import inspect_checkpoint as inspect_file
-from clip4clip.weights.locate import locate
 
 ACCELERATED = {"name": "node", "acc_info": {"type": "mock", "params": None}}
 
 
-def test_factory_has_the_published_signature() -> None:
+def test_the_operator_has_the_published_signature() -> None:
     parameters = inspect.signature(Clip4clip).parameters
     positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert positional == ["model_name", "modality", "weight_path", "device"]
@@ -50,20 +46,20 @@ def test_positional_and_keyword_calls_give_the_same_operator(tiny_checkpoint: Pa
     np.testing.assert_array_equal(by_position("a dog"), by_keyword("a dog"))
 
 
-def test_operator_gives_what_the_python_face_gives(tiny_checkpoint: Path, frames: list[np.ndarray]) -> None:
+def test_the_operator_gives_the_vectors_of_the_encoders(tiny_checkpoint: Path, frames: list[np.ndarray]) -> None:
     text = Clip4clip("tiny", "text", tiny_checkpoint, "cpu")
     video = Clip4clip("tiny", "video", tiny_checkpoint, "cpu")
     np.testing.assert_array_equal(text(["a", "b c"]), TextEncoder.load("tiny", tiny_checkpoint, "cpu")(["a", "b c"]))
     np.testing.assert_array_equal(video(frames), VideoEncoder.load("tiny", tiny_checkpoint, "cpu")(frames))
 
 
-def test_operators_on_the_same_weights_share_their_parameters(tiny_checkpoint: Path) -> None:
+def test_operators_of_one_checkpoint_share_a_tower(tiny_checkpoint: Path) -> None:
     first, second = (Clip4clip("tiny", "video", tiny_checkpoint, "cpu") for _ in range(2))
     assert first.model is second.model
     assert Clip4clip("tiny", "text", tiny_checkpoint, "cpu").model is not first.model
 
 
-def test_unknown_names_are_errors_that_list_the_known_ones(tiny_checkpoint: Path) -> None:
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(tiny_checkpoint: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"'clip_vit_l14'.*clip_vit_b32, clip_vit_b16"):
         Clip4clip("clip_vit_l14", "text", tiny_checkpoint)
     with pytest.raises(UnknownNameError, match=r"'audio'.*'text' or 'video'"):
@@ -71,20 +67,20 @@ def test_unknown_names_are_errors_that_list_the_known_ones(tiny_checkpoint: Path
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has the device that the test asks for")
-def test_a_device_that_is_not_there_is_an_error_that_lists_those_that_are(tiny_checkpoint: Path) -> None:
+def test_an_unavailable_device_is_an_error_that_lists_the_available_ones(tiny_checkpoint: Path) -> None:
     with pytest.raises(DeviceError, match=r"'cuda:1' does not exist.*has: .*cpu"):
         Clip4clip("tiny", "text", tiny_checkpoint, "cuda:1")
 
 
-def test_no_device_follows_the_one_towhee_configures(tiny_checkpoint: Path) -> None:
+def test_the_default_device_is_the_one_that_towhee_configures(tiny_checkpoint: Path) -> None:
     beyond = torch.cuda.device_count()
     with set_runtime_config(NodeConfig(name="node", device=beyond)), pytest.raises(DeviceError, match=f"cuda:{beyond}"):
         Clip4clip("tiny", "text", tiny_checkpoint)
     with set_runtime_config(NodeConfig(name="node", device=beyond)):
-        Clip4clip("tiny", "text", tiny_checkpoint, "cpu")  # what was asked for goes before what was configured
+        Clip4clip("tiny", "text", tiny_checkpoint, "cpu")  # the argument overrides the configuration
 
 
-def test_supported_model_names() -> None:
+def test_supported_model_names_lists_the_models() -> None:
     assert {"clip_vit_b32", "clip_vit_b16", "clip_vit_tiny_demo"} <= set(Clip4clip.supported_model_names())
 
 
@@ -96,35 +92,37 @@ def test_input_errors_reach_the_caller(tiny_checkpoint: Path) -> None:
         video([])
 
 
-def test_eight_threads_on_one_operator(tiny_checkpoint: Path, frames: list[np.ndarray]) -> None:
+def test_eight_threads_can_share_an_operator(tiny_checkpoint: Path, frames: list[np.ndarray]) -> None:
     operator = Clip4clip("tiny", "video", tiny_checkpoint, "cpu")
     assert operator.shared_type is SharedType.Shareable
     videos = [[np.roll(frame, step, axis=1) for frame in frames] for step in range(32)]
-    alone = [operator(video) for video in videos]
+    expected = [operator(video) for video in videos]
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(operator, videos))
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+        vectors = list(pool.map(operator, videos))
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("modality", "shape"), [("text", (3, 64)), ("video", (3, 64))])
-def test_model_takes_one_tensor_and_gives_one(tiny_checkpoint: Path, modality: str, shape: tuple[int, int]) -> None:
+def test_the_model_takes_one_tensor_and_returns_one(
+    tiny_checkpoint: Path, modality: str, shape: tuple[int, int]
+) -> None:
     operator = Clip4clip("tiny", modality, tiny_checkpoint, "cpu")
-    given = torch.ones(3, 5, dtype=torch.int64) if modality == "text" else torch.zeros(3, 3, 32, 32)
+    inputs = torch.ones(3, 5, dtype=torch.int64) if modality == "text" else torch.zeros(3, 3, 32, 32)
     with torch.inference_mode():
-        assert operator.model(given).shape == shape
+        assert operator.model(inputs).shape == shape
 
 
-def test_a_model_that_towhee_serves_elsewhere_is_not_loaded() -> None:
-    # The mock accelerator gives back its input, as a client gives back what its server answers.
+def test_a_served_text_tower_is_not_loaded() -> None:
+    # The mock accelerator returns its input, as a client returns the answer of its server.
     with set_runtime_config(NodeConfig(**ACCELERATED)):
-        operator = Clip4clip("clip_vit_b32", "text", "/there/is/no/such/file", "cpu")
+        operator = Clip4clip("clip_vit_b32", "text", "/no/such/file", "cpu")
     received = operator.model(torch.ones(1, 2))
     assert received.tolist() == [[1, 1]]
     ids = operator("a photo of a cat")  # the mock's "embedding": normalised token ids
     assert ids.shape == (7,)
 
 
-def test_in_a_pipeline(tiny_checkpoint: Path) -> None:
+def test_the_operator_works_in_a_pipeline(tiny_checkpoint: Path) -> None:
     pipeline = (
         pipe.input("text")
         .map("text", "vec", ops.video_text_embedding.clip4clip("tiny", "text", str(tiny_checkpoint)))
@@ -135,103 +133,18 @@ def test_in_a_pipeline(tiny_checkpoint: Path) -> None:
     assert not np.allclose(*batch)
 
 
-def test_in_a_pipeline_with_a_configured_device(tiny_checkpoint: Path) -> None:
+def test_the_operator_works_in_a_pipeline_with_a_configured_device(tiny_checkpoint: Path) -> None:
     operator = ops.video_text_embedding.clip4clip("tiny", "text", str(tiny_checkpoint))
     build: Callable = pipe.input("text").map("text", "vec", operator, config=AutoConfig.LocalCPUConfig()).output
     assert build("vec")("a dog").get()[0].shape == (64,)
 
 
-def test_both_names_are_registered() -> None:
+def test_the_operators_are_registered_with_towhee() -> None:
     assert clip4clip.__name__ == "clip4clip"
     assert {"video-text-embedding/clip4clip", "video-decode/ffmpeg"} <= set(OperatorRegistry.op_names())
 
 
-def put(folder: Path, state: dict[str, torch.Tensor]) -> Path:
-    """The published file, in an operator's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "pytorch_model.bin.1"
-    torch.save({f"clip.{name}": tensor for name, tensor in state.items()}, path)
-    return path
-
-
-@pytest.fixture
-def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TOWHEE_HOME", str(tmp_path))
-    monkeypatch.setitem(MODELS, "own", MODELS["tiny"])  # a model of which no other test has an encoder
-    return tmp_path / "operators" / "video-text-embedding" / "clip4clip" / "versions"
-
-
-def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-def test_two_operators_with_different_weights_are_warned_about(
-    versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
-) -> None:
-    own = put(versions / "v1", random_state(MODELS["tiny"].config, 1))
-    text = Clip4clip("own", "text", device="cpu", folder=own.parent)
-    assert warnings_of(caplog) == []
-    other = put(versions / "main", random_state(MODELS["tiny"].config, 2))
-    video = Clip4clip("own", "video", device="cpu", folder=other.parent)
-    fingerprints = [inspect_file(path, "own").fingerprint for path in (own, other)]
-    (warning,) = warnings_of(caplog)
-    assert f"text from {own} (fingerprint {fingerprints[0]})" in warning
-    assert f"video from {other} (fingerprint {fingerprints[1]})" in warning
-    assert text.model is not video.model
-
-
-def test_one_that_was_chosen_and_one_that_was_not_are_warned_about_too(
-    versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
-) -> None:
-    put(versions / "main", random_state(MODELS["tiny"].config, 3))
-    chosen = put(versions.parent / "elsewhere", random_state(MODELS["tiny"].config, 4))
-    text, video = Clip4clip("own", "text", chosen, "cpu"), Clip4clip("own", "video", device="cpu")
-    (warning,) = warnings_of(caplog)
-    assert "Pass the same weight_path to both" in warning
-    assert text.model is not video.model
-
-
-def test_what_was_chosen_or_is_the_same_is_not_warned_about(
-    versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
-) -> None:
-    paths = [put(versions.parent / str(seed), random_state(MODELS["tiny"].config, seed)) for seed in (5, 6)]
-    put(versions / "main", random_state(MODELS["tiny"].config, 5))
-    kept = [TextEncoder.load("own", path, "cpu") for path in paths]
-    kept += [TextEncoder.load("own", device="cpu")]  # to be compared with the two
-    assert len(kept) == 3
-    kept_video = [VideoEncoder.load("own", path, "cpu") for path in paths[:1]]
-    assert len(kept_video) == 1
-    assert warnings_of(caplog) == []
-
-
-def test_without_a_version_asked_for_the_only_one_is_taken_and_main_before_others(
-    versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = put(versions / "v1", random_state(MODELS["tiny"].config, 7))
-    assert locate(None, "tiny") == first
-    (versions / "v2").mkdir()
-    (versions / "v2" / first.name).symlink_to(first)
-    assert locate(None, "tiny") == first  # both are the same file
-    (versions / "v2" / first.name).unlink()
-    second = put(versions / "v2", random_state(MODELS["tiny"].config, 8))
-    with pytest.raises(WeightsNotFoundError, match=f"several versions.*{first}, {second}.*weight_path"):
-        locate(None, "tiny")
-    assert locate(None, "tiny", second.parent) == second
-    assert warnings_of(caplog) == []
-    main = put(versions / "main", random_state(MODELS["tiny"].config, 9))
-    assert locate(None, "tiny") == main
-    (warning,) = warnings_of(caplog)
-    assert f"{main} is used, but other versions of the operator hold another one: {first}, {second}" in warning
-
-
-def test_a_broken_link_beside_the_operator_is_no_reason_to_take_other_weights(versions: Path) -> None:
-    (versions / "main").mkdir(parents=True)
-    (versions / "main" / "pytorch_model.bin.1").symlink_to(versions / "gone")
-    with pytest.raises(WeightsNotFoundError, match=r"pytorch_model\.bin\.1 is not a file that can be read"):
-        Clip4clip("tiny", "text", device="cpu")
-
-
-def test_nothing_is_looked_for_before_the_other_arguments_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_looked_for_after_the_other_arguments_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clip4clip.weights.locate.download_checkpoint", None)
     wrong: list[dict[str, Any]] = [{"modality": "audio"}, {"device": "tpu"}, {"runtime": "jax"}, {"precision": "int3"}]
     for change in wrong:
@@ -241,12 +154,14 @@ def test_nothing_is_looked_for_before_the_other_arguments_are_right(monkeypatch:
         TextEncoder.load("clip_vit_l14", device="tpu")
 
 
-@pytest.mark.parametrize("name", ["ann_insert", "ann_search"])
-def test_a_milvus_operator_without_its_extra_names_itself_and_the_extra(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in [name for name in sys.modules if name.startswith("clip4clip.retrieval")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(RuntimeError, match=rf"ops\.{name}\.milvus_client.*pymilvus.*\[retrieval\]"):
-        getattr(ops, name).milvus_client(collection_name="a").get_op()
+def test_arguments_of_save_model_are_checked(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    text = Clip4clip("tiny", "text", tiny_checkpoint, "cpu")
+    assert text.supported_formats == ["onnx"]
+    with pytest.raises(UnknownNameError, match="unknown format 'tensorrt'; it must be 'onnx'"):
+        text.save_model("tensorrt", tmp_path / "a")
+    with pytest.raises(UnknownNameError, match="unknown precision 'bfloat16' of a graph"):
+        text.save_model("onnx", tmp_path / "a.onnx", precision="bfloat16")
+    with pytest.raises(InputValueError, match="pooled=True is for video"):
+        text.save_model("onnx", tmp_path / "a.onnx", pooled=True)
+    with pytest.raises(InputValueError, match="there is no folder"):
+        text.save_model("onnx", tmp_path / "none" / "a.onnx")

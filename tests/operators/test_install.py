@@ -1,3 +1,5 @@
+"""Placing the operators in Towhee's folder."""
+
 from __future__ import annotations
 
 import ast
@@ -18,7 +20,7 @@ def folder(home: Path, operator: str) -> Path:
     return home / "operators" / operator / "versions" / "main"
 
 
-def test_all_operators_are_placed_and_named(tmp_path: Path) -> None:
+def test_all_operators_are_placed_and_returned(tmp_path: Path) -> None:
     placed = install_operators(tmp_path)
     names = ["video-text-embedding/clip4clip", "video-decode/ffmpeg"]
     names += ["ann-insert/milvus-client", "ann-search/milvus-client"]
@@ -28,7 +30,7 @@ def test_all_operators_are_placed_and_named(tmp_path: Path) -> None:
         assert [entry.name for entry in path.parent.iterdir()] == ["__init__.py"]
 
 
-def test_twice_is_as_good_as_once_and_an_older_one_is_refreshed(tmp_path: Path) -> None:
+def test_placing_again_replaces_an_older_file(tmp_path: Path) -> None:
     first, second, *_ = install_operators(tmp_path)
     fresh = first.read_text()
     first.write_text(fresh.splitlines()[0] + "\nold = True\n")
@@ -38,11 +40,11 @@ def test_twice_is_as_good_as_once_and_an_older_one_is_refreshed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_an_operator_of_somebody_else_is_left_alone_and_so_is_the_other(operator: str, tmp_path: Path) -> None:
+def test_a_foreign_operator_is_replaced_only_with_force(operator: str, tmp_path: Path) -> None:
     theirs = folder(tmp_path, operator) / "__init__.py"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs = True\n")
-    with pytest.raises(InstallError, match=r"left alone: .*--force"):
+    with pytest.raises(InstallError, match=r"did not place it: .*--force"):
         install_operators(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
     assert theirs.read_text() == "theirs = True\n"
@@ -50,7 +52,7 @@ def test_an_operator_of_somebody_else_is_left_alone_and_so_is_the_other(operator
     assert "clip4clip" in theirs.read_text()
 
 
-def test_an_operator_of_the_legacy_kind_is_left_alone_too(tmp_path: Path) -> None:
+def test_a_foreign_operator_for_the_legacy_loader_is_not_replaced(tmp_path: Path) -> None:
     theirs = folder(tmp_path, "video-text-embedding/clip4clip") / "clip4clip.py"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("class Clip4clip: ...\n")
@@ -58,7 +60,7 @@ def test_an_operator_of_the_legacy_kind_is_left_alone_too(tmp_path: Path) -> Non
         install_operators(tmp_path)
 
 
-def test_a_hub_download_is_replaced_without_writing_through_its_symlinks(tmp_path: Path) -> None:
+def test_a_hub_download_is_replaced_and_the_targets_of_its_links_are_not(tmp_path: Path) -> None:
     blob = tmp_path / "files" / "abc"
     blob.parent.mkdir()
     blob.write_text("theirs = True\n")
@@ -70,7 +72,7 @@ def test_a_hub_download_is_replaced_without_writing_through_its_symlinks(tmp_pat
     assert not link.is_symlink()
 
 
-def test_a_checkpoint_beside_is_left_alone(tmp_path: Path) -> None:
+def test_a_checkpoint_beside_the_operator_is_not_changed(tmp_path: Path) -> None:
     checkpoint = folder(tmp_path, "video-text-embedding/clip4clip") / "pytorch_model.bin.1"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"weights")
@@ -79,24 +81,22 @@ def test_a_checkpoint_beside_is_left_alone(tmp_path: Path) -> None:
     assert checkpoint.read_bytes() == b"weights"
 
 
-def test_the_command_follows_towhee_home_and_says_what_it_placed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_uses_towhee_home_and_lists_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOWHEE_HOME", str(tmp_path / "from_environment"))
-    shown = CliRunner().invoke(app, ["install-operators"]).stdout
+    output = CliRunner().invoke(app, ["install-operators"]).stdout
     for name in OPERATORS:
-        assert f"placed {folder(tmp_path / 'from_environment', name) / '__init__.py'}" in shown
+        assert f"placed {folder(tmp_path / 'from_environment', name) / '__init__.py'}" in output
     CliRunner().invoke(app, ["install-operators", "--towhee-home", str(tmp_path / "named")])
     assert folder(tmp_path / "named", "video-decode/ffmpeg").is_dir()
 
 
-def test_without_towhee_home_it_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_the_towhee_folder_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOWHEE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert install_operators()[0].is_relative_to(tmp_path / ".towhee")
 
 
-def test_the_command_ends_in_a_sentence_when_it_may_not(tmp_path: Path) -> None:
+def test_the_command_raises_install_error_for_a_foreign_operator(tmp_path: Path) -> None:
     theirs = folder(tmp_path, "video-decode/ffmpeg") / "__init__.py"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs = True\n")
@@ -105,7 +105,7 @@ def test_the_command_ends_in_a_sentence_when_it_may_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_a_placed_operator_without_the_package_says_where_to_get_it(operator: str, tmp_path: Path) -> None:
+def test_a_placed_operator_without_the_package_says_how_to_install_it(operator: str, tmp_path: Path) -> None:
     install_operators(tmp_path)
     namespace, name = operator.replace("-", "_").split("/")
     program = f"import sys; sys.modules['clip4clip'] = None; from towhee import ops; ops.{namespace}.{name}().get_op()"

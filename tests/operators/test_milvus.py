@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from index_rows import random_rows
 from servers import MilvusServer
+from towhee import ops
 
+import clip4clip  # noqa: F401  registers the operators with Towhee
 from clip4clip import InputValueError
 from clip4clip.operators import MilvusInsert, MilvusSearch
 from clip4clip.retrieval import VideoIndex
@@ -41,6 +44,17 @@ def check_operators(uri: str, collection: str) -> None:
             operator._collection.close()
 
 
-def test_a_missing_collection_name_is_reported() -> None:
+@pytest.mark.parametrize("name", ["ann_insert", "ann_search"])
+def test_an_operator_without_its_extra_names_itself_and_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith(("clip4clip.retrieval", "clip4clip.index"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(RuntimeError, match=rf"ops\.{name}\.milvus_client.*pymilvus.*\[retrieval\]"):
+        getattr(ops, name).milvus_client(collection_name="a").get_op()
+
+
+@pytest.mark.parametrize("operator", [MilvusInsert, MilvusSearch])
+def test_the_name_of_the_collection_is_required(operator: type) -> None:
+    pytest.importorskip("pymilvus")
     with pytest.raises(InputValueError, match="collection_name is missing"):
-        MilvusSearch(uri="http://127.0.0.1:1")
+        operator(uri="./none.db")

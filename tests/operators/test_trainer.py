@@ -23,14 +23,14 @@ from clip4clip.training import VideoTextDataset, VideoTextModel
 from clip4clip.video import FrameSampling
 
 
-def has_what_towhee_needs() -> bool:
+def has_requirements() -> bool:
     try:
         return version("torchmetrics") == "0.7.0" and bool(version("torchvision") and version("ruamel.yaml"))
     except PackageNotFoundError:
         return False
 
 
-needs_towhees_trainer = pytest.mark.skipif(not has_what_towhee_needs(), reason="needs the extra towhee-train")
+needs_towhees_trainer = pytest.mark.skipif(not has_requirements(), reason="needs the extra towhee-train")
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +43,21 @@ def eval_dataset(drawings: Path) -> VideoTextDataset:
     return VideoTextDataset(read_pairs(drawings / "eval.csv", drawings), MODELS["tiny"].config, frames=2)
 
 
-@pytest.mark.skipif(has_what_towhee_needs(), reason="everything is there")
-def test_without_the_extra_the_error_names_it_and_nothing_is_installed(tiny_checkpoint: Path) -> None:
+@pytest.mark.skipif(has_requirements(), reason="the extra towhee-train is installed")
+def test_without_the_extra_the_error_names_it(tiny_checkpoint: Path) -> None:
     with pytest.raises(MissingExtraError, match=r"towhee-clip4clip\[towhee-train\].*clip4clip train"):
         Clip4clip("tiny", "text", tiny_checkpoint, "cpu").train()
 
 
 @needs_towhees_trainer
-def test_an_operator_trains_and_then_uses_the_result(
+def test_an_operator_uses_the_result_of_its_training(
     tiny_checkpoint: Path, train_dataset: VideoTextDataset, eval_dataset: VideoTextDataset, tmp_path: Path
 ) -> None:
     from towhee.trainer.callback import Callback
     from towhee.trainer.training_config import TrainingConfig
 
     operator = ops.video_text_embedding.clip4clip("tiny", "video", str(tiny_checkpoint), "cpu").get_op()
-    bystander = Clip4clip("tiny", "video", tiny_checkpoint, "cpu")
+    other_operator = Clip4clip("tiny", "video", tiny_checkpoint, "cpu")
     frames = list(np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8))
     before = operator(frames)
 
@@ -72,7 +72,7 @@ def test_an_operator_trains_and_then_uses_the_result(
         def on_epoch_end(self, epochs: int, logs: dict) -> None:
             self.epochs.append(dict(logs))
 
-    # All else is Towhee's default: early stopping, a checkpoint of every epoch, evaluation after it, a progress bar.
+    # The rest is Towhee's default: early stopping, a checkpoint and an evaluation after each epoch, a progress bar.
     config = TrainingConfig(
         output_dir=str(tmp_path / "out"), epoch_num=4, batch_size=16, lr=1e-3, device_str="cpu", tensorboard=None
     )
@@ -86,11 +86,11 @@ def test_an_operator_trains_and_then_uses_the_result(
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     rates = [logs["lr"] for logs in recorder.steps]
     assert rates[0] == pytest.approx(1e-3, rel=0.1)
-    assert rates[-1] < 1e-4, "the schedule goes over the steps there are"
+    assert rates[-1] < 1e-4, "the schedule covers all steps"
 
     after = operator(frames)
     assert not np.allclose(after, before, atol=1e-4)
-    np.testing.assert_array_equal(bystander(frames), before)
+    np.testing.assert_array_equal(other_operator(frames), before)
     saved = tmp_path / "out" / "final_epoch" / "model.safetensors"
     np.testing.assert_allclose(Clip4clip("tiny", "video", saved, "cpu")(frames), after, atol=1e-6)
     assert (tmp_path / "out" / "epoch_1" / "model.safetensors").is_file()
@@ -102,7 +102,7 @@ def test_an_operator_trains_and_then_uses_the_result(
 
 
 @needs_towhees_trainer
-def test_the_example_of_the_docs_trains(drawings: Path, tmp_path: Path) -> None:
+def test_the_example_of_the_docs_works(drawings: Path, tmp_path: Path) -> None:
     replaced = [("clip_vit_b32", "clip_vit_tiny_demo")]
     for name in ("train.csv", "eval.csv"):
         replaced.append((f'"{name}", "videos"', f"{str(drawings / name)!r}, {str(drawings)!r}"))
@@ -115,7 +115,7 @@ def test_the_example_of_the_docs_trains(drawings: Path, tmp_path: Path) -> None:
 
 
 @needs_towhees_trainer
-def test_it_resumes_from_towhees_checkpoint(
+def test_training_resumes_from_a_checkpoint_of_towhee(
     tiny_checkpoint: Path, train_dataset: VideoTextDataset, tmp_path: Path
 ) -> None:
     from towhee.trainer.training_config import TrainingConfig
@@ -149,7 +149,7 @@ def test_it_resumes_from_towhees_checkpoint(
 
 
 @needs_towhees_trainer
-def test_bad_data_sets_and_devices_are_refused(
+def test_wrong_data_sets_and_devices_are_errors(
     tiny_checkpoint: Path, train_dataset: VideoTextDataset, tmp_path: Path
 ) -> None:
     from towhee.trainer.training_config import TrainingConfig
@@ -165,7 +165,7 @@ def test_bad_data_sets_and_devices_are_refused(
 
 
 @needs_towhees_trainer
-def test_the_loss_is_that_of_the_command(tiny_checkpoint: Path, train_dataset: VideoTextDataset) -> None:
+def test_the_loss_is_that_of_clip4clip_train(tiny_checkpoint: Path, train_dataset: VideoTextDataset) -> None:
     from clip4clip.operators.trainer import Clip4clipTrainer
     from clip4clip.training.data import collate
     from clip4clip.training.model import global_loss

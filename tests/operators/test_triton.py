@@ -1,4 +1,4 @@
-"""Pipelines in a model repository for Triton, and answers of a real server."""
+"""Pipelines in a model repository for Triton, and the answers of a real server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from towhee import AutoConfig, ops, pipe
 from towhee.runtime.node_config import NodeConfig
 from towhee.runtime.runtime_conf import set_runtime_config
 
-from clip4clip.encoder import FRAMES_AT_ONCE, TOKENS_AT_ONCE
+from clip4clip import TextEncoder, VideoEncoder
+from clip4clip.encoder import MIN_CAPTION_TOKENS
 from clip4clip.operators import Clip4clip
 from clip4clip.operators.decoding import Ffmpeg
 from clip4clip.operators.install import install_operators
@@ -49,7 +50,7 @@ def text_pipeline(config: Any = None) -> Any:
 
 
 def video_pipeline() -> Any:
-    """The README's, but for its output ``flame_list``: 12 pictures as JSON take long."""
+    """The README's pipeline without its output ``flame_list``: 12 pictures as JSON take long."""
     return (
         pipe.input("video_path")
         .map("video_path", "flame_gen", ops.video_decode.ffmpeg(**TWELVE))
@@ -87,13 +88,13 @@ def video() -> Clip4clip:
 
 
 def model_of(repository: Path) -> Path:
-    """The folder of the operator's tower."""
+    """Return the folder of the operator's tower."""
     (folder,) = repository.glob("video-text-embedding.clip4clip-*")
     return folder
 
 
 def run(repository: Path, inputs: np.ndarray) -> np.ndarray:
-    """The rows of a repository's graph in a plain session, at norm 1."""
+    """Return the unit vectors of a repository's graph in a plain session."""
     session = onnxruntime.InferenceSession(model_of(repository) / "1" / "model.onnx")
     (rows,) = session.run(None, {session.get_inputs()[0].name: inputs})
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -102,13 +103,13 @@ def run(repository: Path, inputs: np.ndarray) -> np.ndarray:
 # The repository
 
 
-def test_the_text_graph_of_a_repository_gives_the_operators_vectors(text_repository: Path, text: Clip4clip) -> None:
+def test_the_text_graph_gives_the_vectors_of_the_operator(text_repository: Path, text: Clip4clip) -> None:
     tokenizer, config = default_tokenizer(text._encoder.config.vocab_size), text._encoder.config
     ids = tokenizer.pad([tokenizer.encode(caption, config.context_length) for caption in CAPTIONS])
     np.testing.assert_allclose(run(text_repository, ids), text(CAPTIONS), atol=1e-5)
 
 
-def test_the_video_graph_of_a_repository_gives_the_operators_vectors(
+def test_the_video_graph_gives_the_vectors_of_the_operator(
     video_repository: Path, video: Clip4clip, bigbuckbunny: Path
 ) -> None:
     frames = list(Ffmpeg(**TWELVE)(bigbuckbunny))
@@ -117,39 +118,31 @@ def test_the_video_graph_of_a_repository_gives_the_operators_vectors(
     np.testing.assert_allclose(mean / np.linalg.norm(mean), video(frames), atol=1e-5)
 
 
-def test_the_server_is_told_to_take_the_largest_batch_of_an_encoder(
+def test_the_configuration_allows_the_largest_batch_of_an_encoder(
     text_repository: Path, video_repository: Path
 ) -> None:
     config = (model_of(text_repository) / "config.pbtxt").read_text()
     assert config.splitlines()[1:3] == ['backend: "onnxruntime"', "max_batch_size: 256"]
     shortest = len(default_tokenizer(49408).encode("", 77))
-    assert TOKENS_AT_ONCE // shortest == 256
+    assert shortest == MIN_CAPTION_TOKENS
+    assert TextEncoder.max_batch_size == 256
     config = (model_of(video_repository) / "config.pbtxt").read_text()
-    assert config.splitlines()[1:3] == ['backend: "onnxruntime"', f"max_batch_size: {FRAMES_AT_ONCE}"]
+    assert config.splitlines()[1:3] == ['backend: "onnxruntime"', f"max_batch_size: {VideoEncoder.max_batch_size}"]
 
 
-def test_what_a_pipeline_says_of_batches_stays(tmp_path: Path) -> None:
+def test_the_batch_size_that_a_pipeline_sets_is_kept(tmp_path: Path) -> None:
     root = build(text_pipeline(AutoConfig.TritonCPUConfig(max_batch_size=64)), tmp_path / "repository")
     config = (model_of(root) / "config.pbtxt").read_text()
     assert config.count("max_batch_size") == 1
     assert "max_batch_size: 64\n" in config
 
 
-@pytest.mark.parametrize("folder", ["1", "graphs"])
-def test_another_file_of_that_name_is_left_alone(folder: str, video: Clip4clip, tmp_path: Path) -> None:
-    (tmp_path / folder).mkdir()
-    config = tmp_path / "config.pbtxt"
-    config.write_text('backend: "onnxruntime"\n')
-    video.save_model("onnx", tmp_path / folder / "model.onnx", pooled=folder == "1")  # of a video one row, no batch
-    assert config.read_text() == 'backend: "onnxruntime"\n'
-
-
-def test_in_the_server_the_device_of_a_pipeline_is_not_looked_for() -> None:
+def test_in_the_server_the_device_of_the_operator_is_ignored() -> None:
     with set_runtime_config(NodeConfig(name="node", acc_info={"type": "mock", "params": None})):
-        assert Clip4clip(DEMO, "text", device="cuda:63")("a dog").shape == (4,)  # of the mock, which gives back ids
+        assert Clip4clip(DEMO, "text", device="cuda:63")("a dog").shape == (4,)  # the mock returns ids
 
 
-# The server
+# The server. Its tests are slow, because pip installs it.
 
 
 @pytest.fixture(scope="module")
@@ -176,16 +169,16 @@ def video_server(triton: TritonPlace, video_repository: Path) -> Iterator[Triton
 
 
 def ask(server: TritonServer, call: Callable[[Any], Any]) -> Any:
-    """What a call of Towhee's client gives."""
+    """Return what a call of Towhee's client returns."""
 
     class Client(towhee.triton_client.Client):  # type: ignore[name-defined]
         def __del__(self) -> None:
-            """Towhee's closes itself once more when it is collected, by a loop that may be closed by then."""
+            """Do not close it again, as Towhee's client does, with an event loop that may be closed by then."""
 
-    async def connect() -> Client:  # aiohttp wants it to be made while a loop runs
+    async def connect() -> Client:  # aiohttp needs a running loop
         return Client(server.url)
 
-    def asked() -> Any:
+    def run_call() -> Any:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         try:
@@ -198,33 +191,36 @@ def ask(server: TritonServer, call: Callable[[Any], Any]) -> Any:
             asyncio.set_event_loop(None)
             loop.close()
 
-    # In a thread of its own: playwright, if it has run in this process, has left a loop running in the main one.
+    # In a thread of its own: if playwright ran in this process, a loop is still running in the main thread.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asked).result()
+        return thread.submit(run_call).result()
 
 
-def test_a_caption_gets_the_operators_vector(text_server: TritonServer, text: Clip4clip) -> None:
-    said, vector = ask(text_server, lambda client: client("a dog"))[0]
-    assert said == "a dog"
+@pytest.mark.slow
+def test_the_server_gives_the_vector_of_a_caption(text_server: TritonServer, text: Clip4clip) -> None:
+    caption, vector = ask(text_server, lambda client: client("a dog"))[0]
+    assert caption == "a dog"
     assert vector.dtype == np.float32
     np.testing.assert_allclose(vector, text("a dog"), atol=1e-5)
 
 
-def test_the_client_of_the_docs_gets_the_operators_vectors(
-    text_server: TritonServer, text: Clip4clip, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_the_example_of_the_docs_works(text_server: TritonServer, text: Clip4clip, tmp_path: Path) -> None:
     code = code_with("docs/triton.md", "triton_client.Client", [("localhost:8000", text_server.url)])
-    code += "import numpy\nnumpy.savez('found.npz', vector=vector, vectors=vectors, rows=[row[0][1] for row in rows])\n"
+    code += (
+        "import numpy\nnumpy.savez('vectors.npz', vector=vector, vectors=vectors, rows=[row[0][1] for row in rows])\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr  # nor when the interpreter ends
-    with np.load(tmp_path / "found.npz") as found:
-        np.testing.assert_allclose(found["vector"], text("a dog"), atol=1e-5)
+    with np.load(tmp_path / "vectors.npz") as answers:
+        np.testing.assert_allclose(answers["vector"], text("a dog"), atol=1e-5)
         for name in ("vectors", "rows"):
-            np.testing.assert_allclose(found[name], text(["a dog", "a cat", "two horses"]), atol=1e-5)
+            np.testing.assert_allclose(answers[name], text(["a dog", "a cat", "two horses"]), atol=1e-5)
 
 
-def test_requests_at_once_of_captions_of_all_lengths(text_server: TritonServer, text: Clip4clip) -> None:
+@pytest.mark.slow
+def test_concurrent_requests_may_have_captions_of_different_lengths(text_server: TritonServer, text: Clip4clip) -> None:
     captions = CAPTIONS * 4
     rows = ask(text_server, lambda client: client.batch(captions, batch_size=3))
     assert [row[0][0] for row in rows] == captions
@@ -232,12 +228,14 @@ def test_requests_at_once_of_captions_of_all_lengths(text_server: TritonServer, 
 
 
 @pytest.mark.parametrize("captions", [CAPTIONS * 20, [""] * 300], ids=["mixed", "the most at once"])
-def test_a_list_of_captions_in_one_request(captions: list[str], text_server: TritonServer, text: Clip4clip) -> None:
+@pytest.mark.slow
+def test_a_request_may_have_a_list_of_captions(captions: list[str], text_server: TritonServer, text: Clip4clip) -> None:
     _, vectors = ask(text_server, lambda client: client(captions))[0]
     np.testing.assert_allclose(vectors, text(captions), atol=1e-5)
 
 
-def test_the_tower_is_computed_by_the_server(text_server: TritonServer, text_repository: Path) -> None:
+@pytest.mark.slow
+def test_the_server_computes_the_tower(text_server: TritonServer, text_repository: Path) -> None:
     def computed() -> int:
         address = f"http://{text_server.url}/v2/models/{model_of(text_repository).name}/stats"
         with urllib.request.urlopen(address, timeout=120) as answer:
@@ -248,7 +246,8 @@ def test_the_tower_is_computed_by_the_server(text_server: TritonServer, text_rep
     assert computed() == before + 3
 
 
-def test_a_video_of_twelve_frames_gets_the_operators_vector(
+@pytest.mark.slow
+def test_the_server_gives_the_vector_of_a_video_of_twelve_frames(
     video_server: TritonServer, video: Clip4clip, bigbuckbunny: Path
 ) -> None:
     path, vector = ask(video_server, lambda client: client(str(bigbuckbunny)))[0]
@@ -256,7 +255,8 @@ def test_a_video_of_twelve_frames_gets_the_operators_vector(
     np.testing.assert_allclose(vector, video(list(Ffmpeg(**TWELVE)(bigbuckbunny))), atol=1e-5)
 
 
-def test_bad_input_is_an_error_of_the_request_and_the_server_lives_on(
+@pytest.mark.slow
+def test_wrong_input_is_an_error_of_the_request_and_the_server_continues(
     text_server: TritonServer, video_server: TritonServer, text: Clip4clip
 ) -> None:
     from tritonclient.utils import InferenceServerException

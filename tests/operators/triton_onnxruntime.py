@@ -1,8 +1,8 @@
-"""A backend for Triton, run by the server's own Python backend, under the name of NVIDIA's: ``onnxruntime``.
+"""A substitute for Triton's backend ``onnxruntime``, which is only part of NVIDIA's images.
 
-NVIDIA's comes in its images only. As it does, this one completes a configuration from the graph: names, types and
-dimensions of tensors; and where the first dimension of each is free and ``max_batch_size`` is not given, that is 4. It
-runs what the scheduler has put together as one batch.
+The server's Python backend runs it. Like NVIDIA's, it completes a configuration with the names, types and dimensions of
+the graph's tensors. If all their first dimensions are free and ``max_batch_size`` is not set, it sets it to 4. It runs
+the requests that the scheduler batches as one batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def session(folder: Path) -> onnxruntime.InferenceSession:
 
 
 class TritonPythonModel:
-    """One instance of a model, by Triton's interface for Python."""
+    """An instance of a model: the interface that Triton's Python backend calls."""
 
     @staticmethod
     def auto_complete_config(config: Any) -> Any:

@@ -1,0 +1,164 @@
+"""Build an ONNX graph node by node, with the layers that transformers are made of, in float32 or in 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET, IR_VERSION = 17, 8
+MAX_FILE_BYTES = 2**31 - 2**20  # protobuf's limit, less a megabyte for what is not tensors
+EXTERNAL_TENSOR_BYTES = 4096  # smaller tensors stay in the graph file
+
+# The range of 8-bit levels: inputs have 0 to 180, weights -91 to 91. Processors without VNNI add two products of an
+# unsigned and a signed byte in 16 bits, and saturate: 2 * 180 * 91 is less than 2**15.
+MAX_INPUT_LEVEL, MAX_WEIGHT_LEVEL = 180, 91
+ZERO_POINT, ZERO_POINT_AFTER_GELU = 90, 20  # the levels of an input that stand for 0
+QUICK_GELU_MINIMUM = 0.1637  # QuickGELU returns nothing below minus this
+MIN_SCALE = 1e-30  # instead of 0, for a row or column of zeros
+
+Tensors = Mapping[str, np.ndarray]
+
+
+class GraphBuilder:
+    """The nodes and tensors of a graph. Methods add nodes and return the name of their output.
+
+    Args:
+        tensors: the tensors of the checkpoint by name, float32.
+        quantised: compute linear layers in 8 bits, unless they are added as ``exact``.
+    """
+
+    def __init__(self, tensors: Tensors, quantised: bool) -> None:
+        self.tensors, self._quantised = tensors, quantised
+        # Tensors are copied into the model as they are added. Assembling it at the end would hold them three times.
+        self._model = helper.make_model(
+            helper.make_graph([], "clip4clip", [], []),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="clip4clip",
+        )
+        self._nodes, self._initializers = self._model.graph.node, self._model.graph.initializer
+        self._names: set[str] = set()  # names of initializers
+
+    def finish(self, inputs: Sequence[tuple[str, int, list[Any]]], output: tuple[str, list[Any]]) -> onnx.ModelProto:
+        """Declare the inputs, as (name, type, shape), and the float32 output, as (name, shape). Return the model."""
+        name, shape = output
+        self._model.graph.input.extend(helper.make_tensor_value_info(*declared) for declared in inputs)
+        self._model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return self._model
+
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Add a node with one output."""
+        name = f"{operator}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, inputs, [output or name], name, **attributes))
+        return output or name
+
+    def split(self, x: str, parts: int, axis: int = 0) -> list[str]:
+        """Split a tensor into equal parts along an axis."""
+        names = [f"Split_{len(self._nodes)}_{part}" for part in range(parts)]
+        self._nodes.append(helper.make_node("Split", [x], names, names[0], axis=axis))
+        return names
+
+    def tensor(self, name: str) -> str:
+        """Add a tensor of the checkpoint."""
+        return self._add_initializer(name, self.tensors[name])
+
+    def constant(self, array: np.ndarray) -> str:
+        """Add a tensor."""
+        return self._add_initializer(f"constant_{len(self._initializers)}", array)
+
+    def ints(self, *values: int) -> str:
+        """Add an int64 tensor of one dimension."""
+        return self._add_initializer("ints_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def _add_initializer(self, name: str, array: np.ndarray) -> str:
+        if name not in self._names:
+            self._names.add(name)
+            self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        return name
+
+    def range(self, count: str) -> str:
+        """Return 0, 1, … up to a count, which is (1,) int64."""
+        zero, one = (self.constant(np.array(value, np.int64)) for value in (0, 1))
+        return self.add("Range", zero, self.add("Squeeze", count), one)
+
+    def flatten_rows(self, x: str, width: int) -> str:
+        """Reshape (…, width) to (rows, width)."""
+        return self.add("Reshape", x, self.ints(-1, width))
+
+    def layer_norm(self, x: str, name: str, eps: float) -> str:
+        """Add an ``nn.LayerNorm`` of the checkpoint."""
+        weight, bias = self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
+        return self.add("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)
+
+    def linear(self, x: str, name: str, exact: bool = False, after_gelu: bool = False) -> str:
+        """Add an ``nn.Linear`` of the checkpoint; see :meth:`product`."""
+        return self.product(x, self.tensors[f"{name}.weight"].T, self.tensors[f"{name}.bias"], exact, after_gelu)
+
+    def product(
+        self, x: str, weight: np.ndarray, bias: np.ndarray, exact: bool = False, after_gelu: bool = False
+    ) -> str:
+        """Multiply x, (M, K), by a weight, (K, N), and add a bias, (N,).
+
+        Args:
+            x: the input.
+            weight: the weight.
+            bias: the bias.
+            exact: compute in float32 even if the graph is quantised.
+            after_gelu: x is an output of QuickGELU.
+        """
+        if exact or not self._quantised:
+            return self.add("Gemm", x, self.constant(weight), self.constant(bias))
+        return self.add("Add", self._quantised_product(x, weight, after_gelu), self.constant(bias))
+
+    def _quantised_product(self, x: str, weight: np.ndarray, after_gelu: bool) -> str:
+        """Multiply x, (M, K), by a weight, (K, N), in 8 bits, with a scale for each row of x and each column.
+
+        Each row of x is divided by its largest magnitude first and multiplied by it afterwards. The scale of the
+        quantised input is therefore a constant, so runtimes can fuse quantisation and product into one integer product.
+        QuickGELU returns hardly anything below zero, so behind it most levels stand for positive numbers.
+        """
+        zero_point = ZERO_POINT_AFTER_GELU if after_gelu else ZERO_POINT
+        positive_levels = MAX_INPUT_LEVEL - zero_point
+        min_divisor = QUICK_GELU_MINIMUM * positive_levels / zero_point if after_gelu else MIN_SCALE
+        largest = self.add("ReduceMax", x if after_gelu else self.add("Abs", x), axes=[1], keepdims=1)
+        largest = self.add("Max", largest, self.constant(np.array(min_divisor, np.float32)))  # (M, 1)
+        scale = self.constant(np.array(1 / positive_levels, np.float32))
+        zero = self.constant(np.array(zero_point, np.uint8))
+        rows = self.add("QuantizeLinear", self.add("Div", x, largest), scale, zero)
+        columns = self._quantised_weight(weight)
+        dequantised = self.add("DequantizeLinear", rows, scale, zero)
+        product = self.add("MatMul", dequantised, self.add("DequantizeLinear", *columns, axis=1))
+        return self.add("Mul", product, largest)
+
+    def _quantised_weight(self, weight: np.ndarray) -> tuple[str, str, str]:
+        """Add the levels of a weight, (K, N) int8, the scales of its columns, (N,), and their zero points."""
+        scale = np.maximum(np.abs(weight).max(0), MIN_SCALE) / MAX_WEIGHT_LEVEL
+        with np.errstate(invalid="ignore"):  # a damaged checkpoint: the scale stays NaN, and so do the vectors
+            levels = np.rint(weight / scale).astype(np.int8)
+        zeros = np.zeros(len(scale), np.int8)
+        return self.constant(levels), self.constant(scale.astype(np.float32)), self.constant(zeros)
+
+
+def write_model(model: onnx.ModelProto, path: Path, external_data: bool = False) -> None:
+    """Write a model to a file and check the file.
+
+    Args:
+        model: the model.
+        path: the file.
+        external_data: write the tensors to ``<path>.data``, which a runtime can map into memory. A model that is too
+            large for one file always gets one.
+    """
+    external_data = external_data or model.ByteSize() > MAX_FILE_BYTES
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=external_data,
+        location=f"{path.name}.data" if external_data else None,
+        size_threshold=EXTERNAL_TENSOR_BYTES,
+    )
+    onnx.checker.check_model(str(path))

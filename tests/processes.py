@@ -1,0 +1,44 @@
+"""Run a function in a forked process."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+from collections.abc import Callable
+
+import pytest
+
+TIMEOUT = 300  # seconds
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+def in_a_fork(function: Callable[[], object]) -> object:
+    """Return what a function returns, or the error it raises, in a forked process."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            try:
+                result = function()
+            except Exception as error:
+                result = error
+            with open(writer, "wb") as file:  # noqa: PTH123  a descriptor
+                pickle.dump(result, file)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    parts = []
+    try:
+        with open(reader, "rb", buffering=0) as file:  # noqa: PTH123
+            while True:
+                assert select.select([file], [], [], TIMEOUT)[0], "the forked process hangs"
+                parts.append(file.read(2**16))
+                if not parts[-1]:
+                    break
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return pickle.loads(b"".join(parts))

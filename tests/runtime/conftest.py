@@ -1,0 +1,53 @@
+"""Fixtures for the tests of the runtime."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from graphs import DEMO
+
+from clip4clip.runtime.onnx_cache import cached_graph
+from clip4clip.weights.locate import locate
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("CLIP4CLIP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the text graph of the demo model."""
+    folder = tmp_path_factory.mktemp("demo") / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIP4CLIP_CACHE", str(folder))
+        cached_graph(DEMO, "text", locate(None, DEMO))
+    return folder
+
+
+@pytest.fixture
+def demo_graph(cache: Path, demo_cache: Path) -> Callable[[], Path]:
+    """Return the path of the demo model's text graph in ``cache``, which is rebuilt if it is missing."""
+    shutil.copytree(demo_cache, cache)
+    return lambda: cached_graph(DEMO, "text", locate(None, DEMO)).path
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores for OnnxTower. With one it computes one row and many rows in the same mode."""
+    monkeypatch.setattr("clip4clip.runtime.onnx_backend.available_cores", lambda: 2)
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    """Two threads of torch. With one, a forked process would lack none."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

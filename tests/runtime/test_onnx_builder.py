@@ -1,0 +1,133 @@
+"""Products in 8 bits: exact on any processor, independent of the batch, and close to float32."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from graphs import CAPTIONS, DEMO, State
+from safetensors.torch import save_file
+
+from clip4clip import TextEncoder, VideoEncoder
+from clip4clip.config import MODELS
+from clip4clip.model import random_state_dict
+from clip4clip.operators import Clip4clip
+from clip4clip.tokenizer import default_tokenizer
+
+
+@dataclasses.dataclass
+class Product:
+    """An 8-bit product of a graph."""
+
+    rows: str  # the quantised input
+    zero: int  # zero point of the input
+    step: np.ndarray  # the input's scale
+    levels: np.ndarray  # of the weight
+    scales: np.ndarray  # of its columns
+    result: str
+
+
+def products_of(model: onnx.ModelProto) -> list[Product]:
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+    products = []
+    for node in model.graph.node:
+        inputs = [makers.get(name) for name in node.input]
+        if node.op_type != "MatMul" or "DequantizeLinear" not in {maker.op_type for maker in inputs if maker}:
+            continue
+        left, right = inputs
+        assert left is not None
+        assert right is not None
+        quantise = makers[left.input[0]]
+        assert quantise.op_type == "QuantizeLinear"
+        assert quantise.input[1:] == left.input[1:]
+        divide = makers[quantise.input[0]]  # by the largest magnitude of its row
+        largest = makers[makers[divide.input[1]].input[0]]
+        assert [divide.op_type, makers[divide.input[1]].op_type, largest.op_type] == ["Div", "Max", "ReduceMax"]
+        assert divide.input[0] in (largest.input[0], makers[largest.input[0]].input[0])
+        step, zero = (tensors[name] for name in left.input[1:])
+        levels, scales, zeros = (tensors[name] for name in right.input)
+        assert (zero.dtype, levels.dtype) == (np.uint8, np.int8)
+        assert not zeros.any()
+        products.append(Product(left.input[0], int(zero), step, levels, scales, node.output[0]))
+    return products
+
+
+@pytest.fixture(scope="module", params=["text", "video"])
+def quantised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """The int8 graph of a tower of the demo model, and inputs for it."""
+    path = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    Clip4clip(DEMO, request.param, None, "cpu").save_model("onnx", path, precision="int8")
+    if request.param == "text":
+        return path, default_tokenizer(MODELS[DEMO].config.vocab_size)(CAPTIONS, 48)
+    return path, np.random.default_rng(0).normal(size=(5, 3, 64, 64)).astype(np.float32)
+
+
+def test_no_product_can_saturate_on_any_processor(quantised: tuple[Path, np.ndarray]) -> None:
+    """Without VNNI, two products are added in 16 bits and saturate. With it, and on arm64, all are added in 32 bits."""
+    model = onnx.load(quantised[0])
+    products, config = products_of(model), MODELS[DEMO].config
+    blocks = (
+        config.vision_layers if quantised[1].ndim == 4 else config.text_layers
+    ) - 1  # the first block is not quantised
+    assert len(products) == 4 * blocks + 1  # the last block computes the query on its own
+    assert not {"MatMulInteger", "DynamicQuantizeLinear", "QLinearMatMul"} & {node.op_type for node in model.graph.node}
+    for product in products:
+        highest, largest = product.zero + round(1 / float(product.step)), int(np.abs(product.levels.astype(int)).max())
+        assert 2 * highest * largest < 2**15
+        assert len(product.levels) * highest * largest < 2**31
+
+
+def test_a_product_equals_the_product_of_integers(quantised: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    """A processor with VNNI computes it like this; the test needs none."""
+    path, inputs = quantised
+    model = onnx.load(path)
+    products = products_of(model)
+    for product in products:
+        for name, kind in ((product.rows, onnx.TensorProto.UINT8), (product.result, onnx.TensorProto.FLOAT)):
+            model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3  # it warns that such a file is only for this machine
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert len([kind for kind in kinds if kind.startswith("MatMulInteger")]) == len(products)
+    names = [output.name for output in session.get_outputs()]
+    values = dict(zip(names, session.run(None, {session.get_inputs()[0].name: inputs}), strict=True))
+    for product in products:
+        integers = (values[product.rows].astype(np.int64) - product.zero) @ product.levels.astype(np.int64)
+        expected = integers * (product.step.astype(np.float64) * product.scales)
+        np.testing.assert_allclose(values[product.result], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("weights", ["trained", "random"])
+def test_an_int8_vector_is_close_to_float32_and_independent_of_its_batch(
+    weights: str, tmp_path: Path, frames: list[np.ndarray]
+) -> None:
+    checkpoint = None
+    if weights == "random":
+        checkpoint = tmp_path / "model.safetensors"
+        save_file(random_state_dict(MODELS[DEMO].config), checkpoint)
+    captions = [*CAPTIONS, *(" ".join(CAPTIONS[1].split()[:count]) for count in range(1, 8))]
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    videos = [frames, [np.zeros((64, 64, 3), np.uint8)], list(noise), [np.full((64, 64, 3), 255, np.uint8)]]
+    for kind, data in ((TextEncoder, captions), (VideoEncoder, videos)):
+        exact = kind.load(DEMO, checkpoint, "cpu", "torch")(data)
+        int8 = kind.load(DEMO, checkpoint, "cpu", precision="int8")
+        together, single = int8(data), np.stack([int8(item) for item in data])
+        assert (exact * together).sum(-1).min() > 0.999
+        assert (exact * single).sum(-1).min() > 0.999
+        np.testing.assert_allclose(together, single, atol=1e-5)
+
+
+def test_a_row_of_zeros_can_be_quantised(tiny_state: State, tmp_path: Path) -> None:
+    """A trained model has such rows behind a LayerNorm whose weights and biases are zero."""
+    zeroed = {name: torch.zeros_like(tensor) if ".1.ln_" in name else tensor for name, tensor in tiny_state.items()}
+    save_file(zeroed, tmp_path / "model.safetensors")
+    operator = Clip4clip("tiny", "text", tmp_path / "model.safetensors", "cpu", runtime="torch")
+    operator.save_model("onnx", tmp_path / "int8.onnx", precision="int8")  # compares it with torch

@@ -1,0 +1,51 @@
+"""Graphs of towers and heads give the numbers of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from graphs import run_graph
+
+from clip4clip.operators import Clip4clip
+from clip4clip.runtime.torch_backend import build_tower
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 77), (3, 12), (40, 5)])
+def test_a_text_graph_equals_torch_for_any_batch_size_and_length(
+    shape: tuple[int, int], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    assert Clip4clip("tiny", "text", tiny_checkpoint, "cpu").save_model("onnx", tmp_path / "text.onnx")
+    ids = np.random.default_rng(0).integers(0, 49406, shape)
+    for row, eot in zip(ids, np.random.default_rng(1).integers(0, shape[1], shape[0]), strict=True):
+        row[eot] = 49407  # random ids behind the EOT token change nothing
+    with torch.inference_mode():
+        expected = build_tower("tiny", "text", tiny_checkpoint)(torch.from_numpy(ids)).numpy()
+    np.testing.assert_allclose(run_graph(tmp_path / "text.onnx", ids), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_a_video_graph_equals_torch_for_any_number_of_frames(count: int, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    Clip4clip("tiny", "video", tiny_checkpoint, "cpu").save_model("onnx", str(tmp_path / "video.onnx"))
+    pixels = np.random.default_rng(0).normal(size=(count, 3, 32, 32)).astype(np.float32)
+    with torch.inference_mode():
+        expected = build_tower("tiny", "video", tiny_checkpoint)(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(run_graph(tmp_path / "video.onnx", pixels), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_graph_has_standard_operators_and_free_dimensions(
+    precision: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    for modality, input_name, free in (("text", "ids", ["batch", "length"]), ("video", "pixel_values", ["frames"])):
+        operator = Clip4clip("tiny", modality, tiny_checkpoint, "cpu")
+        operator.save_model("onnx", tmp_path / "a.onnx", precision=precision)
+        model = onnx.load(tmp_path / "a.onnx")
+        assert {node.domain for node in model.graph.node} == {""}
+        assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 17)]
+        assert [value.name for value in model.graph.input] == [input_name]
+        assert [value.name for value in model.graph.output] == ["embeddings"]
+        assert [size.dim_param for size in model.graph.input[0].type.tensor_type.shape.dim if size.dim_param] == free

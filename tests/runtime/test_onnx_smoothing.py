@@ -1,0 +1,66 @@
+"""Channels with outliers do no harm in 8 bits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from graphs import CAPTIONS, DEMO, State, normalised, run_graph
+from safetensors.torch import save_file
+
+from clip4clip.config import MODELS
+from clip4clip.operators import Clip4clip
+from clip4clip.runtime.onnx_graph import text_graph, vision_graph
+from clip4clip.runtime.onnx_smoothing import smoothed_tensors, tensors_of
+from clip4clip.runtime.torch_backend import build_tower
+from clip4clip.tokenizer import default_tokenizer
+
+
+def with_outliers(state: State, factor: float) -> State:
+    """Make a few channels of each linear layer's input much larger than the others, as in trained models."""
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    random = torch.Generator().manual_seed(0)
+    for name in [name.removesuffix("ln_1.weight") for name in state if name.endswith("ln_1.weight")]:
+        width = len(state[f"{name}ln_1.weight"])
+        for taker, maker in (
+            ("attn.in_proj_weight", "ln_1."),
+            ("attn.out_proj.weight", "attn.in_proj_"),
+            ("mlp.c_fc.weight", "ln_2."),
+            ("mlp.c_proj.weight", "mlp.c_fc."),
+        ):
+            channels = torch.randperm(state[name + taker].shape[1], generator=random)[:3]
+            state[name + taker][:, channels] /= factor
+            for kind in ("weight", "bias"):
+                state[name + maker + kind][channels + (2 * width if taker == "attn.out_proj.weight" else 0)] *= factor
+    return state
+
+
+@pytest.mark.parametrize("modality", ["text", "video"])
+def test_outliers_are_smoothed_without_changing_the_network(
+    modality: str, random_state: Callable[..., State], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = with_outliers(random_state(MODELS[DEMO].config), 20)
+    save_file(state, tmp_path / "model.safetensors")
+    operator = Clip4clip(DEMO, modality, tmp_path / "model.safetensors", "cpu", runtime="torch")
+    operator.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
+    tower = build_tower(DEMO, modality, tmp_path / "model.safetensors")
+    random = np.random.default_rng(1)
+    inputs = random.normal(size=(8, 3, 64, 64)).astype(np.float32)
+    if modality == "text":
+        inputs = default_tokenizer(MODELS[DEMO].config.vocab_size)(CAPTIONS, 48)
+    with torch.inference_mode():
+        expected = tower(torch.from_numpy(inputs)).numpy()
+    assert (normalised(run_graph(tmp_path / "int8.onnx", inputs)) * normalised(expected)).sum(-1).min() > 0.999
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING and "cosine" in record.message]
+    make = text_graph if modality == "text" else vision_graph
+    graphs = [make(tower.config, tensors) for tensors in (tensors_of(tower), smoothed_tensors(tower, inputs))]
+    for number, graph in enumerate(graphs):
+        onnx.save(graph, tmp_path / f"{number}.onnx")
+    exact, smoothed = (run_graph(tmp_path / f"{number}.onnx", inputs) for number in range(2))
+    np.testing.assert_allclose(smoothed, exact, rtol=1e-4, atol=1e-5)
+    assert (normalised(smoothed) * normalised(expected)).sum(-1).min() > 0.999999
