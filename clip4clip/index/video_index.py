@@ -36,7 +36,7 @@ from ..errors import (
 )
 from ..library.local_engine import embed_videos
 from ..library.sources import absolute, list_videos
-from ..video.container import DEFAULT_LIMITS, Limits
+from ..video.limits import DEFAULT_LIMITS, Limits
 from ..video.reader import read_frames
 from ..weights.identity import Identity, identify
 from ..weights.locate import Reference

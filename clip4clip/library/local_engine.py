@@ -16,6 +16,7 @@ from ..encoder import VideoEncoder
 from ..errors import Clip4clipError, printable
 from ..preprocess import resize_and_crop, to_image
 from ..runtime.placement import available_cores
+from ..video.limits import Limits
 from ..video.reader import VideoInfo, read_frames
 from .sources import Video, shown
 
@@ -85,7 +86,7 @@ def _decode(video: Video, count: int, seek: str, resolution: int) -> _Decoded:
     info, error = VideoInfo(), None
     try:
         video.path.encode()
-        frames = read_frames(video.path, count, seek=seek, threads=1)
+        frames = read_frames(video.path, count, seek=seek, limits=Limits(threads=1))
         info = frames.info
         # The encoder leaves frames of this very size as they are.
         crops.extend(np.asarray(resize_and_crop(to_image(frame), resolution)) for frame in frames)
