@@ -44,14 +44,6 @@ UNTIMED_FORMATS = {"avi"}  # whose packets do not state when they are displayed
 class Container:
     """An open video: its video stream, the packets of this stream, and the decoder for them.
 
-    Attributes:
-        name: Name of the video, for messages.
-        limits: How much work the video may cause.
-        cores: CPU cores that decoding may use.
-        stream: The first video stream that is not a cover picture.
-        damage: Number of packets and frames that are lost or not as they were meant to be.
-        has_wrong_times: Whether time stamps are partly missing, repeat or fall.
-
     Args:
         source: Local path, http(s) URL, the bytes of a file, or a binary file object. A source that cannot seek, such
             as a named pipe, is first copied to a temporary file; so is an MP4 with an index from a server that does
@@ -62,6 +54,14 @@ class Container:
         InputTypeError: If ``source`` is none of these.
         VideoNotFoundError: If the file does not exist or the URL cannot be fetched.
         VideoError: If the source is not a supported video, has no video stream, or exceeds a limit.
+
+    Attributes:
+        name: Name of the video, for messages.
+        limits: How much work the video may cause.
+        cores: CPU cores that decoding may use.
+        stream: The first video stream that is not a cover picture.
+        damage: Number of packets and frames that are lost or altered.
+        has_wrong_times: Whether time stamps are partly missing, repeat or fall.
     """
 
     def __init__(self, source: Source, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -101,7 +101,7 @@ class Container:
         return isinstance(self._source, bytes) or is_local_file(self._source)
 
     def reopen(self, threads: int) -> Container:
-        """Open the same video once more, with its own decoder of so many threads."""
+        """Open the same video once more, with another decoder that uses so many threads."""
         return Container(self._source, dataclasses.replace(self.limits, threads=threads))
 
     @property
@@ -163,8 +163,8 @@ class Container:
     def packets(self) -> Iterator[av.Packet]:
         """Yield the packets of the stream from the current position, in decoding order.
 
-        Only the last packet may be marked as corrupt: the end of the file cuts it off. Packets next to a gap in a
-        transport stream, which FFmpeg marks as well, may be whole.
+        Only the last packet may be marked as corrupt: it is then cut off with the file. FFmpeg also marks packets next
+        to a gap in a transport stream; those may be intact, so they count as damage and lose the mark.
         """
         previous = None
         try:
@@ -248,8 +248,8 @@ class Container:
             and self.stream.frames
             and not self._input.supports_ranges()
         ):
-            # The index of an MP4 lies behind its frames, or fragments that it does not list do. Without ranges, FFmpeg
-            # fails on the first and stops early on the second.
+            # Some MP4 files have their index behind their frames, or fragments that the index does not list. From such
+            # a server, FFmpeg would fail to open the first, and would miss the frames of the second.
             self._container.close()
             with contextlib.closing(self._input.download()) as chunks:
                 file = copy_to_temporary_file(chunks, self.name, self._resources)

@@ -89,10 +89,10 @@ class PacketFrameIndex(ArrayTimeline, FrameIndex):
 
 
 class ContainerFrameIndex(FrameIndex):
-    """An index from that of an MP4 or MOV file, which lists frames in decoding order and says which are key frames.
+    """An index made from the one in an MP4 or MOV file, which lists frames in decoding order and marks key frames.
 
-    The display times of a GOP are read from its packets when they are needed. As in the file, a GOP includes the frames
-    that are decoded after its key frame but displayed before it (the leading frames of an open GOP).
+    The display times of a GOP are read from its packets when they are needed. A GOP has the same frames as in the file:
+    if it is an open GOP, also the leading frames, which are decoded after its key frame but displayed before it.
 
     Args:
         container: The video.
@@ -109,7 +109,7 @@ class ContainerFrameIndex(FrameIndex):
     def count_before(self, time: float) -> int:
         time -= TIME_TOLERANCE
         time_base = float(self._container.stream.time_base or 1)
-        # The decoding times only lead near the right GOP: they are earlier than the display times.
+        # Frames are decoded before they are displayed, so their decoding times lead to a GOP near the right one.
         gop = max(int(np.searchsorted(self._key_timestamps, time / time_base, "right")) - 1, 0)
         while gop and self._display_times(gop)[0] >= time:
             gop -= 1
@@ -124,9 +124,9 @@ class ContainerFrameIndex(FrameIndex):
     def packets_from(self, gop: int) -> Iterator[tuple[av.Packet, int]]:
         # No frame is displayed before it is decoded. So the lowest time stamp gets the next number as soon as a packet
         # is decoded at or after it: no later packet can be displayed earlier.
-        waiting: deque[av.Packet] = deque()  # packets that come next
-        unnumbered: list[int] = []  # heap of their display time stamps
-        frame_at: dict[int, int] = {}  # numbered, but not yet yielded: time stamp to frame number
+        waiting: deque[av.Packet] = deque()  # packets to yield, in decoding order
+        unnumbered: list[int] = []  # a heap of the display time stamps of waiting packets
+        frame_at: dict[int, int] = {}  # of numbered packets that still wait: display time stamp to frame number
         next_frame, last_pts = int(self.key_frames[gop]), -math.inf
         for packet in itertools.chain(self._packets_from_key(gop), [None]):
             while unnumbered and (packet is None or unnumbered[0] <= _timestamp(packet.dts)):

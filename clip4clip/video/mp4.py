@@ -1,8 +1,8 @@
 """Count how many samples an MP4 or MOV file declares, before FFmpeg allocates memory for them.
 
-A file of 4 KB can declare 90 million samples: all of one size, in fragments that list nothing, or in an edit list that
-repeats them. FFmpeg allocates 24 bytes for each. A sample is one frame or one piece of sound. Box layouts: ISO 14496-12,
-sections 8.4 to 8.9.
+A sample is one frame or one piece of sound. FFmpeg allocates 24 bytes for each, and a file of 4 KB can declare 90
+million: all of one size, in fragments that list nothing, or by an edit list that repeats them. Box layouts: ISO
+14496-12, sections 8.4 to 8.9.
 """
 
 from __future__ import annotations

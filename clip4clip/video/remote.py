@@ -17,6 +17,7 @@ from ..errors import VideoError, VideoNotFoundError, brief
 
 OPEN_TIMEOUT = 60.0  # seconds to open a URL; the index of a video may be long
 READ_TIMEOUT = 30.0  # seconds to wait for the next bytes
+SEEK_TIMEOUT_MARGIN = 1.0  # seconds by which FFmpeg's own timeout is longer than these
 MAX_FETCH_SECONDS = 600.0  # waiting for the bytes of one URL, in total
 HTTP_OPTIONS = {
     "protocol_whitelist": "http,https,httpproxy,tcp,tls",
@@ -40,29 +41,30 @@ HTTP_ERRORS = (
 class RemoteVideo:
     """A video behind an http(s) URL.
 
-    Attributes:
-        url: Its address, as FFmpeg takes it.
-
     Args:
         url: Its address.
         name: Name of the video, for messages.
+
+    Attributes:
+        url: Its address, with the scheme in lower case.
     """
 
     def __init__(self, url: str, name: str) -> None:
         scheme, rest = url.split(":", 1)
-        self.url = f"{scheme.lower()}:{rest}"  # FFmpeg knows only lower case
+        self.url = f"{scheme.lower()}:{rest}"  # FFmpeg does not know HTTP://
         self._name = name
         self._seconds_waited = 0.0
 
     @staticmethod
     def options() -> dict[str, str]:
         """Return FFmpeg's options for fetching a URL."""
-        # PyAV's timeout does not cover seeks, so FFmpeg gets one, too. It is longer than PyAV's, which must come first:
+        # PyAV's timeouts do not cover seeks, so FFmpeg gets one, too. It is longer than PyAV's, which must come first:
         # FFmpeg takes its own timeout for the end of the file.
-        timeout = str(round((max(OPEN_TIMEOUT, READ_TIMEOUT) + 1) * 1_000_000))  # microseconds
+        timeout = max(OPEN_TIMEOUT, READ_TIMEOUT) + SEEK_TIMEOUT_MARGIN
+        microseconds = str(round(timeout * 1_000_000))
         # FFmpeg by itself accepts any certificate. $SSL_CERT_FILE comes first, then the system's, then Mozilla's.
         authorities = ssl.get_default_verify_paths().cafile or certifi.where()
-        return HTTP_OPTIONS | {"timeout": timeout, "tls_verify": "1", "ca_file": authorities}
+        return HTTP_OPTIONS | {"timeout": microseconds, "tls_verify": "1", "ca_file": authorities}
 
     def supports_ranges(self) -> bool:
         """Return whether the server can send a part of the file."""

@@ -1,8 +1,8 @@
 """Convert HDR frames to SDR: what a video in PQ or HLG looks like on an ordinary screen.
 
-PQ and HLG: ITU-R BT.2100. The curve that compresses what is brighter than the screen: ITU-R BT.2390, section 5.4.1. Both
-are applied to each channel separately, so a lookup table can do it. This includes the gamma of HLG, which the standard
-applies to the brightness of the pixel.
+PQ and HLG are defined in ITU-R BT.2100; the curve that compresses light above SDR white in ITU-R BT.2390, section
+5.4.1. Both are applied to each colour channel separately, so a lookup table does them. This includes the gamma of HLG,
+which the standard applies to the brightness of a pixel.
 """
 
 from __future__ import annotations
