@@ -27,7 +27,7 @@ def assert_frames(frames: Iterable[Frame], numbers: list[int], expected: list[np
     frames = list(frames)
     assert len(frames) == len(numbers)
     for frame, number in zip(frames, numbers, strict=True):
-        np.testing.assert_array_equal(frame.rgb, expected[number])
+        assert np.array_equal(frame.rgb, expected[number]), number
     assert times_of(frames) == sorted(set(times_of(frames)))
 
 

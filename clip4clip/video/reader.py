@@ -83,10 +83,10 @@ def read_frames(
         end_time: Seconds, likewise for frames displayed after.
         seek: ``'exact'`` for exactly the selected frames, or ``'keyframe'`` for the key frame nearest to each, at a
             small part of the cost. If the key frames of a video are unknown, the exact frames are returned.
-        limits: How much work the video may cause, and the number of threads.
+        limits: How much work the video may cause, and how many threads decode it.
 
     Returns:
-        An iterator over the frames. Opening the video and its errors wait until the first frame is taken.
+        An iterator over the frames. The video is opened, and its errors are raised, when the first frame is taken.
 
     Raises:
         VideoNotFoundError: If ``source`` does not exist.

