@@ -1,7 +1,7 @@
-"""Decode the selected frames of a video, and no others where its key frames allow that.
+"""Decode the selected frames of a video, and as few others as possible.
 
-The frames are planned with an index first. Each is then decoded from the key frame before it, several groups of
-pictures (GOPs) in parallel. A video without a reliable index is decoded completely instead, with the same frames.
+A frame index says which frames to select and from which key frames to decode them. Several groups of pictures (GOPs) are
+decoded in parallel. A video without a reliable index is decoded completely instead; the selected frames are the same.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _restart(container: Container) -> None:
 
 
 def _plan(container: Container, selection: FrameSelection) -> _Plan | None:
-    """Select frames by an index that the file bears out; None if there is no such index."""
+    """Build a frame index and select frames with it; None if the video has no reliable index."""
     for build_index in (build_frame_index, index_from_packets):
         index = build_index(container)
         if index is None:

@@ -257,9 +257,9 @@ def test_a_server_that_falls_silent_is_given_up(
     assert len(list(read_frames(f"{server}/long.ts", indices=[30]))) == 1
     requests = len(handler.requests)
     monkeypatch.setitem(remote.HTTP_OPTIONS, "reconnect_delay_max", "0")  # one more attempt, not four
-    monkeypatch.setattr(remote, "OPEN_TIMEOUT", 0.5)
-    monkeypatch.setattr(remote, "READ_TIMEOUT", 0.3)
-    monkeypatch.setattr(remote, "SEEK_TIMEOUT_MARGIN", 0.2)
+    monkeypatch.setattr(remote, "OPEN_TIMEOUT", 0.2)
+    monkeypatch.setattr(remote, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(remote, "SEEK_TIMEOUT_MARGIN", 0.1)
     for answers in (1, requests - 2):
         handler.requests.clear()
         monkeypatch.setattr(handler, "max_answers", answers)
