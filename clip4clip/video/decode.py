@@ -1,7 +1,7 @@
 """Decode the selected frames of a video, and as few others as possible.
 
-A frame index says which frames to select and from which key frames to decode them. Several groups of pictures (GOPs) are
-decoded in parallel. A video without a reliable index is decoded completely instead; the selected frames are the same.
+A frame index says which frames to select and from which key frames to decode them. Several groups of pictures (GOPs)
+are decoded in parallel. A video without a reliable index is decoded completely; the selected frames are the same.
 """
 
 from __future__ import annotations
