@@ -58,9 +58,9 @@ def numbers(count: int) -> list[int]:
 
 
 def by_clip4clip(path: str, seek: str = "exact", threads: int = 0) -> list[np.ndarray]:
-    from clip4clip.video import read_frames
+    from clip4clip.video import Limits, read_frames
 
-    return [frame.rgb for frame in read_frames(path, FRAMES, seek=seek, threads=threads)]
+    return [frame.rgb for frame in read_frames(path, FRAMES, seek=seek, limits=Limits(threads=threads))]
 
 
 def by_decoding_all(path: str) -> list[np.ndarray]:

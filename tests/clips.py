@@ -128,7 +128,7 @@ KINDS = {
     "h264, interlaced, ts": Kind("a.ts", {**X264, "flags": "+ilme+ildct"}),
     "h264, 10 bit": Kind("a.mp4", {**X264, "pixels": "yuv420p10le"}),
     "h264, odd size": Kind("a.mp4", {**X264, "size": (161, 97), "pixels": "yuv444p"}),
-    "h264, 640×360": Kind("a.mp4", {**X264, "size": (640, 360), "muxer": {"movflags": "faststart"}}),
+    "h264, 384×216": Kind("a.mp4", {**X264, "size": (384, 216), "muxer": {"movflags": "faststart"}}),
     "h264, with sound": Kind("a.mp4", {**X264, "sound": True}),
     "h264, index in front": Kind("a.mp4", {**X264, "sound": True, "muxer": {"movflags": "faststart"}}),
     "h264, fragments": Kind("a.mp4", {**X264, "muxer": {"movflags": "frag_keyframe+empty_moov"}}),

@@ -17,7 +17,7 @@ from ..encoder import DEFAULT_ENCODER, DEFAULT_MODEL, EncoderSpec, TextEncoder, 
 from ..errors import InputTypeError, InputValueError, LibraryError, ModelMismatchError, brief
 from ..library.local_engine import embed_videos
 from ..library.sources import Video, absolute_path, list_videos
-from ..video.container import DEFAULT_LIMITS, Limits
+from ..video.limits import DEFAULT_LIMITS, Limits
 from ..video.reader import read_frames
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from ..weights.identity import Identity

@@ -16,6 +16,7 @@ from ..encoder import VideoEncoder
 from ..errors import Clip4clipError, printable
 from ..preprocess import resize_and_crop, to_image
 from ..runtime.placement import available_cores
+from ..video.limits import Limits
 from ..video.reader import VideoInfo, read_frames
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from .sources import Video, display_path
@@ -90,7 +91,7 @@ def _decode(video: Video, sampling: FrameSampling, resolution: int) -> _Decoded:
     info, error = VideoInfo(), None
     try:
         video.path.encode()
-        frames = read_frames(video.path, sampling.frames, seek=sampling.seek, threads=1)
+        frames = read_frames(video.path, sampling.frames, seek=sampling.seek, limits=Limits(threads=1))
         info = frames.info
         # The encoder uses frames of this size unchanged.
         crops.extend(np.asarray(resize_and_crop(to_image(frame), resolution)) for frame in frames)

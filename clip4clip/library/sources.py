@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import LibraryError, brief
 from ..evaluation.pairs import MAX_TABLE_BYTES, VIDEO_EXTENSIONS, not_text, read_table
-from ..video.container import is_url
+from ..video.source import is_url
 
 ACCEPTED = (
     "a folder of videos, or a text file in UTF-8: a table (.csv, .tsv, .jsonl, .json) or a list with a path or URL in "

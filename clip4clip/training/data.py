@@ -14,6 +14,7 @@ from ..config import CLIPConfig
 from ..evaluation.pairs import Pair
 from ..preprocess import pixel_values
 from ..tokenizer import default_tokenizer
+from ..video.limits import Limits
 from ..video.reader import read_frames
 
 
@@ -67,7 +68,8 @@ class VideoTextDataset(Dataset):
             offsets = np.random.default_rng([self.seed, epoch, index]).random(self.frames)
             return np.minimum(edges[:-1] + offsets * np.diff(edges), count - 1).astype(int).tolist()
 
-        frames = list(read_frames(pair.path, indices=choose, threads=1))  # other workers need the other cores
+        limits = Limits(threads=1)  # other workers need the other cores
+        frames = list(read_frames(pair.path, indices=choose, limits=limits))
         ids = default_tokenizer(self.config.vocab_size).encode(pair.sentence, self.max_words)
         return ids, torch.from_numpy(pixel_values(frames, self.config.resolution))
 

@@ -1,7 +1,8 @@
-"""How many samples an MP4 or MOV names, counted before FFmpeg makes room for them.
+"""Count how many samples an MP4 or MOV file declares, before FFmpeg allocates memory for them.
 
-A file of 4 KB can name 90 million: all of one size, in fragments that list nothing, or in an edit list that repeats
-them. FFmpeg takes 24 bytes of memory for each. Box layouts: ISO 14496-12, 8.4 to 8.9.
+A sample is one frame or one piece of sound. FFmpeg allocates 24 bytes for each, and a file of 4 KB can declare 90
+million: all of one size, in fragments that list nothing, or by an edit list that repeats them. Box layouts: ISO
+14496-12, sections 8.4 to 8.9.
 """
 
 from __future__ import annotations
@@ -17,168 +18,211 @@ from typing import BinaryIO
 
 import numpy as np
 
-PARENTS = (
+PARENT_BOXES = (
     *(b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf", b"cmov"),
-    # Whose content FFmpeg reads as boxes, too. It looks for a movie header in free and hoov.
+    # FFmpeg reads the content of these as boxes, too. It looks for a movie header in free and hoov.
     *(b"mvex", b"udta", b"wide", b"tref", b"dinf", b"avss", b"ilst", b"sinf", b"schi", b"wave", b"iprp", b"ipco"),
     *(b"free", b"hoov"),
 )
-# How much of a box is read; of the others nothing.
-HEADS = {b"hdlr": 12, b"stts": 16, b"stsz": 12, b"stz2": 12, b"stco": 8, b"co64": 8, b"elst": 8, b"tfhd": 8, b"trun": 8}
-HEADS |= {b"senc": 8, b"sgpd": 20}
-LONGEST_HEAD = 16 + max(HEADS.values())  # with size and type
-TABLES = (b"stsc", b"ctts", b"sbgp")  # of which all is read that can matter
-MAX_DEPTH = 12  # of boxes in boxes; FFmpeg stops at 10
+# The boxes of which only the first bytes are read here, and how many.
+HEAD_BYTES = {b"hdlr": 12, b"stts": 16, b"stsz": 12, b"stz2": 12, b"stco": 8, b"co64": 8, b"elst": 8}
+HEAD_BYTES |= {b"tfhd": 8, b"trun": 8, b"senc": 8, b"sgpd": 20}
+MAX_HEADER = 16  # bytes of size and type in front of a box's content
+MAX_HEAD = MAX_HEADER + max(HEAD_BYTES.values())
+TABLE_BOXES = (b"stsc", b"ctts", b"sbgp")  # read as far as their rows can matter
+MAX_DEPTH = 12  # levels of nested boxes; FFmpeg stops at 10
 MAX_BOXES = 2_000_000  # a day in fragments of one second has half as many
-MAX_COMPRESSED = 64 << 20  # bytes of a movie header that is stored compressed
-MAX_TRACKS = 8  # as large as the limit allows one; smaller ones may be more
-FREE_EDITS = 10  # of a track; each one more may show all its samples once more
-PCM_SAMPLES = 1024  # of uncompressed sound, which FFmpeg keeps as one
-PIECE = 1 << 20  # bytes that are searched at once
-_HDLR, _TABLES = re.compile(b"hdlr"), re.compile(b"|".join((*HEADS, *TABLES)))
+MAX_COMPRESSED_HEADER = 64 << 20  # bytes of a movie header that is stored compressed
+MAX_TRACKS = 8  # with as many samples as the limit allows; there may be more smaller ones
+FREE_EDITS = 10  # entries of a track's edit list; each further one may repeat all samples of the track
+PCM_SAMPLES = 1024  # samples of uncompressed sound that FFmpeg keeps as one
+SEARCH_BYTES = 1 << 20  # searched at a time
+_HDLR = re.compile(b"hdlr")
+_COUNTED_BOXES = re.compile(b"|".join((*HEAD_BYTES, *TABLE_BOXES)))
 
 
 class _TooManyError(Exception):
-    """Ends the count of a file that no honest program writes."""
+    """Stops counting: the file has a structure that no honest program writes."""
 
 
 @dataclass
 class _Track:
+    """What the boxes of one track declare.
+
+    Attributes:
+        samples: Number of samples.
+        chunks: Number of chunks, in which samples are stored.
+        edits: Number of entries of the edit list.
+        handlers: Types of media: ``b"vide"`` for video, ``b"soun"`` for sound.
+        is_one_tick: Whether each sample lasts one tick of the track's clock, as in uncompressed sound.
+        chunk_runs: Table of 32-bit numbers with three columns: first chunk of a run, samples per chunk, description.
+        other_entries: Largest number of entries of other tables that FFmpeg allocates memory for.
+        has_sync_groups: Whether a table groups samples by sync point. FFmpeg then lists each sample of the groups and
+            of the time offsets.
+        listed_samples: Largest number of samples in these two tables.
+    """
+
     samples: int = 0
     chunks: int = 0
     edits: int = 0
     handlers: set[bytes] = field(default_factory=set)
-    is_one_tick: bool = True  # that each sample lasts
-    per_chunk: bytes = b""
-    others: int = 0  # entries of other tables, which FFmpeg makes room for, too
-    is_grouped: bool = False  # so that it lists every sample of the groups and of the time offsets
-    grouped: int = 0
+    is_one_tick: bool = True
+    chunk_runs: bytes = b""
+    other_entries: int = 0
+    has_sync_groups: bool = False
+    listed_samples: int = 0
 
-    def add(self, kind: bytes, content: bytes) -> None:
-        if kind in (b"stsz", b"stz2"):
+    def add(self, box_type: bytes, content: bytes) -> None:
+        """Read one more box of the track."""
+        if box_type in (b"stsz", b"stz2"):
             self.samples = max(self.samples, _number(content[8:]))
-        elif kind == b"senc":
-            self.others = max(self.others, _number(content[4:]))
-        elif kind in (b"stco", b"co64"):
+        elif box_type == b"senc":
+            self.other_entries = max(self.other_entries, _number(content[4:]))
+        elif box_type in (b"stco", b"co64"):
             self.chunks = max(self.chunks, _number(content[4:]))
-        elif kind == b"elst":
+        elif box_type == b"elst":
             self.edits = max(self.edits, _number(content[4:]))
-        elif kind == b"hdlr":
+        elif box_type == b"hdlr":
             self.handlers.add(content[8:])
-        elif kind == b"stts":
+        elif box_type == b"stts":
             self.is_one_tick &= _number(content[4:8]) == _number(content[12:]) == 1
-        elif kind == b"stsc":
-            self.per_chunk = max(self.per_chunk, content[8:], key=len)
-        elif kind == b"ctts":
-            self.grouped = max(self.grouped, int(_columns(content[8:], 2)[:, 0].sum()))
-        elif kind == b"sbgp" and content[4:8] == b"sync":
-            self.is_grouped = True
-            start = 16 if content[0] == 1 else 12  # by its version
-            self.grouped = max(self.grouped, int(_columns(content[start:], 2)[:, 0].sum()))
-        elif kind == b"sgpd" and content[4:8] == b"sync":
-            start = 8 + 4 * min(content[0], 2)
-            self.others = max(self.others, _number(content[start : start + 4]))
+        elif box_type == b"stsc":
+            self.chunk_runs = max(self.chunk_runs, content[8:], key=len)
+        elif box_type == b"ctts":
+            self._add_listed_samples(content[8:])
+        elif box_type == b"sbgp" and content[4:8] == b"sync":
+            self.has_sync_groups = True
+            version = content[0]
+            self._add_listed_samples(content[16 if version == 1 else 12 :])
+        elif box_type == b"sgpd" and content[4:8] == b"sync":
+            version = content[0]
+            start = 8 + 4 * min(version, 2)
+            self.other_entries = max(self.other_entries, _number(content[start : start + 4]))
 
-    def entries(self) -> float:
-        """How many FFmpeg makes of it."""
+    def _add_listed_samples(self, rows: bytes) -> None:
+        self.listed_samples = max(self.listed_samples, int(_table(rows, 2)[:, 0].sum()))
+
+    def entry_count(self) -> float:
+        """Return how many entries FFmpeg allocates for the track."""
         count: float = self.samples
         if self.is_one_tick and b"soun" in self.handlers and b"vide" not in self.handlers:
-            runs = _columns(self.per_chunk, 3)
-            in_run = np.diff(runs[:, 0], append=self.chunks + 1).clip(0)
-            count = float((in_run * np.ceil(runs[:, 1] / PCM_SAMPLES)).sum())
-        return max(count * max(1, self.edits / FREE_EDITS), self.others, self.grouped if self.is_grouped else 0)
+            runs = _table(self.chunk_runs, 3)
+            chunks_in_run = np.diff(runs[:, 0], append=self.chunks + 1).clip(0)
+            count = float((chunks_in_run * np.ceil(runs[:, 1] / PCM_SAMPLES)).sum())
+        count *= max(1, self.edits / FREE_EDITS)
+        return max(count, self.other_entries, self.listed_samples if self.has_sync_groups else 0)
 
 
 def count_samples(file: BinaryIO, limit: int) -> int:
-    """Return how many samples the largest track of an MP4 or MOV names; 0 for any other file.
+    """Return how many samples the largest track of an MP4 or MOV file declares; 0 for any other file.
 
     Args:
-        file: seekable; its position changes.
-        limit: of one track. What exceeds it, or more boxes, tracks or compressed bytes than an honest program writes,
-            counts as ``limit + 1``, and counting stops.
+        file: A seekable binary file. Its position changes.
+        limit: Most samples of one track. Counting stops above it, and at more boxes, tracks or compressed bytes than an
+            honest program writes; the result is ``limit + 1`` then.
     """
     tracks = [_Track()]
-    in_fragments: Counter[bytes] = Counter()
-    fragment_of = b""
-    compressed = 0
+    fragment_samples: Counter[bytes] = Counter()  # by number of the track
+    fragment_track = b""
+    compressed_headers = 0
     try:
-        for number, (kind, content) in enumerate(_boxes(file, 0, file.seek(0, os.SEEK_END), 12 * limit)):
-            if kind == b"trak":
+        boxes = _boxes(file, 0, file.seek(0, os.SEEK_END), max_table=12 * limit)
+        for number, (box_type, content) in enumerate(boxes):
+            if box_type == b"trak":
                 tracks.append(_Track())
-            elif kind == b"tfhd":
-                fragment_of = content[4:]
-            elif kind == b"trun":
-                in_fragments[fragment_of] += _number(content[4:])
-            elif kind == b"cmvd":
-                compressed += 1
+            elif box_type == b"tfhd":
+                fragment_track = content[4:]
+            elif box_type == b"trun":
+                fragment_samples[fragment_track] += _number(content[4:])
+            elif box_type == b"cmvd":
+                compressed_headers += 1
             else:
-                tracks[-1].add(kind, content)
-            if number >= MAX_BOXES or in_fragments[fragment_of] > limit or compressed > 1:
+                tracks[-1].add(box_type, content)
+            if number >= MAX_BOXES or fragment_samples[fragment_track] > limit or compressed_headers > 1:
                 return limit + 1
     except _TooManyError:
         return limit + 1
-    entries = [track.entries() for track in tracks]
-    if sum(entries) + in_fragments.total() > MAX_TRACKS * limit:
+    entries = [track.entry_count() for track in tracks]
+    if sum(entries) + fragment_samples.total() > MAX_TRACKS * limit:
         return limit + 1
-    return int(max(entries)) + max(in_fragments.values(), default=0)
+    return int(max(entries)) + max(fragment_samples.values(), default=0)
 
 
-def _boxes(file: BinaryIO, start: int, end: int, longest: int, depth: int = 0) -> Iterator[tuple[bytes, bytes]]:
-    """Every box between two places, parents before their children: its type, and the part of it that is read."""
+def _boxes(file: BinaryIO, start: int, end: int, max_table: int, depth: int = 0) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the type of every box between two positions, and the part of its content that matters.
+
+    Parents come before their children.
+
+    Args:
+        file: A seekable binary file.
+        start: Position of the first box.
+        end: Position behind the last box.
+        max_table: Bytes to read of a table.
+        depth: Level of nesting.
+    """
     while end - start >= 8 and depth <= MAX_DEPTH:
         file.seek(start)
-        head = file.read(LONGEST_HEAD)
-        size, kind, header = _number(head[:4]), head[4:8], 8
+        head = file.read(MAX_HEAD)
+        size, box_type, header = _number(head[:4]), head[4:8], 8
         if size == 1:
-            size, header = _number(head[8:16]), 16
+            size, header = _number(head[8:16]), MAX_HEADER
         elif size == 0:
             size = end - start
         if size < header:
             return
-        inside, stop = start + header, min(start + size, end)
-        if kind in TABLES:
-            file.seek(inside)
-            yield kind, file.read(min(stop - inside, longest))
+        content_start, content_end = start + header, min(start + size, end)
+        if box_type in TABLE_BOXES:
+            file.seek(content_start)
+            yield box_type, file.read(min(content_end - content_start, max_table))
         else:
-            yield kind, head[header : min(header + HEADS.get(kind, 0), stop - start)]
-        if kind in PARENTS:
-            yield from _boxes(file, inside, stop, longest, depth + 1)
-        elif kind == b"meta":  # FFmpeg looks for its first box, too
-            places = (place for place in _find(_HDLR, file, inside, stop) if (place - inside) % 4 == 0)
-            if (place := next(places, None)) is not None:
-                yield from _boxes(file, place - 4, stop, longest, depth + 1)
-        elif kind == b"stsd" and any(_find(_TABLES, file, inside, stop)):
-            raise _TooManyError  # FFmpeg would read them behind the fields of a codec; nobody else writes them there
-        elif kind == b"cmvd":  # a movie header, compressed, behind its length
-            file.seek(inside)
-            content = _decompressed(file.read(min(stop - inside, MAX_COMPRESSED))[4:])
-            yield from _boxes(io.BytesIO(content), 0, len(content), longest, depth + 1)
+            yield box_type, head[header : min(header + HEAD_BYTES.get(box_type, 0), content_end - start)]
+        yield from _child_boxes(file, box_type, content_start, content_end, max_table, depth + 1)
         start += size
 
 
-def _find(types: re.Pattern[bytes], file: BinaryIO, start: int, stop: int) -> Iterator[int]:
-    """Where a type of box stands between two places, whatever surrounds it."""
-    for begin in range(start, stop, PIECE):
-        file.seek(begin)
-        for found in types.finditer(file.read(min(PIECE + 3, stop - begin))):
-            yield begin + found.start()
+def _child_boxes(
+    file: BinaryIO, box_type: bytes, start: int, end: int, max_table: int, depth: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the boxes in the content of a box, as ``_boxes`` does."""
+    if box_type in PARENT_BOXES:
+        yield from _boxes(file, start, end, max_table, depth)
+    elif box_type == b"meta":  # FFmpeg searches for its first child, too
+        positions = (position for position in _find(_HDLR, file, start, end) if (position - start) % 4 == 0)
+        if (position := next(positions, None)) is not None:
+            yield from _boxes(file, position - 4, end, max_table, depth)
+    elif box_type == b"stsd" and any(_find(_COUNTED_BOXES, file, start, end)):
+        # FFmpeg would read tables behind the fields of a codec. No honest program writes them there.
+        raise _TooManyError
+    elif box_type == b"cmvd":  # a compressed movie header, after its length
+        file.seek(start)
+        content = _decompress(file.read(min(end - start, MAX_COMPRESSED_HEADER))[4:])
+        yield from _boxes(io.BytesIO(content), 0, len(content), max_table, depth)
 
 
-def _decompressed(content: bytes) -> bytes:
+def _find(box_types: re.Pattern[bytes], file: BinaryIO, start: int, end: int) -> Iterator[int]:
+    """Yield the positions of box types between two positions, whatever surrounds them."""
+    for position in range(start, end, SEARCH_BYTES):
+        file.seek(position)
+        overlap = 3  # a type of four bytes may begin at the end of a piece
+        for match in box_types.finditer(file.read(min(SEARCH_BYTES + overlap, end - position))):
+            yield position + match.start()
+
+
+def _decompress(content: bytes) -> bytes:
     decompressor = zlib.decompressobj()
     try:
-        found = decompressor.decompress(content, MAX_COMPRESSED)
+        decompressed = decompressor.decompress(content, MAX_COMPRESSED_HEADER)
     except zlib.error:
         return b""
     if decompressor.unconsumed_tail:
         raise _TooManyError
-    return found
+    return decompressed
 
 
-def _columns(content: bytes, count: int) -> np.ndarray:
-    """A table of 32-bit numbers, of which the last row may be cut off."""
-    width = 4 * count
-    return np.frombuffer(content[: len(content) // width * width], ">u4").reshape(-1, count).astype(float)
+def _table(content: bytes, columns: int) -> np.ndarray:
+    """Return a table of 32-bit numbers as a float array of shape (rows, columns). An incomplete last row is dropped."""
+    row_bytes = 4 * columns
+    return np.frombuffer(content[: len(content) // row_bytes * row_bytes], ">u4").reshape(-1, columns).astype(float)
 
 
 def _number(content: bytes) -> int:

@@ -34,8 +34,10 @@ from ..errors import (
 from ..evaluation.pairs import VIDEO_EXTENSIONS
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
-from ..video.container import Container, Limits, is_url
+from ..video.container import Container
+from ..video.limits import Limits
 from ..video.reader import read_frames
+from ..video.source import is_url
 from .access import AllowlistMiddleware, BasicAuthMiddleware, SameSiteMiddleware, SecurityHeadersMiddleware
 from .uploads import MAX_UPLOAD, TimedFile, Uploads
 from .workers import Workers
@@ -352,7 +354,7 @@ def _answer(index: VideoIndex, what: str, link: str | None, **query: Any) -> tup
 
 
 def _check_length(clip: TimedFile) -> None:
-    with Container(clip, threads=1, limits=CLIP_LIMITS) as container:
+    with Container(clip, CLIP_LIMITS) as container:
         seconds = container.duration or 0
     if seconds > MAX_CLIP_SECONDS:
         raise VideoError(

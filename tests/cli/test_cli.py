@@ -119,7 +119,7 @@ def test_videos_as_a_file_and_a_bad_one_named(tiny_checkpoint: Path, tmp_path: P
         "embed-video", bad, bigbuckbunny, "gone.mp4", "-n", 3, "-m", "tiny", "-w", tiny_checkpoint, "-o", output
     )
     assert result.exit_code == 1
-    assert "bad.mp4: not a video file" in result.stderr.replace("\n", "")
+    assert "bad.mp4: unsupported or corrupt video" in result.stderr.replace("\n", "")
     assert "gone.mp4: there is no such file" in result.stderr.replace("\n", "")
     assert "2 of 3 videos failed" in result.stderr
     with np.load(output, allow_pickle=False) as file:

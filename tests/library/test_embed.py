@@ -258,7 +258,7 @@ def test_the_command_reports_what_it_did_and_lists_failed_videos(clips: Path, tm
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "10 of 11 videos are in" in result.stderr
-    assert f"failed {clips / 'bad.mp4'}: not a video file" in result.stderr
+    assert f"failed {clips / 'bad.mp4'}: unsupported or corrupt video" in result.stderr
     (clips / "bad.mp4").unlink()
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0

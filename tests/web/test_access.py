@@ -28,7 +28,7 @@ from clip4clip import InputValueError, VideoError
 from clip4clip.encoder import EncoderSpec
 from clip4clip.retrieval import VideoIndex
 from clip4clip.video import read_frames
-from clip4clip.video.container import DEFAULT_LIMITS, Limits
+from clip4clip.video.limits import DEFAULT_LIMITS, Limits
 from clip4clip.web import uploads
 
 pytest.importorskip("gradio")
@@ -370,7 +370,7 @@ def test_a_clip_of_too_many_seconds_is_refused(client: TestClient, tmp_path: Pat
     [
         (Limits(pixels=128 * 128 - 1), "its frames of 128×128 are over the limit of 16,383 pixels"),
         (Limits(frames=2), "it has over 2 frames, which is the limit"),
-        (Limits(decoded_pixels=1), "to decode it takes over 1 pixels, which is the limit"),
+        (Limits(decoded_pixels=1), "decoding it takes more than 1 pixels, which is the limit"),
     ],
 )
 def test_a_clip_may_make_only_so_much_work(
