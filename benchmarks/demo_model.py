@@ -19,7 +19,7 @@ import numpy as np
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.evaluation.evaluate import Evaluation, evaluate
 from clip4clip.evaluation.pairs import read_pairs
-from clip4clip.training.synthetic import scenes
+from clip4clip.training.scenes import scenes
 
 MODEL = "clip_vit_tiny_demo"
 LOG = Path(__file__).parent.parent / "docs" / "demo_model_log.jsonl"

@@ -19,7 +19,8 @@ from .errors import PairsError
 from .evaluation.metrics import RetrievalMetrics, ranks
 from .files import atomic_write
 from .runtime.placement import resolve_placement
-from .training.synthetic import MOST_HELD_OUT, tables, write_dataset
+from .training.scenes import MOST_HELD_OUT
+from .training.synthetic import tables, write_dataset
 from .video.reader import read_frames
 
 with warnings.catch_warnings():
@@ -92,7 +93,7 @@ def run_demo(
     """
     resolve_placement(device)  # an error from within a pipeline would be Towhee's
     drawn = max(clips, _drawn_before(folder))
-    write_dataset(folder, 0, drawn, track=lambda done, total: track(done, total, "drawing clips"))
+    write_dataset(folder, 0, drawn, track=track)
     rows = tables(0, clips)["eval"]
     paths, captions = [folder / name for name, _ in rows], [caption for _, caption in rows]
     text = (

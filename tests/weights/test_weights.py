@@ -29,7 +29,8 @@ from clip4clip.config import CLIPConfig as OurConfig
 from clip4clip.model import SequenceLSTM, SequenceTransformer, TextTower, VisionTower, random_state_dict
 from clip4clip.preprocess import pixel_values
 from clip4clip.runtime.torch_backend import TorchTower
-from clip4clip.training.model import VideoTextModel, save_checkpoint
+from clip4clip.training.checkpoint import save_checkpoint
+from clip4clip.training.model import VideoTextModel
 from clip4clip.weights.checkpoint import check_shape, read_state_dict
 from clip4clip.weights.identity import inspect
 from clip4clip.weights.locate import locate
