@@ -410,7 +410,7 @@ COLLECTIONS = {VIDEO_INDEX: "ours", PLAIN: "plain"}
 
 
 def wait_until_indexed(uri: str, collection: str, rows: int) -> float:
-    """Wait until a server has loaded its finished index, and return the seconds. Until then, searches are less exact."""
+    """Wait until a server has loaded its finished index, and return the seconds. Before, searches are less exact."""
     from pymilvus import MilvusClient
 
     if "://" not in uri:
