@@ -102,7 +102,9 @@ class TrainingConfig:
         if not 0 <= self.warmup < 1:
             raise InputValueError(f"warmup must be a number from 0 to 1 (exclusive), not {self.warmup}")
         if self.max_words < 3:
-            raise InputValueError(f"max_words must be at least 3 (a token between two marks), not {self.max_words}")
+            raise InputValueError(
+                f"max_words must be at least 3 (start mark, one token, end mark), not {self.max_words}"
+            )
         for name, names in (("precision", PRECISIONS), ("save_dtype", SAVE_DTYPES)):
             value = getattr(self, name)
             if value not in names and not (name == "precision" and value is None):

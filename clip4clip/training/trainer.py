@@ -68,8 +68,8 @@ def train(
     Args:
         config: Settings of the run.
         resume: Continue the run in ``config.out``.
-        progress: Makes the progress bars to show in the first process, such as the class
-            :class:`rich.progress.Progress`; also gets a line for each evaluation. None shows nothing.
+        progress: Function that makes the progress bars, for example the class :class:`rich.progress.Progress`. They are
+            shown in the first process only; their console also prints a line after each evaluation. None shows nothing.
 
     Raises:
         PairsError: The table is malformed or, without ``skip_bad``, has pairs that cannot be used. Nothing has been
@@ -85,8 +85,8 @@ def train(
             raise
         except OSError as error:
             raise TrainingError(
-                f"training in {os.fspath(config.out)} stopped: {error}. Once it can be written to, "
-                "resume the run (--resume), or start it again if it has no state yet"
+                f"training in {os.fspath(config.out)} stopped: {error}. When the folder is writable "
+                "again, resume the run (--resume), or start it again if it has no saved state"
             ) from error
 
 
