@@ -128,7 +128,7 @@ def _check_pairs(pairs: Sequence[Pair]) -> None:
 def _limit_words(encoder: TextEncoder, max_words: int) -> TextEncoder:
     """Return an encoder that cuts sentences to a number of token ids."""
     if max_words < 3:
-        raise InputValueError(f"max_words must be at least 3 (start mark, one token, end mark), not {max_words}")
+        raise InputValueError(f"max_words must be at least 3 (a start mark, a token, an end mark), not {max_words}")
     config = encoder.config
     return TextEncoder(encoder.model, replace(config, context_length=min(max_words, config.context_length)))
 
