@@ -43,9 +43,8 @@ from PIL import Image
 from clip4clip.config import CLIPConfig
 from clip4clip.preprocess import pixel_values
 
-Figures = dict[
-    str, dict[str, Any]
-]  # of a row, by contender: "cosine"; for each round "milliseconds" and perhaps "megabytes"
+# The figures of a row by contender: "cosine", and lists over the rounds, "milliseconds" and perhaps "megabytes".
+Figures = dict[str, dict[str, Any]]
 
 TEXT_NETWORK = "one caption of {} ids, network alone"
 TEXT_STRING = "one caption of 10 ids, string to vector"

@@ -37,7 +37,7 @@ class Process:
         """Whether this is the process that writes files, evaluates and speaks."""
         return self.rank == 0
 
-    def parallel(self, model: nn.Module) -> nn.Module:
+    def parallelise(self, model: nn.Module) -> nn.Module:
         """Wrap a model so that all processes average its gradients; one process gets the model itself."""
         if self.count == 1:
             return model

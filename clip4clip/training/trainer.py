@@ -156,7 +156,7 @@ class _TrainingRun:
         self.description = describe_run(config, pairs)
         torch.manual_seed(config.seed)
         self.model = _load_model(config).to(process.device)
-        self.parallel_model = process.parallel(self.model)
+        self.parallel_model = process.parallelise(self.model)
         optimizer = build_optimizer(self.model, config)
         scaler = torch.amp.GradScaler(process.device.type, enabled=self.dtype == torch.float16)
         self.state = TrainingState(self.model, optimizer, scaler)

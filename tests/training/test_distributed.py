@@ -33,7 +33,7 @@ with join_processes("cpu") as process:
         model = VideoTextModel.load("mini", folder / f"{{head}}.safetensors")
         batch = Batch(*(tensor.chunk(2)[process.rank] for tensor in torch.load(folder / "batch.pt")))
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        loss = compute_gradients(process.parallel(model), batch, scaler, parts=parts)
+        loss = compute_gradients(process.parallelise(model), batch, scaler, parts=parts)
         gradients = {{name: parameter.grad for name, parameter in model.named_parameters()}}
         torch.save((loss, gradients), folder / f"{{head}}-{{process.rank}}.pt")
 """
