@@ -32,7 +32,7 @@ from clip4clip.video import read_frames
 
 @pytest.fixture(scope="module")
 def trained(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingConfig, Path]:
-    """A run from an untrained network that learns something, with an evaluation after each of its 12 epochs."""
+    """A run from an untrained network that learns something, with an evaluation after each of its 6 epochs."""
     config = TrainingConfig(
         pairs=drawings / "train.csv",
         videos=drawings,
@@ -40,18 +40,18 @@ def trained(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[T
         model="mini",
         init="random",
         eval_pairs=drawings / "eval.csv",
-        epochs=12,
+        epochs=6,
         batch_size=16,
         lr=1e-3,
-        frames=2,
+        frames=1,
         seed=1,
         device="cpu",
         workers=0,
     )
     result = train(config)
-    assert (result.steps, result.finished) == (36, True)
+    assert (result.steps, result.finished) == (18, True)
     recalls = [entry["recall_at_1"] for entry in read_log(config, "text_to_video")]
-    assert len(recalls) == 12
+    assert len(recalls) == 6
     assert recalls[-1] == result.evaluation.text_to_video.recall_at_1
     return config, Path(config.out)
 
