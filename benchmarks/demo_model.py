@@ -1,4 +1,4 @@
-"""What clip_vit_tiny_demo finds on held-out drawings, what it confuses, and how it came to learn it.
+"""Evaluate clip_vit_tiny_demo on held-out drawings: its metrics, its confusions and its learning curve.
 
     clip4clip synthetic drawings --train 0
     python benchmarks/demo_model.py drawings [--weights FILE] [--plot docs/demo_model.png]
@@ -19,37 +19,42 @@ import numpy as np
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.evaluation.evaluate import Evaluation, evaluate
 from clip4clip.evaluation.pairs import read_pairs
-from clip4clip.training.synthetic import scenes
+from clip4clip.training.scenes import scenes
 
 MODEL = "clip_vit_tiny_demo"
 LOG = Path(__file__).parent.parent / "docs" / "demo_model_log.jsonl"
 
 
-def metrics_row(name: str, found: Evaluation, direction: str) -> str:
-    metrics = getattr(found, direction)
+def metrics_row(name: str, evaluation: Evaluation, direction: str) -> str:
+    metrics = getattr(evaluation, direction)
     recalls = (metrics.recall_at_1, metrics.recall_at_5, metrics.recall_at_10)
     figures = [f"{figure:.1f}" for figure in (*recalls, metrics.median_rank, metrics.mean_rank)]
     return f"| {name} | {' | '.join(figures)} |"
 
 
-def confusions(found: Evaluation) -> tuple[int, Counter[str], Counter[str]]:
-    """How many sentences found another clip first, in which attributes it was wrong, and where in one alone."""
-    shown = [asdict(scene) for scene, _ in scenes(found.videos, 0, held_out=True)]
-    wrong, alone = Counter[str](), Counter[str]()
+def count_confusions(evaluation: Evaluation) -> tuple[int, Counter[str], Counter[str]]:
+    """Compare the best clip of each sentence with the right one.
+
+    Returns:
+        The number of sentences with a wrong best clip; how often each attribute of that clip is wrong; and how often it
+        is the only wrong one.
+    """
+    shown = [asdict(scene) for scene, _ in scenes(evaluation.videos, 0, held_out=True)]
+    wrong, only_wrong = Counter[str](), Counter[str]()
     missed = 0
-    for number, first in enumerate(np.nanargmax(found.similarity, axis=1)):
-        differs = [name for name, value in shown[number].items() if shown[first][name] != value]
-        # Where one shape is, is not told of several: that differs along with their count.
-        if "count" in differs and "position" in differs:
-            differs.remove("position")
-        missed += bool(differs)
-        wrong.update(differs)
-        if len(differs) == 1:
-            alone.update(differs)
-    return missed, wrong, alone
+    for number, best in enumerate(np.nanargmax(evaluation.similarity, axis=1)):
+        differing = [name for name, value in shown[number].items() if shown[best][name] != value]
+        # Several shapes have no position, so a wrong count always comes with a wrong position.
+        if "count" in differing and "position" in differing:
+            differing.remove("position")
+        missed += bool(differing)
+        wrong.update(differing)
+        if len(differing) == 1:
+            only_wrong.update(differing)
+    return missed, wrong, only_wrong
 
 
-def plot(log: Path, path: Path) -> None:
+def plot_learning_curve(log: Path, path: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
@@ -73,24 +78,24 @@ def plot(log: Path, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("drawings", type=Path, help="folder that `clip4clip synthetic` made")
-    parser.add_argument("--weights", help="a checkpoint; default: the one in the package")
-    parser.add_argument("--plot", type=Path, help="where to draw the learning curve")
+    parser.add_argument("drawings", type=Path, help="folder made by `clip4clip synthetic`")
+    parser.add_argument("--weights", help="checkpoint; default: the one in the package")
+    parser.add_argument("--plot", type=Path, help="also draw the learning curve to this file")
     arguments = parser.parse_args()
     text, video = (kind.load(MODEL, arguments.weights, "cpu") for kind in (TextEncoder, VideoEncoder))
     print("| captions | R@1 | R@5 | R@10 | MdR | MnR |\n| --- | --- | --- | --- | --- | --- |")
     for table, words in (("eval", "as in training"), ("eval_paraphrased", "paraphrased")):
-        found = evaluate(read_pairs(arguments.drawings / f"{table}.csv", arguments.drawings), text, video)
-        print(metrics_row(f"{words}, text → video", found, "text_to_video"))
-        print(metrics_row(f"{words}, video → text", found, "video_to_text"))
+        evaluation = evaluate(read_pairs(arguments.drawings / f"{table}.csv", arguments.drawings), text, video)
+        print(metrics_row(f"{words}, text → video", evaluation, "text_to_video"))
+        print(metrics_row(f"{words}, video → text", evaluation, "video_to_text"))
         if table == "eval":
-            missed, wrong, alone = confusions(found)
-    print(f"\nOf {found.pairs} sentences {missed} have another clip first. What is different about it:\n")
-    print("| attribute | wrong | this alone |\n| --- | --- | --- |")
+            missed, wrong, only_wrong = count_confusions(evaluation)
+    print(f"\nOf {evaluation.pairs} sentences, {missed} have a wrong clip first. Its wrong attributes:\n")
+    print("| attribute | wrong | only this one |\n| --- | --- | --- |")
     for name, count in wrong.most_common():
-        print(f"| {name} | {count} | {alone[name]} |")
+        print(f"| {name} | {count} | {only_wrong[name]} |")
     if arguments.plot:
-        plot(LOG, arguments.plot)
+        plot_learning_curve(LOG, arguments.plot)
 
 
 if __name__ == "__main__":

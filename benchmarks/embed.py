@@ -1,13 +1,14 @@
-"""Captions and frames to vectors: this project beside its peers, on the same random weights, inputs and threads.
+"""Compare the speed of embedding captions and frames with other libraries, on the same weights, inputs and threads.
 
-Each row is one piece of work. In every round each contender does it once, in an order of its own, for long enough that
-short work is repeated; ratios are taken within a round. Every vector is compared with that of transformers in float32:
-who gives another one is told so, and the exit code is 1. Peers that are not installed are left out and named.
+Each row of the report is one task. In every round, every contender does the task once, in random order; short tasks
+are repeated for a while. Ratios are taken within a round. Every vector is compared with that of transformers in
+float32: a contender with other vectors is reported, and the exit code is 1. Libraries that are not installed are
+skipped and named.
 
-The peers are what their users have: towhee.models as the published operator calls it, which builds a tokenizer at each
-call and pads to the context; transformers' CLIPModel, padded and not; open_clip, which always pads; and ONNX Runtime
-and OpenVINO on what torch's exporter makes of transformers' model. transformers, ONNX Runtime and OpenVINO get their
-ids from this project's tokenizer, the others from their own. All that torch computes is computed in inference mode.
+The contenders do what their users get: towhee.models as the published operator calls it (it builds a tokenizer at each
+call and pads to the context length); transformers' CLIPModel, padded and unpadded; open_clip, which always pads; and
+ONNX Runtime and OpenVINO with the export of transformers' model by torch. transformers, ONNX Runtime and OpenVINO get
+their ids from this project's tokenizer, the others use their own. torch always runs in inference mode.
 
     pip install -c <(grep -v -e '^torch' -e '^torchmetrics' constraints.txt) -e '.[bench]'
     python benchmarks/embed.py --json docs/embed.json --plot docs/embed.png
@@ -29,9 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from embed_contenders import Call, Given, contenders
-from embed_report import Rows, bars, cosine_lines, lines_of, markdown_of, plot, roofline, summary_of, table_of, wrong
-from embed_work import COLD, PRODUCTS, READING, Figures, Row, Work, cold_start, cosines
+from embed_contenders import Call, Setup, build_contenders
+from embed_report import (
+    Rows,
+    check_bars,
+    cosine_lines,
+    lines_of,
+    markdown_of,
+    plot,
+    roofline,
+    summary_of,
+    table_of,
+    wrong_vectors,
+)
+from embed_work import COLD, PRODUCTS, READING, Figures, Row, Tasks, least_cosine, measure_cold_starts
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -39,12 +51,12 @@ from clip4clip.config import get_model
 from clip4clip.model import random_state_dict
 from clip4clip.runtime.placement import available_cores
 
-REST = 0.02  # seconds before each measurement, in which the threads of the one before go to sleep
+PAUSE = 0.02  # seconds before each measurement, so that the threads of the previous one go to sleep
 
 
 def measure(call: Call, seconds: float) -> float:
-    """Milliseconds: the median of as many calls as fill the time; the first one counts only if it is the only one."""
-    time.sleep(REST)
+    """Return the median milliseconds of the calls that fill the time, without the first unless it is the only one."""
+    time.sleep(PAUSE)
     times: list[float] = []
     while not times or sum(times) < seconds:
         start = time.perf_counter()
@@ -53,102 +65,109 @@ def measure(call: Call, seconds: float) -> float:
     return 1e3 * statistics.median(times[1:] or times)
 
 
-def figures(row: Row, seconds: float, times: bool) -> Figures:
-    """For each contender its least cosine, and milliseconds in each round."""
-    found: Figures = {}
+def measure_row(row: Row, seconds: float, is_timed: bool) -> Figures:
+    """Return the least cosine of each contender and, if timed, its milliseconds in each round."""
+    figures: Figures = {}
     for name, call in row.calls.items():
         vectors = call()
-        bound = name in (*PRODUCTS.values(), *READING.values())
-        found[name] = {} if bound else {"cosine": cosines(vectors, row.expected)}
-    for number in range(row.rounds if times else 0):
+        is_bound = name in (*PRODUCTS.values(), *READING.values())
+        figures[name] = {} if is_bound else {"cosine": least_cosine(vectors, row.expected)}
+    for number in range(row.rounds if is_timed else 0):
         order = list(row.calls)
         random.Random(number).shuffle(order)
         for name in order:
-            found[name].setdefault("milliseconds", []).append(round(measure(row.calls[name], seconds), 3))
-    return found
+            figures[name].setdefault("milliseconds", []).append(round(measure(row.calls[name], seconds), 3))
+    return figures
 
 
-def versions() -> dict[str, str]:
-    found = {}
+def installed_versions() -> dict[str, str]:
+    versions = {}
     for name in ("torch", "onnxruntime", "onnx", "openvino", "transformers", "open_clip_torch", "towhee.models"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def parse() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="clip_vit_b32", help="the shape of the random weights")
-    parser.add_argument("--rounds", type=int, default=7, help="with 0 what --json holds is shown, and nothing measured")
-    parser.add_argument("--seconds", type=float, default=0.4, help="for which short work is repeated in each round")
+    parser.add_argument("--model", default="clip_vit_b32", help="model name, for the shape of the random weights")
     parser.add_argument(
-        "--only", default="", help="rows whose title contains this; of the others the figures in --json are kept"
+        "--rounds", type=int, default=7, help="number of rounds; 0 shows the figures in --json, without measuring"
     )
-    parser.add_argument("--short", action="store_true", help="little work, once, to see that all vectors are right")
+    parser.add_argument(
+        "--seconds", type=float, default=0.4, help="time for which short tasks are repeated in each round"
+    )
+    parser.add_argument(
+        "--only", default="", help="measure the rows whose title contains this; keep the others in --json"
+    )
+    parser.add_argument("--short", action="store_true", help="do small tasks once, untimed, to check all vectors")
     parser.add_argument("--markdown", action="store_true", help="also print the tables as Markdown")
-    parser.add_argument("--json", type=Path, help="written after each row")
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path, help="report to write after each row")
+    parser.add_argument("--plot", type=Path, help="picture to draw")
     arguments = parser.parse_args()
     if not arguments.rounds and not arguments.json:
-        parser.error("--rounds 0 shows what --json holds: say which")
+        parser.error("--rounds 0 shows the figures in --json: name that file")
     return arguments
 
 
-def report_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What is known before anything is measured."""
+def start_report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the report before anything is measured: the environment, and rows to keep."""
     if not arguments.rounds:
         return json.loads(arguments.json.read_text("utf-8"))
     rows: Rows = {}
     if arguments.only and arguments.json and arguments.json.exists():
-        kept = json.loads(arguments.json.read_text("utf-8"))
-        rows = kept["rows"] if kept["model"] == arguments.model else {}
+        old = json.loads(arguments.json.read_text("utf-8"))
+        rows = old["rows"] if old["model"] == arguments.model else {}
     return {
         "model": arguments.model,
         "threads": available_cores(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "versions": versions(),
+        "versions": installed_versions(),
         "rows": rows,
     }
 
 
-def write(report: dict[str, Any], path: Path) -> None:
+def write_report(report: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
 
 def measure_rows(arguments: argparse.Namespace, report: dict[str, Any], console: Console, folder: Path) -> None:
-    """Puts the rows into the report."""
-    os.environ["CLIP4CLIP_CACHE"] = str(folder / "cache")  # graphs of random weights are of no use to anybody
-    given = Given(arguments.model, random_state_dict(get_model(arguments.model).config), folder)
-    save_file(given.state, given.weights)
-    built, missing = contenders(given, console)
+    """Measure the rows and add them to the report."""
+    os.environ["CLIP4CLIP_CACHE"] = str(folder / "cache")  # graphs of random weights are useless later
+    setup = Setup(arguments.model, random_state_dict(get_model(arguments.model).config), folder)
+    save_file(setup.state, setup.weights)
+    contenders, missing = build_contenders(setup, console)
     report["not installed"] = list(missing)
-    for name, why in missing.items():
-        console.print(f"{name}: not installed ({why})", highlight=False)
+    for name, reason in missing.items():
+        console.print(f"{name}: not installed ({reason})", highlight=False)
 
-    def keep(title: str, row: Figures) -> None:
+    def add_row(title: str, row: Figures) -> None:
         report["rows"][title] = row
         if not arguments.short:
             console.print(table_of(title, lines_of(row)), highlight=False)
         if arguments.json:
-            write(report, arguments.json)
+            write_report(report, arguments.json)
 
-    for title, make in Work(given, built, arguments.short, arguments.rounds).rows().items():
+    tasks = Tasks(setup, contenders, arguments.short, arguments.rounds)
+    for title, make_row in tasks.rows().items():
         if arguments.only in title:
-            keep(title, figures(make(title), arguments.seconds, times=not arguments.short))
+            add_row(title, measure_row(make_row(title), arguments.seconds, is_timed=not arguments.short))
     if not arguments.short and arguments.only in COLD and arguments.model == "clip_vit_b32":
-        keep(COLD, cold_start(given, built, (arguments.rounds + 1) // 2))
+        add_row(COLD, measure_cold_starts(setup, contenders, (arguments.rounds + 1) // 2))
 
 
 def main() -> int:
-    arguments = parse()
+    arguments = parse_arguments()
     console = Console(width=150)
     torch.set_num_threads(available_cores())
     if find_spec("transformers") is None:
-        print("transformers gives the vectors that all are compared with: pip install transformers", file=sys.stderr)
+        print(
+            "this benchmark compares all vectors with those of transformers: pip install transformers", file=sys.stderr
+        )
         return 2
-    report = report_of(arguments)
+    report = start_report(arguments)
     rows: Rows = report["rows"]
     if arguments.rounds:
         with tempfile.TemporaryDirectory(prefix="clip4clip-embed-") as temporary:
@@ -157,7 +176,7 @@ def main() -> int:
         tables = {"Least cosine to transformers in float32": cosine_lines(rows)}
     else:
         report["bounds"] = roofline(get_model(report["model"]).config, rows)
-        report["bars"] = bars(rows, report["bounds"])
+        report["bars"] = check_bars(rows, report["bounds"])
         tables = summary_of(report["bounds"], report["bars"])
     for title, lines in tables.items():
         if len(lines) > 1:
@@ -166,10 +185,10 @@ def main() -> int:
         for title, lines in ({title: lines_of(row) for title, row in rows.items()} | tables).items():
             print(markdown_of(title, lines))
     if arguments.json:
-        write(report, arguments.json)
+        write_report(report, arguments.json)
     if arguments.plot:
         plot(rows, arguments.plot)
-    failures = wrong(rows)
+    failures = wrong_vectors(rows)
     for line in failures:
         print(line, file=sys.stderr)
     return 1 if failures else 0

@@ -1,4 +1,4 @@
-"""Who embeds, in benchmarks/embed.py: this project, and its peers with the same weights."""
+"""The contenders of benchmarks/embed.py: this project, and other libraries with the same weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Call = Callable[[], np.ndarray]
 State = dict[str, Tensor]
 
 TORCH, BFLOAT16 = "clip4clip, torch", "clip4clip, torch bfloat16"
-DEFAULT, INT8 = "clip4clip", "clip4clip, int8"  # computed by ONNX Runtime, as on any CPU where it is installed
+DEFAULT, INT8 = "clip4clip", "clip4clip, int8"  # ONNX Runtime, the default on a CPU
 TOWHEE, OPEN_CLIP, OPENVINO = "towhee.models", "open_clip", "OpenVINO"
 TRANSFORMERS, PADDED = "transformers", "transformers, padded"
 ONNX, ONNX_INT8 = "ONNX Runtime", "ONNX Runtime, int8"
@@ -34,28 +34,33 @@ ALONE = ", one by one"
 
 
 class Contender:
-    """What does the work. Each method gives a call, with all that comes before it done; None for what it cannot do."""
+    """A library that embeds.
+
+    Each method prepares a task and returns a call that does it, or None for a task that the contender cannot do.
+    """
 
     name: str
 
     def text_network(self, captions: list[str]) -> Call | None:  # noqa: ARG002
-        """Token ids to embeddings."""
+        """Prepare token ids to embeddings."""
         return None
 
     def text(self, captions: list[str]) -> Call | None:  # noqa: ARG002
-        """Strings to unit vectors."""
+        """Prepare strings to unit vectors."""
         return None
 
     def video_network(self, pixels: np.ndarray) -> Call | None:  # noqa: ARG002
-        """Pixels to embeddings."""
+        """Prepare pixel values to embeddings."""
         return None
 
     def video(self, videos: list[np.ndarray]) -> Call | None:  # noqa: ARG002
-        """Raw frames to unit vectors, one for each video."""
+        """Prepare raw frames to unit vectors, one for each video."""
         return None
 
 
-class Ours(Contender):
+class Clip4clipContender(Contender):
+    """This project, with one of its runtimes."""
+
     def __init__(self, name: str, model_name: str, weights: Path, runtime: str, precision: str) -> None:
         self.name = name
         self.texts = TextEncoder.load(model_name, weights, "cpu", runtime, precision)
@@ -64,19 +69,19 @@ class Ours(Contender):
     def text_network(self, captions: list[str]) -> Call:
         batches: list[np.ndarray] = []
 
-        def kept(ids: np.ndarray) -> np.ndarray:
+        def record(ids: np.ndarray) -> np.ndarray:
             batches.append(ids)
             return self.texts.model(ids)
 
-        TextEncoder(kept, self.texts.config)(captions)  # type: ignore[arg-type]
-        # The encoder orders captions by length.
+        TextEncoder(record, self.texts.config)(captions)  # type: ignore[arg-type]
+        # The encoder sorts captions by length; the call returns them in the original order.
         lengths = [len(default_tokenizer(self.texts.config.vocab_size).encode(caption)) for caption in captions]
-        places = np.argsort(np.argsort(lengths, kind="stable"), kind="stable")
-        return lambda: np.concatenate([self.texts.model(ids) for ids in batches])[places]
+        rows = np.argsort(np.argsort(lengths, kind="stable"), kind="stable")
+        return lambda: np.concatenate([self.texts.model(ids) for ids in batches])[rows]
 
     def text(self, captions: list[str]) -> Call:
-        given: Any = captions if len(captions) > 1 else captions[0]
-        return lambda: np.atleast_2d(self.texts(given))
+        argument: Any = captions if len(captions) > 1 else captions[0]
+        return lambda: np.atleast_2d(self.texts(argument))
 
     def video_network(self, pixels: np.ndarray) -> Call:
         return lambda: self.videos.model(pixels)
@@ -87,13 +92,13 @@ class Ours(Contender):
 
 @dataclass
 class Peer(Contender):
-    """A peer by its parts.
+    """Another library, described by its parts.
 
     Attributes:
-        ids: captions to token ids as it pads them; None if its tokenizer has not the model's vocabulary.
-        embed_text: token ids to embeddings.
-        embed_frames: pixels to embeddings; None to leave the frames to another one of the same kind.
-        network_ids: as ids, for the network alone.
+        ids: Captions to token ids, padded as the library does it; None if its tokenizer has another vocabulary.
+        embed_text: Token ids to embeddings.
+        embed_frames: Pixel values to embeddings; None if another contender of the same library embeds the frames.
+        network_ids: Like ``ids``, for tasks of the network only.
     """
 
     name: str
@@ -119,26 +124,26 @@ class Peer(Contender):
         embed = self.embed_frames
 
         def call() -> np.ndarray:
-            pixels = one_by_one([frame for video in videos for frame in video], self.resolution)
+            pixels = preprocess_with_pillow([frame for video in videos for frame in video], self.resolution)
             return pooled(embed(pixels), videos)  # type: ignore[misc]
 
         return embed and call
 
 
 class OneByOne(Contender):
-    """A peer that is given captions one at a time, so that it need not pad them."""
+    """Another library that gets captions one at a time, so that it need not pad them."""
 
     def __init__(self, peer: Contender) -> None:
         self.name, self._peer = peer.name + ALONE, peer
 
     def text_network(self, captions: list[str]) -> Call | None:
-        return self._all([self._peer.text_network([caption]) for caption in captions])
+        return self._one_after_the_other([self._peer.text_network([caption]) for caption in captions])
 
     def text(self, captions: list[str]) -> Call | None:
-        return self._all([self._peer.text([caption]) for caption in captions])
+        return self._one_after_the_other([self._peer.text([caption]) for caption in captions])
 
     @staticmethod
-    def _all(calls: list[Call | None]) -> Call | None:
+    def _one_after_the_other(calls: list[Call | None]) -> Call | None:
         return None if None in calls else lambda: np.concatenate([call() for call in calls])  # type: ignore[misc]
 
 
@@ -147,13 +152,13 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def pooled(embeddings: np.ndarray, videos: Sequence[np.ndarray]) -> np.ndarray:
-    """Frame embeddings of videos to their unit vectors."""
+    """Pool the frame embeddings of videos to one unit vector for each video."""
     ends = np.cumsum([len(video) for video in videos])[:-1]
     return unit(np.stack([frames.mean(0) for frames in np.split(unit(embeddings), ends)]))
 
 
-def one_by_one(frames: Sequence[np.ndarray], resolution: int) -> np.ndarray:
-    """Frames to pixels, by Pillow and torch, as the transforms of all peers do it."""
+def preprocess_with_pillow(frames: Sequence[np.ndarray], resolution: int) -> np.ndarray:
+    """Preprocess frames with Pillow and torch, one by one, as the transforms of all other libraries do."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     rows = []
     for frame in frames:
@@ -167,7 +172,7 @@ def one_by_one(frames: Sequence[np.ndarray], resolution: int) -> np.ndarray:
     return torch.stack(rows).numpy()
 
 
-def on_arrays(function: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+def with_arrays(function: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
     @torch.inference_mode()
     def call(array: np.ndarray) -> np.ndarray:
         return function(torch.from_numpy(array)).numpy()
@@ -176,13 +181,13 @@ def on_arrays(function: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np
 
 
 @dataclass
-class Given:
-    """What every contender is built from."""
+class Setup:
+    """The weights and the folder that every contender is built from."""
 
     model_name: str
     state: State
     folder: Path
-    made: dict[str, Any] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> CLIPConfig:
@@ -200,19 +205,19 @@ class Given:
         return np.pad(ids, ((0, 0), (0, self.config.context_length - ids.shape[1])))
 
     def ours(self, name: str, runtime: str, precision: str = "float32") -> Contender:
-        return Ours(name, self.model_name, self.weights, runtime, precision)
+        return Clip4clipContender(name, self.model_name, self.weights, runtime, precision)
 
     def hugging_face(self) -> Any:
-        """transformers' model, once."""
-        if "hugging face" not in self.made:
-            self.made["hugging face"] = hugging_face_model(self.config, self.state)
-        return self.made["hugging face"]
+        """Return transformers' model, which is built once."""
+        if "hugging face" not in self.cache:
+            self.cache["hugging face"] = hugging_face_model(self.config, self.state)
+        return self.cache["hugging face"]
 
     def transformers(self, name: str) -> Contender:
         text, frames = hugging_face_towers(self.hugging_face())
         ids = self.padded if name == PADDED else self.unpadded
-        embed_frames = None if name == PADDED else on_arrays(frames)
-        return Peer(name, self.config.resolution, ids, on_arrays(text), embed_frames, ids)
+        embed_frames = None if name == PADDED else with_arrays(frames)
+        return Peer(name, self.config.resolution, ids, with_arrays(text), embed_frames, ids)
 
     def towhee_models(self) -> Contender:
         from towhee.models import clip4clip
@@ -220,20 +225,24 @@ class Given:
 
         config = self.config
         model = towhee_model(config)
-        # Not strict: its masks are no part of a checkpoint.
-        model.load_state_dict({f"clip.{name}": one for name, one in self.state.items()}, strict=False, assign=True)
+        # Not strict: a checkpoint does not contain its attention masks.
+        model.load_state_dict(
+            {f"clip.{name}": tensor for name, tensor in self.state.items()}, strict=False, assign=True
+        )
         tokenizer = SimpleTokenizer()
 
         def ids(captions: list[str]) -> np.ndarray:
-            rows = [clip4clip.convert_tokens_to_id(tokenizer, one, config.context_length)[0] for one in captions]
+            rows = [
+                clip4clip.convert_tokens_to_id(tokenizer, caption, config.context_length)[0] for caption in captions
+            ]
             return np.stack(rows)
 
         return Peer(
             TOWHEE,
             config.resolution,
             ids if config.vocab_size == VOCAB_SIZE else None,
-            on_arrays(lambda ids: model.get_sequence_output(ids, shaped=True)[:, 0]),
-            on_arrays(lambda pixels: model.get_visual_output(pixels, torch.ones(1, len(pixels)), shaped=True)[0]),
+            with_arrays(lambda ids: model.get_sequence_output(ids, shaped=True)[:, 0]),
+            with_arrays(lambda pixels: model.get_visual_output(pixels, torch.ones(1, len(pixels)), shaped=True)[0]),
             self.padded,
         )
 
@@ -248,22 +257,22 @@ class Given:
             OPEN_CLIP,
             config.resolution,
             (lambda captions: tokenizer(captions).numpy()) if config.vocab_size == VOCAB_SIZE else None,
-            on_arrays(model.encode_text),
-            on_arrays(model.encode_image),
+            with_arrays(model.encode_text),
+            with_arrays(model.encode_image),
             self.padded,
         )
 
     def graph(self, modality: str, precision: str = "float32") -> Path:
-        """What torch's exporter makes of transformers' model, and its dynamic quantisation; once."""
+        """Return the graph that torch exports from transformers' model, perhaps quantised dynamically; made once."""
         path = self.folder / f"plain-{modality}-{precision}.onnx"
         if not path.exists() and precision == "int8":
             quantise(self.graph(modality), path)
         elif not path.exists():
-            export(hugging_face_towers(self.hugging_face())[modality == "video"], modality, self.config, path)
+            export_onnx(hugging_face_towers(self.hugging_face())[modality == "video"], modality, self.config, path)
         return path
 
     def onnxruntime(self, name: str, precision: str = "float32") -> Contender:
-        text, frames = (session(self.graph(modality, precision)) for modality in ("text", "video"))
+        text, frames = (onnx_session(self.graph(modality, precision)) for modality in ("text", "video"))
         return Peer(name, self.config.resolution, self.unpadded, text, frames, self.unpadded)
 
     def openvino(self) -> Contender:
@@ -286,7 +295,7 @@ class Given:
 
 
 def towhee_model(config: CLIPConfig) -> Any:
-    """The published model code in a shape of ours."""
+    """Return the published model code, untrained, in the shape of a configuration."""
     from towhee.models import clip4clip
 
     return clip4clip.CLIP4Clip(
@@ -304,7 +313,7 @@ def towhee_model(config: CLIPConfig) -> Any:
 
 
 def open_clip_model(config: CLIPConfig) -> Any:
-    """open_clip's own model in a shape of ours."""
+    """Return open_clip's own model, untrained, in the shape of a configuration."""
     import open_clip
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
@@ -328,7 +337,7 @@ def open_clip_model(config: CLIPConfig) -> Any:
 
 
 def hugging_face_config(config: CLIPConfig, activation: str = "quick_gelu") -> Any:
-    """transformers' configuration of a shape of ours."""
+    """Return transformers' configuration for the shape of a configuration."""
     from transformers import CLIPConfig as HuggingFaceConfig
 
     def tower(width: int, layers: int) -> dict[str, Any]:
@@ -356,12 +365,12 @@ def hugging_face_config(config: CLIPConfig, activation: str = "quick_gelu") -> A
 
 
 def hugging_face_model(config: CLIPConfig, state: State) -> Any:
-    """transformers' CLIP with the tensors of a state dict, which are not copied but for the two projections."""
+    """Return transformers' CLIP with the tensors of a state dict; only the two projections are copies."""
     from transformers import CLIPModel
 
     with torch.device("meta"):
         model = CLIPModel(hugging_face_config(config))
-    theirs = {
+    tensors = {
         "logit_scale": state["logit_scale"],
         "text_projection.weight": state["text_projection"].T.contiguous(),
         "visual_projection.weight": state["visual.proj"].T.contiguous(),
@@ -383,20 +392,20 @@ def hugging_face_model(config: CLIPConfig, state: State) -> Any:
     for prefix, tower, layers in (("", "text", config.text_layers), ("visual.", "vision", config.vision_layers)):
         for number in range(layers):
             block, layer = f"{prefix}transformer.resblocks.{number}", f"{tower}_model.encoder.layers.{number}"
-            parts |= {f"{block}.{mine}": f"{layer}.{other}" for mine, other in names.items()}
+            parts |= {f"{block}.{source}": f"{layer}.{target}" for source, target in names.items()}
             for kind in ("weight", "bias"):
-                for part, third in zip("qkv", state[f"{block}.attn.in_proj_{kind}"].chunk(3), strict=True):
-                    theirs[f"{layer}.self_attn.{part}_proj.{kind}"] = third
-    for mine, other in parts.items():
-        theirs |= {f"{other}.{kind}": state[f"{mine}.{kind}"] for kind in ("weight", "bias")}
-    for name in ("text_model", "vision_model"):  # buffers that no state dict has
-        getattr(model, name).embeddings.position_ids = theirs.pop(f"{name}.embeddings.position_ids")
-    model.load_state_dict(theirs, assign=True)
+                for letter, third in zip("qkv", state[f"{block}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                    tensors[f"{layer}.self_attn.{letter}_proj.{kind}"] = third
+    for source, target in parts.items():
+        tensors |= {f"{target}.{kind}": state[f"{source}.{kind}"] for kind in ("weight", "bias")}
+    for name in ("text_model", "vision_model"):  # buffers that are not part of a state dict
+        getattr(model, name).embeddings.position_ids = tensors.pop(f"{name}.embeddings.position_ids")
+    model.load_state_dict(tensors, assign=True)
     return model.eval()
 
 
-class Part(nn.Module):
-    """What a function makes of a model and inputs, as a module, which torch's exporter wants."""
+class FunctionModule(nn.Module):
+    """A function of a model and inputs as a module, for torch's exporter."""
 
     def __init__(self, model: nn.Module, function: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
@@ -406,19 +415,19 @@ class Part(nn.Module):
         return self.function(self.model, inputs)
 
 
-def hugging_face_towers(model: Any) -> tuple[Part, Part]:
-    """Token ids to embeddings, and pixels to embeddings."""
+def hugging_face_towers(model: Any) -> tuple[FunctionModule, FunctionModule]:
+    """Return modules for token ids to embeddings, and for pixel values to embeddings."""
     return (
-        Part(model, lambda m, ids: m.text_projection(m.text_model(input_ids=ids).pooler_output)),
-        Part(model, lambda m, pixels: m.visual_projection(m.vision_model(pixel_values=pixels).pooler_output)),
+        FunctionModule(model, lambda m, ids: m.text_projection(m.text_model(input_ids=ids).pooler_output)),
+        FunctionModule(model, lambda m, pixels: m.visual_projection(m.vision_model(pixel_values=pixels).pooler_output)),
     )
 
 
-def export(tower: Part, modality: str, config: CLIPConfig, path: Path) -> None:
+def export_onnx(tower: FunctionModule, modality: str, config: CLIPConfig, path: Path) -> None:
     example = torch.zeros(2, 3, config.resolution, config.resolution)
-    free = {0: "batch"}
+    dynamic = {0: "batch"}
     if modality == "text":
-        example, free = torch.tensor([[0, 1, 2, config.vocab_size - 1]] * 2), {0: "batch", 1: "length"}
+        example, dynamic = torch.tensor([[0, 1, 2, config.vocab_size - 1]] * 2), {0: "batch", 1: "length"}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -427,44 +436,46 @@ def export(tower: Part, modality: str, config: CLIPConfig, path: Path) -> None:
             str(path),
             input_names=["inputs"],
             output_names=["embeddings"],
-            dynamic_axes={"inputs": free, "embeddings": {0: "batch"}},
-            dynamo=False,  # the newer exporter needs one package more
+            dynamic_axes={"inputs": dynamic, "embeddings": {0: "batch"}},
+            dynamo=False,  # the newer exporter needs another package
         )
 
 
-def quantise(path: Path, to: Path) -> None:
+def quantise(path: Path, output: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.disable(logging.WARNING)  # which would advise to simplify the graph first
-    quantize_dynamic(path, to, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+    logging.disable(logging.WARNING)  # it recommends to simplify the graph first
+    quantize_dynamic(
+        path, output, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+    )
     logging.disable(logging.NOTSET)
 
 
-def session(model: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
+def onnx_session(model: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cores()
     options.log_severity_level = 3
-    made = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    name = made.get_inputs()[0].name
-    return lambda array: made.run(None, {name: array})[0]
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda array: session.run(None, {name: array})[0]
 
 
-def contenders(given: Given, console: Console) -> tuple[dict[str, Contender], dict[str, str]]:
-    """Those whose packages are there, and why the others are not."""
+def build_contenders(setup: Setup, console: Console) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Build the contenders whose packages are installed; also return why the others cannot be built, by name."""
     builders: dict[str, tuple[str, Callable[[], Contender]]] = {
-        TORCH: ("torch", lambda: given.ours(TORCH, "torch")),
-        BFLOAT16: ("torch", lambda: given.ours(BFLOAT16, "torch", "bfloat16")),
-        DEFAULT: ("onnxruntime onnx", lambda: given.ours(DEFAULT, "onnxruntime")),
-        INT8: ("onnxruntime onnx", lambda: given.ours(INT8, "onnxruntime", "int8")),
-        TOWHEE: ("towhee.models.clip4clip", given.towhee_models),
-        PADDED: ("transformers", lambda: given.transformers(PADDED)),
-        TRANSFORMERS: ("transformers", lambda: given.transformers(TRANSFORMERS)),
-        OPEN_CLIP: ("open_clip", given.open_clip),
-        ONNX: ("onnxruntime onnx", lambda: given.onnxruntime(ONNX)),
-        ONNX_INT8: ("onnxruntime onnx", lambda: given.onnxruntime(ONNX_INT8, "int8")),
-        OPENVINO: ("openvino onnx", given.openvino),
+        TORCH: ("torch", lambda: setup.ours(TORCH, "torch")),
+        BFLOAT16: ("torch", lambda: setup.ours(BFLOAT16, "torch", "bfloat16")),
+        DEFAULT: ("onnxruntime onnx", lambda: setup.ours(DEFAULT, "onnxruntime")),
+        INT8: ("onnxruntime onnx", lambda: setup.ours(INT8, "onnxruntime", "int8")),
+        TOWHEE: ("towhee.models.clip4clip", setup.towhee_models),
+        PADDED: ("transformers", lambda: setup.transformers(PADDED)),
+        TRANSFORMERS: ("transformers", lambda: setup.transformers(TRANSFORMERS)),
+        OPEN_CLIP: ("open_clip", setup.open_clip),
+        ONNX: ("onnxruntime onnx", lambda: setup.onnxruntime(ONNX)),
+        ONNX_INT8: ("onnxruntime onnx", lambda: setup.onnxruntime(ONNX_INT8, "int8")),
+        OPENVINO: ("openvino onnx", setup.openvino),
     }
     built: dict[str, Contender] = {}
     missing: dict[str, str] = {}
@@ -473,7 +484,7 @@ def contenders(given: Given, console: Console) -> tuple[dict[str, Contender], di
         try:
             for module in modules.split():
                 importlib.import_module(module)
-        except (ImportError, RuntimeError) as error:  # torchvision raises the latter beside another torch than its own
+        except (ImportError, RuntimeError) as error:  # the latter from a torchvision for another torch
             missing[name] = str(error).splitlines()[0]
         else:
             built[name] = build()

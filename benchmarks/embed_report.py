@@ -1,4 +1,4 @@
-"""What the figures of benchmarks/embed.py show: tables, what bounds the work, the bars to be met, and the picture."""
+"""The report of benchmarks/embed.py: tables, comparisons with lower bounds, the required speed-ups, and the picture."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from clip4clip.config import CLIPConfig
 Rows = dict[str, Figures]  # by title
 Lines = list[list[str]]
 
-# The least cosine to transformers in float32. Without VNNI the products of ONNX Runtime's own int8 saturate: its bound
-# only finds what is broken.
-LEAST = {INT8: 0.999, ONNX_INT8: 0.9, BFLOAT16: 0.999}
-LEAST_FLOAT32 = 0.99999
+# The required cosine to transformers in float32. On a CPU without VNNI, the products of ONNX Runtime's own int8 graph
+# saturate: its bound only finds a broken graph.
+REQUIRED_COSINE = {INT8: 0.999, ONNX_INT8: 0.9, BFLOAT16: 0.999}
+REQUIRED_COSINE_FLOAT32 = 0.99999
 
 
-def least_of(name: str) -> float:
-    return LEAST.get(name.removesuffix(ALONE).removesuffix(GRAPH_KEPT), LEAST_FLOAT32)
+def required_cosine(name: str) -> float:
+    return REQUIRED_COSINE.get(name.removesuffix(ALONE).removesuffix(GRAPH_KEPT), REQUIRED_COSINE_FLOAT32)
 
 
-def wrong(rows: Rows) -> list[str]:
-    """Who gave other vectors than it should."""
+def wrong_vectors(rows: Rows) -> list[str]:
+    """Return a message for each contender and row whose vectors differ from those of transformers."""
     return [
-        f"{name} gives other vectors: {title}: cosine {own['cosine']:.6f}, {least_of(name)} is due"
+        f"{name} gives other vectors: {title}: cosine {figures['cosine']:.6f}, must be at least {required_cosine(name)}"
         for title, row in rows.items()
-        for name, own in row.items()
-        if "cosine" in own and not own["cosine"] >= least_of(name)  # so written that NaN is wrong, too
+        for name, figures in row.items()
+        if "cosine" in figures and not figures["cosine"] >= required_cosine(name)  # "not >=" also catches NaN
     ]
 
 
@@ -58,26 +58,26 @@ def wrong(rows: Rows) -> list[str]:
 
 
 def ratio(row: Figures, over: str, under: str, key: str = "milliseconds") -> list[float]:
-    """Quartiles of what one takes over what another takes, round by round."""
+    """Return the quartiles, over the rounds, of one contender's figure divided by another's."""
     pairs = zip(row[over][key], row[under][key], strict=True)
-    return quartiles([one / other for one, other in pairs])
+    return quartiles([numerator / denominator for numerator, denominator in pairs])
 
 
 def quartiles(values: list[float]) -> list[float]:
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
-def base_of(row: Figures) -> str:
+def baseline_of(row: Figures) -> str:
     return next(name for name in (DEFAULT, DEFAULT + GRAPH_KEPT, TORCH) if name in row)
 
 
 def cells_of(row: Figures, name: str) -> list[str]:
-    """Of one contender in a row: milliseconds, times clip4clip's, megabytes, cosine."""
+    """Return the cells of a contender: milliseconds, times clip4clip's, perhaps megabytes, cosine."""
     own = row[name]
     low, middle, high = quartiles(own["milliseconds"])
-    first, times, third = ratio(row, name, base_of(row))
+    first, second, third = ratio(row, name, baseline_of(row))
     digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
-    cells = [f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})", f"{times:.2f} ({first:.2f}–{third:.2f})"]
+    cells = [f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})", f"{second:.2f} ({first:.2f}–{third:.2f})"]
     if "megabytes" in own:
         cells.append(f"{statistics.median(own['megabytes']):.0f}")
     return [*cells, f"{own['cosine']:.6f}" if "cosine" in own else "–"]
@@ -90,7 +90,7 @@ def lines_of(row: Figures) -> Lines:
 
 
 def cosine_lines(rows: Rows) -> Lines:
-    """All rows in one."""
+    """Return one table with the least cosines of all rows."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     cells = [[f"{row[name]['cosine']:.6f}" if name in row else "–" for row in rows.values()] for name in names]
     return [["contender", *rows], *([name, *cell] for name, cell in zip(names, cells, strict=True))]
@@ -109,61 +109,68 @@ def markdown_of(title: str, lines: Lines) -> str:
     return f"\n**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
-# What bounds it
+# Lower bounds
 
 
 def roofline(config: CLIPConfig, rows: Rows) -> list[dict[str, Any]]:
-    """For each of ours, and for frames its peers, how often its time holds that of the products or of reading alone."""
-    found: list[dict[str, Any]] = []
+    """Compare times with the time of only the matrix products, or of only reading the weights.
+
+    Returns:
+        For each comparison the work, its size, the measured rate, and the quartiles of the ratio.
+    """
+    comparisons: list[dict[str, Any]] = []
     frames, captions = rows.get(FRAMES_NETWORK.format(12), {}), rows.get(TEXT_NETWORK.format(10), {})
     products_by = fastest(frames, PRODUCTS.values())
     if products_by:
         rate = products_flop(config, 12) / statistics.median(frames[products_by]["milliseconds"]) / 1e6
         for name in frames:
-            if "cosine" in frames[name] and least_of(name) == LEAST_FLOAT32:
+            if "cosine" in frames[name] and required_cosine(name) == REQUIRED_COSINE_FLOAT32:
                 work = 12 * frame_flop(config, one_in_last=name.startswith(DEFAULT))
-                times = [one * products_flop(config, 12) / work for one in ratio(frames, name, products_by)]
-                found.append(bound(f"12 frames, {name}", f"{work / 1e9:.1f} GFLOP", rate, "GFLOP/s", times))
+                times = [each * products_flop(config, 12) / work for each in ratio(frames, name, products_by)]
+                comparisons.append(comparison(f"12 frames, {name}", f"{work / 1e9:.1f} GFLOP", rate, "GFLOP/s", times))
         work = text_flop(config, 10, one_in_last=True)
         for name in (TORCH, DEFAULT):
             if name in captions:
-                times = [one / (work / rate / 1e6) for one in quartiles(captions[name]["milliseconds"])]
-                found.append(bound(f"one caption of 10 ids, {name}", f"{work / 1e9:.2f} GFLOP", rate, "GFLOP/s", times))
+                times = [each / (work / rate / 1e6) for each in quartiles(captions[name]["milliseconds"])]
+                comparisons.append(
+                    comparison(f"one caption of 10 ids, {name}", f"{work / 1e9:.2f} GFLOP", rate, "GFLOP/s", times)
+                )
     reading_by = fastest(captions, READING.values())
     if reading_by:
         rate = text_bytes(config) / statistics.median(captions[reading_by]["milliseconds"]) / 1e6
         for name, width in {TORCH: 4, DEFAULT: 4, BFLOAT16: 2, INT8: 1}.items():
             if name in captions:
-                times = [one * 4 / width for one in ratio(captions, name, reading_by)]
+                times = [each * 4 / width for each in ratio(captions, name, reading_by)]
                 size = f"{text_bytes(config, width) / 1e6:.0f} MB of weights"
-                found.append(bound(f"one caption of 10 ids, {name}", size, rate, "GB/s", times))
-    return found
+                comparisons.append(comparison(f"one caption of 10 ids, {name}", size, rate, "GB/s", times))
+    return comparisons
 
 
-def bound(work: str, size: str, rate: float, unit: str, times: list[float]) -> dict[str, Any]:
+def comparison(work: str, size: str, rate: float, unit: str, times: list[float]) -> dict[str, Any]:
     return {"work": work, "size": size, "rate": rate, "unit": unit, "times": times}
 
 
 def fastest(row: Figures, names: Iterable[str]) -> str | None:
-    there = [name for name in names if "milliseconds" in row.get(name, {})]
-    return min(there, key=lambda name: statistics.median(row[name]["milliseconds"]), default=None)
+    """Return the name with the least median time, None without a measured one."""
+    measured = [name for name in names if "milliseconds" in row.get(name, {})]
+    return min(measured, key=lambda name: statistics.median(row[name]["milliseconds"]), default=None)
 
 
-# The bars
+# The required speed-ups
 
 
 @dataclass
 class Bar:
-    """What must be shown.
+    """A required ratio of two figures.
 
     Attributes:
-        text: what is compared.
-        row: its title.
-        over: the contender whose figure stands over the line; None for the best peer.
-        under: the one below.
-        least: what the quotient must be.
-        most: or must not exceed.
-        key: of which figure.
+        text: Description of the comparison.
+        row: Title of the row.
+        over: Contender of the numerator; None for the fastest peer.
+        under: Contender of the denominator.
+        least: The ratio must be at least this.
+        most: Or it must be at most this.
+        key: Name of the figure.
     """
 
     text: str
@@ -216,43 +223,46 @@ BARS = (
 
 
 def best_peer(row: Figures) -> str | None:
-    """The fastest of the others that computes in float32."""
-    peers = [name for name in row if not name.startswith(DEFAULT) and least_of(name) == LEAST_FLOAT32]
+    """Return the fastest other library that computes in float32."""
+    peers = [name for name in row if not name.startswith(DEFAULT) and required_cosine(name) == REQUIRED_COSINE_FLOAT32]
     return fastest(row, peers)
 
 
-def bars(rows: Rows, bounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those whose rows were measured, each with what was found."""
-    shown: list[dict[str, Any]] = []
+def check_bars(rows: Rows, bounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the bars whose rows were measured, each with its ratio and whether it is met."""
+    checked: list[dict[str, Any]] = []
     for bar in BARS:
         row = rows.get(bar.row, {})
         over = bar.over or best_peer(row)
         if over in row and bar.under in row:
             text = bar.text if bar.over else f"{bar.text}, {over}"
-            shown.append({"text": text, **judged(ratio(row, over, bar.under, bar.key), bar.least, bar.most)})
-    for one in bounds:
-        if one["work"] == f"12 frames, {DEFAULT}":
-            shown.append(
-                {"text": "12 frames, float32, of what its products take alone", **judged(one["times"], most=1.15)}
-            )
-    return shown
+            checked.append({"text": text, **judge(ratio(row, over, bar.under, bar.key), bar.least, bar.most)})
+    for bound in bounds:
+        if bound["work"] == f"12 frames, {DEFAULT}":
+            text = "12 frames, float32, of what its products take alone"
+            checked.append({"text": text, **judge(bound["times"], most=1.15)})
+    return checked
 
 
-def judged(times: list[float], least: float | None = None, most: float | None = None) -> dict[str, Any]:
+def judge(times: list[float], least: float | None = None, most: float | None = None) -> dict[str, Any]:
     met = (least is None or times[1] >= least) and (most is None or times[1] <= most)
     return {"bar": f"≥ {least}" if least is not None else f"≤ {most}", "times": times, "met": met}
 
 
-def summary_of(bounds: list[dict[str, Any]], shown: list[dict[str, Any]]) -> dict[str, Lines]:
-    """Two tables: what bounds it, and what it must show."""
+def summary_of(bounds: list[dict[str, Any]], checked: list[dict[str, Any]]) -> dict[str, Lines]:
+    """Return two tables: the comparisons with lower bounds, and the bars."""
 
     def spread(times: list[float]) -> str:
         return f"{times[1]:.2f} ({times[0]:.2f}–{times[2]:.2f})"
 
     first = [["work", "size", "at", "times that"]]
-    first += [[one["work"], one["size"], f"{one['rate']:.0f} {one['unit']}", spread(one["times"])] for one in bounds]
+    first += [
+        [each["work"], each["size"], f"{each['rate']:.0f} {each['unit']}", spread(each["times"])] for each in bounds
+    ]
     second = [["what is shown", "bar", "found", ""]]
-    second += [[one["text"], one["bar"], spread(one["times"]), "met" if one["met"] else "missed"] for one in shown]
+    second += [
+        [each["text"], each["bar"], spread(each["times"]), "met" if each["met"] else "missed"] for each in checked
+    ]
     return {"What bounds it": first, "Bars": second}
 
 
@@ -287,8 +297,8 @@ def plot(rows: Rows, path: Path) -> None:
         names = sorted(medians, key=lambda name: -medians[name])
         colours = ["#d1495b" if name.startswith(DEFAULT) else "#b8c0c8" for name in names]
         bars = axes.barh(names, [medians[name] for name in names], color=colours, height=0.72)
-        base = medians[base_of(row)]
-        labels = [f" {written(medians[name])}  ({medians[name] / base:.1f}×)" for name in names]
+        baseline = medians[baseline_of(row)]
+        labels = [f" {format_duration(medians[name])}  ({medians[name] / baseline:.1f}×)" for name in names]
         axes.bar_label(bars, labels, fontsize=8)
         axes.set_title(title, fontsize=10.5, loc="left")
         axes.set_xlim(0, 1.3 * max(medians.values()))
@@ -302,7 +312,7 @@ def plot(rows: Rows, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def written(milliseconds: float) -> str:
+def format_duration(milliseconds: float) -> str:
     if milliseconds >= 1000:
         return f"{milliseconds / 1000:.2f} s"
     return f"{milliseconds:.0f} ms" if milliseconds >= 100 else f"{milliseconds:.1f} ms"

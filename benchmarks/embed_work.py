@@ -1,4 +1,4 @@
-"""The work of benchmarks/embed.py: captions, frames, what bounds them, and the start of a process."""
+"""The tasks of benchmarks/embed.py: captions, frames, lower bounds of their time, and the start of a process."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ from embed_contenders import (
     TRANSFORMERS,
     Call,
     Contender,
-    Given,
     OneByOne,
+    Setup,
     hugging_face_towers,
-    on_arrays,
-    one_by_one,
+    onnx_session,
     pooled,
-    session,
+    preprocess_with_pillow,
     unit,
+    with_arrays,
 )
 from PIL import Image
 
 from clip4clip.config import CLIPConfig
 from clip4clip.preprocess import pixel_values
 
-Figures = dict[str, dict[str, Any]]  # of a row, by contender: "cosine", and of each round "milliseconds", "megabytes"
+# The figures of a row by contender: "cosine", and lists over the rounds, "milliseconds" and perhaps "megabytes".
+Figures = dict[str, dict[str, Any]]
 
 TEXT_NETWORK = "one caption of {} ids, network alone"
 TEXT_STRING = "one caption of 10 ids, string to vector"
@@ -64,12 +65,13 @@ WORDS = ("dog", "horse", "kids", "grass", "people", "house", "car", "green", "sm
 
 @dataclass
 class Row:
-    """One piece of work.
+    """One task.
 
     Attributes:
-        calls: of each contender.
-        expected: unit vectors.
-        rounds: how many times each does it.
+        title: Title of the row in the report.
+        calls: The call of each contender that does the task.
+        expected: The right unit vectors.
+        rounds: Number of rounds.
     """
 
     title: str
@@ -79,118 +81,126 @@ class Row:
 
 
 def caption_of(ids: int, seed: int = 0) -> str:
-    """So many ids with the marks at both ends."""
+    """Return a caption with this many token ids, start and end marks included."""
     return " ".join(random.Random(f"{seed}/{ids}").choices(WORDS, k=ids - 2))
 
 
 def mixed_captions(count: int) -> list[str]:
-    """As long as captions of videos are: most of them 7 to 17 ids, a few longer."""
+    """Return captions as long as those of videos: mostly 7 to 17 ids, a few longer."""
     lengths = np.random.default_rng(0).lognormal(np.log(11), 0.45, count).round().clip(4, 77).astype(int)
     return [caption_of(length, seed) for seed, length in enumerate(lengths.tolist())]
 
 
 def drawn_video(frames: int, seed: int = 0) -> np.ndarray:
-    """Frames of 720p full of coloured blobs."""
+    """Return frames of 720p, full of coloured blobs."""
     generator = np.random.default_rng(seed)
     small = generator.integers(0, 256, (frames, 9, 16, 3), dtype=np.uint8)
     size = FRAME[::-1]
-    return np.stack([np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BICUBIC)) for one in small])
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in small])
 
 
-class Work:
-    """The rows, in the order in which they are shown, each made when it is due.
+class Tasks:
+    """The rows of the report, each prepared shortly before it is measured.
 
     Args:
-        given: the weights.
-        built: the contenders.
-        short: little work, once.
-        rounds: how many times each does it otherwise.
+        setup: The weights.
+        contenders: The contenders by name.
+        short: Whether to make the tasks small.
+        rounds: Number of rounds of most rows.
     """
 
-    def __init__(self, given: Given, built: dict[str, Contender], short: bool, rounds: int) -> None:
-        self.given, self.built, self.short, self.rounds = given, built, short, rounds
+    def __init__(self, setup: Setup, contenders: dict[str, Contender], short: bool, rounds: int) -> None:
+        self.setup, self.contenders, self.short, self.rounds = setup, contenders, short, rounds
         self.frames, self.captions = (3, 8) if short else (12, 64)
-        self.embed_text, self.embed_frames = map(on_arrays, hugging_face_towers(given.hugging_face()))
+        self.embed_text, self.embed_frames = map(with_arrays, hugging_face_towers(setup.hugging_face()))
 
     def rows(self) -> dict[str, Callable[[str], Row]]:
-        """By title: what makes the row of that title."""
-        longest = self.given.config.context_length
-        made: dict[str, Callable[[str], Row]] = {TEXT_STRING: lambda title: self._strings(title, [caption_of(10)])}
+        """Return, by title, a function that prepares the row of that title."""
+        longest = self.setup.config.context_length
+        rows: dict[str, Callable[[str], Row]] = {TEXT_STRING: lambda title: self._strings(title, [caption_of(10)])}
         for ids in (10, longest) if self.short else (5, 10, 30, longest):
-            made[TEXT_NETWORK.format(ids)] = lambda title, ids=ids: self._ids(title, [caption_of(ids)])
+            rows[TEXT_NETWORK.format(ids)] = lambda title, ids=ids: self._ids(title, [caption_of(ids)])
         mixed = mixed_captions(self.captions)
-        made[MANY_STRING.format(self.captions)] = lambda title: self._strings(title, mixed)
-        made[MANY_NETWORK.format(self.captions)] = lambda title: self._ids(title, mixed)
-        made[FRAMES_NETWORK.format(self.frames)] = self._pixels
-        made[FRAMES_RAW.format(self.frames)] = lambda title: self._videos(title, 1, self.rounds)
+        rows[MANY_STRING.format(self.captions)] = lambda title: self._strings(title, mixed)
+        rows[MANY_NETWORK.format(self.captions)] = lambda title: self._ids(title, mixed)
+        rows[FRAMES_NETWORK.format(self.frames)] = self._pixels
+        rows[FRAMES_RAW.format(self.frames)] = lambda title: self._videos(title, 1, self.rounds)
         if not self.short:
-            made[VIDEOS_RAW.format(self.frames)] = lambda title: self._videos(title, 8, self.rounds // 3 + 1)
-        return made
+            rows[VIDEOS_RAW.format(self.frames)] = lambda title: self._videos(title, 8, self.rounds // 3 + 1)
+        return rows
 
-    def _contenders(self, captions: list[str]) -> list[Contender]:
-        some = [self.built[name] for name in (TRANSFORMERS, ONNX, ONNX_INT8, OPENVINO) if name in self.built]
-        return [*self.built.values(), *(map(OneByOne, some) if len(captions) > 1 else [])]
+    def _text_contenders(self, captions: list[str]) -> list[Contender]:
+        peers = [self.contenders[name] for name in (TRANSFORMERS, ONNX, ONNX_INT8, OPENVINO) if name in self.contenders]
+        return [*self.contenders.values(), *(map(OneByOne, peers) if len(captions) > 1 else [])]
 
     def _expected(self, captions: list[str]) -> np.ndarray:
-        return unit(np.concatenate([self.embed_text(self.given.unpadded([caption])) for caption in captions]))
+        return unit(np.concatenate([self.embed_text(self.setup.unpadded([caption])) for caption in captions]))
 
     def _strings(self, title: str, captions: list[str]) -> Row:
-        calls = {one.name: one.text(captions) for one in self._contenders(captions)}
-        return Row(title, _those(calls), self._expected(captions), self.rounds)
+        calls = {contender.name: contender.text(captions) for contender in self._text_contenders(captions)}
+        return Row(title, _without_none(calls), self._expected(captions), self.rounds)
 
     def _ids(self, title: str, captions: list[str]) -> Row:
-        calls = {one.name: one.text_network(captions) for one in self._contenders(captions)}
+        calls = {contender.name: contender.text_network(captions) for contender in self._text_contenders(captions)}
         if title == TEXT_NETWORK.format(10) and not self.short:
-            calls |= reading(text_bytes(self.given.config))
-        return Row(title, _those(calls), self._expected(captions), self.rounds)
+            calls |= reading_calls(text_bytes(self.setup.config))
+        return Row(title, _without_none(calls), self._expected(captions), self.rounds)
 
     def _pixels(self, title: str) -> Row:
-        pixels = pixel_values(drawn_video(self.frames), self.given.config.resolution)
-        calls = {one.name: one.video_network(pixels) for one in self.built.values()}
+        pixels = pixel_values(drawn_video(self.frames), self.setup.config.resolution)
+        calls = {contender.name: contender.video_network(pixels) for contender in self.contenders.values()}
         if not self.short:
-            calls |= products(self.given.config, self.frames)
-        return Row(title, _those(calls), unit(self.embed_frames(pixels)), self.rounds)
+            calls |= product_calls(self.setup.config, self.frames)
+        return Row(title, _without_none(calls), unit(self.embed_frames(pixels)), self.rounds)
 
     def _videos(self, title: str, count: int, rounds: int) -> Row:
         videos = [drawn_video(self.frames, seed) for seed in range(count)]
-        pixels = [one_by_one(video, self.given.config.resolution) for video in videos]
-        expected = np.concatenate([pooled(self.embed_frames(one), [one]) for one in pixels])
-        calls = {one.name: one.video(videos) for one in self.built.values()}
-        return Row(title, _those(calls), expected, rounds)
+        pixels = [preprocess_with_pillow(video, self.setup.config.resolution) for video in videos]
+        expected = np.concatenate([pooled(self.embed_frames(video), [video]) for video in pixels])
+        calls = {contender.name: contender.video(videos) for contender in self.contenders.values()}
+        return Row(title, _without_none(calls), expected, rounds)
 
 
-def _those(calls: dict[str, Call | None]) -> dict[str, Call]:
+def _without_none(calls: dict[str, Call | None]) -> dict[str, Call]:
     return {name: call for name, call in calls.items() if call is not None}
 
 
-# What bounds it
+# Lower bounds
 
 
-def flop(tokens: int, width: int, layers: int, one_in_last: bool) -> float:
-    """Of the products in a transformer for one row of tokens; of the last layer perhaps for one token alone."""
-    attention = 4 * tokens * width  # for each query
+def transformer_flop(tokens: int, width: int, layers: int, one_in_last: bool) -> float:
+    """Return the FLOP of the matrix products of a transformer, perhaps with only one token in the last layer."""
+    attention = 4 * tokens * width  # of one query
     block = tokens * (24 * width**2 + attention)
-    last = tokens * 4 * width**2 + 20 * width**2 + attention  # keys and values of all, the rest of one
+    last = tokens * 4 * width**2 + 20 * width**2 + attention  # keys and values of all tokens, the rest of one
     return layers * block if not one_in_last else (layers - 1) * block + last
 
 
 def frame_flop(config: CLIPConfig, one_in_last: bool) -> float:
     patches, width = (config.resolution // config.patch_size) ** 2, config.vision_width
     ends = 2 * patches * width * 3 * config.patch_size**2 + 2 * width * config.embed_dim
-    return flop(patches + 1, width, config.vision_layers, one_in_last) + ends
+    return transformer_flop(patches + 1, width, config.vision_layers, one_in_last) + ends
 
 
 def text_flop(config: CLIPConfig, ids: int, one_in_last: bool) -> float:
-    return flop(ids, config.text_width, config.text_layers, one_in_last) + 2 * config.text_width * config.embed_dim
+    return (
+        transformer_flop(ids, config.text_width, config.text_layers, one_in_last)
+        + 2 * config.text_width * config.embed_dim
+    )
 
 
 def text_bytes(config: CLIPConfig, width: int = 4) -> int:
-    """Of the weights that each caption needs: all but the token embeddings, in so many bytes for each number."""
+    """Return the bytes of the weights that every caption reads, all but the token embeddings.
+
+    Args:
+        config: Shape of the model.
+        width: Bytes of a number.
+    """
     return width * (12 * config.text_layers * config.text_width**2 + config.text_width * config.embed_dim)
 
 
 def block_shapes(config: CLIPConfig) -> list[tuple[int, int]]:
-    """Of the four products of a block of the vision tower, in an order in which one can feed the next."""
+    """Return the shapes of the four matrix products of a vision block, in an order in which each feeds the next."""
     width = config.vision_width
     return [(width, width), (width, 4 * width), (4 * width, width), (width, 3 * width)]
 
@@ -200,8 +210,8 @@ def products_flop(config: CLIPConfig, frames: int) -> float:
     return sum(2 * tokens * wide * high for wide, high in block_shapes(config))
 
 
-def products(config: CLIPConfig, frames: int) -> dict[str, Call | None]:
-    """The four products of a block of the vision tower for all tokens of the frames, and nothing else."""
+def product_calls(config: CLIPConfig, frames: int) -> dict[str, Call | None]:
+    """Return calls that only compute the four matrix products of a vision block, for all tokens of the frames."""
     tokens = frames * ((config.resolution // config.patch_size) ** 2 + 1)
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(wide, high, generator=generator) / wide**0.5 for wide, high in block_shapes(config)]
@@ -219,26 +229,28 @@ def products(config: CLIPConfig, frames: int) -> dict[str, Call | None]:
     if find_spec("onnxruntime") and find_spec("onnx"):
         from onnx import TensorProto, helper, numpy_helper
 
-        kept = [numpy_helper.from_array(weight.numpy(), f"weight{number}") for number, weight in enumerate(weights)]
+        initializers = [
+            numpy_helper.from_array(weight.numpy(), f"weight{number}") for number, weight in enumerate(weights)
+        ]
         nodes = [helper.make_node("MatMul", [f"x{n}", f"weight{n}"], [f"x{n + 1}"]) for n in range(len(weights))]
         first = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["tokens", config.vision_width])
         last = helper.make_tensor_value_info(f"x{len(nodes)}", TensorProto.FLOAT, ["tokens", weights[-1].shape[1]])
-        graph = helper.make_graph(nodes, "products", [first], [last], kept)
+        graph = helper.make_graph(nodes, "products", [first], [last], initializers)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        run = session(model.SerializeToString())
+        run = onnx_session(model.SerializeToString())
         calls[PRODUCTS["onnxruntime"]] = lambda: run(x.numpy())
     return calls
 
 
-def reading(size: int) -> dict[str, Call | None]:
-    """As many bytes as the weights have, read by all threads, in two ways."""
+def reading_calls(size: int) -> dict[str, Call | None]:
+    """Return calls that only read as many bytes as the weights have, with all threads, in two ways."""
     rows = torch.ones(size // 4 // 1024, 1024)
-    one = torch.ones(1024)
-    return {READING["sum"]: lambda: rows.sum().numpy(), READING["product"]: lambda: torch.mv(rows, one).numpy()}
+    vector = torch.ones(1024)
+    return {READING["sum"]: lambda: rows.sum().numpy(), READING["product"]: lambda: torch.mv(rows, vector).numpy()}
 
 
-def cosines(found: np.ndarray, expected: np.ndarray) -> float:
-    return float((unit(found.astype(np.float64)) * expected).sum(-1).min())
+def least_cosine(vectors: np.ndarray, expected: np.ndarray) -> float:
+    return float((unit(vectors.astype(np.float64)) * expected).sum(-1).min())
 
 
 # The start of a process
@@ -247,7 +259,7 @@ def cosines(found: np.ndarray, expected: np.ndarray) -> float:
 COLD_REPORT = """
 import json, re, resource, sys
 from pathlib import Path
-status = Path("/proc/self/status")  # getrusage knows the peak of the parent, too, on Linux
+status = Path("/proc/self/status")  # on Linux, getrusage includes the peak of the parent
 if status.exists():
     peak = int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) / 1024
 else:
@@ -272,7 +284,7 @@ ids = clip4clip.convert_tokens_to_id(SimpleTokenizer(), CAPTION, 77)
 with torch.inference_mode():
     vector = model.get_sequence_output(torch.from_numpy(ids))[0, 0]
 """,
-    # The text tower alone, and ids ready made: it has no vocabulary without a download.
+    # Only the text tower, and prepared ids: its vocabulary would be a download.
     TRANSFORMERS: """
 import torch
 from transformers import CLIPTextModelWithProjection
@@ -289,42 +301,42 @@ with torch.inference_mode():
 }
 
 
-def cold_start(given: Given, built: dict[str, Contender], rounds: int) -> Figures:
-    """Each in a process of its own; the files were all read shortly before."""
+def measure_cold_starts(setup: Setup, contenders: dict[str, Contender], rounds: int) -> Figures:
+    """Measure the time and the peak memory of processes that embed one caption; their files are in the disk cache."""
     needs = {KEPT: DEFAULT, FIRST_TIME: DEFAULT, KEPT_INT8: INT8}
-    programs = {name: code for name, code in COLD_PROGRAMS.items() if needs.get(name, name) in built}
-    torch.save({f"clip.{name}": tensor for name, tensor in given.state.items()}, given.folder / "pytorch_model.bin.1")
+    programs = {name: code for name, code in COLD_PROGRAMS.items() if needs.get(name, name) in contenders}
+    torch.save({f"clip.{name}": tensor for name, tensor in setup.state.items()}, setup.folder / "pytorch_model.bin.1")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    given.hugging_face().save_pretrained(given.folder / "hugging-face")
+    setup.hugging_face().save_pretrained(setup.folder / "hugging-face")
     caption = caption_of(10)
-    ids = given.unpadded([caption])
-    expected = unit(on_arrays(hugging_face_towers(given.hugging_face())[0])(ids))
-    names = {"MODEL": given.model_name, "FOLDER": str(given.folder), "CAPTION": caption, "IDS": ids[0].tolist()}
-    start = "".join(f"{name} = {value!r}\n" for name, value in names.items())
-    found: Figures = {name: {"milliseconds": [], "megabytes": []} for name in programs}
-    for number in range(-1, rounds):  # once more than is counted, so that all files have been read
+    ids = setup.unpadded([caption])
+    expected = unit(with_arrays(hugging_face_towers(setup.hugging_face())[0])(ids))
+    names = {"MODEL": setup.model_name, "FOLDER": str(setup.folder), "CAPTION": caption, "IDS": ids[0].tolist()}
+    constants = "".join(f"{name} = {value!r}\n" for name, value in names.items())
+    figures: Figures = {name: {"milliseconds": [], "megabytes": []} for name in programs}
+    for number in range(-1, rounds):  # round -1 only reads all files
         order = list(programs)
         random.Random(number).shuffle(order)
         for name in order:
-            with tempfile.TemporaryDirectory(dir=given.folder) as empty:
+            with tempfile.TemporaryDirectory(dir=setup.folder) as empty:
                 environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
                 if name == FIRST_TIME:
                     environment["CLIP4CLIP_CACHE"] = empty
-                one = run_cold(start + programs[name] + COLD_REPORT, environment)
-            found[name]["cosine"] = cosines(np.array([one.pop("vector")]), expected)
-            for key, value in one.items() if number >= 0 else ():
-                found[name][key].append(round(value, 1))
-    return found
+                result = run_cold(constants + programs[name] + COLD_REPORT, environment)
+            figures[name]["cosine"] = least_cosine(np.array([result.pop("vector")]), expected)
+            for key, value in result.items() if number >= 0 else ():
+                figures[name][key].append(round(value, 1))
+    return figures
 
 
 def run_cold(program: str, environment: dict[str, str]) -> dict[str, Any]:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     command = [sys.executable, "-W", "ignore", "-c", program]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         line = child.stdout.readline()  # type: ignore[union-attr]
-        milliseconds = 1e3 * (time.perf_counter() - begun)
+        milliseconds = 1e3 * (time.perf_counter() - start)
         _, errors = child.communicate()
     if child.returncode:
         raise RuntimeError(f"a cold start failed: {errors[-2000:]}")

@@ -1,24 +1,25 @@
-"""A library of videos: embedded beside a script of the tutorial's shape, and 100,000 vectors in Milvus.
+"""Compare this project's library functions with plain code: embedding videos, and searching 100,000 vectors in Milvus.
 
-Embedding: `clip4clip embed`, as it comes and with torch, against a straightforward script with the published model code
-(`towhee.models`, torch), that decodes every frame of a video, keeps twelve, and runs one video after the other. All
-have the same random weights, the same torch and the same videos, which are made here from the real frames of
-bigbuckbunny.mp4. Every measurement is a process of its own, from its start to its end; the tools take turns within a
-round. What clip4clip makes of a checkpoint once, the graph for ONNX Runtime, is made before; its seconds are told.
+Embedding: `clip4clip embed`, with its default runtime and with torch, is compared with a straightforward script in the
+manner of Towhee's tutorial. The script uses the published model code (`towhee.models`, torch), decodes every frame of a
+video, keeps twelve, and processes one video after the other. All have the same random weights, the same torch and the
+same videos, which are made from the real frames of bigbuckbunny.mp4. Every measurement is the whole run of a process;
+the tools take turns within a round. clip4clip exports a checkpoint to a graph for ONNX Runtime once; this is done
+before, and its time is reported separately.
 
-Index: `VideoIndex` beside a plain `MilvusClient` with the same parameters and beside brute force by numpy, in a local
-file (milvus-lite) and on a server (the wheel `milvus`). The vectors have 1,000 centres. The centres, and what is added
-to them, have variances that fall like 1, 1/2, 1/3, … over the 512 dimensions, as those of embeddings do. The queries
-are of the same kind and not in the index. The server's clients are processes. Those of a local file are threads, for it
-belongs to one process.
+Index: `VideoIndex` is compared with a plain `MilvusClient` with the same parameters and with brute force by numpy, in a
+local file (milvus-lite) and on a server (the wheel `milvus`). The vectors lie around 1,000 centres. The variances of
+the centres, and of the vectors around them, fall like 1, 1/2, 1/3, … over the 512 dimensions, as those of embeddings
+do. The queries are drawn in the same way and are not in the index. The clients of the server are processes. Those of a
+local file are threads, as only one process can open the file.
 
-The published model code needs torchvision, and that the torch it was built for. So (x86-64, Linux):
+The published model code needs torchvision, which needs the torch it was built for. On Linux, x86-64:
 
     python3 -m venv /tmp/library
     grep -v -e '^torch==' -e '^torchmetrics==' constraints.txt > /tmp/library/constraints.txt
     /tmp/library/bin/pip install -c /tmp/library/constraints.txt -e '.[peers,retrieval]' milvus
     /tmp/library/bin/python benchmarks/library.py --json docs/library.json
-    /tmp/library/bin/python benchmarks/library.py --videos 4 --seconds 10 --vectors 2000 --rounds 1   # a trial
+    /tmp/library/bin/python benchmarks/library.py --videos 4 --seconds 10 --vectors 2000 --rounds 1   # a short trial
 """
 
 from __future__ import annotations
@@ -49,24 +50,24 @@ from rich.progress import track
 from rich.table import Table
 
 MODEL = "clip_vit_b32"
-SIZE, SEGMENT_SECONDS, SEGMENTS = (1280, 720), 10, 12  # a key frame every ten seconds
+SIZE, SEGMENT_SECONDS, SEGMENTS = (1280, 720), 10, 12  # each segment starts with its only key frame
 OURS, OURS_BY_TORCH = "clip4clip embed", "clip4clip embed --runtime torch"
 TUTORIAL, TUTORIAL_AT_BEST = "tutorial's script", "the same, decoding at best"
-TOOLS = {  # and what clip4clip is told
-    OURS: ["--runtime", "onnxruntime"],  # the default, where it is installed
+TOOLS = {  # with the options of clip4clip
+    OURS: ["--runtime", "onnxruntime"],  # the default if it is installed
     OURS_BY_TORCH: ["--runtime", "torch"],
     TUTORIAL: None,
     TUTORIAL_AT_BEST: None,
 }
 TIMES = "times clip4clip's"
-FASTER, SAME = 2.0, 0.9999  # times the tutorial's videos per second, and cosine: what is asked for
+REQUIRED_SPEEDUP, REQUIRED_COSINE = 2.0, 0.9999  # to the tutorial's script
 
 DIM, CENTRES, NEAREST, CLIENTS, SEARCHES = 512, 1000, 10, 8, 400
 BACKENDS = {"milvus-lite": "a file, clients are threads", "server": "Milvus 2.3.5, clients are processes"}
 VIDEO_INDEX, PLAIN, BRUTE_FORCE = "VideoIndex", "plain pymilvus", "numpy, brute force"
-RECALL = 0.99  # what is asked for
-ROWS_AT_ONCE = 500  # of the plain client's inserts, as of VideoIndex
-NEEDED = {
+REQUIRED_RECALL = 0.99
+INSERT_BATCH_SIZE = 500  # of the plain client, as of VideoIndex
+REQUIREMENTS = {
     "embedding": ("torchvision", "towhee.models", "av", "scikit-video", "pyarrow", "onnx", "onnxruntime"),
     "index": ("pymilvus", "milvus-lite", "pyarrow"),
 }
@@ -80,8 +81,8 @@ console = Console(width=200, stderr=True, highlight=False)
 # Embedding: the inputs
 
 
-def segment(number: int, path: Path) -> None:
-    """Ten seconds of a real film, one group of pictures: every number from elsewhere, cut and tinted otherwise."""
+def make_segment(number: int, path: Path) -> None:
+    """Encode ten seconds of a real film as one group of pictures; each number has other frames, crops and tints."""
     import av
     import video
 
@@ -112,14 +113,14 @@ def segment(number: int, path: Path) -> None:
 
 
 def splice(segments: Sequence[Path], path: Path) -> None:
-    """One video of the packets of several, without encoding them anew."""
+    """Join the packets of several videos to one video, without encoding them again."""
     import av
 
     with av.open(str(segments[0])) as first, av.open(str(path), "w", options={"movflags": "faststart"}) as file:
         stream = file.add_stream_from_template(first.streams.video[0])
         offset = 0
-        for each in segments:
-            with av.open(str(each)) as source:
+        for segment in segments:
+            with av.open(str(segment)) as source:
                 packets = [packet for packet in source.demux(video=0) if packet.size]
                 for packet in packets:
                     packet.pts, packet.dts = offset + (packet.pts or 0), offset + (packet.dts or 0)
@@ -129,18 +130,23 @@ def splice(segments: Sequence[Path], path: Path) -> None:
 
 
 def make_videos(count: int, seconds: int, folder: Path) -> list[Path]:
-    """Made once for each folder. No two have the same segments in the same order, up to 132 videos of 30 seconds."""
-    used: list[list[int]] = []
+    """Make the videos that a folder does not have yet.
+
+    No two videos have the same segments in the same order, up to 132 videos of 30 seconds.
+    """
+    sequences: list[list[int]] = []
     for number in range(count):
         step = 1 + number // SEGMENTS % (SEGMENTS - 1)
-        used.append([(number + step * place) % SEGMENTS for place in range(seconds // SEGMENT_SECONDS)])
-    made = {number: folder / f"segment-{number}.mp4" for number in sorted({one for some in used for one in some})}
-    videos = {folder / f"video-{seconds}s-{number:04}.mp4": some for number, some in enumerate(used)}
+        sequences.append([(number + step * position) % SEGMENTS for position in range(seconds // SEGMENT_SECONDS)])
+    used = sorted({segment for sequence in sequences for segment in sequence})
+    segments = {number: folder / f"segment-{number}.mp4" for number in used}
+    videos = {folder / f"video-{seconds}s-{number:04}.mp4": sequence for number, sequence in enumerate(sequences)}
     tasks: list[tuple[Path, Callable[[Path], None]]] = [
-        (path, lambda target, number=number: segment(number, target)) for number, path in made.items()
+        (path, lambda target, number=number: make_segment(number, target)) for number, path in segments.items()
     ]
     tasks += [
-        (path, lambda target, some=some: splice([made[one] for one in some], target)) for path, some in videos.items()
+        (path, lambda target, sequence=sequence: splice([segments[number] for number in sequence], target))
+        for path, sequence in videos.items()
     ]
     for path, make in track(tasks, "making videos", console=console):
         if not path.exists():
@@ -150,7 +156,7 @@ def make_videos(count: int, seconds: int, folder: Path) -> list[Path]:
 
 
 def make_checkpoint(path: str) -> None:
-    """In a process of its own: the peak memory of a child begins with that of its parent."""
+    """Write random weights. Runs in a process: the peak memory of a child starts with that of its parent."""
     from safetensors.torch import save_file
 
     from clip4clip.config import get_model
@@ -160,17 +166,17 @@ def make_checkpoint(path: str) -> None:
 
 
 def make_graph(weights: str) -> None:
-    """Likewise, and it is kept where the next processes look for it."""
+    """Export the graph for ONNX Runtime to the cache of the next processes. Runs in a process, too."""
     from clip4clip import VideoEncoder
 
     VideoEncoder.load(MODEL, weights, "cpu", "onnxruntime")
 
 
-# Embedding: the other side
+# Embedding: the tutorial's script
 
 
-def by_tutorial(tool: str, listing: str, weights: str, out: str, began: str) -> None:
-    """A straightforward script: decode, preprocess, embed, one video after the other. Prints when it was ready."""
+def embed_by_tutorial(tool: str, listing: str, weights: str, out: str, start: str) -> None:
+    """Decode, preprocess and embed one video after the other. Prints its start-up time as JSON."""
     import torch
     import video
     from PIL import Image
@@ -190,7 +196,7 @@ def by_tutorial(tool: str, listing: str, weights: str, out: str, began: str) -> 
     )
     decode = video.by_decoding_all_at_best if tool == TUTORIAL_AT_BEST else video.by_decoding_all
     paths = Path(listing).read_text("utf-8").split("\n")
-    print(json.dumps({"start": time.time() - float(began)}), flush=True)
+    print(json.dumps({"start": time.time() - float(start)}), flush=True)
     vectors = []
     with torch.inference_mode():
         for path in track(paths, tool, console=console):
@@ -206,8 +212,8 @@ def by_tutorial(tool: str, listing: str, weights: str, out: str, began: str) -> 
 # Embedding: the figures
 
 
-def run(command: Sequence[str]) -> dict[str, Any]:
-    """Seconds, seconds of all cores, peak megabytes, and what it printed as JSON."""
+def run_command(command: Sequence[str]) -> dict[str, Any]:
+    """Run a command; return its seconds, seconds of all cores, peak megabytes, and the JSON that it prints."""
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen(command, stdout=printed)
@@ -215,23 +221,23 @@ def run(command: Sequence[str]) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise SystemExit(f"this failed with exit code {process.returncode}: {' '.join(command)}")
+            raise SystemExit(f"a command failed with exit code {process.returncode}: {' '.join(command)}")
         printed.seek(0)
-        told = [json.loads(line) for line in printed if line.startswith("{")]
+        reports = [json.loads(line) for line in printed if line.startswith("{")]
     figures = {
         "seconds": seconds,
         "CPU seconds": used.ru_utime + used.ru_stime,
         "megabytes": used.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10),
     }
-    return figures | (told[-1] if told else {})
+    return figures | (reports[-1] if reports else {})
 
 
 def embed_once(tool: str, listing: Path, weights: Path, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The figures of one run over the library, and its vectors by path."""
+    """Embed the library once; return the figures of the run, and the vectors by path."""
     options = TOOLS[tool]
     if options is None:
         out = folder / "vectors.npz"
-        figures = run(child("by_tutorial", tool, str(listing), str(weights), str(out), str(time.time())))
+        figures = run_command(child("embed_by_tutorial", tool, str(listing), str(weights), str(out), str(time.time())))
         with np.load(out) as arrays:
             return figures, dict(zip(arrays["paths"].tolist(), arrays["vectors"], strict=True))
     import pyarrow.parquet as pq
@@ -240,8 +246,8 @@ def embed_once(tool: str, listing: Path, weights: Path, folder: Path) -> tuple[d
     table.unlink(missing_ok=True)
     command = [sys.executable, "-m", "clip4clip", "embed", str(listing), "-o", str(table), "-m", MODEL]
     command += ["--weights", str(weights), "--device", "cpu", *options]
-    figures = run(command)
-    figures["start"] = run(command)["seconds"]  # nothing is left to be done: all but the videos
+    figures = run_command(command)
+    figures["start"] = run_command(command)["seconds"]  # all videos are embedded already: only the start-up
     rows = pq.read_table(table, columns=["path", "vector"]).to_pydict()
     return figures, dict(zip(rows["path"], (np.array(vector) for vector in rows["vector"]), strict=True))
 
@@ -250,13 +256,13 @@ def measure_embedding(count: int, seconds: int, rounds: int, folder: Path, tempo
     paths = make_videos(count, seconds, folder)
     weights = folder / f"{MODEL}.safetensors"
     if not weights.exists():
-        run(child("make_checkpoint", str(folder / "making.safetensors")))
+        run_command(child("make_checkpoint", str(folder / "making.safetensors")))
         (folder / "making.safetensors").rename(weights)
-    os.environ["CLIP4CLIP_CACHE"] = str(temporary / "cache")  # and not the user's
-    graph = run(child("make_graph", str(weights)))
+    os.environ["CLIP4CLIP_CACHE"] = str(temporary / "cache")  # not the user's cache
+    graph = run_command(child("make_graph", str(weights)))
     listing = temporary / "videos.txt"
     listing.write_text("\n".join(map(str, paths)), "utf-8")
-    for path in [weights, *paths]:  # so that the first to read them does not wait for the disk
+    for path in [weights, *paths]:  # into the disk cache
         with path.open("rb") as file:
             while file.read(1 << 20):
                 pass
@@ -267,30 +273,30 @@ def measure_embedding(count: int, seconds: int, rounds: int, folder: Path, tempo
             figures, vectors[tool] = embed_once(tool, listing, weights, temporary)
             runs[tool].append(figures)
             console.print(f"round {number + 1} of {rounds}: {tool}, {figures['seconds']:.1f} s")
-    right = np.stack([vectors[TUTORIAL][str(path)] for path in paths])
-    others = right @ right.T
-    np.fill_diagonal(others, -1)
+    expected = np.stack([vectors[TUTORIAL][str(path)] for path in paths])
+    similarity = expected @ expected.T
+    np.fill_diagonal(similarity, -1)
     report: dict[str, Any] = {
         "videos": count,
         "length": seconds,
         "rounds": rounds,
-        "nearest other video": float(others.max()),
+        "nearest other video": float(similarity.max()),
         "seconds to make the graph": graph["seconds"],
         "tools": {},
     }
     for tool in TOOLS:
-        took, start = (statistics.median(one[name] for one in runs[tool]) for name in ("seconds", "start"))
-        cosines = (np.stack([vectors[tool][str(path)] for path in paths]) * right).sum(1)
+        seconds_taken, start = (statistics.median(each[name] for each in runs[tool]) for name in ("seconds", "start"))
+        cosines = (np.stack([vectors[tool][str(path)] for path in paths]) * expected).sum(1)
         report["tools"][tool] = {
             "runs": runs[tool],
-            "videos per second": count / took,
-            "videos per second once started": count / (took - start),
-            "seconds": took,
+            "videos per second": count / seconds_taken,
+            "videos per second once started": count / (seconds_taken - start),
+            "seconds": seconds_taken,
             "start": start,
-            "CPU seconds": statistics.median(one["CPU seconds"] for one in runs[tool]),
-            "megabytes": statistics.median(one["megabytes"] for one in runs[tool]),
+            "CPU seconds": statistics.median(each["CPU seconds"] for each in runs[tool]),
+            "megabytes": statistics.median(each["megabytes"] for each in runs[tool]),
             "cosine": float(cosines.min()),
-            # Within a round, as the machine may be busier in one than in another.
+            # Ratios are taken within a round: the machine may be busier in another one.
             TIMES: statistics.median(
                 theirs["seconds"] / ours["seconds"] for theirs, ours in zip(runs[tool], runs[OURS], strict=True)
             ),
@@ -315,11 +321,11 @@ def rows_of_embedding(report: Mapping[str, Any]) -> Iterator[list[str]]:
         ]
 
 
-# The index: what is in it
+# The index: its vectors
 
 
-def made_up(count: int, seed: int) -> np.ndarray:
-    """Unit vectors around centres; the same centres for every seed."""
+def random_vectors(count: int, seed: int) -> np.ndarray:
+    """Return unit vectors around centres; the centres are the same for every seed."""
     spread = np.arange(1, DIM + 1, dtype=np.float32) ** -0.5
     centres = np.random.default_rng(0).standard_normal((CENTRES, DIM), np.float32)
     generator = np.random.default_rng(seed)
@@ -330,22 +336,22 @@ def made_up(count: int, seed: int) -> np.ndarray:
 
 
 def rows_for(vectors: np.ndarray) -> list[dict[str, Any]]:
-    """As a table of vectors has them."""
-    facts = {"duration": 30.0, "frame_count": 750, "size": 6_000_000, "mtime": 1_700_000_000_000_000_000}
+    """Return rows like those of a table of vectors."""
+    columns = {"duration": 30.0, "frame_count": 750, "size": 6_000_000, "mtime": 1_700_000_000_000_000_000}
     return [
-        {"id": f"v{number}", "path": f"/videos/{number}.mp4", "vector": vector, **facts}
+        {"id": f"v{number}", "path": f"/videos/{number}.mp4", "vector": vector, **columns}
         for number, vector in enumerate(vectors)
     ]
 
 
 def insert_by_video_index(uri: str, rows: list[dict[str, Any]]) -> float:
-    """Seconds, like the other one, without those of opening and closing."""
+    """Return the seconds of inserting, without opening and closing the index."""
     from clip4clip.retrieval import VideoIndex
 
-    recorded = ({**row, "model": MODEL, "fingerprint": "made up"} for row in rows)
+    complete_rows = ({**row, "model": MODEL, "fingerprint": "made up"} for row in rows)
     with VideoIndex(uri, "ours") as index:
         start = time.perf_counter()
-        index.add(track(recorded, f"{VIDEO_INDEX}: adding", len(rows), console=console))
+        index.add(track(complete_rows, f"{VIDEO_INDEX}: adding", len(rows), console=console))
         return time.perf_counter() - start
 
 
@@ -354,7 +360,7 @@ def insert_by_pymilvus(uri: str, rows: list[dict[str, Any]]) -> float:
 
     local = "://" not in uri
     client = plain_client(uri)
-    began = time.perf_counter()
+    start = time.perf_counter()
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=65_535)
     schema.add_field("path", DataType.VARCHAR, max_length=65_535)
@@ -363,10 +369,10 @@ def insert_by_pymilvus(uri: str, rows: list[dict[str, Any]]) -> float:
     kind = {"index_type": "FLAT"} if local else {"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}
     index.add_index("vector", metric_type="COSINE", **kind)
     client.create_collection("plain", schema=schema, index_params=index, consistency_level="Session")
-    for start in track(range(0, len(rows), ROWS_AT_ONCE), f"{PLAIN}: inserting", console=console):
-        client.insert("plain", rows[start : start + ROWS_AT_ONCE], timeout=60)
+    for first in track(range(0, len(rows), INSERT_BATCH_SIZE), f"{PLAIN}: inserting", console=console):
+        client.insert("plain", rows[first : first + INSERT_BATCH_SIZE], timeout=60)
     client.flush("plain", timeout=60)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     client.close()
     return seconds
 
@@ -381,7 +387,7 @@ def search_by_video_index(uri: str) -> Search:
 def plain_client(uri: str) -> Any:
     from pymilvus import MilvusClient
 
-    # As VideoIndex: milvus-lite hangs up on whom it takes for an attacker, for pymilvus's pings.
+    # As VideoIndex does: milvus-lite closes connections that send pymilvus's frequent keep-alive pings.
     return MilvusClient(uri, grpc_options={} if "://" in uri else {"grpc.keepalive_time_ms": 2**31 - 1})
 
 
@@ -390,10 +396,10 @@ def search_by_pymilvus(uri: str) -> Search:
     parameters = {} if "://" not in uri else {"params": {"ef": 256}}
 
     def search(vector: np.ndarray) -> list[str]:
-        found = client.search(
+        results = client.search(
             "plain", data=[vector], limit=NEAREST, output_fields=["path"], search_params=parameters, timeout=60
         )
-        return [hit["id"] for hit in found[0]]
+        return [hit["id"] for hit in results[0]]
 
     return search
 
@@ -404,7 +410,7 @@ COLLECTIONS = {VIDEO_INDEX: "ours", PLAIN: "plain"}
 
 
 def wait_until_indexed(uri: str, collection: str, rows: int) -> float:
-    """A server builds and loads its index when it has time; until then it searches by a lesser one. Seconds of that."""
+    """Wait until a server has loaded its finished index, and return the seconds. Before, searches are less exact."""
     from pymilvus import MilvusClient
 
     if "://" not in uri:
@@ -415,8 +421,8 @@ def wait_until_indexed(uri: str, collection: str, rows: int) -> float:
         while True:
             index = client.describe_index(collection, "vector")
             segments = client.list_loaded_segments(collection)
-            loaded = sum(each.num_rows for each in segments if each.index_name)
-            if index["pending_index_rows"] == 0 and loaded >= rows and all(each.index_name for each in segments):
+            loaded = sum(segment.num_rows for segment in segments if segment.index_name)
+            if index["pending_index_rows"] == 0 and loaded >= rows and all(segment.index_name for segment in segments):
                 client.close()
                 return time.monotonic() - start
             if time.monotonic() - start > 1800:
@@ -427,83 +433,81 @@ def wait_until_indexed(uri: str, collection: str, rows: int) -> float:
 # The index: its clients
 
 
-def one_client(by: str, uri: str, queries: np.ndarray, ready: Any, results: Any) -> None:
-    """Searches for every query, once all the others are ready."""
+def run_client(kind: str, uri: str, queries: np.ndarray, ready: Any, results: Any) -> None:
+    """Search for every query, once all other clients are ready."""
     try:
-        search = SEARCHES_BY[by](uri)
+        search = SEARCHES_BY[kind](uri)
         search(queries[0])
         ready.wait(300)
-        began, latencies = time.time(), []
+        first_start, latencies = time.time(), []
         for vector in queries:
             start = time.perf_counter()
             search(vector)
             latencies.append(time.perf_counter() - start)
-        results.put((began, time.time(), latencies))
+        results.put((first_start, time.time(), latencies))
     except Exception as error:
         ready.abort()
         results.put(f"{type(error).__name__}: {error}")
 
 
-def searches_at_once(by: str, uri: str, queries: np.ndarray, clients: int) -> tuple[list[float], float]:
-    """Seconds of each search, and searches in a second of all clients together."""
+def search_concurrently(kind: str, uri: str, queries: np.ndarray, clients: int) -> tuple[list[float], float]:
+    """Return the seconds of each search, and the searches per second of all clients together."""
     shares = np.array_split(queries, clients)
     if "://" in uri:
         context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["clip4clip.index.video_index"])  # imported once, not by every client
+        context.set_forkserver_preload(["clip4clip.index.video_index"])  # imported once for all clients
         ready, results, worker = context.Barrier(clients), context.Queue(), context.Process
     else:
         ready, results, worker = threading.Barrier(clients), queue.Queue(), threading.Thread
-    workers = [worker(target=one_client, args=(by, uri, share, ready, results), daemon=True) for share in shares]
-    for each in workers:
-        each.start()
-    told = [results.get(timeout=1200) for _ in workers]
-    for each in workers:
-        each.join()
-    if failed := {one for one in told if isinstance(one, str)}:
-        raise SystemExit(f"{by} failed with {clients} clients: {'; '.join(failed)}")
-    lasted = max(end for _, end, _ in told) - min(began for began, _, _ in told)
-    return [latency for _, _, latencies in told for latency in latencies], len(queries) / lasted
+    workers = [worker(target=run_client, args=(kind, uri, share, ready, results), daemon=True) for share in shares]
+    for client in workers:
+        client.start()
+    reports = [results.get(timeout=1200) for _ in workers]
+    for client in workers:
+        client.join()
+    if failed := {report for report in reports if isinstance(report, str)}:
+        raise SystemExit(f"{kind} failed with {clients} clients: {'; '.join(failed)}")
+    seconds = max(end for _, end, _ in reports) - min(start for start, _, _ in reports)
+    return [latency for _, _, latencies in reports for latency in latencies], len(queries) / seconds
 
 
 # The index: the figures
 
 
 def measure_backend(backend: str, count: str, queries: str, rounds: str, folder: str) -> None:
-    """In a process of its own; prints the figures of every way."""
-    importlib.import_module("clip4clip.index.video_index")  # not timed: it brings torch
-    vectors, wanted = made_up(int(count), 1), made_up(int(queries), 2)
+    """Measure all kinds of clients; runs in a process of its own, and prints their figures as JSON."""
+    importlib.import_module("clip4clip.index.video_index")  # not timed: it imports torch
+    vectors, query_vectors = random_vectors(int(count), 1), random_vectors(int(queries), 2)
     if backend == "server":
-        server = servers().MilvusServer(Path(folder))
+        server = import_servers().MilvusServer(Path(folder))
         try:
             with console.status("a Milvus server starts"):
                 server.start()
-            report = measure_places(dict.fromkeys(INSERTS, server.uri), vectors, wanted, int(rounds))
+            report = measure_clients(dict.fromkeys(INSERTS, server.uri), vectors, query_vectors, int(rounds))
         except AssertionError as error:
-            raise SystemExit(
-                f"the Milvus server does not start; a machine can run one at a time. It says: {error}"
-            ) from error
+            raise SystemExit(f"the Milvus server did not start (only one can run at a time): {error}") from error
         finally:
             server.kill()
     else:
-        places = {way: str(Path(folder) / f"{collection}.db") for way, collection in COLLECTIONS.items()}
-        report = measure_places(places, vectors, wanted, int(rounds))
+        uris = {kind: str(Path(folder) / f"{collection}.db") for kind, collection in COLLECTIONS.items()}
+        report = measure_clients(uris, vectors, query_vectors, int(rounds))
     print(json.dumps(report))
 
 
-def measure_places(places: dict[str, str], vectors: np.ndarray, queries: np.ndarray, rounds: int) -> dict[str, Any]:
+def measure_clients(uris: dict[str, str], vectors: np.ndarray, queries: np.ndarray, rounds: int) -> dict[str, Any]:
     nearest = [set(row) for row in np.argsort(-(queries @ vectors.T), axis=1)[:, :NEAREST].tolist()]
 
     def recall(search: Search) -> float:
-        found = [{int(name[1:]) for name in search(query)} for query in queries]
-        return sum(len(some & right) for some, right in zip(found, nearest, strict=True)) / (NEAREST * len(queries))
+        results = [{int(name[1:]) for name in search(query)} for query in queries]
+        return sum(len(ids & right) for ids, right in zip(results, nearest, strict=True)) / (NEAREST * len(queries))
 
     rows = rows_for(vectors)
     report: dict[str, Any] = {}
-    for way, uri in places.items():
-        report[way] = {"vectors per second": len(rows) / INSERTS[way](uri, rows)}
-        report[way]["recall at once"] = recall(SEARCHES_BY[way](uri))
-        report[way]["seconds until indexed"] = wait_until_indexed(uri, COLLECTIONS[way], len(rows))
-        report[way]["recall"] = recall(SEARCHES_BY[way](uri))
+    for kind, uri in uris.items():
+        report[kind] = {"vectors per second": len(rows) / INSERTS[kind](uri, rows)}
+        report[kind]["recall at once"] = recall(SEARCHES_BY[kind](uri))
+        report[kind]["seconds until indexed"] = wait_until_indexed(uri, COLLECTIONS[kind], len(rows))
+        report[kind]["recall"] = recall(SEARCHES_BY[kind](uri))
     report[BRUTE_FORCE] = {"recall": 1.0}
 
     def exact(query: np.ndarray) -> np.ndarray:
@@ -511,22 +515,22 @@ def measure_places(places: dict[str, str], vectors: np.ndarray, queries: np.ndar
         best = np.argpartition(similarity, -NEAREST)[-NEAREST:]
         return best[np.argsort(-similarity[best])]
 
-    asked = np.resize(queries, (SEARCHES, DIM))
+    repeated = np.resize(queries, (SEARCHES, DIM))
     timed: dict[tuple[str, int], list[tuple[list[float], float]]] = {}
     for number in track(range(rounds), "searching", console=console):
         for clients in (1, CLIENTS):
-            ways = list(places)
-            for way in ways[number % 2 :] + ways[: number % 2]:
-                timed.setdefault((way, clients), []).append(searches_at_once(way, places[way], asked, clients))
+            kinds = list(uris)
+            for kind in kinds[number % 2 :] + kinds[: number % 2]:
+                timed.setdefault((kind, clients), []).append(search_concurrently(kind, uris[kind], repeated, clients))
         latencies = []
-        for query in asked:
+        for query in repeated:
             start = time.perf_counter()
             exact(query)
             latencies.append(time.perf_counter() - start)
-        timed.setdefault((BRUTE_FORCE, 1), []).append((latencies, len(asked) / sum(latencies)))
-    for (way, clients), measured in timed.items():
+        timed.setdefault((BRUTE_FORCE, 1), []).append((latencies, len(repeated) / sum(latencies)))
+    for (kind, clients), measured in timed.items():
         pooled = 1000 * np.concatenate([latencies for latencies, _ in measured])
-        report[way][f"{clients} at once"] = {
+        report[kind][f"{clients} at once"] = {
             "p50": float(np.percentile(pooled, 50)),
             "p99": float(np.percentile(pooled, 99)),
             "searches per second": statistics.median(rate for _, rate in measured),
@@ -539,46 +543,46 @@ def measure_index(vectors: int, queries: int, rounds: int, temporary: Path) -> d
     report["backends"] = {}
     for backend in BACKENDS:
         if backend == "server" and not installed(["milvus"]):
-            console.print("the wheel milvus is not installed: the server is left out")
+            console.print("the wheel milvus is not installed: the server is skipped")
             continue
         folder = temporary / backend
         folder.mkdir()
-        told = run(child("measure_backend", backend, str(vectors), str(queries), str(rounds), str(folder)))
-        report["backends"][backend] = {way: told[way] for way in (VIDEO_INDEX, PLAIN, BRUTE_FORCE)}
+        figures = run_command(child("measure_backend", backend, str(vectors), str(queries), str(rounds), str(folder)))
+        report["backends"][backend] = {kind: figures[kind] for kind in (VIDEO_INDEX, PLAIN, BRUTE_FORCE)}
     return report
 
 
 def rows_of_index(report: Mapping[str, Any]) -> Iterator[list[str]]:
     head = ["", "vectors/s in", "until indexed", f"recall@{NEAREST}", "at once"]
     yield head + [f"{clients}: {what}" for clients in (1, CLIENTS) for what in ("p50 ms", "p99 ms", "searches/s")]
-    for backend, ways in report["backends"].items():
-        for way, figures in ways.items():
+    for backend, kinds in report["backends"].items():
+        for kind, figures in kinds.items():
             cells = [
-                f"{figures['vectors per second']:,.0f}" if way != BRUTE_FORCE else "–",
-                f"{figures['seconds until indexed']:.0f} s" if way != BRUTE_FORCE else "–",
+                f"{figures['vectors per second']:,.0f}" if kind != BRUTE_FORCE else "–",
+                f"{figures['seconds until indexed']:.0f} s" if kind != BRUTE_FORCE else "–",
                 f"{figures['recall']:.4f}",
-                f"{figures['recall at once']:.4f}" if way != BRUTE_FORCE else "–",
+                f"{figures['recall at once']:.4f}" if kind != BRUTE_FORCE else "–",
             ]
             for clients in (1, CLIENTS):
-                found = figures.get(f"{clients} at once")
+                times = figures.get(f"{clients} at once")
                 cells += (
-                    [f"{found['p50']:.1f}", f"{found['p99']:.1f}", f"{found['searches per second']:.0f}"]
-                    if found
+                    [f"{times['p50']:.1f}", f"{times['p99']:.1f}", f"{times['searches per second']:.0f}"]
+                    if times
                     else ["–"] * 3
                 )
-            yield [f"{backend}, {way}", *cells]
+            yield [f"{backend}, {kind}", *cells]
 
 
 # Both
 
 
 def child(function: str, *arguments: str) -> list[str]:
-    """A command that calls a function of this file in a process of its own."""
+    """Return a command that calls a function of this file in a process of its own."""
     return [sys.executable, "-W", "ignore", __file__, "--child", function, *arguments]
 
 
-def servers() -> Any:
-    """tests/servers.py, which is no part of a package."""
+def import_servers() -> Any:
+    """Import tests/servers.py, which is not part of a package."""
     path = Path(__file__).parent.parent / "tests" / "servers.py"
     specification = importlib.util.spec_from_file_location("servers", path)
     assert specification is not None
@@ -599,35 +603,37 @@ def show(title: str, rows: Iterator[list[str]], markdown: bool) -> None:
 
 
 def verdicts(report: Mapping[str, Any]) -> Iterator[str]:
-    """What was asked for, and what came out."""
+    """Yield whether each requirement is met, and two figures for comparison."""
 
     def verdict(what: str, value: float, bar: float, digits: int) -> str:
-        return f"{'met' if value >= bar else 'MISSED'}: {what} {value:.{digits}f}, asked for {bar}"
+        return f"{'met' if value >= bar else 'MISSED'}: {what} {value:.{digits}f}, required {bar}"
 
     if embedding := report.get("embedding"):
         ours, theirs = embedding["tools"][OURS], embedding["tools"][TUTORIAL]
-        yield verdict("times as fast as the tutorial's script", theirs[TIMES], FASTER, 2)
-        yield verdict("least cosine to its vectors", ours["cosine"], SAME, 6)
-        yield f"to make the graph, once for each checkpoint: {embedding['seconds to make the graph']:.1f} s"
+        yield verdict("times as fast as the tutorial's script", theirs[TIMES], REQUIRED_SPEEDUP, 2)
+        yield verdict("least cosine to its vectors", ours["cosine"], REQUIRED_COSINE, 6)
+        yield f"seconds to export the graph, once for each checkpoint: {embedding['seconds to make the graph']:.1f}"
         yield f"for comparison, the greatest cosine between two videos: {embedding['nearest other video']:.6f}"
-    for backend, ways in report.get("index", {}).get("backends", {}).items():
-        yield verdict(f"recall@{NEAREST} of {VIDEO_INDEX}, {backend}", ways[VIDEO_INDEX]["recall"], RECALL, 4)
+    for backend, kinds in report.get("index", {}).get("backends", {}).items():
+        yield verdict(f"recall@{NEAREST} of {VIDEO_INDEX}, {backend}", kinds[VIDEO_INDEX]["recall"], REQUIRED_RECALL, 4)
 
 
-def check(parts: Sequence[str]) -> None:
-    there = installed({name for part in parts for name in NEEDED[part]})
-    missing = [name for part in parts for name in NEEDED[part] if name not in there]
+def check_requirements(parts: Sequence[str]) -> None:
+    versions = installed({name for part in parts for name in REQUIREMENTS[part]})
+    missing = [name for part in parts for name in REQUIREMENTS[part] if name not in versions]
     if missing:
-        raise SystemExit(f"not installed here: {', '.join(missing)}. The first lines of this file tell how to do that.")
+        raise SystemExit(
+            f"not installed: {', '.join(missing)}. The docstring of this file has the commands to install them."
+        )
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
-    """Versions, by the names of the distributions: nothing is imported."""
-    found = {}
+    """Return the versions of the distributions that are installed, by name. Imports nothing."""
+    versions = {}
     for name in names:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def main() -> None:
@@ -635,28 +641,28 @@ def main() -> None:
         globals()[sys.argv[2]](*sys.argv[3:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=40)
-    parser.add_argument("--seconds", type=int, default=30, help="of each video, a multiple of ten")
-    parser.add_argument("--vectors", type=int, default=100_000)
-    parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="keeps the videos and the weights for another time")
-    parser.add_argument("--only", choices=list(NEEDED), help="of the other the figures in --json are kept")
+    parser.add_argument("--videos", type=int, default=40, help="number of videos to embed")
+    parser.add_argument("--seconds", type=int, default=30, help="length of each video, a multiple of ten")
+    parser.add_argument("--vectors", type=int, default=100_000, help="number of vectors in the index")
+    parser.add_argument("--queries", type=int, default=200, help="number of different queries")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds")
+    parser.add_argument("--folder", type=Path, help="folder to keep the videos and the weights in")
+    parser.add_argument("--only", choices=list(REQUIREMENTS), help="measure this part; keep the other in --json")
     parser.add_argument("--markdown", action="store_true", help="also print the tables as Markdown")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="report to write")
     arguments = parser.parse_args()
     if min(arguments.videos, arguments.queries, arguments.rounds) < 1 or arguments.vectors < NEAREST:
         parser.error(f"--videos, --queries and --rounds must be at least 1, and --vectors at least {NEAREST}")
     if arguments.seconds < 1 or arguments.seconds % SEGMENT_SECONDS:
         parser.error(f"--seconds must be a multiple of {SEGMENT_SECONDS}")
-    parts = [arguments.only] if arguments.only else list(NEEDED)
-    check(parts)
+    parts = [arguments.only] if arguments.only else list(REQUIREMENTS)
+    check_requirements(parts)
     report: dict[str, Any] = {}
     if arguments.only and arguments.json and arguments.json.exists():
         report = json.loads(arguments.json.read_text("utf-8"))
     report |= {"cores": len(os.sched_getaffinity(0)), "versions": installed(VERSIONS)}
-    with tempfile.TemporaryDirectory() as made:
-        temporary = Path(made)
+    with tempfile.TemporaryDirectory() as temporary_folder:
+        temporary = Path(temporary_folder)
         if "embedding" in parts:
             folder = (arguments.folder or temporary).absolute()
             folder.mkdir(parents=True, exist_ok=True)
@@ -671,8 +677,8 @@ def main() -> None:
         title = f"{embedding['videos']} videos of {embedding['length']} s, 1280×720, {MODEL}, {report['cores']} cores"
         show(title, rows_of_embedding(embedding), arguments.markdown)
     if index := report.get("index"):
-        told = "; ".join(f"{backend}: {what}" for backend, what in BACKENDS.items())
-        show(f"{index['vectors']:,} vectors; {told}", rows_of_index(index), arguments.markdown)
+        backends = "; ".join(f"{backend}: {what}" for backend, what in BACKENDS.items())
+        show(f"{index['vectors']:,} vectors; {backends}", rows_of_index(index), arguments.markdown)
     for line in verdicts(report):
         print(line)
 

@@ -1,8 +1,9 @@
-"""Twelve frames out of a video: this project beside decoding everything, torchcodec and decord.
+"""Compare the time to read twelve frames of a video: this project, decoding all frames, torchcodec and decord.
 
-The inputs are made here, from the real frames of bigbuckbunny.mp4. Every measurement is a process of its own; the tools
-take turns within a round. Prints a table, writes it as JSON, and draws cost against length. "decode all" is PyAV as it
-comes, every frame an array; "decode all, at best" makes arrays of the wanted ones only and may use every core.
+The input videos are made from the real frames of bigbuckbunny.mp4. Every measurement runs in a process of its own; the
+tools take turns within a round. The program prints a table, writes it as JSON, and plots time against length. "decode
+all" is plain PyAV and converts every frame to an array; "decode all, at best" converts only the sampled frames and may
+use every core.
 
     pip install -c <(grep -v '^torch==' constraints.txt) -e '.[bench]'
     python benchmarks/video.py --json docs/video.json --plot docs/video.png
@@ -52,8 +53,8 @@ ALL, ALL_AT_BEST = "decode all", "decode all, at best"
 TOOLS = ("clip4clip", KEYFRAME, ALL, ALL_AT_BEST, "torchcodec", "decord")
 
 
-def numbers(count: int) -> list[int]:
-    """The same frames for every tool."""
+def frame_indices(count: int) -> list[int]:
+    """Return the indices of the frames to read, the same for every tool."""
     return np.linspace(0, count - 1, FRAMES).astype(int).tolist()
 
 
@@ -65,32 +66,32 @@ def by_clip4clip(path: str, seek: str = "exact", threads: int = 0) -> list[np.nd
 
 def by_decoding_all(path: str) -> list[np.ndarray]:
     with av.open(path) as file:
-        wanted = set(numbers(file.streams.video[0].frames))
+        indices = set(frame_indices(file.streams.video[0].frames))
         arrays = (frame.to_ndarray(format="rgb24") for frame in file.decode(video=0))
-        return [array for number, array in enumerate(arrays) if number in wanted]
+        return [array for number, array in enumerate(arrays) if number in indices]
 
 
 def by_decoding_all_at_best(path: str) -> list[np.ndarray]:
     with av.open(path) as file:
         stream = file.streams.video[0]
         stream.thread_type = "AUTO"
-        wanted = set(numbers(stream.frames))
+        indices = set(frame_indices(stream.frames))
         frames = enumerate(file.decode(stream))
-        return [frame.to_ndarray(format="rgb24") for number, frame in frames if number in wanted]
+        return [frame.to_ndarray(format="rgb24") for number, frame in frames if number in indices]
 
 
 def by_torchcodec(path: str) -> list[np.ndarray]:
     from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=0)
-    return list(decoder.get_frames_at(indices=numbers(len(decoder))).data.numpy())
+    return list(decoder.get_frames_at(indices=frame_indices(len(decoder))).data.numpy())
 
 
 def by_decord(path: str) -> list[np.ndarray]:
     import decord
 
     reader = decord.VideoReader(path)
-    return list(reader.get_batch(numbers(len(reader))).asnumpy())
+    return list(reader.get_batch(frame_indices(len(reader))).asnumpy())
 
 
 READERS: dict[str, Callable[[str], list[np.ndarray]]] = {
@@ -105,29 +106,30 @@ MODULES = {"torchcodec": "torchcodec.decoders", "decord": "decord"}
 
 
 def measure(tool: str, path: str, out: str) -> None:
-    """Runs in a process of its own; prints seconds and megabytes."""
+    """Measure a tool; runs in a process of its own, and prints seconds and megabytes as JSON."""
     if tool in MODULES:
         importlib.import_module(MODULES[tool])
     else:
         importlib.import_module("clip4clip.video")
-    before = peak()
+    before = peak_megabytes()
     start = time.perf_counter()
     frames = READERS[tool](path)
     seconds = time.perf_counter() - start
-    after = peak()
+    after = peak_megabytes()
     np.save(out, np.stack(frames))
     print(json.dumps({"seconds": seconds, "megabytes": after - before}))
 
 
-def peak() -> float:
-    """The largest resident set so far in megabytes; getrusage knows that of the parent, too, on Linux."""
+def peak_megabytes() -> float:
+    """Return the largest resident set so far. On Linux, getrusage would include that of the parent process."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024  # type: ignore[index]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
 
-def run(tool: str, path: Path, folder: Path) -> dict[str, float]:
+def run_tool(tool: str, path: Path, folder: Path) -> dict[str, float]:
+    """Run :func:`measure` in a process, and return what it prints and the frames."""
     out = folder / "frames.npy"
     command = [sys.executable, __file__, "--measure", tool, str(path), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -141,11 +143,11 @@ def run(tool: str, path: Path, folder: Path) -> dict[str, float]:
 
 
 def pictures(size: tuple[int, int], count: int) -> Iterator[av.VideoFrame]:
-    """The frames of a real video, to its end and back, again and again."""
+    """Yield frames of a real video, played forwards and backwards in turn."""
     with av.open(str(REAL)) as file:
         real = [frame.reformat(*size, format="yuv420p") for frame in file.decode(video=0)]
-    there_and_back = itertools.cycle([*real, *real[-2:0:-1]])
-    for number, frame in zip(range(count), there_and_back, strict=False):
+    forwards_and_backwards = itertools.cycle([*real, *real[-2:0:-1]])
+    for number, frame in zip(range(count), forwards_and_backwards, strict=False):
         frame.pts, frame.time_base = number, Fraction(1, RATE)
         frame.pict_type = av.video.frame.PictureType.NONE
         yield frame
@@ -161,7 +163,7 @@ def encode(path: Path, codec: str, size: tuple[int, int], seconds: int, group: i
 
 
 def repeat(base: Path, times: Fraction, path: Path) -> None:
-    """The packets of a video again and again, without encoding them anew; or the first of them."""
+    """Write the packets of a video several times, or a fraction of them, without encoding them again."""
     with av.open(str(base)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as file:
         stream = file.add_stream_from_template(source.streams.video[0])
         packets = [packet for packet in source.demux(video=0) if packet.size]
@@ -177,45 +179,46 @@ def repeat(base: Path, times: Fraction, path: Path) -> None:
             packet.time_base = source.streams.video[0].time_base
 
 
-def inputs(folder: Path, console: Console) -> dict[str, Path]:
-    """Made once for each folder."""
-    made: dict[str, Path] = {}
+def make_inputs(folder: Path, console: Console) -> dict[str, Path]:
+    """Make the input videos that a folder does not have yet, and return all by name."""
+    videos: dict[str, Path] = {}
     for name, base in BASES.items():
         path = folder / f"{name}.mp4"
         if not path.exists():
             console.print(f"making {path.name}", highlight=False)
             encode(folder / "making.mp4", *base)
             (folder / "making.mp4").rename(path)
-        made[f"{name}, 60 s"] = path
+        videos[f"{name}, 60 s"] = path
     for length, times in LENGTHS.items():
         path = folder / f"h264-g250 {length}.mp4"
         if times != 1:
             if not path.exists():
-                repeat(made["h264-g250, 60 s"], times, path)
-            made[f"h264-g250, {length}"] = path
-    made["bigbuckbunny.mp4"] = REAL
-    return made
+                repeat(videos["h264-g250, 60 s"], times, path)
+            videos[f"h264-g250, {length}"] = path
+    videos["bigbuckbunny.mp4"] = REAL
+    return videos
 
 
 # The figures
 
 
-def compare(path: Path, rounds: int, folder: Path, tools: list[str]) -> dict[str, dict[str, float]]:
+def compare_tools(path: Path, rounds: int, folder: Path, tools: list[str]) -> dict[str, dict[str, float]]:
+    """Measure all tools on a video, and compare their frames with those of decoding all."""
     runs: dict[str, list[dict[str, float]]] = {tool: [] for tool in tools}
     for number in range(rounds):
         for tool in tools[number % len(tools) :] + tools[: number % len(tools)]:
             if not (tool in (ALL, ALL_AT_BEST) and runs[tool] and runs[tool][0]["seconds"] > 30):
-                runs[tool].append(run(tool, path, folder))
+                runs[tool].append(run_tool(tool, path, folder))
     exact = runs[ALL if ALL in tools else "clip4clip"][0]["frames"]
     row: dict[str, dict[str, float]] = {}
     for tool, all_runs in runs.items():
-        good = [one for one in all_runs if "error" not in one]
+        good = [each for each in all_runs if "error" not in each]
         if good:
-            times = [one["seconds"] for one in good]
+            times = [each["seconds"] for each in good]
             row[tool] = {
                 "seconds": statistics.median(times),
                 "spread": max(times) - min(times),
-                "megabytes": statistics.median(one["megabytes"] for one in good),
+                "megabytes": statistics.median(each["megabytes"] for each in good),
             }
             frames = good[0]["frames"]
             if tool != KEYFRAME and frames.shape == exact.shape:  # type: ignore[attr-defined]
@@ -223,8 +226,8 @@ def compare(path: Path, rounds: int, folder: Path, tools: list[str]) -> dict[str
     return row
 
 
-def several(path: Path, rounds: int) -> dict[str, float]:
-    """Seconds for eight videos: one after the other with all threads, and one on each core with one thread."""
+def measure_eight_videos(path: Path, rounds: int) -> dict[str, float]:
+    """Return the seconds for eight videos, one after the other with all threads, or one on each core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     times: dict[str, list[float]] = {"one after the other": [], "one on each core": []}
     for _ in range(rounds):
@@ -240,7 +243,7 @@ def several(path: Path, rounds: int) -> dict[str, float]:
 
 
 def cells_of(row: dict[str, dict[str, float]]) -> list[str]:
-    """Of each tool seconds (times clip4clip's); megabytes; the largest difference of a pixel."""
+    """Return for each tool: seconds (times clip4clip's); megabytes; the largest difference of a pixel."""
     cells = []
     for tool in TOOLS:
         if tool not in row:
@@ -274,8 +277,8 @@ def plot(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     seconds = [float(times * 60) for times in LENGTHS.values()]
     for tool in TOOLS:
-        found = [rows.get(f"h264-g250, {length}", {}).get(tool) for length in LENGTHS]
-        points = [(x, figures["seconds"]) for x, figures in zip(seconds, found, strict=True) if figures]
+        measured = [rows.get(f"h264-g250, {length}", {}).get(tool) for length in LENGTHS]
+        points = [(x, figures["seconds"]) for x, figures in zip(seconds, measured, strict=True) if figures]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", label=tool, linewidth=2.5 if tool == "clip4clip" else 1.3)
     axes.set(xscale="log", yscale="log", xlabel="length of the video", ylabel="seconds for 12 frames")
@@ -289,14 +292,14 @@ def plot(rows: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="keeps the inputs for another time")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds")
+    parser.add_argument("--folder", type=Path, help="folder to keep the input videos in")
     parser.add_argument(
-        "--only", default="", help="videos whose name contains this; of the others the figures in --json are kept"
+        "--only", default="", help="measure the videos whose name contains this; keep the others in --json"
     )
     parser.add_argument("--markdown", action="store_true", help="also print the table as Markdown")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--json", type=Path, help="report to write")
+    parser.add_argument("--plot", type=Path, help="picture to draw")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -310,17 +313,17 @@ def main() -> None:
         if arguments.only and arguments.json and arguments.json.exists():
             report = json.loads(arguments.json.read_text("utf-8"))
         rows = report["videos"]
-        for video, path in inputs(folder, console).items():
+        for video, path in make_inputs(folder, console).items():
             if arguments.only in video:
                 tools = [
                     tool
                     for tool in TOOLS
                     if importlib.util.find_spec(MODULES.get(tool, "clip4clip").split(".")[0])
-                    and not (tool in (ALL, ALL_AT_BEST) and "60 min" in video)  # more than ten minutes, to no surprise
+                    and not (tool in (ALL, ALL_AT_BEST) and "60 min" in video)  # it would take more than ten minutes
                 ]
-                rows[video] = compare(path, arguments.rounds, Path(temporary), tools)
+                rows[video] = compare_tools(path, arguments.rounds, Path(temporary), tools)
                 console.print(video, {tool: round(figures["seconds"], 2) for tool, figures in rows[video].items()})
-        report["eight videos"] = several(folder / "h264-g250 10 s.mp4", arguments.rounds)
+        report["eight videos"] = measure_eight_videos(folder / "h264-g250 10 s.mp4", arguments.rounds)
     console.print(table_of(rows))
     console.print(
         "eight videos of 10 s:", {name: round(seconds, 2) for name, seconds in report["eight videos"].items()}

@@ -6,7 +6,7 @@ import csv
 import os
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 from .errors import PairsError
 from .evaluation.metrics import RetrievalMetrics, ranks
 from .files import atomic_write
+from .progress import Track, no_progress
 from .runtime.placement import resolve_placement
-from .training.synthetic import MOST_HELD_OUT, tables, write_dataset
+from .training.scenes import MAX_HELD_OUT
+from .training.synthetic import tables, write_dataset
 from .video.reader import read_frames
 
 with warnings.catch_warnings():
@@ -31,8 +33,6 @@ CLIPS = 36
 PICTURE = "results.png"
 PICTURE_ROWS = 4  # sentences in the picture
 BEST = 3  # clips listed for each sentence
-
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def run_demo(
     sentences: Sequence[str] = (),
     clips: int = CLIPS,
     device: str | None = None,
-    track: Track = lambda items, total, description: items,  # noqa: ARG005
+    track: Track = no_progress,
 ) -> Demo:
     """Draw clips, embed them and sentences through Towhee, and compare all with all.
 
@@ -92,7 +92,7 @@ def run_demo(
     """
     resolve_placement(device)  # Towhee would hide an error of the pipeline
     drawn = max(clips, _count_drawn_clips(folder))
-    write_dataset(folder, 0, drawn, track=lambda done, total: track(done, total, "drawing clips"))
+    write_dataset(folder, 0, drawn, track=track)
     rows = tables(0, clips)["eval"]
     paths, captions = [folder / name for name, _ in rows], [caption for _, caption in rows]
     queries = [*sentences, *captions]
@@ -142,10 +142,10 @@ def _count_drawn_clips(folder: Path) -> int:
             continue
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             try:
-                rows = [tuple(row) for row in islice(csv.reader(file), 1, MOST_HELD_OUT + 2)]
+                rows = [tuple(row) for row in islice(csv.reader(file), 1, MAX_HELD_OUT + 2)]
             except csv.Error:
                 rows = [()]
-        if rows != tables(0, min(len(rows), MOST_HELD_OUT))[path.stem]:
+        if rows != tables(0, min(len(rows), MAX_HELD_OUT))[path.stem]:
             raise PairsError(f"{path} is the table of another data set: choose another folder, or move it away")
         count = max(count, len(rows))
     return count

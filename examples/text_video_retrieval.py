@@ -1,7 +1,7 @@
 """A text-video retrieval engine of Towhee pipelines and Milvus.
 
-Embeds the videos of a table, finds them by their captions, and counts how often the right one is among the first 1, 5
-and 10. These are the steps of Towhee's tutorial "build a text-video retrieval engine".
+Embed the videos of a table, search for them by their captions, and count how often the right video is among the first
+1, 5 and 10 results. These are the steps of Towhee's tutorial "build a text-video retrieval engine".
 
     clip4clip demo                                                              # draws the clips
     python examples/text_video_retrieval.py clip4clip_demo/eval.csv             # a local file, ./tutorial.db
@@ -21,22 +21,22 @@ from typing import Any
 from pymilvus import DataType, MilvusClient
 from towhee import ops, pipe
 
-import clip4clip  # noqa: F401  from here on Towhee finds its operators
+import clip4clip  # noqa: F401  registers the operators with Towhee
 from clip4clip.config import get_model
 from clip4clip.evaluation.pairs import read_pairs
 
 
 def read_table(table: str) -> Iterator[tuple[int, str, str]]:
-    """(id, path, caption) of every row; paths are relative to the table."""
+    """Yield (id, path, caption) of every row; paths are relative to the table."""
     for number, pair in enumerate(read_pairs(table, Path(table).parent)):
         yield number, str(pair.path), pair.sentence
 
 
-def make_collection(where: dict[str, Any], name: str, dim: int) -> None:
-    """An empty collection with a whole number and a vector for each video, as the tutorial has it."""
-    # milvus-lite's own server logs a call that pymilvus makes and can do without.
+def create_collection(address: dict[str, Any], name: str, dim: int) -> None:
+    """Create an empty collection with an integer id and a vector for each video, as in the tutorial."""
+    # The server of milvus-lite logs an error for an optional call of pymilvus.
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
-    client = MilvusClient(where.get("uri") or f"http://{where['host']}:{where['port']}")
+    client = MilvusClient(address.get("uri") or f"http://{address['host']}:{address['port']}")
     if client.has_collection(name):
         client.drop_collection(name)
     schema = MilvusClient.create_schema(auto_id=False, description="text-video retrieval")
@@ -47,9 +47,11 @@ def make_collection(where: dict[str, Any], name: str, dim: int) -> None:
     client.create_collection(name, schema=schema, index_params=index)
 
 
-def run(table: str, where: dict[str, Any], collection: str, model: str, device: str | None = None) -> dict[str, float]:
-    """Embeds, inserts, searches; the share of captions whose video is among the first 1, 5 and 10."""
-    make_collection(where, collection, get_model(model).config.embed_dim)
+def run(
+    table: str, address: dict[str, Any], collection: str, model: str, device: str | None = None
+) -> dict[int, float]:
+    """Insert the videos, search for the captions, and return the hit ratio, 0 to 1, at 1, 5 and 10."""
+    create_collection(address, collection, get_model(model).config.embed_dim)
 
     insert = (
         pipe.input("table")
@@ -65,7 +67,7 @@ def run(table: str, where: dict[str, Any], collection: str, model: str, device: 
             "vec",
             ops.video_text_embedding.clip4clip(model_name=model, modality="video", device=device),
         )
-        .map(("id", "vec"), (), ops.ann_insert.milvus_client(**where, collection_name=collection))
+        .map(("id", "vec"), (), ops.ann_insert.milvus_client(**address, collection_name=collection))
         .output()
     )
     insert(table)
@@ -74,8 +76,8 @@ def run(table: str, where: dict[str, Any], collection: str, model: str, device: 
         pipe.input("table")
         .flat_map("table", ("id", "path", "caption"), read_table)
         .map("caption", "vec", ops.video_text_embedding.clip4clip(model_name=model, modality="text", device=device))
-        .map("vec", "found", ops.ann_search.milvus_client(**where, collection_name=collection, limit=10))
-        .map("found", "ids", lambda rows: [row[0] for row in rows])
+        .map("vec", "rows", ops.ann_search.milvus_client(**address, collection_name=collection, limit=10))
+        .map("rows", "ids", lambda rows: [row[0] for row in rows])
         .map("ids", ("top1", "top5", "top10"), lambda ids: (ids[:1], ids[:5], ids[:10]))
         .window_all(("id", "top1"), "hit1", hit_ratio)
         .window_all(("id", "top5"), "hit5", hit_ratio)
@@ -85,20 +87,21 @@ def run(table: str, where: dict[str, Any], collection: str, model: str, device: 
     return dict(zip((1, 5, 10), search(table).get(), strict=True))
 
 
-def hit_ratio(right: list[int], found: list[list[int]]) -> float:
-    """How many of the right ones were found, 0 to 1."""
-    return sum(one in some for one, some in zip(right, found, strict=True)) / len(right)
+def hit_ratio(expected: list[int], results: list[list[int]]) -> float:
+    """Return the fraction of the queries, 0 to 1, whose results contain the expected id."""
+    return sum(one in ids for one, ids in zip(expected, results, strict=True)) / len(expected)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", help="CSV with the columns video and sentence")
     parser.add_argument("--uri", default="./tutorial.db", help="Milvus: a local file *.db or http(s)://host:port")
-    parser.add_argument("--host", help="of a Milvus server, instead of --uri")
-    parser.add_argument("--port", default="19530")
+    parser.add_argument("--host", help="host of a Milvus server, instead of --uri")
+    parser.add_argument("--port", default="19530", help="port of that server")
     parser.add_argument("--collection", default="text_video_retrieval")
-    parser.add_argument("--model", default="clip_vit_tiny_demo", help="the default is for drawings alone")
-    given = parser.parse_args()
-    place = {"host": given.host, "port": given.port} if given.host else {"uri": given.uri}
-    for first, ratio in run(given.table, place, given.collection, given.model).items():
-        print(f"the right video is among the first {first}: {100 * ratio:.1f} %")
+    parser.add_argument("--model", default="clip_vit_tiny_demo", help="model name; the default is for drawings only")
+    arguments = parser.parse_args()
+    server = {"host": arguments.host, "port": arguments.port}
+    milvus = server if arguments.host else {"uri": arguments.uri}
+    for k, ratio in run(arguments.table, milvus, arguments.collection, arguments.model).items():
+        print(f"the right video is among the first {k}: {100 * ratio:.1f} %")

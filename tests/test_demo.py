@@ -22,7 +22,9 @@ from clip4clip.demo import MODEL, Demo, run_demo, save_picture
 from clip4clip.evaluation.evaluate import evaluate
 from clip4clip.evaluation.metrics import RetrievalMetrics
 from clip4clip.evaluation.pairs import Pair, read_pairs
-from clip4clip.training.synthetic import Scene, describe, draw, random_scene, scenes, write_dataset
+from clip4clip.training.drawing import draw
+from clip4clip.training.scenes import Scene, describe, random_scene, scenes
+from clip4clip.training.synthetic import write_dataset
 from clip4clip.video import read_frames
 from clip4clip.weights.locate import locate
 

@@ -21,7 +21,7 @@ from clip4clip.files import atomic_write, check_folder_writable, check_writable,
 from clip4clip.library.embed import embed_library
 from clip4clip.operators import Clip4clip
 from clip4clip.training import VideoTextModel
-from clip4clip.training.model import save_checkpoint
+from clip4clip.training.checkpoint import save_checkpoint
 from clip4clip.video import FrameSampling
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pipes of POSIX")

@@ -45,7 +45,7 @@ FLOORS = [
     {"encoder", "video"},
     {"runtime"},
     {"weights", "model"},
-    {"cache", "config", "errors", "files", "log", "preprocess", "threads", "tokenizer"},
+    {"cache", "config", "errors", "files", "log", "preprocess", "progress", "threads", "tokenizer"},
 ]
 
 

@@ -754,11 +754,12 @@ def evaluate(
     _check_output(as_json if str(as_json) != "-" else None, ".json", "--json")
     _check_output(histogram, None, "--histogram")
     from ..evaluation import evaluate as evaluation
+    from ..evaluation.histogram import check_histogram, save_histogram
     from ..evaluation.pairs import read_pairs
     from ..video import FrameSampling
 
     if histogram is not None:
-        evaluation.check_histogram(histogram)
+        check_histogram(histogram)
     table = read_pairs(pairs, videos, captions)
     with _loading(model):
         spec = _encoder_spec(model, weights, device, runtime, precision)
@@ -779,7 +780,7 @@ def evaluate(
             text = json.dumps(found.to_dict(), indent=2) + "\n"
             _write(as_json, lambda path: path.write_text(text, "utf-8"))
     if histogram is not None:
-        evaluation.save_histogram(found, histogram)
+        save_histogram(found, histogram)
     _list_missed(found)
 
 
@@ -879,8 +880,8 @@ def train(
     Example: clip4clip train MSRVTT_train.9k.csv --videos MSRVTT/videos/all
     --out run --eval-pairs MSRVTT_JSFUSION_test.csv
     """
-    from ..training.trainer import TrainingConfig
-    from ..training.trainer import train as run
+    from ..training import TrainingConfig
+    from ..training import train as run
 
     config = TrainingConfig(
         pairs=pairs,
@@ -912,7 +913,7 @@ def train(
         save_every=save_every,
         save_dtype=save_dtype,
     )
-    result = run(config, resume)
+    result = run(config, resume, _progress)
     is_first = os.environ.get("RANK", "0") == "0"  # torchrun starts this command many times
     if not result.finished:
         if is_first:
@@ -961,7 +962,7 @@ def synthetic(
             evaluation,
             seed,
             workers,
-            lambda done, total: progress.track(done, total, description="drawing clips"),
+            lambda items, total, what: progress.track(items, total, description=what),
         )
     for table in tables:
         err.print(f"wrote {_plain(table)}", highlight=False, soft_wrap=True)

@@ -1,1 +1,1 @@
-"""Read pairs of videos and sentences, and compute retrieval metrics."""
+"""Evaluation: read pairs of videos and sentences, and compute retrieval metrics."""

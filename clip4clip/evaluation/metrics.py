@@ -1,4 +1,4 @@
-"""Ranks and what is told about them: R@k, median rank (MdR), mean rank (MnR), as in arXiv 2104.08860, section 4.2."""
+"""Retrieval metrics: R@k, median rank (MdR) and mean rank (MnR), as in arXiv 2104.08860, section 4.2."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from ..errors import InputValueError
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
-    """How well queries found what they are about.
+    """How well queries find their matches.
 
     Attributes:
-        recall_at_1: percentage, 0 to 100, of the queries whose match is the first result. Likewise at 5 and at 10.
-        median_rank: of the matches; 1 is best.
-        mean_rank: of the matches; 1 is best.
-        queries: how many there were.
-        missed: how many of them could not find anything, as their match or they themselves have no vector. They count
-            as not recalled at any k, and as last in both ranks.
+        recall_at_1: Percentage, 0 to 100, of the queries whose match is the first result.
+        recall_at_5: Percentage of the queries whose match is among the first 5 results.
+        recall_at_10: Percentage of the queries whose match is among the first 10 results.
+        median_rank: Median rank of the matches; 1 is best.
+        mean_rank: Mean rank of the matches; 1 is best.
+        queries: Number of queries.
+        missed: Number of queries that have no vector or whose match has none. They are not recalled at any k, and
+            count as last in both ranks.
     """
 
     recall_at_1: float
@@ -33,50 +35,54 @@ class RetrievalMetrics:
 
     @classmethod
     def of(cls, ranks: np.ndarray, candidates: int) -> RetrievalMetrics:
-        """The metrics of ranks as :func:`ranks` gives them, each among ``candidates``.
+        """Compute the metrics of ranks.
+
+        Args:
+            ranks: From :func:`ranks`; NaN for a miss.
+            candidates: Number of candidates of each query.
 
         Raises:
-            InputValueError: for no ranks.
+            InputValueError: ``ranks`` is empty.
         """
         if not len(ranks):
-            raise InputValueError("there are no ranks to tell about")
+            raise InputValueError("no ranks to compute metrics from: ranks must not be empty")
         missed = np.isnan(ranks)
-        found = np.where(missed, candidates, ranks)
+        filled = np.where(missed, candidates, ranks)
 
         def recall_at(k: int) -> float:
-            return 100 * float(np.mean((found <= k) & ~missed))
+            return 100 * float(np.mean((filled <= k) & ~missed))
 
         return cls(
             recall_at_1=recall_at(1),
             recall_at_5=recall_at(5),
             recall_at_10=recall_at(10),
-            median_rank=float(np.median(found)),
-            mean_rank=float(found.mean()),
+            median_rank=float(np.median(filled)),
+            mean_rank=float(filled.mean()),
             queries=len(ranks),
             missed=int(missed.sum()),
         )
 
     def to_dict(self) -> dict[str, float]:
-        """The attributes by their names."""
+        """Return the attributes by their names, ready for JSON."""
         return asdict(self)
 
 
 def ranks(similarity: np.ndarray, matches: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The rank of each query's match among all candidates, 1 for the most similar.
+    """Return the rank of each query's match among all candidates, 1 for the most similar.
 
-    Equal similarities share the average of the ranks that they take up together: a model that gives the same vector to
-    everything is as good as chance, not perfect.
+    Equal similarities share the average of their ranks: a model that gives the same vector to everything is as good as
+    chance, not perfect.
 
     Args:
-        similarity: (queries, candidates), higher is more similar. NaN stands for a pair that cannot be compared; it
-            comes after all others.
-        matches: for each query the index of its candidate.
+        similarity: (queries, candidates), higher is more similar. A NaN ranks after all numbers: it stands for a
+            candidate without a vector.
+        matches: (queries,), index of the right candidate of each query.
 
     Returns:
-        float64 of shape (queries,); NaN where the match itself cannot be compared.
+        float64 of shape (queries,); NaN where the similarity of the match is NaN.
 
     Raises:
-        InputValueError: for shapes or indices that do not fit.
+        InputValueError: The shapes do not fit, or an index is out of range.
     """
     similarity, matches = np.asarray(similarity), np.asarray(matches)
     if similarity.ndim != 2 or matches.shape != similarity.shape[:1]:
@@ -91,20 +97,20 @@ def ranks(similarity: np.ndarray, matches: Sequence[int] | np.ndarray) -> np.nda
     return np.where(np.isnan(own[:, 0]), np.nan, better + (equal + 1) / 2)
 
 
-def best_of_each(similarity: np.ndarray, owners: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
-    """Similarity of videos and captions to that of videos and the captions of a video taken together, by the best one.
+def max_per_video(similarity: np.ndarray, videos: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
+    """Merge the sentences of each video to one candidate, whose similarity is that of the best sentence.
 
-    This is the paper's protocol for video→text with several captions a video: each video is ranked among all videos'
-    sets of captions.
+    This is the paper's protocol from video to text where a video has several sentences: each video is ranked among the
+    sentence sets of all videos.
 
     Args:
-        similarity: (videos, captions).
-        owners: for each caption the index of its video.
-        count: number of videos.
+        similarity: (queries, sentences).
+        videos: (sentences,), index of the video of each sentence.
+        count: Number of videos.
 
     Returns:
-        (videos, count); -inf for a video without captions.
+        (queries, count); -inf for a video without sentences.
     """
     best = np.full((len(similarity), count), -np.inf, similarity.dtype)
-    np.maximum.at(best.T, np.asarray(owners), np.asarray(similarity).T)
+    np.maximum.at(best.T, np.asarray(videos), np.asarray(similarity).T)
     return best

@@ -17,6 +17,7 @@ from ..encoder import DEFAULT_ENCODER, DEFAULT_MODEL, EncoderSpec, TextEncoder, 
 from ..errors import InputTypeError, InputValueError, LibraryError, ModelMismatchError, brief
 from ..library.local_engine import embed_videos
 from ..library.sources import Video, absolute_path, list_videos
+from ..progress import Track, no_progress
 from ..video.limits import DEFAULT_LIMITS, Limits
 from ..video.reader import read_frames
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
@@ -28,7 +29,6 @@ from .milvus import MilvusCollection
 from .values import check_limit, check_output_fields, to_stored_row, to_vector
 
 if TYPE_CHECKING:  # at run time these need pyarrow, which an index on a server does without
-    from ..library.embed import Track
     from ..library.table import TableSpec
 
 UPSERT_BATCH = 500  # rows: 1 MB of vectors
@@ -144,7 +144,7 @@ class VideoIndex:
     def add(
         self,
         videos: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
-        track: Track = lambda items, total, what: items,  # noqa: ARG005
+        track: Track = no_progress,
     ) -> int:
         """Add videos, or replace those with the same ids. Creates the collection if it does not exist.
 
@@ -259,7 +259,7 @@ class VideoIndex:
         sampling: FrameSampling | None = None,
         *,
         workers: int | None = None,
-        track: Track = lambda items, total, what: items,  # noqa: ARG005
+        track: Track = no_progress,
     ) -> SyncReport:
         """Synchronise the index with a folder: add new videos, re-embed changed ones, remove deleted ones.
 

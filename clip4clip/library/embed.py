@@ -7,10 +7,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config import get_model
 from ..encoder import DEFAULT_ENCODER, EncoderSpec
+from ..progress import Track, no_progress
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from .local_engine import Row, embed_videos
 from .sources import Video, list_videos
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 PART_VIDEOS, PART_SECONDS = 256, 60.0  # a part is written when it has so many rows, or after so many seconds
 
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 Engine = Callable[[Sequence[Video]], Iterator[Row]]
 
 
@@ -56,7 +56,7 @@ def embed_library(
     workers: int | None = None,
     retry_failed: bool = False,
     cluster: RayCluster | None = None,
-    track: Track = lambda items, total, what: items,  # noqa: ARG005
+    track: Track = no_progress,
 ) -> EmbedReport:
     """Embed every video of a library into a Parquet table. If the call is interrupted, repeat it to resume.
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LibraryError, brief
-from ..evaluation.pairs import MAX_TABLE_BYTES, VIDEO_EXTENSIONS, not_text, read_table
+from ..evaluation.tables import MAX_TABLE_BYTES, not_text, read_table
+from ..evaluation.video_folder import VIDEO_EXTENSIONS
 from ..video.source import is_url
 
 ACCEPTED = (

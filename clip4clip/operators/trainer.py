@@ -1,7 +1,4 @@
-"""Train the operator with Towhee's trainer.
-
-Configuration and callbacks are Towhee's; model, loss and batches are those of ``clip4clip train``.
-"""
+"""Train an operator through Towhee's trainer: Towhee's configuration and callbacks, our model, loss and batches."""
 
 from __future__ import annotations
 
@@ -19,24 +16,24 @@ from torch.utils.data import DataLoader
 
 from ..errors import InputTypeError, InputValueError, MissingExtraError, TrainingError
 from ..evaluation.metrics import RetrievalMetrics, ranks
-from ..training.data import Batch, Batches, VideoTextDataset, collate
-from ..training.model import VideoTextModel, contrastive_loss, save_checkpoint
-
-# What Towhee's trainer imports, with the version that it needs, or None for any.
-REQUIREMENTS = {"torchvision": None, "torchmetrics": "0.7.0", "ruamel.yaml": None}
+from ..training.checkpoint import save_checkpoint
+from ..training.data import Batch, EpochBatchSampler, VideoTextDataset, collate
+from ..training.loss import contrastive_loss
+from ..training.model import VideoTextModel
 
 
 def _check_requirements() -> None:
-    """Raise MissingExtraError before Towhee would run pip, or fail in an assertion because of another version."""
-    for name, required in REQUIREMENTS.items():
+    # Towhee runs pip when a package is missing, and fails an assertion when its version is wrong.
+    for name, required in {"torchvision": None, "torchmetrics": "0.7.0", "ruamel.yaml": None}.items():
         try:
             installed = version(name)
         except PackageNotFoundError:
-            installed = "none"
-        if installed == "none" or (required and installed != required):
+            installed = None
+        if installed is None or (required and installed != required):
             raise MissingExtraError(
-                f"Towhee's trainer needs {name} {required or ''} and found {installed}: pip install "
-                "'towhee-clip4clip[towhee-train]', or train with `clip4clip train`, which needs neither"
+                f"Towhee's trainer needs {name}{f' {required}' if required else ''}, but "
+                f"{f'{installed} is installed' if installed else 'it is not installed'}: pip install "
+                "'towhee-clip4clip[towhee-train]', or train with `clip4clip train`, which does not need it"
             )
 
 
@@ -54,21 +51,21 @@ CHECKPOINT = "model.safetensors"
 class Clip4clipTrainer(Trainer):
     """``towhee.trainer.Trainer`` for pairs of a video and a sentence.
 
-    The loss is that of ``clip4clip train``; ``loss`` of the configuration is not used. ``epoch_metric`` is the share, 0
-    to 1, of the sentences of a batch whose video is the most similar one in it. ``eval_epoch_metric`` is R@1, 0 to 1,
-    over the whole evaluation set. Each checkpoint folder also gets ``model.safetensors`` with CLIP4Clip's names.
+    The loss is that of ``clip4clip train``; ``loss`` of the configuration is not used. ``epoch_metric`` is R@1 within
+    the batch, and ``eval_epoch_metric`` is R@1 over the evaluation set, both from 0 to 1. Every checkpoint folder also
+    gets ``model.safetensors`` under CLIP4Clip's names.
 
     Args:
-        model: the model to train.
-        training_config: Towhee's; None for its defaults.
-        train_dataset: pairs to train on.
-        eval_dataset: pairs to evaluate on, by default after every epoch; None for no evaluation.
-        **kwargs: ``train_dataloader``, ``eval_dataloader`` and ``model_card``, as in Towhee.
+        model: Model to train.
+        training_config: Towhee's configuration; None for its defaults.
+        train_dataset: Pairs to train with.
+        eval_dataset: Pairs to evaluate on, after every epoch by default; None for no evaluation.
+        **others: ``train_dataloader``, ``eval_dataloader`` and ``model_card``, as in Towhee.
 
     Raises:
-        InputTypeError: a data set of another class.
-        InputValueError: ``device_str='cuda'``, which means DataParallel in Towhee.
-        TrainingError: fewer pairs than one batch has.
+        InputTypeError: A data set is no :class:`clip4clip.training.VideoTextDataset`.
+        InputValueError: ``device_str`` is ``'cuda'``, which means DataParallel in Towhee.
+        TrainingError: The training set has fewer pairs than a batch.
     """
 
     model: VideoTextModel
@@ -84,16 +81,16 @@ class Clip4clipTrainer(Trainer):
         training_config: TrainingConfig | None = None,
         train_dataset: VideoTextDataset | None = None,
         eval_dataset: VideoTextDataset | None = None,
-        **kwargs: Any,
+        **others: Any,
     ) -> None:
-        super().__init__(model, training_config, train_dataset, eval_dataset, **kwargs)
+        super().__init__(model, training_config, train_dataset, eval_dataset, **others)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.check()
         self._vectors: tuple[Tensor, Tensor] | None = None
         self._evaluated: list[tuple[Tensor, Tensor]] = []
 
     def check(self) -> None:
-        """Raise the errors of this class if the configuration or the data sets are not valid."""
+        """Check the data sets and the device, and raise what the class documents."""
         for name in ("train_dataset", "eval_dataset"):
             dataset = getattr(self, name)
             if isinstance(dataset, TowheeDataSet):
@@ -106,16 +103,16 @@ class Clip4clipTrainer(Trainer):
         if self.configs.device_str == "cuda":
             raise InputValueError(
                 "device_str='cuda' would split batches, and with them the loss; name one device, such as 'cuda:0', or "
-                "train on several devices with torchrun -m clip4clip train"
+                "train on several with torchrun -m clip4clip train"
             )
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return batches in the order of ``clip4clip train``, without the last one of an epoch if it is not full."""
+        """Return batches in the order of ``clip4clip train``. The last batch is left out if it is not full."""
         if self.train_dataloader is None:
             if self.train_dataset is None:
-                raise InputValueError("train_dataset is missing: pass pairs to train on")
+                raise InputValueError("there is no train_dataset to train with")
             size = self.configs.train_batch_size
-            batches = _Batches(self, len(self.train_dataset), size, self.configs.seed)
+            batches = _CurrentEpochSampler(self, len(self.train_dataset), size, self.configs.seed)
             if not len(batches):
                 raise TrainingError(
                     f"train_dataset has {len(self.train_dataset)} pairs, fewer than one batch of {size}: "
@@ -125,7 +122,7 @@ class Clip4clipTrainer(Trainer):
         return self.train_dataloader
 
     def get_eval_dataloader(self) -> DataLoader | None:
-        """Return all pairs, in their order."""
+        """Return batches of all pairs, in their order."""
         if self.eval_dataloader is None and self.eval_dataset is not None:
             return self._loader(self.eval_dataset, batch_size=self.configs.eval_batch_size)
         return self.eval_dataloader
@@ -135,7 +132,7 @@ class Clip4clipTrainer(Trainer):
         return DataLoader(dataset, collate_fn=collate, num_workers=workers, pin_memory=pin, **batches)
 
     def setup_before_train(self, num_training_steps: int, init_lr: float) -> None:  # noqa: ARG002
-        """Set up as Towhee does, but with the schedule over all steps. Towhee counts each pair as a step."""
+        """Prepare as Towhee does, but schedule the learning rate over the steps. Towhee counts every pair as a step."""
         epochs = math.ceil(self.configs.epoch_num - self.epoch)
         super().setup_before_train(epochs * len(self.get_train_dataloader()), init_lr)
 
@@ -160,52 +157,48 @@ class Clip4clipTrainer(Trainer):
             self.add_callback(_EarlyStopping(self.trainercontrol, **early_stopping))
 
     def train_step(self, model: VideoTextModel, inputs: Batch) -> dict[str, Any]:
-        """Run one step of the optimizer, then clamp the scale of the logits."""
+        """Make one step of the optimizer, then clamp the scale of the logits."""
         logs = super().train_step(model, inputs)
         model.clamp_logit_scale()
         return logs
 
     def compute_loss(self, model: VideoTextModel, inputs: Batch) -> Tensor:
-        """Return the symmetric cross-entropy of a batch; see :func:`clip4clip.training.contrastive_loss`."""
+        """Return the loss of a batch, see :func:`clip4clip.training.contrastive_loss`."""
         text, video, scale = model(*inputs)
         self._vectors = text.detach(), video.detach()
         return contrastive_loss(text, video, scale)
 
     @torch.no_grad()
     def compute_metric(self, model: VideoTextModel, inputs: Batch) -> float:  # noqa: ARG002  Towhee's signature
-        """Return R@1, 0 to 1, of the vectors that the loss was computed from.
-
-        In training, the videos of a batch are searched, and the result is the mean of all batches so far. In
-        evaluation, the videos of all batches so far are searched.
-        """
-        assert self._vectors is not None, "compute_loss comes first"  # noqa: S101  as in Towhee's loop
+        """Return R@1 for the vectors of the last loss: within the batch in training, over all batches in evaluation."""
+        assert self._vectors is not None, "compute_loss comes first"  # noqa: S101  Towhee's loop calls it first
         text, video = self._vectors
         if model.training:
             self.metric.update((text @ video.T).argmax(1) == torch.arange(len(text), device=text.device))
             return self.metric.compute().item()
         self._evaluated.append((text.cpu(), video.cpu()))
         text, video = (torch.cat(each) for each in zip(*self._evaluated, strict=True))
-        columns, owners = self._distinct_videos(len(text))
-        text_ranks = ranks((text @ video[columns].T).numpy(), owners)
+        columns, matches = self._distinct_videos(len(text))
+        text_ranks = ranks((text @ video[columns].T).numpy(), matches)
         return RetrievalMetrics.of(text_ranks, len(columns)).recall_at_1 / 100
 
     def _distinct_videos(self, count: int) -> tuple[list[int], list[int]]:
-        """Group the first ``count`` pairs by video.
+        """Find the different videos of the first ``count`` pairs.
 
         Returns:
-            The index of the first pair of each video, and for each pair the position of its video among these.
+            The index of the first pair of each video; and for each pair the position of its video in that list.
         """
-        if self.eval_dataset is None:  # the caller passed a data loader
+        if self.eval_dataset is None:  # the caller passed a loader; its pairs are unknown
             return list(range(count)), list(range(count))
         pairs = self.eval_dataset.pairs[:count]
         first_pair: dict[Path, int] = {}
         for index, pair in enumerate(pairs):
             first_pair.setdefault(pair.path, index)
-        position = {path: column for column, path in enumerate(first_pair)}
-        return list(first_pair.values()), [position[pair.path] for pair in pairs]
+        column = {path: number for number, path in enumerate(first_pair)}
+        return list(first_pair.values()), [column[pair.path] for pair in pairs]
 
     def evaluate(self, model: VideoTextModel, logs: dict[str, Any]) -> dict[str, Any]:
-        """Add the loss and R@1 over the evaluation set to ``logs``."""
+        """Add loss and R@1 over the evaluation set to ``logs``."""
         self._evaluated = []
         self.loss_metric.reset()
         logs = super().evaluate(model, logs)
@@ -214,13 +207,13 @@ class Clip4clipTrainer(Trainer):
         return logs
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
-        """Save Towhee's files, to resume from, and ``model.safetensors``, for everything else."""
+        """Save Towhee's files, to resume from, and ``model.safetensors``, for every other purpose."""
         super().save(path, overwrite)
         save_checkpoint(self.model, Path(path) / CHECKPOINT)
 
 
-class _Batches(Batches):
-    """The batches of the trainer's current epoch."""
+class _CurrentEpochSampler(EpochBatchSampler):
+    """The batches of the epoch that a Towhee trainer is in."""
 
     def __init__(self, trainer: Trainer, length: int, batch_size: int, seed: int) -> None:
         super().__init__(length, batch_size, seed)
@@ -232,7 +225,7 @@ class _Batches(Batches):
 
 
 class _EarlyStopping(EarlyStoppingCallback):
-    """Towhee's early stopping, without a name that NumPy 2 no longer has."""
+    """Early stopping that works with NumPy 2; Towhee's uses a name that NumPy has removed."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         self.wait = self.stopped_epoch = self.best_epoch = 0

@@ -1,6 +1,6 @@
 """Training: pairs of a video and a sentence in, a fine-tuned checkpoint out.
 
-In a script, as processes that decode may read it again:
+In a script, the guard is needed because processes that decode videos may import the script again:
 
 >>> from clip4clip.training import TrainingConfig, train
 >>> if __name__ == "__main__":
@@ -11,19 +11,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .config import TrainingConfig as TrainingConfig
     from .data import VideoTextDataset as VideoTextDataset
+    from .loss import contrastive_loss as contrastive_loss
     from .model import VideoTextModel as VideoTextModel
-    from .model import contrastive_loss as contrastive_loss
-    from .trainer import TrainingConfig as TrainingConfig
     from .trainer import TrainingResult as TrainingResult
     from .trainer import train as train
 
-_HOMES = {
-    "TrainingConfig": "trainer",
+_MODULES = {
+    "TrainingConfig": "config",
     "TrainingResult": "trainer",
     "VideoTextDataset": "data",
     "VideoTextModel": "model",
-    "contrastive_loss": "model",
+    "contrastive_loss": "loss",
     "train": "trainer",
 }
 
@@ -31,7 +31,7 @@ __all__ = ["TrainingConfig", "TrainingResult", "VideoTextDataset", "VideoTextMod
 
 
 def __getattr__(name: str) -> object:
-    # Not at once: the processes that draw synthetic clips have no use for torch.
-    if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    # Imported on use: the processes that draw synthetic clips do not need torch.
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

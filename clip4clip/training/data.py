@@ -1,4 +1,4 @@
-"""Pairs to batches: decoded, preprocessed, tokenised, in an order that the seed alone decides."""
+"""Pairs to batches: decoded, preprocessed and tokenised, in an order that depends on the seed only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..video.reader import read_frames
 
 
 class Batch(NamedTuple):
-    """What :meth:`VideoTextModel.forward` takes: see there."""
+    """The arguments of :meth:`VideoTextModel.forward`, which gives their shapes."""
 
     ids: Tensor
     pixels: Tensor
@@ -27,17 +27,18 @@ class Batch(NamedTuple):
 
 
 class VideoTextDataset(Dataset):
-    """Pairs of a video file and a sentence, ready for the model.
+    """Pairs of a video file and a sentence, as pixel values and token ids.
 
-    An index is that of a pair, or ``(index, epoch)``: of each of ``frames`` equal parts of a video one frame is taken,
-    another one in every epoch. With a plain index, frames are spread evenly, as in an evaluation.
+    An item is chosen by the index of a pair, or by ``(index, epoch)``. With an epoch, the video is cut into ``frames``
+    equal parts and one frame is drawn at random from each, another one in every epoch. Without an epoch, the frames are
+    spread evenly, as in an evaluation.
 
     Args:
-        pairs: from :func:`clip4clip.evaluation.pairs.read_pairs`.
-        config: shape of the model that is trained.
-        frames: how many of each video.
-        max_words: how many token ids a sentence may have, start and end marks included.
-        seed: decides on the frames.
+        pairs: From :func:`clip4clip.evaluation.pairs.read_pairs`.
+        config: Shape of the model to train.
+        frames: Number of frames of each video.
+        max_words: Largest number of token ids of a sentence, start and end marks included.
+        seed: Seed of the frames.
     """
 
     def __init__(
@@ -53,10 +54,10 @@ class VideoTextDataset(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[list[int], Tensor]:
-        """Token ids and (frames, 3, H, W) pixels.
+        """Return token ids, and pixel values of shape (frames, 3, H, W).
 
         Raises:
-            VideoNotFoundError, VideoError: when the video cannot be decoded.
+            VideoNotFoundError, VideoError: The video cannot be decoded.
         """
         index, epoch = item if isinstance(item, tuple) else (item, None)
         pair = self.pairs[index]
@@ -68,14 +69,14 @@ class VideoTextDataset(Dataset):
             offsets = np.random.default_rng([self.seed, epoch, index]).random(self.frames)
             return np.minimum(edges[:-1] + offsets * np.diff(edges), count - 1).astype(int).tolist()
 
-        limits = Limits(threads=1)  # other workers need the other cores
-        frames = list(read_frames(pair.path, indices=choose, limits=limits))
+        # One thread: the other decoding processes need the other cores.
+        frames = list(read_frames(pair.path, indices=choose, limits=Limits(threads=1)))
         ids = default_tokenizer(self.config.vocab_size).encode(pair.sentence, self.max_words)
         return ids, torch.from_numpy(pixel_values(frames, self.config.resolution))
 
 
 def collate(samples: Sequence[tuple[list[int], Tensor]]) -> Batch:
-    """Samples to one batch: captions padded to the longest, frames one after the other."""
+    """Join samples to one batch: token ids padded to the longest sentence, frames one after the other."""
     ids = torch.zeros(len(samples), max(len(ids) for ids, _ in samples), dtype=torch.int64)
     for row, (sample, _) in zip(ids, samples, strict=True):
         row[: len(sample)] = torch.tensor(sample)
@@ -83,35 +84,35 @@ def collate(samples: Sequence[tuple[list[int], Tensor]]) -> Batch:
     return Batch(ids, torch.cat(pixels), torch.tensor([len(frames) for frames in pixels]))
 
 
-class Batches(Sampler[list[tuple[int, int]]]):
-    """Which pairs make which batch: a shuffle of each epoch, the same on every machine and after every restart.
+class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
+    """The pairs of each batch: shuffled in every epoch, in the same order on every machine and after every restart.
 
     The last batch of an epoch is left out when it is not full, as in the paper's code: a contrastive loss depends on
     the number of its negatives.
 
     Args:
-        length: number of pairs.
-        batch_size: over all processes.
-        seed: decides on the order.
-        rank: this process, which gets its equal part of every batch.
-        world: number of processes; divides ``batch_size``.
+        length: Number of pairs.
+        batch_size: Number of pairs in a batch, over all processes.
+        seed: Seed of the order.
+        rank: Number of this process, from 0. Every process gets an equal share of each batch.
+        process_count: Number of processes, a divisor of ``batch_size``.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, process_count: int = 1) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world = rank, world
-        self.epoch = self.start = 0
+        self.rank, self.process_count = rank, process_count
+        self.epoch = self.first_batch = 0
 
-    def begin_at(self, epoch: int, start: int) -> None:
-        """The next iteration is over the batches of ``epoch`` from the one with number ``start`` on."""
-        self.epoch, self.start = epoch, start
+    def begin_at(self, epoch: int, first_batch: int) -> None:
+        """Let the next iteration yield the batches of an epoch from the batch of this number on."""
+        self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
         return self.length // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist()
-        share = self.batch_size // self.world
-        for batch in range(self.start, len(self)):
+        share = self.batch_size // self.process_count
+        for batch in range(self.first_batch, len(self)):
             first = batch * self.batch_size + self.rank * share
             yield [(index, self.epoch) for index in order[first : first + share]]

@@ -1,23 +1,18 @@
-"""Both towers and a head as one module to train, its loss, and its checkpoints."""
+"""The model to train: both towers and a pooling head as one module."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import CLIPConfig, get_model
 from ..encoder import TextEncoder, VideoEncoder
-from ..errors import TrainingError, UnknownNameError, first_line
-from ..files import atomic_write
+from ..errors import TrainingError, UnknownNameError
 from ..model import (
     MeanPooling,
     SequenceLSTM,
@@ -33,17 +28,17 @@ from ..weights.locate import Reference, locate
 from ..weights.state_dict import assign, check_shape, sim_header, tower_state
 
 HEADS = ("meanP", "seqLSTM", "seqTransf")
-HEAD_LAYERS = 4  # of seqTransf, as in the paper
+HEAD_LAYERS = 4  # of a seqTransf head, as in the paper
 MAX_LOGIT_SCALE = torch.tensor(100.0).log().item()
 
 
 class VideoTextModel(nn.Module):
-    """Captions and videos of a batch to unit vectors.
+    """Embed the sentences and the videos of a batch as unit vectors.
 
     Args:
-        config: shape of the towers.
+        config: Shape of the towers.
         head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``.
-        head_layers: of ``'seqTransf'``.
+        head_layers: Number of layers of a ``'seqTransf'`` head.
     """
 
     def __init__(self, config: CLIPConfig, head: str = "meanP", head_layers: int = HEAD_LAYERS) -> None:
@@ -65,57 +60,58 @@ class VideoTextModel(nn.Module):
 
     @classmethod
     def load(cls, model_name: str, init: Reference | None = None, head: str | None = None) -> VideoTextModel:
-        """The model of a checkpoint, ready to be trained further.
+        """Load the model of a checkpoint, in training mode.
 
-        A head that the checkpoint does not have begins as CLIP4Clip begins it (arXiv 2104.08860, section 3.3 and its
-        published code): ``seqTransf`` takes the positions and the first layers of the text transformer.
+        A head that the checkpoint does not have is initialised as in CLIP4Clip (arXiv 2104.08860, section 3.3, and its
+        published code): ``seqTransf`` copies the positions and the first layers of the text transformer.
 
         Args:
-            model_name: key of :data:`clip4clip.config.MODELS`.
-            init: a checkpoint, as in :meth:`clip4clip.TextEncoder.load`; or ``'random'`` for an untrained CLIP.
-            head: one of :data:`HEADS`; None for the one that the checkpoint has.
+            model_name: Key of :data:`clip4clip.config.MODELS`.
+            init: Checkpoint, as in :meth:`clip4clip.TextEncoder.load`; or ``'random'`` for an untrained CLIP.
+            head: One of :data:`HEADS`; None for the head of the checkpoint.
 
         Raises:
-            UnknownNameError, WeightsNotFoundError, CheckpointError: see :mod:`clip4clip.errors`.
-            TrainingError: where a head cannot begin as it should.
+            UnknownNameError, WeightsNotFoundError, CheckpointError: See :mod:`clip4clip.errors`.
+            TrainingError: A ``seqTransf`` head cannot copy layers of another width.
         """
         config = get_model(model_name).config
         if init == "random":
-            state, path, found = random_state_dict(config, torch.initial_seed()), Path("random"), "meanP"
+            state, path, own_head = random_state_dict(config, torch.initial_seed()), Path("random"), "meanP"
         else:
             path = locate(init, model_name)
             state = read_state_dict(path)
             check_shape(state, model_name, path)
-            found = sim_header(state, path)
-        model = cls(config, head or found, min(HEAD_LAYERS, config.text_layers))
+            own_head = sim_header(state, path)
+        head = head or own_head
+        model = cls(config, head, min(HEAD_LAYERS, config.text_layers))
         assign(model.text, tower_state(state, "text"), path)
         assign(model.vision, tower_state(state, "video"), path)
         model.logit_scale.data = state.get("logit_scale", torch.tensor(1 / 0.07).log()).float().reshape(())
-        if found == (head or found) and found != "meanP":
+        if head == own_head and head != "meanP":
             model.head = build_head(config.embed_dim, path)
         elif isinstance(model.head, SequenceTransformer):
-            model._start_sequence_transformer(model.head)
-        for tensor in model.parameters():  # neither mapped from a file nor shared with an encoder
+            model._copy_text_layers(model.head)
+        for tensor in model.parameters():  # memory of its own: not mapped from a file, not shared with an encoder
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
         return model.requires_grad_(True).train()
 
-    def _start_sequence_transformer(self, head: SequenceTransformer) -> None:
+    def _copy_text_layers(self, head: SequenceTransformer) -> None:
         if self.config.text_width != self.config.embed_dim:
             raise TrainingError(
-                f"a seqTransf head begins as layers of the text transformer, whose width {self.config.text_width} is "
-                f"not that of the vectors, {self.config.embed_dim}"
+                f"a seqTransf head is initialised with layers of the text transformer: their width, "
+                f"{self.config.text_width}, must be that of the vectors, {self.config.embed_dim}"
             )
         head.frame_position_embeddings.weight.data.copy_(self.text.positional_embedding)
-        for ours, theirs in zip(head.transformerClip.resblocks, self.text.transformer.resblocks, strict=False):
-            ours.load_state_dict(theirs.state_dict())
+        for block, text_block in zip(head.transformerClip.resblocks, self.text.transformer.resblocks, strict=False):
+            block.load_state_dict(text_block.state_dict())
 
     def forward(self, ids: Tensor, pixels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit vectors of the captions (B, D) and of the videos (B, D), and the scale of their logits.
+        """Return unit vectors of the sentences (B, D) and of the videos (B, D), and the scale of their logits.
 
         Args:
             ids: (B, L) token ids.
             pixels: (N, 3, H, W) frames of all videos, one video after the other.
-            counts: (B,) how many of them belong to each; their sum is N.
+            counts: (B,) number of frames of each video; their sum is N.
         """
         text = F.normalize(self.text(ids).float(), dim=-1)
         frames = self.vision(pixels).float()
@@ -132,30 +128,30 @@ class VideoTextModel(nn.Module):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keeps the scale of the logits at 100 or below (arXiv 2103.00020, section 2.5)."""
+        """Limit the scale of the logits to 100 (arXiv 2103.00020, section 2.5)."""
         self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
 
     def recompute_activations(self) -> None:
-        """Gradient checkpointing: memory of one block instead of all, for a third more computation."""
+        """Use gradient checkpointing: memory for one block instead of all, for a third more computation."""
         for module in self.modules():
             if isinstance(module, Transformer):
                 module.recompute = True
 
     def freeze_below(self, layer: int) -> None:
-        """Leaves as they are the embeddings of both towers and their first ``layer`` layers; -1 trains everything.
+        """Freeze the embeddings of both towers and their first ``layer`` layers; -1 freezes nothing.
 
-        CLIP4Clip's ``--freeze_layer_num``, which its published commands set to 0.
+        This is CLIP4Clip's ``--freeze_layer_num``, which its published commands set to 0.
         """
         if layer < 0:
             return
         for tower in (self.text, self.vision):
-            kept = ["ln_final.", "text_projection", "ln_post.", "proj"]
-            kept += [f"transformer.resblocks.{n}." for n in range(layer, len(tower.transformer.resblocks))]
+            trained = ["ln_final.", "text_projection", "ln_post.", "proj"]
+            trained += [f"transformer.resblocks.{n}." for n in range(layer, len(tower.transformer.resblocks))]
             for name, parameter in tower.named_parameters():
-                parameter.requires_grad_(name.startswith(tuple(kept)))
+                parameter.requires_grad_(name.startswith(tuple(trained)))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter under CLIP4Clip's name: ``clip.…`` and, beside it, the head's."""
+        """Yield every parameter under CLIP4Clip's name: ``clip.…`` for the towers, and the head's own names."""
         yield "clip.logit_scale", self.logit_scale
         for prefix, module in (("clip.", self.text), ("clip.visual.", self.vision), ("", self.head)):
             for name, tensor in module.state_dict(keep_vars=True).items():
@@ -163,70 +159,8 @@ class VideoTextModel(nn.Module):
 
 
 def encoders(model: VideoTextModel, device: str | torch.device) -> tuple[TextEncoder, VideoEncoder]:
-    """What turns captions and videos to vectors by a model on a device, as it is at the time of each call."""
+    """Return encoders that use a model's current weights at each call, on a device."""
     return (
         TextEncoder(TorchTower(model.text, device), model.config),
         VideoEncoder(TorchTower(model.vision, device), TorchHead(model.head, device), model.config),
     )
-
-
-def contrastive_loss(text: Tensor, video: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric cross-entropy over the similarities of a batch (arXiv 2104.08860, equations 8 to 10).
-
-    Args:
-        text: (B, D) unit vectors.
-        video: (B, D) unit vectors, each right for the text of the same row.
-        scale: of the logits.
-    """
-    logits = scale * text @ video.T
-    targets = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-
-
-class _Gather(torch.autograd.Function):
-    """(B, …) of this process to (processes × B, …) of all; a row has its gradients from the losses of all of them."""
-
-    @staticmethod
-    def forward(_: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(parts, rows)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(gradient)
-        return gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
-
-
-def global_loss(text: Tensor, video: Tensor, scale: Tensor) -> Tensor:
-    """:func:`contrastive_loss` over the batches of all processes together, the same number in each.
-
-    Gathered vectors carry their gradients back to where they come from. Averaged over the processes, as
-    DistributedDataParallel does it, the gradients are those of one process with the whole batch.
-    """
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        gathered: Tensor = _Gather.apply(torch.stack([text, video], dim=1))
-        text, video = gathered.unbind(dim=1)
-    return contrastive_loss(text, video, scale)
-
-
-def save_checkpoint(model: VideoTextModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes the model as safetensors under CLIP4Clip's names, which every part of this package loads. Atomic."""
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.named_tensors()}
-    save_tensors(tensors, path)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that is complete or not there at all, also after a loss of power.
-
-    Raises:
-        TrainingError: when it cannot be written, as on a full disk.
-    """
-    try:
-        with atomic_write(path) as fresh:
-            save_file(tensors, fresh, metadata)
-            with fresh.open("rb+") as file:
-                os.fsync(file.fileno())
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path} cannot be written: {first_line(error)}") from error

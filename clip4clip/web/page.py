@@ -31,7 +31,7 @@ from ..errors import (
     VideoNotFoundError,
     first_line,
 )
-from ..evaluation.pairs import VIDEO_EXTENSIONS
+from ..evaluation.video_folder import VIDEO_EXTENSIONS
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
 from ..video.container import Container

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clip4clip import PairsError
-from clip4clip.evaluation.pairs import find_bad, read_pairs
+from clip4clip.evaluation.pairs import find_bad_pairs, read_pairs
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def videos(tmp_path: Path) -> Path:
     return folder
 
 
-def table(tmp_path: Path, text: str, name: str = "pairs.csv") -> Path:
+def write_table(tmp_path: Path, text: str, name: str = "pairs.csv") -> Path:
     path = tmp_path / name
     path.write_text(text, "utf-8")
     return path
 
 
-def test_the_test_split_of_msrvtt_as_it_is_published(tmp_path: Path, videos: Path) -> None:
-    path = table(
+def test_the_published_test_split_of_msrvtt_is_read(tmp_path: Path, videos: Path) -> None:
+    path = write_table(
         tmp_path,
         "key,vid_key,video_id,sentence\n"
         "ret0,msr1,video1,a woman creating a fondant baby and flower\n"
@@ -37,8 +37,8 @@ def test_the_test_split_of_msrvtt_as_it_is_published(tmp_path: Path, videos: Pat
     assert (second.path, second.sentence) == (videos / "video2.webm", "a boy, and a girl")
 
 
-def test_the_train_split_of_msrvtt_as_it_is_published(tmp_path: Path, videos: Path) -> None:
-    path = table(tmp_path, "video_id\nvideo1\nvideo2\n", "MSRVTT_train.9k.csv")
+def test_the_published_train_split_of_msrvtt_is_read_with_its_captions_file(tmp_path: Path, videos: Path) -> None:
+    path = write_table(tmp_path, "video_id\nvideo1\nvideo2\n", "MSRVTT_train.9k.csv")
     sentences = [
         {"caption": "one", "video_id": "video1", "sen_id": 0},
         {"caption": "two", "video_id": "video2", "sen_id": 1},
@@ -48,10 +48,10 @@ def test_the_train_split_of_msrvtt_as_it_is_published(tmp_path: Path, videos: Pa
     captions = {"info": {}, "videos": [], "sentences": sentences}
     with pytest.raises(PairsError, match=r"no column of sentences.*MSRVTT_data\.json"):
         read_pairs(path, videos)
-    elsewhere = table(tmp_path, json.dumps(captions), "other.json")
-    beside = table(tmp_path, json.dumps(captions), "MSRVTT_data.json")
-    for given in (None, elsewhere, beside):
-        pairs = read_pairs(path, videos, given)
+    elsewhere = write_table(tmp_path, json.dumps(captions), "other.json")
+    default = write_table(tmp_path, json.dumps(captions), "MSRVTT_data.json")
+    for captions_file in (None, elsewhere, default):
+        pairs = read_pairs(path, videos, captions_file)
         assert [(pair.video, pair.sentence) for pair in pairs] == [
             ("video1", "one"),
             ("video1", "three"),
@@ -60,24 +60,26 @@ def test_the_train_split_of_msrvtt_as_it_is_published(tmp_path: Path, videos: Pa
 
 
 def test_a_video_of_the_train_split_without_sentences_is_named(tmp_path: Path, videos: Path) -> None:
-    path = table(tmp_path, "video_id\nvideo1\n")
-    table(tmp_path, '{"sentences": []}', "MSRVTT_data.json")
+    path = write_table(tmp_path, "video_id\nvideo1\n")
+    write_table(tmp_path, '{"sentences": []}', "MSRVTT_data.json")
     with pytest.raises(PairsError, match=r"line 2.*no sentence for 'video1'"):
         read_pairs(path, videos)
-    table(tmp_path, '{"sentences": [1]}', "MSRVTT_data.json")
+    write_table(tmp_path, '{"sentences": [1]}', "MSRVTT_data.json")
     with pytest.raises(PairsError, match=r"MSRVTT_data\.json is not like"):
         read_pairs(path, videos)
 
 
-def test_any_csv_with_several_sentences_a_video_and_a_byte_order_mark(tmp_path: Path, videos: Path) -> None:
-    path = table(tmp_path, "\ufeffsentence,video,other\r\nein Hund läuft,sub/video3,1\r\n犬,sub/video3.avi,2\r\n")
+def test_csv_may_have_other_columns_several_sentences_a_video_and_a_byte_order_mark(
+    tmp_path: Path, videos: Path
+) -> None:
+    path = write_table(tmp_path, "\ufeffsentence,video,other\r\nein Hund läuft,sub/video3,1\r\n犬,sub/video3.avi,2\r\n")
     pairs = read_pairs(path, videos)
     assert {pair.path for pair in pairs} == {videos / "sub/video3.avi"}
     assert [pair.sentence for pair in pairs] == ["ein Hund läuft", "犬"]
 
 
-def test_json_lines(tmp_path: Path, videos: Path) -> None:
-    path = table(
+def test_json_lines_are_read(tmp_path: Path, videos: Path) -> None:
+    path = write_table(
         tmp_path,
         '{"video": "video1.mp4", "sentence": "one"}\n\n{"video_id": "bare", "caption": ["two", "three"]}\n',
         "pairs.jsonl",
@@ -89,36 +91,15 @@ def test_json_lines(tmp_path: Path, videos: Path) -> None:
     ]
 
 
-def test_tabs_and_json_arrays(tmp_path: Path, videos: Path) -> None:
+def test_tsv_and_json_arrays_are_read(tmp_path: Path, videos: Path) -> None:
     tabs = 'video\tsentence\nvideo1\ta, b and "c"\nsub/video3\t"two\twords"\n'
     array = [{"video": "video1", "sentence": 'a, b and "c"'}, {"video_id": "sub/video3", "caption": ["two\twords"]}]
     for name, text in (("a.tsv", tabs), ("a.json", json.dumps(array, indent=1)), ("b.json", f" \n{json.dumps(array)}")):
-        pairs = read_pairs(table(tmp_path, text, name), videos)
+        pairs = read_pairs(write_table(tmp_path, text, name), videos)
         assert [(pair.path.name, pair.sentence) for pair in pairs] == [
             ("video1.mp4", 'a, b and "c"'),
             ("video3.avi", "two\twords"),
         ]
-
-
-def test_names_with_dots_and_names_of_no_file(tmp_path: Path, videos: Path) -> None:
-    path = table(tmp_path, "video,sentence\nwith.dot,a\nnowhere,b\n")
-    dotted, missing = read_pairs(path, videos)
-    assert dotted.path == videos / "with.dot.mp4"
-    assert missing.path == videos / "nowhere"  # told about where it is looked for, not here
-
-
-def test_a_link_in_a_circle_hides_no_other_file(tmp_path: Path, videos: Path) -> None:
-    (videos / "circle").symlink_to("circle")
-    pairs = read_pairs(table(tmp_path, "video,sentence\nvideo1,a\ncircle,b\n"), videos)
-    assert [pair.path.name for pair in pairs] == ["video1.mp4", "circle"]
-    assert list(find_bad(pairs[1:])) == [0]
-
-
-@pytest.mark.parametrize("name", ["../secret.mp4", "/etc/passwd", "sub/../../secret", ".", "sub/.."])
-def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, videos: Path, name: str) -> None:
-    (tmp_path / "secret.mp4").touch()
-    with pytest.raises(PairsError, match=r"line 2.*leads out of the folder"):
-        read_pairs(table(tmp_path, f"video,sentence\n{name},a\n"), videos)
 
 
 @pytest.mark.parametrize(
@@ -151,21 +132,21 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, videos: 
         ("a.tsv", 'video\tsentence\nvideo1\t"a\nvideo1\tb\n', r"a\.tsv cannot be read"),
     ],
 )
-def test_a_bad_table_is_an_error_that_says_where(
+def test_the_error_for_a_bad_table_names_the_location(
     tmp_path: Path, videos: Path, name: str, text: str, message: str
 ) -> None:
     if "\0" in text:
         try:
-            pairs = read_pairs(table(tmp_path, text, name), videos)
+            pairs = read_pairs(write_table(tmp_path, text, name), videos)
         except PairsError:
             return
         assert pairs[0].sentence == "a\0b"  # the csv module of newer Pythons reads it
         return
     with pytest.raises(PairsError, match=message):
-        read_pairs(table(tmp_path, text, name), videos)
+        read_pairs(write_table(tmp_path, text, name), videos)
 
 
-def test_a_table_that_is_no_text_is_an_error(tmp_path: Path, videos: Path) -> None:
+def test_a_table_that_is_not_text_is_rejected(tmp_path: Path, videos: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"video,sentence\n\xff\xfe,a\n")
     with pytest.raises(PairsError, match=r"a\.csv is not UTF-8 text\. Expected a table of videos and sentences"):
@@ -176,19 +157,20 @@ def test_missing_table_and_missing_folder_are_named(tmp_path: Path, videos: Path
     with pytest.raises(PairsError, match=r"no table at .*nowhere\.csv"):
         read_pairs(tmp_path / "nowhere.csv", videos)
     with pytest.raises(PairsError, match=r"no folder of videos at .*nowhere"):
-        read_pairs(table(tmp_path, "video,sentence\na,b\n"), tmp_path / "nowhere")
+        read_pairs(write_table(tmp_path, "video,sentence\na,b\n"), tmp_path / "nowhere")
 
 
-def test_bad_pairs_are_found_and_good_ones_are_not(tmp_path: Path, drawings: Path) -> None:
+def test_find_bad_pairs_finds_the_bad_pairs_only(tmp_path: Path, drawings: Path) -> None:
     clips = sorted((drawings / "eval").iterdir())
     folder = tmp_path / "mixed"
     folder.mkdir()
     (folder / "good.mp4").symlink_to(clips[0])
     (folder / "cut.mp4").write_bytes(clips[0].read_bytes()[:300])
     (folder / "text.mp4").write_text("not a video")
-    path = table(tmp_path, "video,sentence\ngood,a\ncut,b\ntext,c\nnowhere,d\ngood,  \ngood,f\n")
-    bad = find_bad(read_pairs(path, folder))
-    assert sorted(bad) == [1, 2, 3, 4]
+    (folder / "circle").symlink_to("circle")
+    path = write_table(tmp_path, "video,sentence\ngood,a\ncut,b\ntext,c\nnowhere,d\ngood,  \ngood,f\ncircle,g\n")
+    bad = find_bad_pairs(read_pairs(path, folder))
+    assert sorted(bad) == [1, 2, 3, 4, 6]
     assert "cut.mp4" in bad[1]
     assert "text.mp4" in bad[2]
     assert "nowhere" in bad[3]

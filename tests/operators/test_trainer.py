@@ -1,4 +1,4 @@
-"""``op.train`` through Towhee's own trainer, which needs what the extra ``towhee-train`` holds."""
+"""``op.train`` through Towhee's own trainer, which needs the extra ``towhee-train``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from clip4clip.training import VideoTextDataset, VideoTextModel
 from clip4clip.video import FrameSampling
 
 
-def has_requirements() -> bool:
+def has_towhee_train() -> bool:
     try:
         return version("torchmetrics") == "0.7.0" and bool(version("torchvision") and version("ruamel.yaml"))
     except PackageNotFoundError:
         return False
 
 
-needs_towhees_trainer = pytest.mark.skipif(not has_requirements(), reason="needs the extra towhee-train")
+needs_towhee_train = pytest.mark.skipif(not has_towhee_train(), reason="needs the extra towhee-train")
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,15 @@ def eval_dataset(drawings: Path) -> VideoTextDataset:
     return VideoTextDataset(read_pairs(drawings / "eval.csv", drawings), MODELS["tiny"].config, frames=2)
 
 
-@pytest.mark.skipif(has_requirements(), reason="the extra towhee-train is installed")
+@pytest.mark.skipif(has_towhee_train(), reason="the extra towhee-train is installed")
 def test_without_the_extra_the_error_names_it(tiny_checkpoint: Path) -> None:
     with pytest.raises(MissingExtraError, match=r"towhee-clip4clip\[towhee-train\].*clip4clip train"):
         Clip4clip("tiny", "text", tiny_checkpoint, "cpu").train()
 
 
-@needs_towhees_trainer
-def test_an_operator_uses_the_result_of_its_training(
+@pytest.mark.slow
+@needs_towhee_train
+def test_a_trained_operator_uses_its_new_weights(
     tiny_checkpoint: Path, train_dataset: VideoTextDataset, eval_dataset: VideoTextDataset, tmp_path: Path
 ) -> None:
     from towhee.trainer.callback import Callback
@@ -72,7 +73,7 @@ def test_an_operator_uses_the_result_of_its_training(
         def on_epoch_end(self, epochs: int, logs: dict) -> None:
             self.epochs.append(dict(logs))
 
-    # The rest is Towhee's default: early stopping, a checkpoint and an evaluation after each epoch, a progress bar.
+    # Towhee's other defaults: early stopping, a checkpoint and an evaluation after every epoch, a progress bar.
     config = TrainingConfig(
         output_dir=str(tmp_path / "out"), epoch_num=4, batch_size=16, lr=1e-3, device_str="cpu", tensorboard=None
     )
@@ -86,7 +87,7 @@ def test_an_operator_uses_the_result_of_its_training(
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     rates = [logs["lr"] for logs in recorder.steps]
     assert rates[0] == pytest.approx(1e-3, rel=0.1)
-    assert rates[-1] < 1e-4, "the schedule covers all steps"
+    assert rates[-1] < 1e-4, "the learning rate is scheduled over steps, not over pairs"
 
     after = operator(frames)
     assert not np.allclose(after, before, atol=1e-4)
@@ -101,8 +102,9 @@ def test_an_operator_uses_the_result_of_its_training(
     json.dumps(recorder.epochs[-1])  # plain numbers
 
 
-@needs_towhees_trainer
-def test_the_example_of_the_docs_works(drawings: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@needs_towhee_train
+def test_the_example_in_the_docs_trains(drawings: Path, tmp_path: Path) -> None:
     replaced = [("clip_vit_b32", "clip_vit_tiny_demo")]
     for name in ("train.csv", "eval.csv"):
         replaced.append((f'"{name}", "videos"', f"{str(drawings / name)!r}, {str(drawings)!r}"))
@@ -114,8 +116,8 @@ def test_the_example_of_the_docs_works(drawings: Path, tmp_path: Path) -> None:
     assert not np.array_equal(trained, before)
 
 
-@needs_towhees_trainer
-def test_training_resumes_from_a_checkpoint_of_towhee(
+@needs_towhee_train
+def test_training_resumes_from_towhees_checkpoint(
     tiny_checkpoint: Path, train_dataset: VideoTextDataset, tmp_path: Path
 ) -> None:
     from towhee.trainer.training_config import TrainingConfig
@@ -148,8 +150,8 @@ def test_training_resumes_from_a_checkpoint_of_towhee(
     assert not np.allclose(first("a red circle"), loaded("a red circle"), atol=1e-4)
 
 
-@needs_towhees_trainer
-def test_wrong_data_sets_and_devices_are_errors(
+@needs_towhee_train
+def test_other_data_sets_data_parallel_and_too_few_pairs_are_rejected(
     tiny_checkpoint: Path, train_dataset: VideoTextDataset, tmp_path: Path
 ) -> None:
     from towhee.trainer.training_config import TrainingConfig
@@ -164,11 +166,11 @@ def test_wrong_data_sets_and_devices_are_errors(
         operator.train(TrainingConfig(output_dir=out, device_str="cpu", batch_size=64), train_dataset)
 
 
-@needs_towhees_trainer
+@needs_towhee_train
 def test_the_loss_is_that_of_clip4clip_train(tiny_checkpoint: Path, train_dataset: VideoTextDataset) -> None:
     from clip4clip.operators.trainer import Clip4clipTrainer
     from clip4clip.training.data import collate
-    from clip4clip.training.model import global_loss
+    from clip4clip.training.loss import global_loss
 
     model = VideoTextModel.load("tiny", tiny_checkpoint)
     batch = collate([train_dataset[index] for index in range(8)])

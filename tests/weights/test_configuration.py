@@ -15,7 +15,8 @@ from conftest import QUICK_GELU
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError, TextEncoder
-from clip4clip.training.model import VideoTextModel, save_checkpoint
+from clip4clip.training.checkpoint import save_checkpoint
+from clip4clip.training.model import VideoTextModel
 from clip4clip.weights.locate import locate
 
 
