@@ -40,8 +40,9 @@ def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, type] = {}
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
         if dataclasses.is_dataclass(parameter.annotation):
-            groups[parameter.name] = parameter.annotation
-            parameters += _parameters_of(parameter.annotation)
+            group: Any = parameter.annotation
+            groups[parameter.name] = group
+            parameters += _parameters_of(group)
         else:
             # Typer passes all values by keyword. Keyword-only parameters may be required after optional ones.
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
@@ -49,7 +50,7 @@ def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def expanded(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+            values[name] = group(**{field: values.pop(field) for field in inspect.signature(group).parameters})
         command(**values)
 
     # Typer reads the options from the signature and their types from the annotations.

@@ -71,6 +71,17 @@ class ProgressTracker:
             raise typer.Exit(INTERRUPTED)
 
 
+def make_progress(speed_unit: str | None = None) -> Progress:
+    """Return progress bars on standard error, which disappear when the work is done.
+
+    Args:
+        speed_unit: such as ``'videos/s'``, to show the speed as well.
+    """
+    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
+    columns += [MofNCompleteColumn(), *([_SpeedColumn(speed_unit)] if speed_unit else []), TimeRemainingColumn()]
+    return Progress(*columns, console=err, transient=True, speed_estimate_period=SPEED_PERIOD)
+
+
 @contextlib.contextmanager
 def progress_bars(speed_unit: str | None = None) -> Iterator[ProgressTracker]:
     """Show progress bars while the block runs. Ctrl-C ends the command.
@@ -78,9 +89,7 @@ def progress_bars(speed_unit: str | None = None) -> Iterator[ProgressTracker]:
     Args:
         speed_unit: such as ``'videos/s'``, to show the speed as well.
     """
-    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
-    columns += [MofNCompleteColumn(), *([_SpeedColumn(speed_unit)] if speed_unit else []), TimeRemainingColumn()]
-    with Progress(*columns, console=err, transient=True, speed_estimate_period=SPEED_PERIOD) as progress:
+    with make_progress(speed_unit) as progress:
         yield ProgressTracker(progress)
 
 
