@@ -31,8 +31,8 @@ class IndexOptions:
         str,
         typer.Option(
             envvar="CLIP4CLIP_URI",
-            metavar="FILE.db|http(s)://HOST:PORT",
-            help="Where the index is: a local file (Milvus Lite), a Milvus server, or Zilliz Cloud.",
+            metavar="FOLDER.db|http(s)://HOST:PORT",
+            help="Where the index is: a local folder (Milvus Lite), a Milvus server, or Zilliz Cloud.",
         ),
     ] = "./videos.db"
     collection: Annotated[
@@ -48,7 +48,7 @@ class IndexOptions:
 
         Args:
             encoder: which model computes the vectors of queries and new videos.
-            create: accept a local file that does not exist yet.
+            create: accept a local folder that does not exist yet.
 
         Raises:
             VideoIndexError: when the index does not exist, or cannot be opened.
@@ -123,13 +123,13 @@ def index(
 ) -> None:
     """Put videos into an index for clip4clip search and serve.
 
-    A folder is the short way. Its videos are embedded, and the index is made to
-    match it: new videos are added, changed ones are re-embedded, and deleted
-    ones are removed from the index.
+    With a folder, its videos are embedded, and the index is made to match the
+    folder: new videos are added, changed ones are re-embedded, and deleted ones
+    are removed from the index.
 
-    A table comes from clip4clip embed, which can be resumed and so suits large
-    libraries. Its rows are added to the index, or replace those with the same
-    id. The options of the model are not used then.
+    With a table, its rows are added to the index, or replace rows with the same
+    id. The options for frames and for the model are not used. Tables come from
+    clip4clip embed, which suits large libraries because it can be resumed.
 
     Examples:
         clip4clip index ~/Videos

@@ -71,7 +71,9 @@ DeviceOption = Annotated[
 ]
 FramesOption = Annotated[
     int,
-    typer.Option("--frames", "-n", min=1, max=MAX_FRAMES, help="Number of frames to take from each video, evenly."),
+    typer.Option(
+        "--frames", "-n", min=1, max=MAX_FRAMES, help="Number of evenly spaced frames to take from each video."
+    ),
 ]
 WorkersOption = Annotated[
     int | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -101,8 +102,6 @@ for command in commands:
 """
 
     def run_all(packages: list[str], commands: list[list[str]], folder: object) -> list[tuple[list[str], str, str]]:
-        import json
-
         done = subprocess.run(
             [sys.executable, "-c", program, json.dumps([packages, commands])],
             capture_output=True,

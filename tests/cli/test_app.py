@@ -71,7 +71,7 @@ def test_help_prints_each_example_on_a_line_of_its_own(
         ("embed-text", ["@FILE"]),
         ("embed-video", ["Ctrl-C", "clip4clip embed,", "clip4clip index FOLDER", "exit code is then 1"]),
         ("embed", ["Ctrl-C", "clip4clip embed-video", "clip4clip index FOLDER", "exit code is then 1"]),
-        ("index", ["clip4clip embed,"]),
+        ("index", ["clip4clip embed,", "can be resumed"]),
         ("install-operators", ["$TOWHEE_HOME"]),
     ],
 )
