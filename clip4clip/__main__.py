@@ -1,4 +1,4 @@
-"""``python -m clip4clip`` is the command line."""
+"""Run the command line with ``python -m clip4clip``."""
 
 from .cli import main
 

@@ -1,4 +1,8 @@
-"""The command line. It has no logic of its own: every command calls a function of the package."""
+"""The command line: ``clip4clip COMMAND``.
+
+Commands have no logic of their own. They read options, call the package, and print the result.
+:mod:`clip4clip.cli.app` lists the commands; each subject has a file with its commands.
+"""
 
 from .app import app as app
 from .app import main as main

@@ -1,0 +1,197 @@
+"""The options and groups of options that several commands share.
+
+A group has a method that returns the value of the package which its options describe. The package is imported there and
+not above, so that ``--help`` imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..encoder import EncoderSpec
+    from ..video import FrameSampling
+
+MAX_FRAMES = 10_000
+
+
+def parse_path(name: str | Path) -> Path:
+    """Return the path of an option or argument.
+
+    Raises:
+        BadParameter: for an empty name, which would mean the current folder.
+    """
+    if not str(name).strip():
+        raise typer.BadParameter("the name of a file or folder must not be empty")
+    return Path(name)
+
+
+class Runtime(str, Enum):
+    """The library that runs the model."""
+
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+
+
+class Precision(str, Enum):
+    """The number format that the model computes in."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
+class Seek(str, Enum):
+    """How exactly frames are selected."""
+
+    exact = "exact"
+    keyframe = "keyframe"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name of the model: clip_vit_b32, clip_vit_b16, or clip_vit_tiny_demo, which is trained on drawings and "
+        "made for trials.",
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device", "-d", help="Device that runs the model: cpu, cuda:1, mps, … Default: the best one available."
+    ),
+]
+FramesOption = Annotated[
+    int,
+    typer.Option(
+        "--frames", "-n", min=1, max=MAX_FRAMES, help="Number of evenly spaced frames to take from each video."
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Number of videos to decode at once; on Ray, in each actor. Default: one for each CPU core."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Which encoder to use.
+
+    Commands that search an index take :class:`clip4clip.cli.index.IndexEncoderOptions`, where the model may be None.
+    """
+
+    model: ModelOption = "clip_vit_b32"
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="FILE|FOLDER|hf://OWNER/REPO[@REV][/FILE]",
+            help="Checkpoint of the model. Default: pytorch_model.bin.1 in the folder of the Towhee operator if it is "
+            "there, else the published weights of the model.",
+        ),
+    ] = None
+    device: DeviceOption = None
+    runtime: Annotated[
+        Runtime | None,
+        typer.Option(help="Library that runs the model. Default: onnxruntime on a CPU if it is installed, else torch."),
+    ] = None
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="Number format to compute in. int8 is the fastest on a CPU, float16 on a GPU. A lower precision "
+            "changes the vectors slightly."
+        ),
+    ] = Precision.float32
+
+    def spec(self) -> EncoderSpec:
+        """Return these options as the package takes them."""
+        from ..encoder import EncoderSpec
+
+        return EncoderSpec(
+            self.model,
+            self.weights,
+            self.device,
+            self.runtime.value if self.runtime else None,
+            self.precision.value,
+        )
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Which frames of each video to take."""
+
+    frames: FramesOption = 12
+    seek: Annotated[
+        Seek,
+        typer.Option(
+            help="How to select frames. keyframe takes the nearest key frames: much faster, but less exact in time."
+        ),
+    ] = Seek.exact
+
+    def sampling(self) -> FrameSampling:
+        """Return these options as the package takes them."""
+        from ..video import FrameSampling
+
+        return FrameSampling(self.frames, self.seek.value)
+
+
+@dataclass(frozen=True)
+class VectorOutputOptions:
+    """What to do with vectors. Without options they are printed as a table."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            parser=parse_path,
+            metavar="FILE.npz",
+            help="Write vectors (float32, one row each) and names to this file instead of printing them.",
+        ),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, with the whole vector.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsOptions:
+    """Which pairs of a video and a sentence to read."""
+
+    pairs: Annotated[
+        Path,
+        typer.Argument(
+            parser=parse_path,
+            metavar="PAIRS",
+            help="Table (.csv, .tsv, .jsonl, .json) with the columns video and sentence, or a table of MSR-VTT.",
+        ),
+    ]
+    videos: Annotated[
+        Path,
+        typer.Option(
+            "--videos",
+            parser=parse_path,
+            metavar="FOLDER",
+            help="Folder that the videos in the table are relative to.",
+        ),
+    ]
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            "--captions",
+            parser=parse_path,
+            metavar="MSRVTT_data.json",
+            help="Sentences for a table that has none. Default: MSRVTT_data.json in the folder of the table.",
+        ),
+    ] = None

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import Result
+
+from clip4clip import __version__
+from clip4clip.cli import app
+from clip4clip.cli.app import COMMANDS
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_version(run: Callable[..., Result]) -> None:
+    assert run("--version").stdout.strip() == __version__
+
+
+@pytest.mark.parametrize("start", [["-m", "clip4clip"], [str(REPOSITORY / "clip4clip.py")]])
+def test_the_command_line_starts_as_a_module_and_as_a_file(start: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, *start]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.strip() == __version__
+    failed = subprocess.run([*command, "search"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("error Invalid value for TEXT: give either a text or --video")
+
+
+# Help
+
+
+def test_without_a_command_the_help_is_printed(run: Callable[..., Result]) -> None:
+    result = run()
+    assert result.exit_code == 2
+    assert result.stdout.strip() == run("--help").stdout.strip()
+
+
+def test_help_lists_every_command(run: Callable[..., Result]) -> None:
+    printed = run("--help").stdout
+    assert sorted(get_command(app).commands) == sorted(COMMANDS)  # type: ignore[attr-defined]
+    assert [name for name in COMMANDS if f" {name} " not in printed] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_prints_each_example_on_a_line_of_its_own(
+    name: str, columns: int, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    examples = [line for line in (COMMANDS[name].__doc__ or "").splitlines() if line.startswith(" " * 8)]
+    assert examples
+    printed = [line.rstrip() for line in run(name, "--help").stdout.splitlines()]
+    for example in examples:
+        assert f" {example[4:]}" in printed
+    assert any(line.strip() == "Examples:" for line in printed)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("demo", ["clip_vit_tiny_demo", "drawings"]),
+        ("eval", ["R@1", "R@5", "R@10", "MdR", "MnR", "miss", "exit code is then 1"]),
+        ("train", ["Ctrl-C", "--resume", "torchrun"]),
+        ("embed-text", ["@FILE"]),
+        ("embed-video", ["Ctrl-C", "clip4clip embed,", "clip4clip index FOLDER", "exit code is then 1"]),
+        ("embed", ["Ctrl-C", "clip4clip embed-video", "clip4clip index FOLDER", "exit code is then 1"]),
+        ("index", ["clip4clip embed,", "can be resumed"]),
+        ("install-operators", ["$TOWHEE_HOME"]),
+    ],
+)
+def test_help_says_what_a_user_must_know(command: str, words: list[str], run: Callable[..., Result]) -> None:
+    printed = re.sub(r"[\s│]+", " ", run(command, "--help").stdout)
+    assert [word for word in words if word not in printed] == []
+
+
+def test_help_imports_nothing_heavy_and_nothing_that_windows_lacks(
+    run_without: Callable[..., list[tuple[list[str], str, str]]],
+) -> None:
+    heavy = ["torch", "towhee", "numpy", "av", "PIL", "pyarrow", "pymilvus", "gradio", "onnxruntime", "ray"]
+    windows_lacks = ["fcntl", "pwd", "grp", "resource", "termios"]
+    commands = [["--help"], *([name, "--help"] for name in COMMANDS)]
+    for command, printed, errors in run_without([*heavy, *windows_lacks], commands, REPOSITORY):
+        assert "Usage:" in printed, (command, errors)
+        assert errors == "exit 0\n"
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed-text", "a", "-m", "vit"], "unknown model 'vit'; the models are clip_vit_b32, clip_vit_b16"),
+        (["embed-text", "a", "-w", ""], "no checkpoint is named: the name is empty"),
+        (["embed-text", "a", "-m", "tiny", "-w", "nowhere.pt"], "no checkpoint at nowhere.pt"),
+        (["embed-text", "a", "-m", "tiny", "-w", "nowhere.pt", "-d", "cuda:99"], "device 'cuda:99' does not exist"),
+        (["demo", "--out", "file/no", "-d", "cuda:99"], "device 'cuda:99' does not exist"),
+        (["synthetic", "file/no", "--train", "1", "--eval", "0"], "file"),
+        (["install-operators", "--towhee-home", "file"], "file"),
+        (["no-such-command"], "No such command 'no-such-command'"),
+        (["embed-text"], "Missing argument"),
+        (["embed", "."], "Missing option '--output'"),
+        (["search", "a", "--no-such-option"], "--no-such-option"),
+    ],
+)
+def test_an_error_is_a_sentence_and_exit_code_2(
+    arguments: list[str], message: str, error_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert message in error_of(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("one.mp4", None, "one.mp4 is a video"),
+        ("v.csv", b"PAR1\x15\x04\xff", "v.csv is a Parquet file"),
+        ("v.npz", b"PK\3\4\xff", "v.npz is a ZIP archive"),
+        ("v.pkl", b"\x80\x04\x95", "v.pkl is a Python pickle"),
+        ("v.jsonl", b"\x93NUMPY\x01", "v.jsonl is a NumPy array"),
+        ("v.csv", "video,sentence\na,b\n".encode("utf-16"), "v.csv is text in UTF-16; save it as UTF-8"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_is_named_and_what_is_expected(
+    name: str, content: bytes | None, kind: str, error_of: Callable[..., str], bigbuckbunny: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(bigbuckbunny.read_bytes() if content is None else content)
+    for command, expected in (
+        (["embed", path, "-o", tmp_path / "w.parquet", "-m", "tiny"], "Expected a folder of videos"),
+        (["eval", path, "--videos", tmp_path], "Expected a table of videos and sentences"),
+        (["train", path, "--videos", tmp_path, "--out", tmp_path / "run"], "Expected a table of videos and sentences"),
+    ):
+        errors = error_of(*command)
+        assert kind in errors
+        assert expected in errors
+    errors = error_of("index", path, "--uri", tmp_path / "v.db")
+    assert f"{path} is not a table of vectors: " in errors
+    assert "Expected a Parquet table as `clip4clip embed` writes it" in errors
+
+
+# Optional packages
+
+DEMO_MODEL = ["-m", "clip_vit_tiny_demo", "-d", "cpu"]
+EMBED_TEXT = ["embed-text", "a", *DEMO_MODEL, "--runtime", "onnxruntime"]
+EMBED = ["embed", "v.csv", "-o", "w.parquet", *DEMO_MODEL]
+EMBED_ON_RAY = [*EMBED, "--engine", "ray"]
+INDEX, SEARCH, SERVE = (
+    ["index", "v.parquet", "--uri", "v.db"],
+    ["search", "a", "--uri", "v.db"],
+    ["serve", "--uri", "v.db"],
+)
+EVALUATE = ["eval", "none.csv", "--videos", ".", "--histogram", "x.png", *DEMO_MODEL]
+# Package, the extra that installs it, and the commands that need it; all other commands work without it.
+NEEDED = [
+    ("pyarrow", "retrieval", [EMBED, SEARCH, SERVE]),  # index reads the table or the folder first
+    ("pymilvus", "retrieval", [INDEX, SEARCH, SERVE]),
+    ("milvus_lite", "retrieval", [INDEX, SEARCH, SERVE]),
+    ("gradio", "retrieval", [SERVE]),
+    ("starlette", "retrieval", [SERVE]),
+    ("uvicorn", "retrieval", [SERVE]),
+    ("onnx", "onnx", [EMBED_TEXT]),
+    ("onnxruntime", "onnx", [EMBED_TEXT]),
+    ("ray", "ray", [EMBED_ON_RAY]),
+    ("matplotlib", "plot", [EVALUATE]),
+    ("tensorboard", "train", []),
+]
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """A folder with what the commands above read."""
+    (tmp_path / "v.csv").write_text("video,sentence\nnone.mp4,a\n")
+    (tmp_path / "v.db").mkdir()
+    (tmp_path / "v.parquet").touch()
+    return tmp_path
+
+
+# Blocks one package after the other. Only this package is imported again, as imports of the others take long.
+BLOCK_IN_TURN = """
+import json, sys
+for package, commands in json.loads(sys.argv[1]):
+    blocked = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == package}
+    for name in [*blocked, *(name for name in sys.modules if name.partition(".")[0] == "clip4clip")]:
+        del sys.modules[name]
+    sys.modules[package] = None
+    from clip4clip.cli import main
+    for command in commands:
+        sys.argv[1:] = command
+        print("#", package, *command, file=sys.stderr, flush=True)
+        try:
+            main()
+        except SystemExit as end:
+            print("exit", end.code or 0, file=sys.stderr, flush=True)
+    del sys.modules[package]
+    sys.modules.update(blocked)
+"""
+
+
+def test_a_command_without_its_optional_package_names_the_extra(inputs: Path) -> None:
+    cases = []
+    for package, extra, commands in NEEDED:
+        # These are missed only after gradio is imported, which takes long: they are left to the slow test below.
+        is_slow = package in ("pyarrow", "starlette", "uvicorn")
+        cases.append((package, extra, [command for command in commands if not (is_slow and command is SERVE)]))
+    arguments = json.dumps([(package, commands) for package, _, commands in cases])
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK_IN_TURN, arguments],
+        capture_output=True,
+        text=True,
+        cwd=inputs,
+        env={**os.environ, "COLUMNS": "200"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = iter(re.split("^# ", done.stderr, flags=re.M)[1:])
+    for package, extra, commands in cases:
+        for command in commands:
+            errors = next(outputs)
+            assert errors.startswith(" ".join([package, *command]))
+            assert f"pip install 'towhee-clip4clip[{extra}]'" in errors, errors
+            assert errors.endswith("exit 2\n"), errors
+    assert next(outputs, None) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "extra", "failing"), NEEDED, ids=[package for package, _, _ in NEEDED])
+def test_without_an_optional_package_only_the_commands_that_need_it_name_the_extra(
+    package: str,
+    extra: str,
+    failing: list[list[str]],
+    inputs: Path,
+    run_without: Callable[..., list[tuple[list[str], str, str]]],
+) -> None:
+    commands = [
+        EMBED_TEXT,
+        ["embed-video", "none.mp4", *DEMO_MODEL, "--runtime", "torch"],
+        EMBED_ON_RAY if package == "ray" else EMBED,
+        SEARCH,
+        ["serve", "--uri", "none.db"] if SERVE not in failing else SERVE,
+        EVALUATE,
+        ["train", "none.csv", "--videos", ".", "--out", "run"],
+        ["synthetic", "drawings", "--train", "0", "--eval", "0"],
+        ["install-operators", "--towhee-home", "home"],
+        ["demo", "--out", ".", "-d", "cuda:99"],
+    ]
+    commands += [INDEX] if package != "pyarrow" else []
+    for command, _, errors in run_without([package], commands, inputs):
+        assert "Traceback" not in errors, errors
+        assert re.search(r"^exit [012]$", errors, re.M), errors
+        if command in failing:
+            assert f"pip install 'towhee-clip4clip[{extra}]'" in errors, errors
+            assert "exit 2" in errors
