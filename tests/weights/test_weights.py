@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import QUICK_GELU
+from constants import QUICK_GELU
 from embed_contenders import hugging_face_config
 from safetensors.torch import save_file
 from transformers import (
