@@ -1,4 +1,4 @@
-"""Fixtures that several test files use, the isolation of the tests from this machine, and how xdist shares them out.
+"""Isolation of the tests from this machine, their distribution over workers, and fixtures that several files use.
 
 Constants are in constants.py, servers in servers.py, video files in clips.py.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -53,31 +54,24 @@ for _name, _value in (("HF_HUB_OFFLINE", "1"), ("HF_HUB_DISABLE_TELEMETRY", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Speed
-
-
-# Folders whose files run in one worker: those of index/ share a Milvus server, of which a machine can run only one, and
-# those of web/ share servers that take long to start.
-SINGLE_WORKER_FOLDERS = ("tests/index/", "tests/web/")
+# Distribution over workers
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run the tests of a file in one worker, so that its fixtures are built once; likewise those of some folders."""
+    """Run the tests of a file in one worker, so that its fixtures are built once. Two groups of files stay together.
+
+    Tests with a parameter "server" share a Milvus server, of which a machine can run only one. Those of web/ share
+    servers that take long to start.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            folder = next(filter(nodeid.startswith, SINGLE_WORKER_FOLDERS), None)
-            return folder or super()._split_scope(nodeid)
+            if re.search(r"\[(.*-)?server\b", nodeid):
+                return "milvus"
+            return "web" if nodeid.startswith("tests/web/") else str(super()._split_scope(nodeid))
 
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as slow that need a Milvus server, which takes half a minute to start."""
-    for item in items:
-        if "milvus" in getattr(item, "fixturenames", ()):
-            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
@@ -220,13 +214,19 @@ def easy(captions: dict[str, str], drawings_table: Path) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    """A real Milvus server, empty at first, that a test may kill and start again."""
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """A real Milvus server, empty at first, that a test may kill and start again. Its start takes ten seconds."""
     pytest.importorskip("milvus", reason="the wheel of the Milvus server is for Linux on x86-64 only")
     server = MilvusServer(tmp_path_factory.mktemp("milvus"))
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(params=[pytest.param("server", marks=pytest.mark.slow)])
+def milvus(milvus_server: MilvusServer) -> MilvusServer:
+    """``milvus_server``, for tests of their own kind: marks them as slow, and names them for the scheduler."""
+    return milvus_server
 
 
 # Chromium runs as root in a container, and fetches nothing but the page.

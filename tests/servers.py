@@ -59,12 +59,12 @@ class Response(NamedTuple):
     cut_at: int | None = None
 
 
-def serve_folder(folder: Path, ranges: bool = True) -> Callable[[Request], Response]:
-    """Return a ``respond`` for :class:`HttpServer` that serves the files of a folder."""
+def serve_folder(*folders: Path, ranges: bool = True) -> Callable[[Request], Response]:
+    """Return a ``respond`` for :class:`HttpServer` that serves the files of folders, of which the first one counts."""
 
     def respond(request: Request) -> Response:
-        file = folder / request.path.lstrip("/")
-        return Response(file.read_bytes(), ranges=ranges) if file.is_file() else Response(status=404)
+        file = next(filter(Path.is_file, (folder / request.path.lstrip("/") for folder in folders)), None)
+        return Response(status=404) if file is None else Response(file.read_bytes(), ranges=ranges)
 
     return respond
 
@@ -80,6 +80,7 @@ class HttpServer:
         tls: certificate and key for HTTPS, loaded into a server-side context.
 
     Attributes:
+        respond: the same; may be replaced while the server runs.
         url: address without a slash at its end.
         requests: all requests so far.
         bytes_sent: bytes of bodies sent so far, including what the client did not read.
@@ -88,7 +89,7 @@ class HttpServer:
     def __init__(self, respond: Callable[[Request], Response | None], tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self.bytes_sent = 0
-        self._respond, self._lock = respond, threading.Lock()
+        self.respond, self._lock = respond, threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -108,16 +109,11 @@ class HttpServer:
             self.requests.clear()
             self.bytes_sent = 0
 
-    def respond(self, request: Request) -> Response | None:
-        """Record a request and return the response to it."""
+    def record(self, *requests: Request, bytes_sent: int = 0) -> None:
+        """Count what a handler has received and sent, in its own thread."""
         with self._lock:
-            self.requests.append(request)
-        return self._respond(request)
-
-    def count(self, sent: int) -> None:
-        """Record bytes that were sent."""
-        with self._lock:
-            self.bytes_sent += sent
+            self.requests.extend(requests)
+            self.bytes_sent += bytes_sent
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,7 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def do_GET(self) -> None:
-        response = self.owner.respond(Request(self.command, self.path, self.headers))
+        request = Request(self.command, self.path, self.headers)
+        self.owner.record(request)
+        response = self.owner.respond(request)
         if response is None:
             self.close_connection = True
         elif isinstance(response.body, bytes):
@@ -165,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_pieces(self, pieces: Iterable[bytes]) -> None:
         for piece in pieces:
             self.wfile.write(piece)
-            self.owner.count(len(piece))
+            self.owner.record(bytes_sent=len(piece))
 
     def log_message(self, *_: object) -> None:
         pass

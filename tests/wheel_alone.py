@@ -1,4 +1,6 @@
-"""Run by .ci/run where only the wheel is installed: the demo, Towhee's cache folder, and the command line.
+"""Check an installed wheel without the repository: the demo, operators in Towhee's cache folder, the command line.
+
+Run by .ci/run, in an environment where only the wheel is installed:
 
 python wheel_alone.py
 """
@@ -25,26 +27,26 @@ subprocess.run(["clip4clip", "embed-video", clip, *demo, "-o", "video.npz"], che
 
 from towhee import ops, pipe  # noqa: E402
 
-assert "clip4clip" not in sys.modules, "the cache folder's door is to be tried, not the registry's"
+assert "clip4clip" not in sys.modules, "Towhee must load the operator from its cache folder, not from the registry"
 text = (
     pipe.input("text")
     .map("text", "vec", ops.video_text_embedding.clip4clip(model_name="clip_vit_tiny_demo", modality="text"))
     .output("vec")
 )
-sentence = text(caption).get()[0]
-np.testing.assert_allclose(sentence, np.load("text.npz")["vectors"][0], atol=1e-5)
+text_vector = text(caption).get()[0]
+np.testing.assert_allclose(text_vector, np.load("text.npz")["vectors"][0], atol=1e-5)
 
-twelve = {"sample_type": "uniform_temporal_subsample", "args": {"num_samples": 12}}
+sampling = {"sample_type": "uniform_temporal_subsample", "args": {"num_samples": 12}}
 video = (
     pipe.input("path")
-    .map("path", "frames", ops.video_decode.ffmpeg(**twelve))
+    .map("path", "frames", ops.video_decode.ffmpeg(**sampling))
     .map("frames", "list", lambda frames: list(frames))
     .map("list", "vec", ops.video_text_embedding.clip4clip("clip_vit_tiny_demo", "video"))
     .output("vec")
 )
-shown = video(clip).get()[0]
-np.testing.assert_allclose(shown, np.load("video.npz")["vectors"][0], atol=1e-5)
-assert sentence @ shown > 0.5, sentence @ shown
+video_vector = video(clip).get()[0]
+np.testing.assert_allclose(video_vector, np.load("video.npz")["vectors"][0], atol=1e-5)
+assert text_vector @ video_vector > 0.5, text_vector @ video_vector
 
 import clip4clip  # noqa: E402
 

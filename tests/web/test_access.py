@@ -93,11 +93,8 @@ FRAME = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
         ({"Sec-Fetch-Site": "same-origin"}, 200, 200),
         ({"Origin": "http://localhost:7860"}, 200, 200),
         ({"Origin": "https://LOCALHOST:7860"}, 200, 200),  # behind a proxy with HTTPS
-        (
-            {"Origin": "https://videos.example.com", "Sec-Fetch-Site": "same-origin"},
-            200,
-            200,
-        ),  # behind one that changes Host
+        # Behind a proxy that changes Host.
+        ({"Origin": "https://videos.example.com", "Sec-Fetch-Site": "same-origin"}, 200, 200),
         (CROSS_SITE | LINK, 200, 403),
         ({"Sec-Fetch-Site": "same-site"} | LINK, 200, 403),
         (CROSS_SITE | LINK | {"Origin": "http://evil.example"}, 403, 403),
@@ -159,16 +156,14 @@ def test_a_visitor_cannot_name_a_file_or_an_address_to_read(page: PageServer, li
         for number in functions:
             for data in ([file], [[file]], [{"value": file}]):
                 body = json.dumps({"fn_index": number, "data": data, "session_hash": "x"}).encode()
-                request = Request(f"{page.url}gradio_api/run/predict", body, {"Content-Type": "application/json"})
+                request = Request(f"{page.url}{RUN[1:]}", body, {"Content-Type": "application/json"})
                 with pytest.raises(HTTPError) as caught:
                     urlopen(request, timeout=120)
                 assert (caught.value.code, caught.value.read()) == (400, b"Invalid request.")
                 caught.value.close()
     for body in (b"{", b"[" * 5000, b'{"data": ["' + b"x" * 100_000 + b'"]}'):
         with pytest.raises(HTTPError) as caught:
-            urlopen(
-                Request(f"{page.url}gradio_api/run/predict", body, {"Content-Type": "application/json"}), timeout=120
-            )
+            urlopen(Request(f"{page.url}{RUN[1:]}", body, {"Content-Type": "application/json"}), timeout=120)
         assert caught.value.code == 400
         caught.value.close()
     assert page.get("/")[0] == 200

@@ -15,6 +15,7 @@ from clip4clip.video.container import Limits
 
 pytest.importorskip("gradio")
 from clip4clip.web import search
+from clip4clip.web.uploads import Uploads
 
 
 def test_a_clip_that_is_too_long_is_rejected(client: Any, tmp_path: Path) -> None:
@@ -52,3 +53,25 @@ def test_a_search_that_takes_too_long_is_cancelled(
     monkeypatch.setattr(search, "CLIP_TIMEOUT", 0)
     assert "the search was not done within" in search_by_clip(client, clip)
     assert [path for path in files_in(tmp_path) if path.suffix == ".mp4"] == []
+
+
+def test_searches_by_a_clip_that_hang_do_not_delay_searches_by_a_sentence(
+    empty_index: Any, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(empty_index, "search", lambda *text, **options: [] if text or release.wait() else [])
+    clips = [tmp_path / f"clip-{number}" / "a.mp4" for number in range(search.CLIP_WORKERS + 45)]
+    for clip in clips:
+        clip.parent.mkdir()
+        shutil.copy(min((drawings / "eval").glob("*.mp4")), clip)
+
+    async def run() -> None:
+        searches = search.Search(empty_index, Uploads(tmp_path))
+        pending = [asyncio.create_task(searches.by_clip(clip)) for clip in clips]
+        assert "No videos were found" in (await searches.by_text("a red square")).status
+        assert not any(task.done() for task in pending)
+        release.set()
+        assert all("for the clip a.mp4" in answer.status for answer in await asyncio.gather(*pending))
+
+    asyncio.run(run())
+    assert files_in(tmp_path) == []
