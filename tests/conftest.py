@@ -57,6 +57,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Distribution over workers
 
 
+# The workers share the cores: threads of torch beyond that, which wait by spinning, would slow down each other.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    _threads = max(1, (os.cpu_count() or 1) // WORKERS)
+    torch.set_num_threads(_threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))  # for processes that tests start
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Run the tests of a file in one worker, so that its fixtures are built once. Two groups of files stay together.
 
@@ -276,7 +284,7 @@ def many_strings() -> list[str]:
 def unlistable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """``(folder)``: makes it fail to list a folder. Permissions cannot do that where the tests run as root."""
 
-    def make_unlistable(folder: Path) -> None:
+    def deny_listing(folder: Path) -> None:
         def scandir(path: Any = ".") -> Any:
             if path == str(folder):
                 raise PermissionError(13, "Permission denied", path)
@@ -285,4 +293,4 @@ def unlistable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
         real_scandir = os.scandir
         monkeypatch.setattr(os, "scandir", scandir)
 
-    return make_unlistable
+    return deny_listing

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -59,7 +62,8 @@ def test_searches_by_a_clip_that_hang_do_not_delay_searches_by_a_sentence(
     empty_index: Any, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
-    monkeypatch.setattr(empty_index, "search", lambda *text, **options: [] if text or release.wait() else [])
+    monkeypatch.setattr(empty_index, "search", lambda *text, **options: [] if text else release.wait() and [])
+    monkeypatch.setattr(search, "CLIP_TIMEOUT", 600)
     clips = [tmp_path / f"clip-{number}" / "a.mp4" for number in range(search.CLIP_WORKERS + 45)]
     for clip in clips:
         clip.parent.mkdir()
