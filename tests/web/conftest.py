@@ -1,4 +1,4 @@
-"""Indexes, servers and clients of the page."""
+"""Indexes, servers and clients of the page. Gradio takes seconds to import, so only the fixtures do."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def library(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def page(library: Path) -> Iterator[PageServer]:
     """The page over the index of ``library``, in a process of its own."""
+    pytest.importorskip("gradio")
     with PageServer(str(library / "videos.db")) as server:
         yield server
 
@@ -58,6 +59,7 @@ def uploads_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_page(uploads_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     """The page over an index without videos, behind a proxy named ``videos.example.com``."""
+    pytest.importorskip("gradio")
     uri = tmp_path_factory.mktemp("index") / "videos.db"
     with VideoIndex(uri, model_name=DEMO_MODEL) as index:
         index.create()
@@ -106,10 +108,12 @@ def closed_event_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def client(tmp_path: Path, empty_index: Any, closed_event_loops: None) -> Any:
     """A client of the application over ``empty_index``, without a server; uploads go to ``tmp_path``."""
-    testclient = pytest.importorskip("starlette.testclient")
+    pytest.importorskip("gradio")
+    from starlette.testclient import TestClient
+
     from clip4clip.web.app import make_app
 
-    return testclient.TestClient(make_app(empty_index, tmp_path))
+    return TestClient(make_app(empty_index, tmp_path))
 
 
 @pytest.fixture
@@ -119,6 +123,7 @@ def serve(closed_event_loops: None, capfd: pytest.CaptureFixture[str]) -> Iterat
     ``visit(url)`` runs in a thread; when it returns, the page gets ``stop_signal``. Returns what the page has written
     to stderr, and raises what ``visit`` raised. Much faster than a :class:`PageServer`.
     """
+    pytest.importorskip("gradio")
     from clip4clip.web.server import run_page
 
     sigterm_handler = signal.getsignal(signal.SIGTERM)

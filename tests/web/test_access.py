@@ -18,7 +18,7 @@ from servers import PageServer, get, multipart_form
 
 from clip4clip import InputValueError
 
-pytest.importorskip("gradio")
+pytest.importorskip("starlette")
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 

@@ -8,14 +8,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-import pytest
 from constants import DEMO_MODEL
 from servers import PageServer, get
 
 from clip4clip.retrieval import VideoIndex
 from clip4clip.weights.identity import identify
-
-pytest.importorskip("gradio")
 
 
 def test_only_files_that_the_index_names_can_be_fetched(page: PageServer, library: Path) -> None:

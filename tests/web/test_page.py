@@ -11,7 +11,6 @@ from urllib.parse import quote
 import pytest
 from servers import HttpServer, PageServer, Response, ask
 
-pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
 expect.set_options(timeout=120_000)

@@ -6,7 +6,7 @@ import pytest
 
 from clip4clip import CacheError, Clip4clipError, IndexUnavailableError, InputValueError, VideoIndexError
 
-pytest.importorskip("gradio")
+pytest.importorskip("starlette")
 from clip4clip.web.results import visitor_message
 
 

@@ -16,7 +16,7 @@ from page_client import files_in, search_by_clip
 
 from clip4clip.video.container import Limits
 
-pytest.importorskip("gradio")
+pytest.importorskip("starlette")
 from clip4clip.web import search
 from clip4clip.web.uploads import Uploads
 

@@ -27,16 +27,14 @@ from servers import PageServer, get, multipart_form, request
 from clip4clip.retrieval import VideoIndex
 from clip4clip.weights.identity import identify
 
-pytest.importorskip("gradio")
-from clip4clip.web import server
+pytest.importorskip("starlette")
 from clip4clip.web.search import CLIP_WORKERS
-from clip4clip.web.server import run_page
 
 
 @pytest.mark.parametrize("host", ["none.invalid", "a..b", "203.0.113.7"])
-def test_an_address_of_another_machine_is_an_error(host: str, empty_index: Any) -> None:
+def test_an_address_of_another_machine_is_an_error(host: str, empty_index: Any, serve: Callable[..., str]) -> None:
     with pytest.raises(OSError, match=f"the page cannot listen at '{host}', port 0: "):
-        run_page(empty_index, host, 0)
+        serve(empty_index, print, host=host)
 
 
 def test_the_page_listens_on_ipv6(empty_index: Any, serve: Callable[..., str]) -> None:
@@ -54,6 +52,7 @@ def test_the_page_listens_on_ipv6(empty_index: Any, serve: Callable[..., str]) -
 
 @pytest.mark.slow
 def test_the_command_passes_its_options_on(library: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
     shutil.copytree(library / "videos.db", tmp_path / "videos.db")
     options = ["--user", "ann", "--password", "s3cret: é", "--allowed-host", "videos.example.com"]
     with PageServer(str(tmp_path / "videos.db"), *options) as page:
@@ -81,7 +80,7 @@ def test_clips_that_wait_for_their_search_are_deleted_when_the_page_stops(
 def test_a_visitor_who_stops_reading_cannot_keep_the_page_from_stopping(
     tmp_path: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "SHUTDOWN_TIMEOUT", 1)
+    monkeypatch.setattr("clip4clip.web.server.SHUTDOWN_TIMEOUT", 1)
     with (tmp_path / "long.mp4").open("wb") as file:
         file.truncate(1 << 30)
     row = {"id": "long", "path": str(tmp_path / "long.mp4"), "vector": np.eye(1, 128, dtype=np.float32)[0]}
@@ -148,6 +147,7 @@ class HangingServer(PageServer):
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
 def test_searches_that_hang_block_neither_other_searches_nor_the_exit(stop_signal: int, drawings: Path) -> None:
+    pytest.importorskip("gradio")
     clip = min((drawings / "eval").glob("*.mp4"))
     with HangingServer() as page:
         config = json.loads(page.get("/config")[1])

@@ -15,7 +15,7 @@ from servers import PageServer, multipart_form
 from clip4clip import VideoError
 from clip4clip.video import read_frames
 
-pytest.importorskip("gradio")
+pytest.importorskip("starlette")
 from clip4clip.web import uploads
 
 
