@@ -81,6 +81,9 @@ class EmptyIndex:
             list(read_frames(video, 1, limits=limits))
         return []
 
+    def get(self, video_id: str) -> None:
+        return None
+
     def count(self) -> int:
         return 0
 
