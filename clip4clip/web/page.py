@@ -79,7 +79,7 @@ def _connect_events(
     page.load(None, None, None, js="openPage", api_visibility="private")
 
 
-def build_theme() -> gr.themes.Default:
+def build_theme() -> gr.themes.Base:
     """Return Gradio's theme with readable contrast and with fonts of the visitor's machine, so that none is fetched."""
     return gr.themes.Default(
         primary_hue="blue",

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from ..errors import Clip4clipError, VideoError
@@ -86,7 +86,8 @@ class Search:
 
             def search() -> list[Hit]:
                 _check_duration(clip)
-                return self._index.search(video=clip, limit=MAX_RESULTS, limits=CLIP_LIMITS)
+                video: Any = clip  # an open file, which read_frames takes
+                return self._index.search(video=video, limit=MAX_RESULTS, limits=CLIP_LIMITS)
 
             return self._answer(search, f"the clip {path.name}", clip=path)
 
