@@ -1,4 +1,4 @@
-"""Video files of every kind, made on the spot, and what a plain decoder makes of them."""
+"""Video files of many kinds, encoded when a test needs them, and their frames as a plain decoder returns them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ RATE = 10
 
 
 def picture(number: int, width: int = 160, height: int = 96) -> np.ndarray:
-    """A frame that tells its number by its grey and a moving bar, and its orientation by a red corner, top left."""
+    """Return an RGB frame. Its grey and a moving bar show its number; a red top left corner shows its orientation."""
     frame = np.full((height, width, 3), 40 + 6 * number % 200, np.uint8)
-    left = 5 * number % width
-    frame[height // 2 :, left : left + width // 8] = (30, 200, 90)
+    bar = 5 * number % width
+    frame[height // 2 :, bar : bar + width // 8] = (30, 200, 90)
     frame[: height // 3, : width // 3] = (250, 20, 20)
     return frame
 
@@ -38,26 +38,26 @@ def write(
     restamp: Callable[[int, av.Packet], None] = lambda number, packet: None,
     **options: str,
 ) -> Path:
-    """A video of ``count`` pictures.
+    """Encode a video of ``count`` frames, ten a second, and return its path.
 
     Args:
-        path: its ending decides on the container.
+        path: its extension decides on the container.
         codec: FFmpeg's name of the encoder.
-        count: how many pictures.
+        count: number of frames.
         size: width and height.
         pixels: FFmpeg's name of the pixel format.
         muxer: options of the container.
-        sound: whether it has a sound track as well, longer than the pictures; or FFmpeg's name of its encoder.
-        pts: when a picture is shown, in tenths of a second.
-        shift: added to all time stamps once it is encoded, in tenths of a second.
-        restamp: changes the time stamps of a packet, of which it gets the number in decoding order as well.
-        edits: the parts of an MP4 that are to be shown, each from when and for how long, in tenths of a second.
-        options: of the encoder.
+        sound: whether to add a sound track, which is longer than the frames; or FFmpeg's name of its encoder.
+        pts: from the number of a frame to its time, in tenths of a second.
+        shift: added to all time stamps after encoding, in tenths of a second.
+        edits: edit list of an MP4: start and duration of each part to show, in tenths of a second.
+        restamp: called with each packet and its number in decoding order; may change its time stamps.
+        options: options of the encoder.
     """
     with av.open(str(path), "w", options=muxer or {}) as file:
         stream = file.add_stream(codec, rate=RATE, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, pixels
-        stream.codec_context.thread_count = 1  # else the file is another one on another machine
+        stream.codec_context.thread_count = 1  # else the file differs from machine to machine
         noise = file.add_stream(sound if isinstance(sound, str) else "aac", rate=16000) if sound else None
         numbers = itertools.count()
 
@@ -76,38 +76,38 @@ def write(
         mux(stream.encode(None))
         if noise is not None:
             samples = np.random.default_rng(0).normal(0, 0.1, (1, 16000 * (count + 10) // RATE)).astype(np.float32)
-            heard = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-            heard.sample_rate = 16000
-            file.mux(noise.encode(heard))
+            audio = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            audio.sample_rate = 16000
+            file.mux(noise.encode(audio))
             file.mux(noise.encode(None))
     if edits:
-        path.write_bytes(_edited(path.read_bytes(), edits))
+        path.write_bytes(_replace_edit_list(path.read_bytes(), edits))
     return path
 
 
-def _edited(content: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
-    """An MP4, its index behind its frames, with another edit list (ISO 14496-12, 8.6.6)."""
+def _replace_edit_list(content: bytes, edits: Sequence[tuple[int, int]]) -> bytes:
+    """Return an MP4, whose index lies behind its frames, with another edit list (ISO 14496-12, 8.6.6)."""
     changed = bytearray(content)
 
-    def number(place: int) -> int:
-        return int.from_bytes(changed[place : place + 4], "big")
+    def read_uint32(offset: int) -> int:
+        return int.from_bytes(changed[offset : offset + 4], "big")
 
-    film, track = (number(changed.index(name) + 16) // RATE for name in (b"mvhd", b"mdhd"))  # of a tenth of a second
+    movie, track = (read_uint32(changed.index(name) + 16) // RATE for name in (b"mvhd", b"mdhd"))  # ticks per 0.1 s
     start = changed.index(b"elst") - 4
-    first, size = number(start + 20), number(start)
-    entries = [struct.pack(">3I", length * film, first + begin * track, 1 << 16) for begin, length in edits]
+    first, size = read_uint32(start + 20), read_uint32(start)
+    entries = [struct.pack(">3I", length * movie, first + begin * track, 1 << 16) for begin, length in edits]
     box = struct.pack(">I4s2I", 16 + 12 * len(edits), b"elst", 0, len(edits)) + b"".join(entries)
     changed[start : start + size] = box
     for name in (b"moov", b"trak", b"edts"):
-        place = changed.index(name) - 4
-        changed[place : place + 4] = (number(place) + len(box) - size).to_bytes(4, "big")
+        offset = changed.index(name) - 4
+        changed[offset : offset + 4] = (read_uint32(offset) + len(box) - size).to_bytes(4, "big")
     return bytes(changed)
 
 
 class Kind(NamedTuple):
-    """How to write a file that is difficult in one way."""
+    """Arguments of :func:`write` for a file that is difficult in one way."""
 
-    name: str  # of the file
+    name: str  # file name
     arguments: dict[str, Any]
 
 
@@ -179,23 +179,23 @@ KINDS = {
 
 
 def make(kind: str, folder: Path, count: int = 25) -> Path:
-    """A file of one of ``KINDS``."""
+    """Write a file of a kind, a key of ``KINDS``, and return its path."""
     name, arguments = KINDS[kind]
     return write(folder / name, **{"count": count, **arguments})
 
 
 def straight(path: Path) -> list[np.ndarray]:
-    """Every frame as PyAV gives it without any care."""
+    """Return every frame as PyAV decodes it from beginning to end, in RGB."""
     with av.open(str(path)) as file:
         return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
 
 
-def orient(path: Path, matrix: Sequence[int], to: Path) -> Path:
-    """A copy of an MP4 with another display matrix, of which ``matrix`` is the part a, b, c, d, each -1, 0 or 1."""
+def orient(path: Path, matrix: Sequence[int], output: Path) -> Path:
+    """Copy an MP4 to ``output`` with another display matrix; ``matrix`` is its part a, b, c, d, each -1, 0 or 1."""
     # In tkhd, 16.16 fixed point (ISO 14496-12, 8.3.2).
     a, b, c, d = (number << 16 for number in matrix)
     content = bytearray(path.read_bytes())
     start = content.index(b"tkhd") + 4 + 40
     content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    to.write_bytes(content)
-    return to
+    output.write_bytes(content)
+    return output

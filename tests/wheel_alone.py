@@ -1,4 +1,6 @@
-"""Check an installation of only the wheel: the demo, Towhee's cache folder and the command line. Run by .ci/run.
+"""Check an installed wheel without the repository: the demo, operators in Towhee's cache folder, the command line.
+
+Run by .ci/run, in an environment where only the wheel is installed:
 
 python wheel_alone.py
 """
@@ -25,14 +27,14 @@ subprocess.run(["clip4clip", "embed-video", clip, *demo, "-o", "video.npz"], che
 
 from towhee import ops, pipe  # noqa: E402
 
-assert "clip4clip" not in sys.modules, "the operators in Towhee's cache folder are tested, not those in the registry"
+assert "clip4clip" not in sys.modules, "Towhee must load the operator from its cache folder, not from the registry"
 text = (
     pipe.input("text")
     .map("text", "vec", ops.video_text_embedding.clip4clip(model_name="clip_vit_tiny_demo", modality="text"))
     .output("vec")
 )
-sentence = text(caption).get()[0]
-np.testing.assert_allclose(sentence, np.load("text.npz")["vectors"][0], atol=1e-5)
+text_vector = text(caption).get()[0]
+np.testing.assert_allclose(text_vector, np.load("text.npz")["vectors"][0], atol=1e-5)
 
 sampling = {"sample_type": "uniform_temporal_subsample", "args": {"num_samples": 12}}
 video = (
@@ -42,11 +44,11 @@ video = (
     .map("list", "vec", ops.video_text_embedding.clip4clip("clip_vit_tiny_demo", "video"))
     .output("vec")
 )
-vector = video(clip).get()[0]
-np.testing.assert_allclose(vector, np.load("video.npz")["vectors"][0], atol=1e-5)
-assert sentence @ vector > 0.5, sentence @ vector
+video_vector = video(clip).get()[0]
+np.testing.assert_allclose(video_vector, np.load("video.npz")["vectors"][0], atol=1e-5)
+assert text_vector @ video_vector > 0.5, text_vector @ video_vector
 
 import clip4clip  # noqa: E402
 
 assert "site-packages" in clip4clip.__file__, clip4clip.__file__
-print("wheel only: the demo, both operators and the command line agree")
+print("the wheel alone: the demo, both operators and the command line agree")

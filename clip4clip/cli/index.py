@@ -267,7 +267,7 @@ def serve(
     if user == "" or password == "":  # such as the value of a variable that is not set
         raise typer.BadParameter("--user and --password must not be empty", param_hint="--user")
     with err.status("opening the index"):
-        from ..web.page import run_page
+        from ..web.server import run_page
 
         videos = address.open(encoder.spec())
     with videos:

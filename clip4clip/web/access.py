@@ -1,4 +1,8 @@
-"""Access control for the page: known host names, no other sites, allowed routes, limits on requests, a login."""
+"""Access control for the page, as ASGI middlewares.
+
+A request passes, from the outside in: security headers, known host names and origins, HTTP Basic login (where the
+server asks for one), and the allowlist of routes with its limits on request bodies.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +27,17 @@ except ImportError as error:
 
 from .uploads import MAX_UPLOAD, Uploads
 
-MAX_BODY = 65_536  # bytes of a request without a clip
+MAX_BODY = 65_536  # bytes of a request body that carries no clip
 
-# What the page needs. All else that Gradio serves is shut: its screen recorder, for one, hands what it is sent to the
-# program ffmpeg, and a playlist makes that read any video of this machine.
-DOORS = {
+# Method to a pattern of the paths that the page needs. Gradio serves more, which stays closed. Its screen recorder, for
+# one, passes what it receives to the program ffmpeg, and a playlist makes ffmpeg read any video of this machine.
+ALLOWED_PATHS = {
     "GET": r"/|/library/(video|poster)|/(assets|static|svelte)/.*|/(config|theme\.css|favicon\.ico|manifest\.json)"
     r"|/gradio_api/(startup-events|upload_progress|heartbeat/\w+)",
     "POST": r"/gradio_api/(upload|run/\w+)/?",
 }
 
-# Gradio's own code needs the inline scripts and the evaluation. Videos that are URLs play from wherever they are.
+# Gradio's code needs 'unsafe-inline' and 'unsafe-eval'. Videos that are URLs may come from any host.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -47,7 +51,7 @@ SECURITY_HEADERS = {
 
 
 class SecurityHeadersMiddleware:
-    """Adds :data:`SECURITY_HEADERS` to every response that does not set them itself."""
+    """Add :data:`SECURITY_HEADERS` to every response, except for the headers that the response sets itself."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -64,83 +68,91 @@ class SecurityHeadersMiddleware:
 
 
 class SameSiteMiddleware:
-    """Refuses requests under a foreign host name, and requests that another website makes.
+    """Reject requests for an unknown host name and requests made by another website.
 
-    The first closes DNS rebinding: a website whose name suddenly means this server would be the page's own origin. The
-    second closes cross-site requests: browsers say by ``Sec-Fetch-Site`` and ``Origin`` which site makes them. Programs
-    that send neither are let through, and so is a link to here that somebody opens.
+    Checking the host name prevents DNS rebinding, where the name of a hostile website is changed to mean this server.
+    Checking ``Sec-Fetch-Site`` and ``Origin``, which browsers send, prevents cross-site requests. Programs send neither
+    header and are let through; so is a person who follows a link to this server.
 
     Args:
-        app: the ASGI application to protect.
-        address: what the server listens on. Loopback names are always known; where it is ``0.0.0.0`` or ``::``, so are
-            all IP addresses, which cannot be rebound, and the name of this machine.
-        names: other host names by which it is reached, such as that of a proxy in front of it.
+        app: ASGI application to protect.
+        address: IP address that the server listens on. Loopback names are always known. If the address is ``0.0.0.0``
+            or ``::``, every IP address is known too, because an address cannot be rebound, and so is the host name of
+            this machine.
+        names: further host names of the server, such as that of a reverse proxy.
 
     Raises:
-        InputValueError: when one of ``names`` is not a host name.
+        InputValueError: one of ``names`` is not a host name.
     """
 
     def __init__(self, app: Any, address: str, names: Iterable[str] = ()) -> None:
         self._app = app
-        self._is_everywhere = ipaddress.ip_address(address).is_unspecified
-        own = socket.gethostname() if self._is_everywhere else address
-        self._names = {"localhost", "127.0.0.1", "::1", own.lower(), *map(_checked_name, names)}
+        self._accepts_any_address = ipaddress.ip_address(address).is_unspecified
+        own_name = socket.gethostname() if self._accepts_any_address else address
+        self._names = {"localhost", "127.0.0.1", "::1", own_name.lower(), *map(_parse_allowed_host, names)}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
             headers = Headers(scope=scope)
             name = _host_name(headers.get("host", ""))
-            if not self._knows(name):
-                told = f"This server is not known as {name!r}. If it should be, start it with --allowed-host {name}"
-                await _refuse(PlainTextResponse(told, 421), scope, receive, send)
+            if not self._is_known(name):
+                text = f"This server is not known as {name!r}. If it should be, start it with --allowed-host {name}"
+                await _reject(PlainTextResponse(text, 421), scope, receive, send)
                 return
-            if not _is_own_request(scope.get("method", ""), headers):
-                await _refuse(PlainTextResponse("Another website may not ask this server.", 403), scope, receive, send)
+            if not _is_same_site(scope.get("method", ""), headers):
+                response = PlainTextResponse("Requests from other websites are not allowed.", 403)
+                await _reject(response, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _knows(self, name: str) -> bool:
-        return name in self._names or (self._is_everywhere and _is_address(name))
+    def _is_known(self, name: str) -> bool:
+        return name in self._names or (self._accepts_any_address and _is_ip_address(name))
 
 
 def _host_name(authority: str) -> str:
-    """``host`` of ``host:port``, in lower case, ``::1`` of ``[::1]:port``; empty for what is neither."""
+    """Return the host of ``host:port`` or ``[IPv6 address]:port`` in lower case, or "" if it is neither."""
     match = re.fullmatch(r"(?:\[([\da-f:.]+)\]|([\w.-]+))(?::\d+)?", authority.lower(), re.ASCII)
     return (match[1] or match[2]) if match else ""
 
 
-def _checked_name(name: str) -> str:
-    checked = name.lower() if _is_address(name) else _host_name(name)
-    if not checked:
-        raise InputValueError(f"an allowed host must be a host name such as videos.example.com, not {name!r}")
-    return checked
+def _parse_allowed_host(text: str) -> str:
+    name = text.lower() if _is_ip_address(text) else _host_name(text)
+    if not name:
+        raise InputValueError(f"an allowed host must be a host name such as videos.example.com, not {text!r}")
+    return name
 
 
-def _is_address(name: str) -> bool:
+def _is_ip_address(text: str) -> bool:
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(text)
     except ValueError:
         return False
     return True
 
 
-def _is_own_request(method: str, headers: Headers) -> bool:
+def _is_same_site(method: str, headers: Headers) -> bool:
+    """Return whether a request comes from this page, from a program, or from a person who follows a link."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    if site == "same-origin":  # the browser's word, which holds behind a proxy that changes the Host, too
+    if site == "same-origin":  # holds behind a proxy that changes Host, where Origin and Host differ
         return True
     if origin is not None:
         try:
             return urlsplit(origin).netloc.lower() == headers["host"].lower()
-        except ValueError:  # half an address of IPv6
+        except ValueError:  # malformed, such as "http://["
             return False
     if site in (None, "none"):
         return True
-    opened = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
-    return opened and method in ("GET", "HEAD")
+    is_link = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+    return is_link and method in ("GET", "HEAD")
 
 
 class AllowlistMiddleware:
-    """Lets through to what the page needs, and to nothing else; limits what is sent."""
+    """Reject routes that the page does not need, bodies that are too large, and files that are not uploads.
+
+    Args:
+        app: ASGI application to protect.
+        uploads: the only files that a request may name.
+    """
 
     def __init__(self, app: Any, uploads: Uploads) -> None:
         self._app, self._uploads = app, uploads
@@ -148,43 +160,75 @@ class AllowlistMiddleware:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
             method = scope.get("method", "").replace("HEAD", "GET")
-            if method not in DOORS or not re.fullmatch(DOORS[method], scope["path"]):
-                await _refuse(PlainTextResponse("there is nothing here", 404), scope, receive, send)
+            if method not in ALLOWED_PATHS or not re.fullmatch(ALLOWED_PATHS[method], scope["path"]):
+                await _reject(PlainTextResponse("Not found.", 404), scope, receive, send)
                 return
             if method == "POST" and "/run/" in scope["path"]:
-                body = await _body(receive)
-                asked = self._asked(body) if body is not None else None
-                if asked is None:
-                    await _refuse(PlainTextResponse("that is not understood", 400), scope, receive, send)
+                body = await _read_body(receive)
+                safe_body = self._sanitise(body) if body is not None else None
+                if safe_body is None:
+                    await _reject(PlainTextResponse("Invalid request.", 400), scope, receive, send)
                     return
-                receive = _again(asked, receive)
+                receive = _replay(safe_body, receive)
             else:
                 limit = MAX_UPLOAD + MAX_BODY if method == "POST" else MAX_BODY
                 if int(Headers(scope=scope).get("content-length", 0)) > limit:
-                    await _refuse(PlainTextResponse(_too_large(limit), 413), scope, receive, send)
+                    await _reject(PlainTextResponse(_too_large(limit), 413), scope, receive, send)
                     return
-                receive = _limited(receive, limit)
+                receive = _limit_body(receive, limit)
         await self._app(scope, receive, send)
 
-    def _asked(self, body: bytes) -> bytes | None:
-        """What Gradio is to be asked; None for what it must not be.
+    def _sanitise(self, body: bytes) -> bytes | None:
+        """Return the JSON body of an event in a form that is safe for Gradio, or None if there is none.
 
-        It would read any file of this machine, and fetch any address, that it is told of as an upload; and of whoever
-        names a session it would keep the state of the whole page.
+        Gradio would read any file of this machine, and fetch any address, that a request names as an uploaded file. For
+        each ``session_hash`` it would keep the state of the whole page in memory.
         """
         try:
-            asked = json.loads(body)
-            if not isinstance(asked, dict) or not all(map(self._uploads.holds, _paths(asked))):
+            event = json.loads(body)
+            if not isinstance(event, dict) or not all(map(self._uploads.holds, _find_paths(event))):
                 return None
-            asked.pop("session_hash", None)
-            # Raises ValueError for what JSON does not know, NaN, and for halves of characters.
-            return json.dumps(asked, allow_nan=False, ensure_ascii=False).encode()
+            event.pop("session_hash", None)
+            # Raises ValueError for NaN, which JSON does not have, and for lone surrogates.
+            return json.dumps(event, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             return None
 
 
-def _limited(receive: Any, limit: int) -> Any:
-    """``receive`` that raises once the body has more than ``limit`` bytes, whatever its headers say."""
+def _find_paths(value: Any) -> Iterator[Any]:
+    """Yield every value under a key ``path``, at any depth: Gradio's messages name files in this way."""
+    if isinstance(value, dict):
+        if "path" in value:
+            yield value["path"]
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _find_paths(item)
+
+
+async def _read_body(receive: Any) -> bytes | None:
+    """Return the body of a request, or None if it has more than ``MAX_BODY`` bytes."""
+    body, has_more = b"", True
+    while has_more:
+        message = await receive()
+        body += message.get("body", b"")
+        has_more = message.get("more_body", False)
+        if len(body) > MAX_BODY:
+            return None
+    return body
+
+
+def _replay(body: bytes, receive: Any) -> Any:
+    """Return a ``receive`` that delivers ``body`` as if it had not been read yet."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_replayed() -> Any:
+        return pending.pop() if pending else await receive()
+
+    return receive_replayed
+
+
+def _limit_body(receive: Any, limit: int) -> Any:
+    """Return a ``receive`` that raises once the body exceeds ``limit`` bytes, whatever Content-Length says."""
     received = 0
 
     async def receive_limited() -> Any:
@@ -202,40 +246,8 @@ def _too_large(limit: int) -> str:
     return f"That is larger than {limit:,} bytes."
 
 
-async def _body(receive: Any) -> bytes | None:
-    """What is asked; None where it is longer than anything that is asked here."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MAX_BODY:
-            return None
-    return body
-
-
-def _again(body: bytes, receive: Any) -> Any:
-    """``receive`` as it was before the body was read."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def received() -> Any:
-        return waiting.pop() if waiting else await receive()
-
-    return received
-
-
-def _paths(value: Any) -> Iterator[Any]:
-    """Whatever is called ``path``, at any depth: so Gradio's messages tell of files."""
-    if isinstance(value, dict):
-        if "path" in value:
-            yield value["path"]
-        value = list(value.values())
-    for one in value if isinstance(value, list) else ():
-        yield from _paths(one)
-
-
 class BasicAuthMiddleware:
-    """Asks for a user and a password (HTTP Basic) before anything else is reached."""
+    """Require a user name and a password (HTTP Basic) for every request."""
 
     def __init__(self, app: Any, user: str, password: str) -> None:
         self._app = app
@@ -243,16 +255,18 @@ class BasicAuthMiddleware:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not secrets.compare_digest(given, self._expected):
-                asked = {"WWW-Authenticate": 'Basic realm="clip4clip", charset="UTF-8"'}
-                await _refuse(PlainTextResponse("a user and a password are due", 401, asked), scope, receive, send)
+            credentials = dict(scope["headers"]).get(b"authorization", b"")
+            if not secrets.compare_digest(credentials, self._expected):
+                challenge = {"WWW-Authenticate": 'Basic realm="clip4clip", charset="UTF-8"'}
+                response = PlainTextResponse("A user name and a password are required.", 401, challenge)
+                await _reject(response, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-async def _refuse(answer: Response, scope: Any, receive: Any, send: Any) -> None:
+async def _reject(response: Response, scope: Any, receive: Any, send: Any) -> None:
+    """Answer a request with ``response``, or close a websocket, which cannot carry one."""
     if scope["type"] == "http":
-        await answer(scope, receive, send)
+        await response(scope, receive, send)
     else:
         await send({"type": "websocket.close", "code": 1008})

@@ -1,4 +1,4 @@
-"""Clips that visitors send to search by: received within limits, kept for a short time, deleted once used."""
+"""Clips that visitors upload to search by: received within limits, deleted after the search or after ten minutes."""
 
 from __future__ import annotations
 
@@ -28,37 +28,38 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 MAX_UPLOAD = 500 << 20  # bytes of one clip
-MAX_UPLOADS = 1 << 31  # bytes of all clips that are being sent, or were sent and not searched by yet
-UPLOAD_SECONDS = 600  # for a clip to arrive, and then to be searched by
-READ_SIZE = 4096  # bytes of a clip read at once, which is how often its time is checked
-PREFIX = "clip-"  # of the folder that each clip has for itself, so that no two visitors share a file
+MAX_UPLOADS = 1 << 31  # bytes of all clips that are arriving or wait for their search
+UPLOAD_SECONDS = 600  # for a clip to arrive; and for its search to begin after that
+READ_SIZE = 4096  # bytes; TimedFile checks the time once per read
+FOLDER_PREFIX = "clip-"  # each clip has a folder of its own, so that visitors never share a file
+MAX_NAME = 60  # characters of a clip's file name: at most 240 bytes, below the usual limit of 255
 
 
 class Uploads:
-    """The clips in a folder.
+    """The uploaded clips, in one folder.
 
     Args:
-        folder: where they are kept; it must exist.
+        folder: where the clips are stored; it must exist.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(os.path.realpath(folder))
-        self._arriving = 0  # bytes of the clips that are being received
+        self._arriving = 0  # bytes received so far of the clips that are arriving
 
     async def receive(self, request: Request) -> Response:
-        """Keep the one file of a multipart form, and answer with its path: ``[path]`` as JSON.
+        """Store the one file of a multipart form and answer with its path: ``[path]`` as JSON.
 
-        The caller limits the size of a request. A form is spooled to an unnamed temporary file, which goes with the
-        request: a visitor who leaves and a disk that is full leave nothing behind.
+        The caller limits the size of the request. Starlette spools the form to an unnamed temporary file, which ends
+        with the request. So neither a visitor who leaves nor a full disk leaves a file behind.
         """
-        kept, received = await run_in_threadpool(self._sweep), 0
+        stored, received = await run_in_threadpool(self._delete_expired), 0
 
         async def receive_counted() -> Message:
             nonlocal received
             message = await request.receive()
             received += (size := len(message.get("body", b"")))
             self._arriving += size
-            if kept + self._arriving > MAX_UPLOADS:
+            if stored + self._arriving > MAX_UPLOADS:
                 raise HTTPException(503, "Too many clips are waiting. Please try again in a few minutes.")
             return message
 
@@ -68,9 +69,9 @@ class Uploads:
                     file = form.get("files")
                     if not isinstance(file, UploadFile):
                         return PlainTextResponse("Expected a form with one file in the field 'files'.", 400)
-                    return JSONResponse([str(await run_in_threadpool(self._keep, file))])
+                    return JSONResponse([str(await run_in_threadpool(self._store, file))])
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
+            return Response(status_code=400)  # nobody receives it
         except TimeoutError:
             return PlainTextResponse(f"The clip did not arrive within {UPLOAD_SECONDS} seconds.", 408)
         except OSError as error:
@@ -80,61 +81,61 @@ class Uploads:
             self._arriving -= received
 
     def holds(self, path: object) -> bool:
-        """Whether it is the path of a clip that was sent, and is still there."""
+        """Return whether ``path`` is the path of an uploaded clip that still exists."""
         if not isinstance(path, str) or not os.path.isfile(path):
             return False
         folder = Path(os.path.realpath(path)).parent
-        return folder.parent == self._folder and folder.name.startswith(PREFIX)
+        return folder.parent == self._folder and folder.name.startswith(FOLDER_PREFIX)
 
     def discard(self, clip: Path) -> None:
-        """Delete a clip, which may be gone already."""
+        """Delete a clip if it still exists."""
         shutil.rmtree(clip.parent, ignore_errors=True)
 
-    def _keep(self, file: UploadFile) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._folder))
-        # Its own name, for messages and for what the ending says of the format; 60 characters are at most 240 bytes.
+    def _store(self, file: UploadFile) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self._folder))
+        # The clip keeps its name, which messages quote, and its extension, which hints at its format.
         name = re.split(r"[/\\]", file.filename or "")[-1]
-        clip = folder / (re.sub(r"[^\w. -]", "_", name).strip(". ")[-60:] or "clip")
+        clip = folder / (re.sub(r"[^\w. -]", "_", name).strip(". ")[-MAX_NAME:] or "clip")
         try:
-            with clip.open("xb") as kept:
-                shutil.copyfileobj(file.file, kept)
+            with clip.open("xb") as stored:
+                shutil.copyfileobj(file.file, stored)
         except OSError:
             self.discard(clip)
             raise
         return clip
 
-    def _sweep(self) -> int:
-        """Delete the clips that nobody has searched by in time; the bytes of the others."""
-        kept = 0
-        for clip in self._folder.glob(f"{PREFIX}*/*"):
-            with contextlib.suppress(OSError):  # it may be gone by now
+    def _delete_expired(self) -> int:
+        """Delete the clips whose search has not begun in time, and return the bytes of the others."""
+        total = 0
+        for clip in self._folder.glob(f"{FOLDER_PREFIX}*/*"):
+            with contextlib.suppress(OSError):  # a finished search may have deleted it meanwhile
                 status = clip.stat()
                 if time.time() - status.st_mtime > UPLOAD_SECONDS:
                     self.discard(clip)
                 else:
-                    kept += status.st_size
-        return kept
+                    total += status.st_size
+        return total
 
 
 class TimedFile(io.FileIO):
-    """A clip that cannot be read after its time is over: the error ends whatever FFmpeg is doing with it.
+    """A clip that can be read until a deadline. Afterwards a read raises, which ends FFmpeg's work on the clip.
 
     Args:
-        path: of the clip.
-        end: when its time is over, by ``time.monotonic()``.
-        message: of the error.
+        path: path of the clip.
+        deadline: end of the time, by ``time.monotonic()``.
+        message: text of the error, after the path.
     """
 
-    def __init__(self, path: Path, end: float, message: str) -> None:
+    def __init__(self, path: Path, deadline: float, message: str) -> None:
         super().__init__(str(path))
-        self._end, self._message = end, message
+        self._deadline, self._message = deadline, message
 
     def read(self, size: int | None = -1) -> bytes:
-        """At most ``READ_SIZE`` bytes.
+        """Return at most ``READ_SIZE`` bytes, so that the deadline is checked often.
 
         Raises:
-            VideoError: when its time is over.
+            VideoError: the deadline has passed.
         """
-        if time.monotonic() > self._end:
+        if time.monotonic() > self._deadline:
             raise VideoError(f"{self.name}: {self._message}")
         return super().read(READ_SIZE if size is None or size < 0 else min(size, READ_SIZE))

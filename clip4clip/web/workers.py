@@ -1,4 +1,4 @@
-"""Threads for blocking work of a web server: so many, and none that keeps the process from ending."""
+"""A fixed number of daemon threads for the blocking work of an asynchronous server."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ T = TypeVar("T")
 
 
 class Workers:
-    """Threads that do blocking work, one piece each at a time; what is more waits, and holds no thread meanwhile.
+    """Threads that run blocking functions for asyncio code, one function each at a time. Further calls wait.
 
-    They are daemons, unlike those of ``ThreadPoolExecutor`` and anyio: a decoder or a server that does not return
-    cannot keep the process from ending.
+    The threads are daemons, unlike those of ``ThreadPoolExecutor`` and anyio: a decoder or an index that hangs cannot
+    keep the process from exiting.
 
     Args:
-        count: how many threads.
+        count: number of threads.
     """
 
     def __init__(self, count: int) -> None:
-        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
         for _ in range(count):
             threading.Thread(target=self._work, name="clip4clip-worker", daemon=True).start()
 
-    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Return what ``work(*arguments)`` returns, or raise what it raises.
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return ``function(*arguments)``, run by one of the threads; an exception is raised here.
 
-        Work that is cancelled before its turn is not done; from then on it is done to its end, and nobody waits for it.
+        If the caller is cancelled, a function that still waits is not run. One that is running runs to its end, and
+        its result is dropped.
         """
-        result: Future[T] = Future()
-        self._waiting.put((result, functools.partial(work, *arguments)))
-        return await asyncio.wrap_future(result)
+        future: Future[T] = Future()
+        self._queue.put((future, functools.partial(function, *arguments)))
+        return await asyncio.wrap_future(future)
 
     def _work(self) -> None:
         while True:
-            _do(*self._waiting.get())
+            _run(*self._queue.get())
 
 
-def _do(result: Future[Any], work: Callable[[], Any]) -> None:
-    if result.set_running_or_notify_cancel():
+# A function of its own, so that a waiting thread holds no reference to the result of its last call.
+def _run(future: Future[Any], function: Callable[[], Any]) -> None:
+    if future.set_running_or_notify_cancel():
         try:
-            result.set_result(work())
+            future.set_result(function())
         except BaseException as error:
-            result.set_exception(error)
+            future.set_exception(error)

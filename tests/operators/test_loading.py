@@ -14,16 +14,16 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from servers import HttpServer, Request, Response
 
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.config import MODELS, CLIPConfig, Model
@@ -145,46 +145,25 @@ def operator_folder(home: Path, version: str = "main", operator: str = "video-te
     return folder
 
 
-class _HubHandler(BaseHTTPRequestHandler):
-    """Answers as Towhee's hub does: the same files for every operator."""
-
-    files: Mapping[str, Path]  # by their paths in the repository
-
-    def do_GET(self) -> None:
-        if re.fullmatch(r"/towhee-api/v1/repos/[\w-]+/\w+/tree\?recursive=true&ref=[\w.-]+", self.path):
-            body = json.dumps([self._entry(path, file) for path, file in self.files.items()]).encode()
-        elif match := re.fullmatch(r"/blobs/(\w+)", self.path):
-            body = next(file for path, file in self.files.items() if self._sha(path) == match[1]).read_bytes()
-        else:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _entry(self, path: str, file: Path) -> dict[str, object]:
-        sha = self._sha(path)
-        link = f"http://127.0.0.1:{self.server.server_address[1]}/blobs/{sha}"
-        size = file.stat().st_size
-        return {"path": path, "mode": "100644", "type": "blob", "size": size, "sha": sha, "downloadLink": link}
-
-    @staticmethod
-    def _sha(path: str) -> str:
-        return hashlib.sha256(path.encode()).hexdigest()
-
-    def log_message(self, *args: object) -> None:
-        pass
+def respond_as_hub(files: Mapping[str, Path], request: Request) -> Response:
+    """Answer as Towhee's hub does, with the same files (by their paths in the repository) for every operator."""
+    blobs = {hashlib.sha256(path.encode()).hexdigest(): path for path in files}
+    if re.fullmatch(r"/towhee-api/v1/repos/[\w-]+/\w+/tree\?recursive=true&ref=[\w.-]+", request.path):
+        link, blob = f"http://{request.headers['Host']}/blobs/", {"mode": "100644", "type": "blob"}
+        entries = [
+            {**blob, "path": path, "size": files[path].stat().st_size, "sha": sha, "downloadLink": link + sha}
+            for sha, path in blobs.items()
+        ]
+        return Response(json.dumps(entries).encode())
+    path = blobs.get(request.path.removeprefix("/blobs/"))
+    return Response(status=404) if path is None else Response(files[path].read_bytes())
 
 
 @contextmanager
 def run_hub(files: Mapping[str, Path]) -> Iterator[str]:
     """Run a hub on the loopback and yield its URL."""
-    handler = type("Handler", (_HubHandler,), {"files": files})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with HttpServer(partial(respond_as_hub, files)) as server:
+        yield server.url
 
 
 def files_of(clone: Path) -> dict[str, Path]:

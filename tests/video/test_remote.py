@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import itertools
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trustme
 from clips import X264, straight, write
+from servers import HttpServer, Request, Response, serve_folder
 
 from clip4clip import VideoError, VideoNotFoundError
 from clip4clip.video import read_frames, remote, source
@@ -22,88 +22,11 @@ def read_all(url: str) -> list[np.ndarray]:
     return [frame.rgb for frame in read_frames(url, None)]
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Sends files, with byte ranges unless their name has "plain" in it; and what a careless server sends."""
-
-    protocol_version = "HTTP/1.1"
-    folders: tuple[Path, ...]
-    requests: list[str]
-    sent: list[int]  # bytes
-    max_answers = 1 << 30  # requests that are answered; the server is silent from the next one on
-    end_of_silence: threading.Event
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionResetError):  # the reader has all it needs
-            super().handle()
-
-    def do_GET(self) -> None:
-        self.requests.append(self.path)
-        if len(self.requests) > self.max_answers:
-            self.end_of_silence.wait()
-            self.close_connection = True
-            return
-        name = self.path[1:]
-        path = next((folder / name for folder in self.folders if (folder / name).is_file()), None)
-        if name == "endless":
-            self._send_endless_sound()
-        elif name.isdigit():
-            self.send_error(int(name))
-        elif name == "to_file":
-            self.send_response(302)
-            self.send_header("Location", f"file://{self.folders[0]}/clip.mp4")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-        elif path is None:
-            self.send_error(404)
-        else:
-            self._send(path.read_bytes(), ranges="plain" not in name)
-
-    def _send(self, content: bytes, ranges: bool) -> None:
-        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if ranges else None
-        start = int(requested[1]) if requested else 0
-        end = min(int(requested[2]) + 1 if requested and requested[2] else len(content), len(content))
-        if start >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if requested else 200)
-        if requested:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
-            self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(end - start))
-        self.end_headers()
-        try:
-            for position in range(start, end, 1 << 14):
-                self.wfile.write(content[position : min(position + (1 << 14), end)])
-                self.sent.append(min(1 << 14, end - position))
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the reader has all it needs
-
-    def _send_endless_sound(self) -> None:
-        """Send a few pictures, then packets of sound for ever."""
-        content = (self.folders[0] / "clip.ts").read_bytes()
-        packets = [content[position : position + 188] for position in range(0, len(content), 188)]
-        sound = b"".join(packet for packet in packets if packet[1:3] in (b"\x41\x01", b"\x01\x01"))
-        self.send_response(200)
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(content)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            while True:
-                self.wfile.write(sound)
-        self.close_connection = True
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def serving(server: ThreadingHTTPServer) -> Iterator[int]:
-    """Serve in a thread; gives the port."""
-    with server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+def endless_sound(file: bytes) -> Iterator[bytes]:
+    """Yield an MPEG-TS file, then packets of its sound for ever."""
+    packets = [file[position : position + 188] for position in range(0, len(file), 188)]
+    sound = b"".join(packet for packet in packets if packet[1:3] in (b"\x41\x01", b"\x01\x01"))
+    return itertools.chain([file], itertools.repeat(sound))
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +43,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
 
 
 @pytest.fixture
-def handler(folder: Path, tmp_path: Path) -> type[_Handler]:
-    state = {"folders": (folder, tmp_path), "requests": [], "sent": [], "end_of_silence": threading.Event()}
-    return type("Handler", (_Handler,), state)
+def respond(folder: Path, tmp_path: Path) -> Callable[[Request], Response]:
+    """Send files, with byte ranges unless their name has "plain" in it; and what a careless server sends."""
+
+    def respond(request: Request) -> Response:
+        name = request.path[1:]
+        if name == "endless":
+            return Response(endless_sound((folder / "clip.ts").read_bytes()))
+        if name.isdigit():
+            return Response(status=int(name))
+        if name == "to_file":
+            return Response(status=302, headers={"Location": f"file://{folder}/clip.mp4"})
+        return serve_folder(folder, tmp_path, ranges="plain" not in name)(request)
+
+    return respond
 
 
 @pytest.fixture
-def server(handler: type[_Handler]) -> Iterator[str]:
+def http(respond: Callable[[Request], Response]) -> Iterator[HttpServer]:
+    with HttpServer(respond) as http:
+        yield http
+
+
+@pytest.fixture
+def server(http: HttpServer) -> str:
     """The address of a server for ``folder`` and ``tmp_path``."""
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as port:
-        yield f"http://127.0.0.1:{port}"
+    return http.url
 
 
 @pytest.fixture
@@ -177,19 +116,19 @@ def test_a_large_mp4_is_copied_from_a_server_without_ranges(
 
 
 @pytest.mark.usefixtures("noise")
-def test_only_the_gops_of_the_selected_frames_are_fetched(server: str, handler: type[_Handler], tmp_path: Path) -> None:
+def test_only_the_gops_of_the_selected_frames_are_fetched(server: str, http: HttpServer, tmp_path: Path) -> None:
     path = write(tmp_path / "large.mp4", count=100, size=(640, 360), g="5", preset="ultrafast", crf="20", sound=True)
     gops, size = 20, path.stat().st_size  # GOPs of about 2 MB
     assert size > 15_000_000
     for indices in ([2], [2, 51], [0, 33, 66, 99]):
-        handler.sent.clear()
+        http.clear()
         frames = list(read_frames(f"{server}/large.mp4", indices=indices))
         assert len(frames) == len(indices)
         # Besides the GOPs: the index, the rest of each request, and what was on its way when enough had come.
-        assert sum(handler.sent) < len(indices) * (size / gops + 2_500_000) + 2_500_000
-    handler.sent.clear()
+        assert http.bytes_sent < len(indices) * (size / gops + 2_500_000) + 2_500_000
+    http.clear()
     list(read_frames(f"{server}/large.mp4", 12))
-    assert sum(handler.sent) < 1.2 * size
+    assert http.bytes_sent < 1.2 * size
 
 
 # Addresses and servers that fail
@@ -249,23 +188,28 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("noise")
 def test_a_server_that_falls_silent_is_given_up(
-    server: str, handler: type[_Handler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, http: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also while FFmpeg seeks, when the timeouts of PyAV are not in force."""
     write(tmp_path / "long.ts", count=60, g="5", preset="ultrafast")
     monkeypatch.setitem(remote.HTTP_OPTIONS, "request_size", str(1 << 16))
     assert len(list(read_frames(f"{server}/long.ts", indices=[30]))) == 1
-    requests = len(handler.requests)
+    requests = len(http.requests)
     monkeypatch.setitem(remote.HTTP_OPTIONS, "reconnect_delay_max", "0")  # one more attempt, not four
     monkeypatch.setattr(remote, "OPEN_TIMEOUT", 0.2)
     monkeypatch.setattr(remote, "READ_TIMEOUT", 0.2)
     monkeypatch.setattr(remote, "SEEK_TIMEOUT_MARGIN", 0.1)
+    answer, silence = http.respond, threading.Event()
     for answers in (1, requests - 2):
-        handler.requests.clear()
-        monkeypatch.setattr(handler, "max_answers", answers)
+        http.clear()
+
+        def respond(request: Request, answers: int = answers) -> Response | None:
+            return answer(request) if len(http.requests) <= answers else silence.wait() and None
+
+        monkeypatch.setattr(http, "respond", respond)
         with pytest.raises((VideoError, VideoNotFoundError), match=r"cannot be fetched|connection failed"):
             list(read_frames(f"{server}/long.ts", indices=[30]))
-    handler.end_of_silence.set()  # lets its threads end
+    silence.set()  # lets the threads of the server end
 
 
 # Encryption and proxies
@@ -277,19 +221,17 @@ def test_a_connection_that_cannot_be_encrypted_is_an_error(server: str) -> None:
 
 
 def test_a_certificate_must_be_valid(
-    handler: type[_Handler], server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    respond: Callable[[Request], Response], server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    secure = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    secure.socket = context.wrap_socket(secure.socket, server_side=True)
-    with serving(secure) as port:
-        url = f"https://127.0.0.1:{port}/clip.mp4"
+    with HttpServer(respond, tls=context) as secure:
+        url = f"{secure.url}/clip.mp4"
         with pytest.raises(VideoNotFoundError, match="its certificate is not valid"):
             read_all(url)
-        assert handler.requests == []
+        assert secure.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
         assert len(read_all(url)) == len(read_all(f"{server}/clip.mp4"))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import FAMILIES, State, embed, flip_bytes, mapped_addresses
-from conftest import REPOSITORY
+from constants import REPOSITORY
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError, TextEncoder, VideoEncoder

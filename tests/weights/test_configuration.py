@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import State, embed
-from conftest import QUICK_GELU
+from constants import QUICK_GELU
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError, TextEncoder

@@ -9,14 +9,13 @@ import re
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from servers import HttpServer, Request, Response
 
 from clip4clip import TextEncoder, WeightsNotFoundError
 from clip4clip.config import MODELS
@@ -40,7 +39,7 @@ for reference in sys.argv[1:] or [None]:
 
 @dataclass
 class Hub:
-    """The state of the server.
+    """A hub with one repository, ``owner/model``.
 
     Attributes:
         files: path in the repository to content.
@@ -56,66 +55,31 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    hub: Hub
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
-        hub, byte_range = self.hub, self.headers.get("Range")
-        hub.requests.append(f"{self.command} {self.path}" + (f" {byte_range}" if byte_range else ""))
-        match = re.fullmatch(r"/owner/model/resolve/([^/]+)/(.+)", self.path)
-        content = hub.files.get(match[2]) if match else None
-        if hub.failure == "silent":
-            self.close_connection = True
-            return
-        if hub.failure == "forbids":
-            self.send_error(403)
-            return
+    def respond(self, request: Request) -> Response | None:
+        byte_range = request.headers.get("Range")
+        self.requests.append(f"{request.method} {request.path}" + (f" {byte_range}" if byte_range else ""))
+        if self.failure == "silent":
+            return None
+        if self.failure == "forbids":
+            return Response(status=403)
+        match = re.fullmatch(r"/owner/model/resolve/([^/]+)/(.+)", request.path)
+        content = self.files.get(match[2]) if match else None
         if content is None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound" if match else "RepoNotFound")
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        start = int(match[1]) if byte_range and (match := re.fullmatch(r"bytes=(\d+)-", byte_range)) else 0
-        self.send_response(206 if byte_range else 200)
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content) - start))
-        if byte_range:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.end_headers()
-        if body:
-            end = len(content)
-            if hub.cut_first_answer_at is not None:
-                end, hub.cut_first_answer_at = hub.cut_first_answer_at, None
-            if hub.failure == "drops every answer":
-                end = 1000
-            self.wfile.write(content[start:end])
-            if end < len(content):
-                self.close_connection = True
-
-    def log_message(self, *args: object) -> None:
-        pass
+            code = "EntryNotFound" if match else "RepoNotFound"
+            return Response(status=404, headers={"X-Error-Code": code, "X-Repo-Commit": COMMIT})
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        cut_at = 1000 if self.failure == "drops every answer" else None
+        if request.method == "GET" and self.cut_first_answer_at is not None:
+            cut_at, self.cut_first_answer_at = self.cut_first_answer_at, None
+        return Response(content, headers=headers, ranges=True, cut_at=cut_at)
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    state = Hub({"model.safetensors": os.urandom(300_000), "other/weights.bin": b"other"})
-    handler = type("Handler", (_Handler,), {"hub": state})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        state.url = f"http://127.0.0.1:{server.server_address[1]}"
-        yield state
-        server.shutdown()
+    hub = Hub({"model.safetensors": os.urandom(300_000), "other/weights.bin": b"other"})
+    with HttpServer(hub.respond) as server:
+        hub.url = server.url
+        yield hub
 
 
 @pytest.fixture

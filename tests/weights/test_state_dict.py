@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkpoints import FRAMES, State, embed
-from conftest import QUICK_GELU
+from constants import QUICK_GELU
 from safetensors.torch import save_file
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 

@@ -1,0 +1,94 @@
+"""Videos of the index and their posters, over HTTP."""
+
+from __future__ import annotations
+
+import functools
+import io
+import mimetypes
+import os
+
+from PIL import Image
+
+from ..errors import Clip4clipError, InputValueError, MissingExtraError
+from ..evaluation.video_folder import VIDEO_EXTENSIONS
+from ..index.hit import Hit
+from ..index.video_index import VideoIndex
+from ..video.reader import read_frames
+from .results import visitor_message
+from .workers import Workers
+
+try:
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, PlainTextResponse, Response
+except ImportError as error:
+    raise MissingExtraError("the page needs starlette: pip install 'towhee-clip4clip[retrieval]'") from error
+
+LOOKUP_WORKERS = 4  # rows looked up and posters made at once
+POSTER_SIZE = 480  # pixels of its longer side
+POSTER_CACHE_SIZE = 1000  # posters
+
+
+class Media:
+    """Answers requests for a video of the index, or for its poster.
+
+    A request names a row of the index by its id. The path comes from the row, never from the visitor.
+
+    Args:
+        index: index that names the videos.
+    """
+
+    def __init__(self, index: VideoIndex) -> None:
+        self._index = index
+        self._workers = Workers(LOOKUP_WORKERS)
+
+    async def video(self, request: Request) -> Response:
+        """Answer with the file of a video, or the range of it that the request asks for."""
+        hit = await self._find(request)
+        if isinstance(hit, Response):
+            return hit
+        media_type = mimetypes.guess_type(hit.path)[0] or ""
+        # A browser must not run a file of the library, such as HTML.
+        is_video = media_type.startswith("video/")
+        return FileResponse(hit.path, media_type=media_type if is_video else "application/octet-stream")
+
+    async def poster(self, request: Request) -> Response:
+        """Answer with a picture of a video, as JPEG."""
+        hit = await self._find(request)
+        if isinstance(hit, Response):
+            return hit
+        picture = await self._workers.run(_poster, hit.path, hit.fields.get("mtime"))
+        if picture is None:
+            return Response(status_code=404)
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return Response(picture, media_type="image/jpeg", headers=headers)
+
+    async def _find(self, request: Request) -> Hit | Response:
+        """Return the row that a request names, or the answer if there is no such video."""
+        try:
+            hit = await self._workers.run(self._index.get, request.query_params.get("id", ""))
+        except InputValueError:  # the id is not a valid key of this collection
+            hit = None
+        except Clip4clipError as error:
+            return PlainTextResponse(visitor_message(error), 503)
+        if hit is None or not _is_servable(hit.path):
+            return PlainTextResponse("No such video.", 404)
+        return hit
+
+
+def _is_servable(path: str) -> bool:
+    """Return whether a visitor may have this file: a row of an index may name any file of this machine."""
+    return os.path.isabs(path) and path.lower().endswith(VIDEO_EXTENSIONS) and os.path.isfile(path)
+
+
+@functools.lru_cache(POSTER_CACHE_SIZE)
+def _poster(path: str, mtime: int | None) -> bytes | None:  # noqa: ARG001  a changed file gets a new poster
+    """Return a frame from the middle of a video as JPEG, or None if it cannot be decoded."""
+    try:
+        frame = next(read_frames(path, indices=lambda count: [count // 2], seek="keyframe"))
+    except Clip4clipError:
+        return None
+    image = Image.fromarray(frame.rgb)
+    image.thumbnail((POSTER_SIZE, POSTER_SIZE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

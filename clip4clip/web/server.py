@@ -1,0 +1,92 @@
+"""Serve the page until the process is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingExtraError, first_line
+from ..index.video_index import VideoIndex
+from .access import BasicAuthMiddleware, SameSiteMiddleware, SecurityHeadersMiddleware
+from .app import make_app
+
+try:
+    import uvicorn
+except ImportError as error:
+    raise MissingExtraError("the page needs gradio: pip install 'towhee-clip4clip[retrieval]'") from error
+
+SHUTDOWN_TIMEOUT = 5  # seconds for open connections to finish
+
+
+def run_page(
+    index: VideoIndex,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    login: tuple[str, str] | None = None,
+    on_ready: Callable[[str], object] = print,
+    allowed_hosts: Iterable[str] = (),
+) -> None:
+    """Serve the page until Ctrl-C or SIGTERM. Call it from the main thread.
+
+    Args:
+        index: index to search.
+        host: name or IP address to listen on; 127.0.0.1 can be reached from this machine only.
+        port: port to listen on; 0 takes a free one.
+        login: user name and password that visitors must enter.
+        on_ready: called with the URL of the page once it can be opened.
+        allowed_hosts: further host names of the server, such as that of a reverse proxy. Requests for a host name other
+            than these, ``host`` and the loopback names are rejected: see
+            :class:`clip4clip.web.access.SameSiteMiddleware`.
+
+    Raises:
+        InputValueError: one of ``allowed_hosts`` is not a host name.
+        VideoIndexError: the index cannot be searched with this model; see :meth:`VideoIndex.search`.
+        OSError: the port is in use, or ``host`` is not an address of this machine.
+    """
+    index.search("a video", limit=1)  # loads the model, and raises what would otherwise fail every search
+    with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads_folder, _listen(host, port) as listener:
+        address, port = listener.getsockname()[:2]
+        app: Any = make_app(index, Path(uploads_folder))
+        if login is not None:
+            app = BasicAuthMiddleware(app, *login)
+        app = SecurityHeadersMiddleware(SameSiteMiddleware(app, address, allowed_hosts))
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_TIMEOUT, server_header=False
+        )
+        server = uvicorn.Server(config)
+        logging.getLogger("uvicorn.error").addFilter(_is_not_cancellation)
+        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM must delete the uploads, too
+        with contextlib.suppress(KeyboardInterrupt):  # raised once all connections are closed
+            server.run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket, on which connections wait until the page accepts them."""
+    listener = None
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is empty or too long
+        if listener is not None:
+            listener.close()
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise OSError(
+            f"the page cannot listen at {host!r}, port {port}: {reason}. Use an address of this machine and a free port"
+        ) from error
+    return listener
+
+
+def _is_not_cancellation(record: logging.LogRecord) -> bool:
+    """Return whether a log record is worth printing: connections closed at shutdown are not."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

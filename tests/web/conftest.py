@@ -1,0 +1,155 @@
+"""Indexes, servers and clients of the page. Gradio takes seconds to import, so only the fixtures do."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from constants import DEMO_MODEL
+from servers import PageServer
+
+from clip4clip.encoder import EncoderSpec
+from clip4clip.retrieval import VideoIndex
+from clip4clip.video import read_frames
+from clip4clip.video.limits import DEFAULT_LIMITS, Limits
+
+NASTY_NAME = '<img src=x onerror=alert(1)> "it\'s" #1 & 100%.mp4'
+
+
+@pytest.fixture(scope="session")
+def nasty_name() -> str:
+    """The file name of a clip of ``library`` that is full of characters of HTML, URLs and SQL."""
+    return NASTY_NAME
+
+
+@pytest.fixture(scope="session")
+def library(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``clips`` (25 of them), their index ``videos.db``, and files that are not in the index."""
+    folder = tmp_path_factory.mktemp("library")
+    shutil.copytree(drawings / "eval", folder / "clips")
+    first = min((folder / "clips").iterdir())
+    shutil.copy(first, folder / "clips" / NASTY_NAME)
+    shutil.copy(first, folder / "secret.mp4")
+    (folder / "secret.txt").write_text("secret")
+    (folder / "broken.mp4").write_text("secret")
+    with VideoIndex(folder / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        assert index.sync(folder / "clips").added == 25
+    return folder
+
+
+@pytest.fixture(scope="session")
+def page(library: Path) -> Iterator[PageServer]:
+    """The page over the index of ``library``, in a process of its own."""
+    pytest.importorskip("gradio")
+    with PageServer(str(library / "videos.db")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def uploads_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for temporary files of ``empty_page``."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="session")
+def empty_page(uploads_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    """The page over an index without videos, behind a proxy named ``videos.example.com``."""
+    pytest.importorskip("gradio")
+    uri = tmp_path_factory.mktemp("index") / "videos.db"
+    with VideoIndex(uri, encoder=EncoderSpec(DEMO_MODEL)) as index:
+        index.create()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(uploads_folder))
+        server = PageServer(str(uri), "--allowed-host", "Videos.example.com", "--allowed-host", "[fd00::5]:443")
+    with server:
+        yield server
+        assert "Traceback" not in server.stop()
+
+
+class EmptyIndex:
+    """A stand-in for an index without videos. It decodes a clip, but loads no model."""
+
+    def search(
+        self, text: str | None = None, *, video: Any = None, limit: int = 12, limits: Limits = DEFAULT_LIMITS
+    ) -> list[Any]:
+        if video is not None:
+            list(read_frames(video, 1, limits=limits))
+        return []
+
+    def get(self, video_id: str) -> None:
+        return None
+
+    def count(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def empty_index() -> Any:
+    """An index without videos, with which nothing but the page can fail."""
+    return EmptyIndex()
+
+
+@pytest.fixture
+def closed_event_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the event loops that Gradio leaves open.
+
+    One that is garbage collected while a test parses Python code would break the parser of Python 3.11.
+    """
+    loops: list[asyncio.AbstractEventLoop] = []
+    new_event_loop = asyncio.new_event_loop
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: loops.append(new_event_loop()) or loops[-1])
+    yield
+    for loop in loops:
+        loop.close()
+
+
+@pytest.fixture
+def client(tmp_path: Path, empty_index: Any, closed_event_loops: None) -> Any:
+    """A client of the application over ``empty_index``, without a server; uploads go to ``tmp_path``."""
+    pytest.importorskip("gradio")
+    from starlette.testclient import TestClient
+
+    from clip4clip.web.app import make_app
+
+    return TestClient(make_app(empty_index, tmp_path))
+
+
+@pytest.fixture
+def serve(closed_event_loops: None, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """``(index, visit, stop_signal=SIGINT, **options)``: serve the page by ``run_page``, in this process.
+
+    ``visit(url)`` runs in a thread; when it returns, the page gets ``stop_signal``. Returns what the page has written
+    to stderr, and raises what ``visit`` raised. Much faster than a :class:`PageServer`.
+    """
+    pytest.importorskip("gradio")
+    from clip4clip.web.server import run_page
+
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
+
+    def run(index: Any, visit: Callable[[str], object], stop_signal: int = signal.SIGINT, **options: Any) -> str:
+        errors: list[BaseException] = []
+
+        def visitor(url: str) -> None:
+            try:
+                visit(url)
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                signal.raise_signal(stop_signal)
+
+        def on_ready(url: str) -> None:
+            threading.Thread(target=visitor, args=[url], daemon=True).start()
+
+        run_page(index, port=0, on_ready=on_ready, **options)
+        if errors:
+            raise errors[0]
+        return capfd.readouterr().err
+
+    yield run
+    signal.signal(signal.SIGTERM, sigterm_handler)
