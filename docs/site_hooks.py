@@ -26,7 +26,7 @@ REPOSITORY_FILES = ("examples/find_videos.ipynb", "examples/text_video_retrieval
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and the files from outside docs/."""
-    files.append(File.generated(config, "commands.md", content=command_reference()))
+    files.append(File.generated(config, "reference/commands.md", content=command_reference()))
     for page, source in REPOSITORY_PAGES.items():
         text = (REPOSITORY / source).read_text("utf-8")
         # These pages lie beside those of docs/ in the site.
@@ -48,7 +48,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Tidy docstrings up: drop Sphinx's roles, and turn names of pages into links."""
     html = re.sub(r":(?:class|func|meth|mod|attr|data):(?=<code>)", "", html)
-    return re.sub(r"(?<![\w/])docs/(\w+)\.md(?!\w)", r'<a href="\1.html">\1</a>', html) if page.file.src_uri == "api.md" else html
+    if page.file.src_uri.startswith("reference/"):
+        html = re.sub(r"(?<![\w/])docs/(\w+)\.md", r'<a href="../\1.html">\1</a>', html)
+    return html
 
 
 def command_reference() -> str:
@@ -61,6 +63,6 @@ def command_reference() -> str:
     return text.replace(
         "# Commands\n",
         "# Commands\n\nThis page is made from the code. `clip4clip COMMAND --help` prints the same in a shell. "
-        "[How commands end](how_to.md#use-exit-codes-in-scripts) lists the exit codes.\n",
+        "[How commands end](../how_to.md#use-exit-codes-in-scripts) lists the exit codes.\n",
         1,
     )

@@ -45,6 +45,8 @@ NOT_RUN = {
     ),
     "pip install '.[onnx]'": NETWORK,
     "pip install '.[triton]'": NETWORK,
+    "pip install torch --index-url https://download.pytorch.org/whl/cpu": NETWORK,
+    'clip4clip embed-text "a dog runs" --weights hf://Searchium-ai/clip4clip-webvid150k --json': "needs a download",
     "pip install 'tritonclient[http]'": NETWORK,
     "torchrun --nproc-per-node 8 -m clip4clip train …": "needs eight GPUs",
     "clip4clip embed /shared/videos -o vectors.parquet --engine ray --address head:6379 --actors 8 --gpus 1": (
@@ -63,6 +65,8 @@ NOT_RUN = {
     "tritonserver --model-repository models": "needs a Triton server: test_triton.py starts one",
     "client = loop.run_until_complete(connect())": "needs a Triton server: test_triton.py runs it with one",
 }
+# Which model embeds a library, where a page leaves it to the default.
+SPEC = f'__import__("clip4clip").EncoderSpec("{DEMO}")'
 # What is put in the place of something that is not here, or takes long.
 REPLACED = {
     "README.md": [
@@ -76,6 +80,12 @@ REPLACED = {
             "train MSRVTT_train.9k.csv --videos MSRVTT/videos/all --out run --eval-pairs MSRVTT_JSFUSION_test.csv",
         ),
         ("clip4clip train MSRVTT", "clip4clip train --batch-size 3 --epochs 1 --workers 0 MSRVTT"),
+    ],
+    "docs/how_to.md": [("cuda:1", "cpu"), ('"videos", "vectors.parquet")', f'"videos", "vectors.parquet", {SPEC})')],
+    "docs/python.md": [
+        (", 512)", ", 128)"),
+        ("(512,)", "(128,)"),
+        ('"videos", "vectors.parquet")', f'"videos", "vectors.parquet", {SPEC})'),
     ],
     # An index that is not there yet.
     "docs/library.md": [('VideoIndex("./videos.db")', 'VideoIndex("./cameras.db")')],
