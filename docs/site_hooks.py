@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -27,6 +28,7 @@ REPOSITORY_FILES = ("examples/find_videos.ipynb", "examples/text_video_retrieval
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and the files from outside docs/."""
     files.append(File.generated(config, "reference/commands.md", content=command_reference()))
+    files.append(File.generated(config, "reference/modules.md", content=module_list()))
     for page, source in REPOSITORY_PAGES.items():
         text = (REPOSITORY / source).read_text("utf-8")
         # These pages lie beside those of docs/ in the site.
@@ -66,3 +68,23 @@ def command_reference() -> str:
         "[How commands end](../how_to.md#use-exit-codes-in-scripts) lists the exit codes.\n",
         1,
     )
+
+
+def module_list() -> str:
+    """Return the page on modules, in Markdown: every file of the package, and the first sentence of its docstring."""
+    package = REPOSITORY / "clip4clip"
+    lines = ["# Modules", "", "This page is made from the code. [Design](../design.md) says why it is built this way."]
+    for folder in sorted({path.parent for path in package.rglob("*.py")}):
+        lines += [
+            "",
+            f"## `{folder.relative_to(REPOSITORY).as_posix()}/`",
+            "",
+            "| file | what it does |",
+            "| --- | --- |",
+        ]
+        for path in sorted(folder.glob("*.py")):
+            text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+            summary = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", " ".join(text.split("\n\n")[0].split()))
+            summary = summary.replace("``", "`").replace("|", "\\|")
+            lines.append(f"| `{path.name}` | {summary} |")
+    return "\n".join(lines) + "\n"
