@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from typer.cli import get_docs_for_click
@@ -53,6 +54,16 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     if page.file.src_uri.startswith("reference/"):
         html = re.sub(r"(?<![\w/])docs/(\w+)\.md", r'<a href="../\1.html">\1</a>', html)
     return html
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Refuse a site that loads anything from another host."""
+    tag = re.compile(r"<(?:link|script|img|iframe|source)\b[^>]*?\b(?:href|src)=[\"']?(?:https?:)?//[^>]*>")
+    style = re.compile(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)\"';]*")
+    for pattern, suffix in ((tag, "*.html"), (style, "*.css")):
+        for path in Path(config.site_dir).rglob(suffix):
+            if match := pattern.search(path.read_text("utf-8")):
+                raise PluginError(f"{path} loads something from another host: {match[0][:200]}")
 
 
 def command_reference() -> str:
