@@ -50,7 +50,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Tidy docstrings up: drop Sphinx's roles, and turn names of pages into links."""
-    html = re.sub(r":(?:class|func|meth|mod|attr|data):(?=<code>)", "", html)
+    html = re.sub(r":(?:class|func|meth|mod|attr|data):<code>(?:~[\w.]*\.(?=\w+</code>))?", "<code>", html)
     if page.file.src_uri.startswith("reference/"):
         html = re.sub(r"(?<![\w/])docs/(\w+)\.md", r'<a href="../\1.html">\1</a>', html)
     return html
