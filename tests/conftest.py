@@ -24,8 +24,8 @@ from filelock import FileLock
 from safetensors.torch import save_file
 from servers import MilvusServer
 
-from clip4clip.encoder import EncoderSpec
 from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.encoder import EncoderSpec
 from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.model import random_state_dict
 from clip4clip.training.synthetic import write_dataset

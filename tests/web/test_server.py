@@ -87,7 +87,10 @@ def test_a_visitor_who_stops_reading_cannot_keep_the_page_from_stopping(
     with (tmp_path / "long.mp4").open("wb") as file:
         file.truncate(1 << 30)
     row = {"id": "long", "path": str(tmp_path / "long.mp4"), "vector": np.eye(1, 128, dtype=np.float32)[0]}
-    with contextlib.ExitStack() as visitor, VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+    with (
+        contextlib.ExitStack() as visitor,
+        VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index,
+    ):
         index.add([row | asdict(identify(None, DEMO_MODEL))])
 
         def visit(url: str) -> None:
