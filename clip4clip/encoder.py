@@ -112,8 +112,8 @@ class TextEncoder:
                 it.
 
         Raises:
-            UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError, CacheError,
-                ExportError: see :mod:`clip4clip.errors`.
+            Clip4clipError: one of UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError,
+                MissingExtraError, CacheError and ExportError; see :mod:`clip4clip.errors`.
         """
         config = get_model(model_name).config
         placement = resolve_placement(device, runtime, precision, compiled)

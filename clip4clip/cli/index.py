@@ -18,8 +18,9 @@ from .texts import read_texts
 
 if TYPE_CHECKING:
     from ..encoder import EncoderSpec
-    from ..index.video_index import Hit, VideoIndex
-    from ..library.embed import Track
+    from ..index.hit import Hit
+    from ..index.video_index import VideoIndex
+    from ..progress import Track
     from ..video import FrameSampling
 
 
@@ -54,7 +55,8 @@ class IndexOptions:
             VideoIndexError: when the index does not exist, or cannot be opened.
             MissingExtraError, ImportError: when a package of the extra ``retrieval`` is missing.
         """
-        from ..index.video_index import VideoIndex, is_local
+        from ..index.address import is_local
+        from ..index.video_index import VideoIndex
 
         if is_local(self.uri):
             import milvus_lite  # noqa: F401  without it, pymilvus reports that the index does not answer

@@ -43,8 +43,8 @@ class Clip4clip(NNOperator):
         folder: the folder of the operator, if Towhee loads it from a folder.
 
     Raises:
-        UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError, MissingExtraError, CacheError,
-            ExportError: see :mod:`clip4clip.errors`.
+        Clip4clipError: one of UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError,
+            MissingExtraError, CacheError and ExportError; see :mod:`clip4clip.errors`.
     """
 
     supported_formats: ClassVar[list[str]] = ["onnx"]
