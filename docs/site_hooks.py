@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 import typer
@@ -73,12 +74,18 @@ def command_reference() -> str:
     text = get_docs_for_click(obj=command, ctx=context, name="clip4clip", title="Commands")
     # Typer cuts the summaries in its list of commands short. The page's table of contents is the better list.
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n?", "", text)
+    # Indented lines after a heading, such as "Examples:", are commands.
+    text = re.sub(r"^(\w.*):\n((?: {4}.*\n)+)", _command_block, text, flags=re.MULTILINE)
     return text.replace(
         "# Commands\n",
         "# Commands\n\nThis page is made from the code. `clip4clip COMMAND --help` prints the same in a shell. "
         "[How commands end](../how_to.md#use-exit-codes-in-scripts) lists the exit codes.\n",
         1,
     )
+
+
+def _command_block(match: re.Match[str]) -> str:
+    return f"**{match[1]}**:\n\n```bash\n{textwrap.dedent(match[2])}```\n"
 
 
 def module_list() -> str:

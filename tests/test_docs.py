@@ -134,9 +134,9 @@ class Desk:
                 line = self._in_place(command)
                 if command in NOT_RUN:
                     continue
-                if line.startswith("clip4clip serve --uri"):
-                    uri, *options = shlex.split(line.removesuffix("&"))[3:]
-                    page = PageServer(uri, *options, cwd=self.folder, env=self.environment)
+                if line.startswith("clip4clip serve"):
+                    options = shlex.split(line.removesuffix("&"))[2:]  # a --uri among them replaces the default
+                    page = PageServer("./videos.db", *options, cwd=self.folder, env=self.environment)
                     assert servers.enter_context(page).get("/")[0] == 200
                     continue
                 failure = any(text.startswith("error ") for text in shown)

@@ -12,11 +12,12 @@ class Limits:
 
     Attributes:
         pixels: Most pixels of one frame. A decoder may hold 16 reference frames and one frame for each of its threads,
-            at 1.5 to 6 bytes a pixel: 2.5 GB at the default and the usual 8 bits, 0.5 GB at 4096×2304.
+            at 1.5 to 6 bytes a pixel: 2 GB at the default and the usual 8 bits, 0.5 GB at 4096×2304.
         frames: Most frames of a video, counted in its index or its packets. Each frame costs about 100 bytes of memory
             and 2 microseconds.
         decoded_pixels: Most pixels that are decoded, over all frames. One core decodes 100 to 300 million a second.
-        threads: Threads that decode the video; 0 for one per core. Use 1 when you read several videos in parallel.
+        threads: Threads that decode the video; 0 to choose by the number of cores. Use 1 when you read several
+            videos in parallel.
     """
 
     pixels: int = 8192 * 8192
