@@ -271,7 +271,7 @@ def _not_a_video(data: Any, name: str) -> InputTypeError | InputValueError:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Which encoder to use: a model, its weights, and how to compute it. The values are those of TextEncoder.load.
+    """Which encoder to use: a model, its weights, and how to compute it. See :meth:`TextEncoder.load`.
 
     Attributes:
         model_name: key of :data:`clip4clip.config.MODELS`; None for :data:`clip4clip.config.DEFAULT_MODEL` or, in a

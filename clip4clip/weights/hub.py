@@ -128,8 +128,7 @@ def _config_files(name: str) -> list[str]:
 
 
 def _find_commit(hub: HubReference, name: str, config_files: list[str]) -> tuple[str | None, str]:
-    """Return what :func:`_ask_hub` returns; without a request if the revision is a commit and all its
-    files are cached."""
+    """Return what :func:`_ask_hub` returns; without a request if all files at a commit are cached."""
     from huggingface_hub import try_to_load_from_cache
 
     if _COMMIT.fullmatch(hub.revision or "") and all(
