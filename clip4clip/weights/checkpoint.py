@@ -107,7 +107,7 @@ def _unpickle(path: Path, mmap: bool) -> dict[str, Tensor]:
     tensors = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
-            raise ValueError(f"{name} must be a plain tensor, but it is {tensor.layout} on the device {tensor.device}")
+            raise ValueError(f"{name} is {tensor.layout} on the device {tensor.device}, not a plain tensor")
     return tensors
 
 
