@@ -85,6 +85,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
-if __name__ == "clip4clip":  # it has another name if Towhee loads the package from an operator's folder
-    # Once Towhee is imported, or now if it already is: the operators register themselves when they are imported.
+if __name__ == "clip4clip":  # not if Towhee loads the package from an operator's folder, under another name
+    # Import the operators as soon as Towhee is imported, or now if it already is: this registers them with Towhee.
     register_post_import_hook(lambda _: import_module(".operators", __name__), "towhee")

@@ -11,7 +11,7 @@ from .errors import CacheError, first_line
 
 
 def is_cache_writable() -> bool:
-    """Tell whether :func:`cache_folder` can be written to, and create it if it does not exist."""
+    """Return whether :func:`cache_folder` can be written to. Create it if it does not exist."""
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def cache_folder() -> Path:
     """Return ``$CLIP4CLIP_CACHE`` or, if it is not set, the folder ``clip4clip`` in the user's cache folder.
 
     Raises:
-        CacheError: the home folder that its name refers to cannot be determined.
+        CacheError: the folder is in a home folder that cannot be determined.
     """
     try:
         return (_configured_folder() or user_cache_path("clip4clip", appauthor=False)).expanduser()
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def cache_name() -> str:
-    """Return how to call :func:`cache_folder` in a message, even if the folder cannot be determined."""
+    """Return the name of :func:`cache_folder` for a message, even if the folder cannot be determined."""
     try:
         return str(_configured_folder() or user_cache_path("clip4clip", appauthor=False))
     except RuntimeError:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from .errors import UnknownNameError
 
-HEAD_WIDTH = 64  # of every attention head in every CLIP
+HEAD_WIDTH = 64  # channels of an attention head, the same in every CLIP
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class CLIPConfig:
         resolution: width and height of the images that the vision tower takes, in pixels.
         patch_size: width and height of a patch, in pixels.
         vision_width: size of the hidden states of the vision tower.
-        vision_layers: number of its transformer blocks.
-        context_length: token ids that the text tower takes at most.
+        vision_layers: number of transformer blocks of the vision tower.
+        context_length: the most token ids that the text tower takes, start and end token included.
         vocab_size: number of distinct token ids.
         text_width: size of the hidden states of the text tower.
-        text_layers: number of its transformer blocks.
+        text_layers: number of transformer blocks of the text tower.
     """
 
     embed_dim: int = 512
@@ -47,7 +47,7 @@ class Model:
         config: shape of the network.
         hub: reference to a file on the Hugging Face hub, ``hf://owner/repo@revision/file``.
         local_file: name of the checkpoint in the operator's folder; it takes precedence over the hub.
-        packaged_file: name of the checkpoint in the folder of this package; it takes precedence over both.
+        packaged_file: name of the checkpoint in the folder of this package; it takes precedence over the other two.
     """
 
     config: CLIPConfig
@@ -66,7 +66,7 @@ MODELS: Mapping[str, Model] = {
         CLIPConfig(patch_size=16),
         hub="hf://timm/vit_base_patch16_clip_224.openai@977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d/open_clip_model.safetensors",
     ),
-    # For trials and tests, not for real footage: docs/demo_model.md trained it on drawings.
+    # For trials and tests, not for real footage: it was trained on drawings (docs/demo_model.md).
     "clip_vit_tiny_demo": Model(
         CLIPConfig(
             embed_dim=128,
@@ -82,6 +82,7 @@ MODELS: Mapping[str, Model] = {
         packaged_file="clip_vit_tiny_demo.safetensors",
     ),
 }
+DEFAULT_MODEL = "clip_vit_b32"
 
 
 def get_model(name: str) -> Model:
@@ -103,7 +104,7 @@ def find_mismatches(sizes: Mapping[str, int], model_name: str) -> tuple[list[str
         model_name: key of :data:`MODELS`.
 
     Returns:
-        One phrase for each size that differs; and a sentence that names the model which the sizes fit, or "".
+        One phrase for each size that differs; and a sentence that names the model that the sizes fit, or "".
 
     Raises:
         UnknownNameError: there is no such model.

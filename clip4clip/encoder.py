@@ -1,4 +1,7 @@
-"""Raw input to unit vectors: :class:`TextEncoder` for captions, :class:`VideoEncoder` for decoded frames."""
+"""Raw input to unit vectors: :class:`TextEncoder` for captions, :class:`VideoEncoder` for decoded frames.
+
+:class:`EncoderSpec` says which of them to load, for functions that load an encoder themselves.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import CLIPConfig, get_model
+from .config import DEFAULT_MODEL, CLIPConfig, get_model
 from .errors import InputTypeError, InputValueError, brief
 from .preprocess import HOW_TO_DECODE, PixelBatch, is_frame
 from .runtime.load import load_head, load_tower, resolve_weights, warn_if_weights_differ
@@ -20,55 +23,9 @@ from .weights.identity import Identity, identify
 from .weights.locate import Reference
 
 MAX_BATCH_TOKENS = 512  # token ids in a batch of captions, including padding
-MAX_PADDING_TOKENS = 24  # padding in a batch of captions: one more batch takes as long as computing this
-MIN_CAPTION_TOKENS = 2  # the start and the end token
-MAX_BATCH_FRAMES = 32
-
-
-DEFAULT_MODEL = "clip_vit_b32"
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """Which encoder to use: a model, its weights, and how to compute it.
-
-    Attributes:
-        model_name: key of :data:`clip4clip.config.MODELS`. None for ``clip_vit_b32``, or, where an index is searched,
-            for the model of its vectors.
-        weights: checkpoint, as for :meth:`TextEncoder.load`.
-        device: as for :meth:`TextEncoder.load`.
-        runtime: as for :meth:`TextEncoder.load`.
-        precision: as for :meth:`TextEncoder.load`. Vectors of different precisions can be compared.
-    """
-
-    model_name: str | None = None
-    weights: Reference | None = None
-    device: str | None = None
-    runtime: str | None = None
-    precision: str = "float32"
-
-    def identify(self) -> Identity:
-        """Return the model and the fingerprint of its weights.
-
-        Raises:
-            UnknownNameError, WeightsNotFoundError, CheckpointError: see :mod:`clip4clip.errors`.
-        """
-        return identify(self.weights, self.model_name or DEFAULT_MODEL)
-
-    def text_encoder(self) -> TextEncoder:
-        """Return :meth:`TextEncoder.load` of these values."""
-        return TextEncoder.load(
-            self.model_name or DEFAULT_MODEL, self.weights, self.device, self.runtime, self.precision
-        )
-
-    def video_encoder(self) -> VideoEncoder:
-        """Return :meth:`VideoEncoder.load` of these values."""
-        return VideoEncoder.load(
-            self.model_name or DEFAULT_MODEL, self.weights, self.device, self.runtime, self.precision
-        )
-
-
-DEFAULT_ENCODER = EncoderSpec()
+MAX_PADDING_TOKENS = 24  # padding in a batch of captions; computing more takes longer than one more batch
+MIN_CAPTION_TOKENS = 2  # the start token and the end token
+MAX_BATCH_FRAMES = 32  # frames that the vision tower gets at once
 
 
 class TextEncoder:
@@ -91,7 +48,7 @@ class TextEncoder:
     @classmethod
     def load(
         cls,
-        model_name: str = "clip_vit_b32",
+        model_name: str = DEFAULT_MODEL,
         weights: Reference | None = None,
         device: str | None = None,
         runtime: str | None = None,
@@ -101,7 +58,8 @@ class TextEncoder:
         """Load the text encoder of a checkpoint. The vision tower is neither built nor read.
 
         Args:
-            model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings.
+            model_name: ``'clip_vit_b32'`` (the default), ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, which was
+                trained on drawings.
             weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the model's default
                 (docs/checkpoints.md).
             device: ``'cpu'``, ``'cuda:1'``, ``'mps'`` or ``'openvino'``; None for the best one available.
@@ -207,7 +165,7 @@ class VideoEncoder:
     @classmethod
     def load(
         cls,
-        model_name: str = "clip_vit_b32",
+        model_name: str = DEFAULT_MODEL,
         weights: Reference | None = None,
         device: str | None = None,
         runtime: str | None = None,
@@ -309,3 +267,46 @@ def _not_a_video(data: Any, name: str) -> InputTypeError | InputValueError:
         f"{name} must be a list, tuple or iterator of frames or a (T, H, W, 3) array, "
         f"not {type(data).__name__}: {brief(data)}"
     )
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Which encoder to use: a model, its weights, and how to compute it. See :meth:`TextEncoder.load`.
+
+    Attributes:
+        model_name: key of :data:`clip4clip.config.MODELS`; None for :data:`clip4clip.config.DEFAULT_MODEL` or, in a
+            search of an index, for the model of the vectors in the index.
+        weights: the checkpoint; None for the model's default.
+        device: where to compute; None for the best device available.
+        runtime: what computes; None for the faster runtime of those that are installed.
+        precision: precision of the computation. Vectors of different precisions can be compared.
+    """
+
+    model_name: str | None = None
+    weights: Reference | None = None
+    device: str | None = None
+    runtime: str | None = None
+    precision: str = "float32"
+
+    def identify(self) -> Identity:
+        """Return the model and the fingerprint of its weights.
+
+        Raises:
+            UnknownNameError, WeightsNotFoundError, CheckpointError: see :mod:`clip4clip.errors`.
+        """
+        return identify(self.weights, self.model_name or DEFAULT_MODEL)
+
+    def text_encoder(self) -> TextEncoder:
+        """Load the text encoder; see :meth:`TextEncoder.load`."""
+        return TextEncoder.load(
+            self.model_name or DEFAULT_MODEL, self.weights, self.device, self.runtime, self.precision
+        )
+
+    def video_encoder(self) -> VideoEncoder:
+        """Load the video encoder; see :meth:`VideoEncoder.load`."""
+        return VideoEncoder.load(
+            self.model_name or DEFAULT_MODEL, self.weights, self.device, self.runtime, self.precision
+        )
+
+
+DEFAULT_ENCODER = EncoderSpec()

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-MAX_LINKS = 40  # symbolic links that are followed, as many as Linux follows
+MAX_LINKS = 40  # symbolic links followed from a path, as many as Linux follows
 
 
 @contextlib.contextmanager
@@ -25,11 +25,11 @@ def atomic_write(path: Path, replace_link: bool = False) -> Iterator[Path]:
     bytes are copied into it.
 
     Args:
-        path: of the file to write.
-        replace_link: replace a symbolic link itself, and leave its target alone.
+        path: the file to write.
+        replace_link: replace a symbolic link itself instead of its target.
 
     Raises:
-        OSError: before the block if the file cannot be written, or after it if the file could not be replaced.
+        OSError: the file cannot be written (raised before the block) or cannot be replaced (raised after it).
     """
     target = path if replace_link else _resolve_link(path)
     existing = target.stat() if target.exists() else None
@@ -59,7 +59,7 @@ def atomic_write(path: Path, replace_link: bool = False) -> Iterator[Path]:
 
 
 def is_regular(path: Path) -> bool:
-    """Tell whether :func:`atomic_write` would create or replace a file, rather than write to a device or a pipe."""
+    """Return whether :func:`atomic_write` would create or replace a file, rather than write to a device or a pipe."""
     target = _resolve_link(path)
     return not target.exists() or (target.is_file() and not target.is_symlink())
 
@@ -85,7 +85,7 @@ def remove_partial_files(paths: Iterable[Path]) -> None:
 
 
 class _CheckOnlyError(Exception):
-    """Ends a block of :func:`atomic_write` without writing the file."""
+    """Raised to end a block of :func:`atomic_write` without writing the file."""
 
 
 def _resolve_link(path: Path) -> Path:
@@ -99,7 +99,7 @@ def _resolve_link(path: Path) -> Path:
 
 
 def _create(temporary: Path, existing: os.stat_result | None) -> OSError | None:
-    """Create an empty file; return the error if this fails. Only its owner can read it if it is to replace a file."""
+    """Create an empty file; return the error if this fails. Only its owner can read it if it will replace a file."""
     try:
         temporary.unlink(missing_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if existing is None else 0o600))

@@ -3,7 +3,7 @@
 Sources: CLIP, arXiv 2103.00020 (section 2.4), with the parameter names of OpenAI's checkpoints; and CLIP4Clip,
 arXiv 2104.08860 (section 3.3, similarity calculators: meanP, seqLSTM, seqTransf).
 
-Shapes: B rows of L tokens, or N frames; C channels inside a tower; D numbers of an embedding; T frames of a video.
+Shapes: B rows of L tokens, or N frames; C channels inside a tower; D numbers in an embedding; T frames of a video.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
-        """Let all tokens attend to all, or with ``causal`` to themselves and those before them."""
+        """Let each token attend to all tokens or, with ``causal``, to itself and those before it."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3C)
         q, k, v = qkv.unflatten(-1, (3, -1, HEAD_WIDTH)).permute(2, 0, 3, 1, 4)  # 3 x (B, heads, L, 64)
         x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)

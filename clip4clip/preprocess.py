@@ -19,14 +19,14 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 HOW_TO_DECODE = "decode it first, with ops.video_decode.ffmpeg in a pipeline or clip4clip.video.read_frames in Python"
 THREADS = min(4, os.cpu_count() or 1)  # for resizing; Pillow itself uses one thread for a frame
 MAX_PENDING = 2 * THREADS  # frames that wait to be resized
-MAX_ASPECT = 64  # long side to short side; of longer frames only the middle is resized, to bound the memory
+MAX_ASPECT = 64  # long side divided by short side; for longer frames, only the middle is resized, to save memory
 
-# (3, 256) normalised values for the 256 levels of each channel, computed as the reference implementations do.
+# The normalised values of the 256 levels of each channel, (3, 256), computed as the reference implementations do.
 _NORMALISED_LEVELS = (np.arange(256, dtype=np.float32) / 255 - np.array(MEAN, np.float32)[:, None]) / np.array(
     STD, np.float32
 )[:, None]
 
-# towhee.types.Image.mode -> function that converts its array to RGB
+# For each towhee.types.Image.mode, the function that converts an array of that mode to RGB.
 _TO_RGB = {
     "RGB": lambda array: array,
     "BGR": lambda array: array[..., ::-1],
@@ -99,7 +99,7 @@ def _write_pixels(image: Image.Image, pixels: np.ndarray) -> None:
 
 
 def is_frame(data: Any) -> bool:
-    """Tell whether the data looks like one frame, valid or not, rather than several."""
+    """Return whether the data looks like one frame, valid or not, rather than several."""
     return hasattr(data, "rgb") or isinstance(data, Image.Image) or (isinstance(data, np.ndarray) and data.ndim < 4)
 
 

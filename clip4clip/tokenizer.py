@@ -23,7 +23,7 @@ from .errors import WeightsNotFoundError
 MERGES_FILE = "towhee/models/clip/bpe_simple_vocab_16e6.txt.gz"
 N_BYTES = 256
 VOCAB_SIZE = 49_408  # of CLIP; the table lists more merges than CLIP uses
-MAX_CACHED_WORD = 64  # characters of a word whose ids are cached
+MAX_CACHED_WORD = 64  # characters of the longest word whose ids are cached, to limit the memory of the cache
 FIRST_CHUNK = 1024  # characters of a long text or word that are encoded first; often they suffice
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 
@@ -43,7 +43,7 @@ def clean(text: str, unescape: str | bool = "auto") -> str:
         text: of any length.
         unescape: ftfy's ``unescape_html``. ``"auto"`` leaves entities alone if the text contains a ``<``.
     """
-    # ASCII without an ampersand needs no repair. Most queries are such, and ftfy takes longer than everything else.
+    # ASCII without an ampersand needs no repair. Most queries are like this, and ftfy takes longer than all else.
     if "&" in text or not _ASCII.fullmatch(text):
         import ftfy
 
@@ -113,23 +113,22 @@ class Tokenizer:
         return self.end_id + 1
 
     def iter_ids(self, text: str, limit: int | None = None) -> Iterator[int]:
-        """Yield the ids of a text, without start and end tokens. Text after the last id that is taken costs no time.
+        """Yield the ids of a text, without start and end tokens. Text is processed only as far as ids are taken.
 
         Args:
             text: of any length.
-            limit: number of ids that the caller takes at most. With it, the end of a very long word costs no time
-                either.
+            limit: the most ids that the caller takes. With it, the end of a very long word is not processed either.
         """
-        for word in itertools.chain.from_iterable(map(_WORD.finditer, _clean_pieces(text))):
-            match word.group():
-                case token if token == START_TOKEN:
-                    yield self.start_id
-                case token if token == END_TOKEN:
-                    yield self.end_id
-                case token if len(token) <= MAX_CACHED_WORD:  # to bound the memory of the cache
-                    yield from self._encode_cached(token)
-                case token:
-                    yield from self._encode_long_word(token, limit)
+        for match in itertools.chain.from_iterable(map(_WORD.finditer, _clean_pieces(text))):
+            word = match.group()
+            if word == START_TOKEN:
+                yield self.start_id
+            elif word == END_TOKEN:
+                yield self.end_id
+            elif len(word) <= MAX_CACHED_WORD:
+                yield from self._encode_cached(word)
+            else:
+                yield from self._encode_long_word(word, limit)
 
     def encode(self, text: str, context_length: int = 77) -> list[int]:
         """Return the ids of one text with start and end tokens, without padding.
@@ -159,9 +158,9 @@ class Tokenizer:
     def _encode_long_word(self, word: str, limit: int | None) -> Sequence[int]:
         """Return the ids of a word; of a very long one only the first ``limit``, if its first characters suffice.
 
-        The ids before a boundary between two ids of the word do not depend on what follows it. An id stands for at most
-        ``self._max_symbol_bytes`` bytes, so the word has such a boundary within the last so many bytes of any prefix.
-        If the prefixes that end at these bytes all begin with the same ids, so does the word.
+        If two ids of the word meet at a byte, the ids before it depend only on the bytes before it. An id stands for at
+        most ``_max_symbol_bytes`` bytes, so two ids meet at one of the last ``_max_symbol_bytes`` bytes of any prefix.
+        If the prefixes that end at each of these bytes all begin with the same ids, the word begins with them, too.
         """
         length = FIRST_CHUNK
         while limit is not None and len(word) > length:
@@ -180,9 +179,9 @@ class Tokenizer:
     def _encode_bytes(self, word: bytes, is_whole: bool) -> tuple[int, ...]:
         """Return the ids of a word or of a prefix of a word, by byte-pair encoding.
 
-        Of all pairs of neighbours in the table, the one with the lowest id is merged, the leftmost among equals, until
-        no pair is left. A heap of these pairs and a linked list of ids keep this O(n log n), so that a megabyte without
-        a space cannot stall a server.
+        The pair of neighbours with the lowest id in the table is merged, the leftmost if there are several, until no
+        pair is in the table. A heap of the pairs and a linked list of the ids keep this O(n log n), so that a
+        megabyte without a space cannot stall a server.
         """
         ids: list[int | None] = [self._byte_ids[byte] for byte in word]
         if is_whole:

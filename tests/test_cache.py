@@ -36,7 +36,7 @@ def test_the_variable_of_the_package_takes_precedence(tmp_path: Path, monkeypatc
 
 @pytest.mark.skipif(sys.platform == "win32", reason="user names of POSIX")
 @pytest.mark.parametrize("configured", ["~nobody_such/x", None])
-def test_a_cache_in_an_unknown_home_folder_is_an_error_that_stops_no_checkpoint(
+def test_a_checkpoint_is_read_even_if_the_cache_is_in_an_unknown_home_folder(
     configured: str | None, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("CLIP4CLIP_CACHE", "XDG_CACHE_HOME", "HOME"):
@@ -53,7 +53,7 @@ def test_a_cache_in_an_unknown_home_folder_is_an_error_that_stops_no_checkpoint(
     assert inspect_checkpoint(tiny_checkpoint, "tiny").head == "meanP"
 
 
-def test_a_file_in_the_place_of_the_cache_folder_stops_no_checkpoint(
+def test_a_checkpoint_is_read_even_if_a_file_is_in_the_place_of_the_cache_folder(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIP4CLIP_CACHE", str(tmp_path / "cache"))

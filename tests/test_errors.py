@@ -1,4 +1,4 @@
-"""How values and errors become part of a message."""
+"""Values and errors as parts of a message."""
 
 from __future__ import annotations
 

@@ -78,7 +78,9 @@ def test_mean_pooling_is_the_mean_of_unit_vectors() -> None:
     "head", [MeanPooling(), SequenceLSTM(64), SequenceTransformer(64, 2, 77)], ids=lambda h: type(h).__name__
 )
 @torch.inference_mode()
-def test_frames_in_chunks_pool_like_all_at_once(head: MeanPooling | SequenceLSTM | SequenceTransformer) -> None:
+def test_pooling_frames_in_chunks_equals_pooling_them_at_once(
+    head: MeanPooling | SequenceLSTM | SequenceTransformer,
+) -> None:
     if isinstance(head, SequenceTransformer):
         for parameter in head.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape))

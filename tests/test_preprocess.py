@@ -212,7 +212,7 @@ def test_an_invalid_frame_is_an_error_that_says_why(frame: object, message: str)
         (torch.zeros(5, 5, 3), "not Tensor"),
     ],
 )
-def test_something_else_than_a_frame_is_an_error_that_names_its_type(frame: object, message: str) -> None:
+def test_anything_but_a_frame_is_an_error_that_names_its_type(frame: object, message: str) -> None:
     with pytest.raises(InputTypeError, match=message):
         pixel_values([frame])
 

@@ -161,7 +161,7 @@ def test_the_first_ids_of_a_long_word_are_those_of_the_whole(seed: int, length: 
 
 
 @pytest.mark.parametrize("text", ["ab" * 5_000_000, "é\n" * 3_000_000, " \n" * 4_000_000 + "dog"])
-def test_of_ten_megabytes_only_the_beginning_is_encoded(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_beginning_of_ten_megabytes_is_encoded(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded, repaired = [], []
     encode, fix_text = Tokenizer._encode_bytes, ftfy.fix_text
     monkeypatch.setattr(
@@ -198,7 +198,7 @@ def test_lone_surrogates_are_accepted() -> None:
     assert default_tokenizer().encode("\ud800 dog")[-2:] == [1929, 49407]
 
 
-def test_an_entity_of_no_character_becomes_a_replacement_character() -> None:
+def test_an_entity_that_names_no_character_becomes_a_replacement_character() -> None:
     for digits in (10, 90, 200, 5000):
         for entity in (f"&#{'9' * digits};", f"&amp;#{'9' * digits};", f"&#{'9' * digits}"):
             assert clean(f"a dog {entity} runs") == "a dog \ufffd runs"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import get_model
-from ..encoder import DEFAULT_ENCODER, DEFAULT_MODEL, EncoderSpec, TextEncoder, VideoEncoder
+from ..config import DEFAULT_MODEL, get_model
+from ..encoder import DEFAULT_ENCODER, EncoderSpec, TextEncoder, VideoEncoder
 from ..errors import InputTypeError, InputValueError, LibraryError, ModelMismatchError, brief
 from ..library.local_engine import embed_videos
 from ..library.sources import Video, absolute_path, list_videos

@@ -1,4 +1,4 @@
-"""Export the tower of an encoder, as it is now, to an ONNX file."""
+"""Export the tower of an encoder, with its current weights, to an ONNX file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ExportSource:
         tower: the tower in use. A copy of a :class:`TorchTower` is exported, as it may have been trained since it was
             loaded; any other tower is built again from its checkpoint.
         head: the head in use, to pool the frames of a video in the graph; None to export only the tower.
-        find_checkpoint: returns the checkpoint file.
+        find_checkpoint: function that returns the checkpoint file.
     """
 
     model_name: str
@@ -62,7 +62,7 @@ def export(source: ExportSource, path: Path, precision: str, max_batch_size: int
         WeightsNotFoundError: the checkpoint no longer exists.
         CheckpointError: the checkpoint cannot be read, or the tower returns embeddings that are zero or not finite.
         ExportError: the graph and torch disagree, or the file cannot be written.
-        UnknownNameError: unknown precision.
+        UnknownNameError: the precision is unknown.
     """
     tower, head = source.modules()
     try:

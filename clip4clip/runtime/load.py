@@ -26,7 +26,7 @@ TYPICAL_BATCH_SIZE = {"text": 1, "video": 12}  # one caption, the frames of one 
 
 
 def check_modality(modality: str) -> str:
-    """Return ``modality``.
+    """Return the modality if it is known.
 
     Raises:
         UnknownNameError: it is neither ``'text'`` nor ``'video'``.
@@ -45,7 +45,7 @@ class Weights:
         modality: ``'text'`` or ``'video'``.
         path: the checkpoint file.
         fingerprint: see :func:`clip4clip.weights.fingerprint.compute_fingerprint`.
-        is_default: the caller chose no weights, so these are the model's default ones.
+        is_default: whether these are the model's default weights, because the caller chose none.
     """
 
     model_name: str
@@ -62,13 +62,13 @@ def resolve_weights(weights: Reference | None, model_name: str, modality: str, f
     """Find the checkpoint to load, and log which one it is.
 
     Args:
-        weights: see :func:`clip4clip.weights.locate.locate`, as for ``folder``.
+        weights: as for :func:`clip4clip.weights.locate.locate`.
         model_name: key of :data:`clip4clip.config.MODELS`.
         modality: ``'text'`` or ``'video'``.
-        folder: the folder of the operator.
+        folder: as for :func:`clip4clip.weights.locate.locate`.
 
     Raises:
-        UnknownNameError: unknown model or modality.
+        UnknownNameError: the model or the modality is unknown.
         WeightsNotFoundError: see :func:`clip4clip.weights.locate.locate`.
         CheckpointError: the file is not a checkpoint of the model, or its head does not give each text and each video
             a vector of its own.
@@ -82,7 +82,7 @@ def resolve_weights(weights: Reference | None, model_name: str, modality: str, f
 
 
 def load_tower(model_name: str, modality: str, path: Path, placement: Placement) -> Tower:
-    """Load a tower of a checkpoint. Returns the same object for the same file, modality and placement.
+    """Load a tower of a checkpoint. The same file, modality and placement give the same object.
 
     Args:
         model_name: key of :data:`clip4clip.config.MODELS`.
@@ -91,7 +91,7 @@ def load_tower(model_name: str, modality: str, path: Path, placement: Placement)
         placement: what computes the tower.
 
     Raises:
-        UnknownNameError: unknown model or modality.
+        UnknownNameError: the model or the modality is unknown.
         CheckpointError: see :func:`resolve_weights`.
         CacheError, ExportError: with onnxruntime, see :func:`clip4clip.runtime.onnx_cache.cached_graph`.
         DeviceError: with onnxruntime, see :func:`clip4clip.runtime.onnx_backend.create_session`.
@@ -119,7 +119,7 @@ def _load_onnx_tower(model_name: str, modality: str, path: Path, placement: Plac
 
 
 def load_head(model_name: str, path: Path, placement: Placement) -> Head:
-    """Load the pooling head of a checkpoint. Returns the same object for the same file and device.
+    """Load the pooling head of a checkpoint. The same file and device give the same object.
 
     torch computes ``seqLSTM`` and ``seqTransf``, whatever computes the tower.
 
@@ -150,7 +150,7 @@ def _load_once(key: tuple, path: Path, load: Callable[[], Any]) -> Any:
 
 
 def warn_if_weights_differ(encoder: Any, weights: Weights) -> None:
-    """Warn if the encoders of a model have different weights in this process, unless the caller chose them all.
+    """Warn if encoders of one model have different weights in this process, unless the caller chose all of them.
 
     Args:
         encoder: a newly loaded encoder. It is compared with later ones as long as it lives.
@@ -162,11 +162,12 @@ def warn_if_weights_differ(encoder: Any, weights: Weights) -> None:
     for other in others:
         if other.model_name != weights.model_name or other.fingerprint == weights.fingerprint:
             continue
-        # Two encoders of one modality may be meant to be compared with each other: then only one has the default.
+        # A caller may compare two checkpoints by two encoders of one modality, one of them with the default weights.
         allowed_defaults = 1 if other.modality == weights.modality else 0
         if other.is_default + weights.is_default <= allowed_defaults:
             continue
         warn_once(
+            logger,
             f"two encoders of {weights.model_name} have different weights, so their vectors cannot be compared: "
-            f"{other}, and {weights}. Pass the same weight_path to both."
+            f"{other}, and {weights}. Pass the same weight_path to both.",
         )

@@ -19,8 +19,8 @@ from ..threads import thread_pool
 from .placement import PROVIDERS, available_cores
 from .tower import Tower
 
-# What onnxruntime raises on a CPU when the files of a graph are missing, truncated or overwritten. The last comes from
-# its message when that quotes bytes of the file.
+# The errors of onnxruntime on a CPU when the files of a graph are missing, truncated or overwritten. It raises the last
+# one if its message quotes bytes of the file.
 DAMAGED_GRAPH_ERRORS = (NoSuchFile, InvalidProtobuf, InvalidArgument, InvalidGraph, Fail, UnicodeDecodeError)
 MAX_IDLE_SHARE = 0.25  # share of the cores' time that may be lost when each computes rows of its own
 
@@ -30,11 +30,11 @@ class OnnxTower(Tower):
 
     A CPU computes a batch in one of two modes. All cores compute each operator together and wait for each other after
     it: this is best for one row or a few. Or the batch is split, and each core computes its rows from beginning to end:
-    this is best when it keeps all cores busy. Each mode has a session of its own, with the weights in memory, from its
-    first use on. A process that is forked, or unpickles the tower, loads the graph again.
+    this is best when it keeps all cores busy. Each mode has a session of its own, with the weights in memory, created
+    when it is first used. A process that is forked, or unpickles the tower, loads the graph again.
 
     Args:
-        create_session: maps the number of threads of a run to a session of the graph.
+        create_session: returns a session of the graph that computes with a number of threads.
         device: ``'cpu'``, ``'cuda:1'`` or ``'openvino'``.
         batch_size: the batch size of most calls. Its session is created at once.
     """
@@ -67,7 +67,7 @@ class OnnxTower(Tower):
         return np.concatenate(list(thread_pool("onnx", self._cores).map(run, parts)))
 
     def _should_split(self, batch_size: int) -> bool:
-        """Return whether the rows of a batch, one a core at a time, keep the cores busy."""
+        """Return whether a batch keeps the cores busy if each computes one row at a time."""
         rounds = -(-batch_size // self._cores)
         return self._device == "cpu" and batch_size >= (1 - MAX_IDLE_SHARE) * rounds * self._cores
 
@@ -83,7 +83,7 @@ class OnnxTower(Tower):
 
 
 _towers: weakref.WeakSet[OnnxTower] = weakref.WeakSet()
-_inherited: list[dict[int, onnxruntime.InferenceSession]] = []
+_inherited: list[dict[int, onnxruntime.InferenceSession]] = []  # sessions of the parent process
 
 
 def _after_fork() -> None:

@@ -18,7 +18,7 @@ EXTERNAL_TENSOR_BYTES = 4096  # smaller tensors stay in the graph file
 # unsigned and a signed byte in 16 bits, and saturate: 2 * 180 * 91 is less than 2**15.
 MAX_INPUT_LEVEL, MAX_WEIGHT_LEVEL = 180, 91
 ZERO_POINT, ZERO_POINT_AFTER_GELU = 90, 20  # the levels of an input that stand for 0
-QUICK_GELU_MINIMUM = 0.1637  # QuickGELU returns nothing below minus this
+QUICK_GELU_MINIMUM = 0.1637  # QuickGELU never returns less than minus this
 MIN_SCALE = 1e-30  # instead of 0, for a row or column of zeros
 
 Tensors = Mapping[str, np.ndarray]
@@ -29,7 +29,7 @@ class GraphBuilder:
 
     Args:
         tensors: the tensors of the checkpoint by name, float32.
-        quantised: compute linear layers in 8 bits, unless they are added as ``exact``.
+        quantised: compute linear layers in 8 bits, except those that are added as ``exact``.
     """
 
     def __init__(self, tensors: Tensors, quantised: bool) -> None:
@@ -82,7 +82,7 @@ class GraphBuilder:
         return name
 
     def range(self, count: str) -> str:
-        """Return 0, 1, … up to a count, which is (1,) int64."""
+        """Add the numbers from 0 to a count, (1,) int64, without the count itself."""
         zero, one = (self.constant(np.array(value, np.int64)) for value in (0, 1))
         return self.add("Range", zero, self.add("Squeeze", count), one)
 
@@ -120,7 +120,7 @@ class GraphBuilder:
 
         Each row of x is divided by its largest magnitude first and multiplied by it afterwards. The scale of the
         quantised input is therefore a constant, so runtimes can fuse quantisation and product into one integer product.
-        QuickGELU returns hardly anything below zero, so behind it most levels stand for positive numbers.
+        QuickGELU returns hardly anything below zero, so after it most levels stand for positive numbers.
         """
         zero_point = ZERO_POINT_AFTER_GELU if after_gelu else ZERO_POINT
         positive_levels = MAX_INPUT_LEVEL - zero_point

@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 HEAD_NAMES: dict[type, str] = {MeanPooling: "meanP", SequenceLSTM: "seqLSTM", SequenceTransformer: "seqTransf"}
 
-# Precision to the least cosine and the largest difference between the unit vectors of a graph and those of torch.
+# For each precision, the least cosine and the largest difference between the unit vectors of a graph and of torch.
 TOLERANCES = {"float32": (0.999999, 1e-4), "float16": (0.999, 1e-2), "int8": (0.99, 0.1)}
 WARN_BELOW_COSINE = 0.999
 CHECKED_ROWS = 3  # captions or frames of the comparison
-SMOOTHING_ROWS = 12  # captions or frames in which outliers are looked for
+SMOOTHING_ROWS = 12  # captions or frames that are searched for outliers
 
 
 @fork_safe
@@ -58,7 +58,7 @@ def save_tower(
     Raises:
         CheckpointError: the tower returns embeddings that are zero or not finite.
         ExportError: ONNX Runtime and torch differ by more than :data:`TOLERANCES` allow.
-        UnknownNameError: unknown precision.
+        UnknownNameError: the precision is unknown.
         OSError: the file cannot be written.
     """
     if precision not in TOLERANCES:
@@ -123,7 +123,7 @@ def _compare_with_torch(tower: TextTower | VisionTower, head: PoolingHead | None
         )
     if cosine < WARN_BELOW_COSINE:
         logger.warning(
-            "%s: vectors of this checkpoint in %s have a cosine of only %.4f to those in float32; usual is %s or more. "
+            "%s: vectors of this checkpoint in %s have a cosine of only %.4f to those in float32; %s or more is usual. "
             "Choose another precision if that is too far",
             path.name,
             precision,

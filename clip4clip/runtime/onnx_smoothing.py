@@ -33,13 +33,13 @@ def tensors_of(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def smoothed_tensors(tower: TextTower | VisionTower, example: np.ndarray) -> dict[str, np.ndarray]:
-    """Return tensors that give the same vectors, but linear layers inputs without outliers.
+    """Return tensors for the same tower whose linear layers get inputs without outliers. The vectors do not change.
 
     A block whose MLP is changed also gets ``mlp.gelu.divisor``, the divisors of ``c_fc``'s output, (4C,).
 
     Args:
         tower: on the CPU, float32.
-        example: inputs of the tower, in which outliers are looked for.
+        example: inputs of the tower, which are searched for outliers.
     """
     tensors = tensors_of(tower)
     for (block, layer), largest in _largest_inputs(tower, example).items():

@@ -20,7 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 RUNTIMES = ("torch", "onnxruntime")
 
-# Runtime and kind of device to the precisions it supports, the default first.
+# For each runtime and kind of device, the precisions that are supported, the default first.
 PRECISIONS = {
     ("torch", "cpu"): ("float32", "bfloat16", "float16"),
     ("torch", "cuda"): ("float32", "float16", "bfloat16"),
@@ -30,7 +30,7 @@ PRECISIONS = {
     ("onnxruntime", "openvino"): ("float32", "int8"),
 }
 
-# Kind of device to onnxruntime's execution provider, the best first.
+# For each kind of device, onnxruntime's execution provider; the best device first.
 PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",

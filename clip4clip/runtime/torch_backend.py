@@ -86,7 +86,7 @@ class TorchTower(Tower):
 
 
 def _pad(inputs: Tensor, max_length: int) -> Tensor:
-    """Append rows of zeros, and to the ids of captions zeros. Neither changes the embeddings of the other rows."""
+    """Append rows of zeros, and zeros to the ids of captions. Neither changes the embeddings of the original rows."""
     rows = (1 << (len(inputs) - 1).bit_length()) - len(inputs)
     if inputs.ndim == 2:
         length = min(-(-inputs.shape[1] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def set_max_batch_size(model: Path, size: int) -> None:
-    """Have Triton accept batches of a size, if a model file is in a model repository.
+    """Have Triton accept batches up to a size, if a model file is in a model repository.
 
     In a repository the file is ``<name>/<version>/model.onnx``. Towhee writes ``<name>/config.pbtxt`` before it asks
     for the model. If the pipeline sets no ``max_batch_size``, neither does this file, and Triton's default is 4: it

@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 MAX_SINGLE_THREAD_PIXELS = 320 * 240  # of one frame; for frames this small, more threads cost more than they gain
 MAX_THREADS = 16  # of a decoder, unless the caller asks for more
-MAX_THREAD_PIXELS = 1 << 28  # pixels of one frame times threads, each of which may hold a frame
-MAX_STREAMS = 100  # of a container
-MAX_UNDECODABLE = 100_000  # packets in a row, an hour at 30 a second; the rest of the video is given up
-MIN_PACKET_PIXELS = 128 * 128  # that each packet counts for in Limits.decoded_pixels
+MAX_THREAD_PIXELS = 1 << 28  # pixels of one frame times threads: each thread may hold a frame
+MAX_STREAMS = 100  # in one container
+MAX_UNDECODABLE = 100_000  # packets in a row, an hour at 30 a second; after them, the rest of the video is skipped
+MIN_PACKET_PIXELS = 128 * 128  # counted for a packet of a smaller frame, towards Limits.decoded_pixels
 # Only containers that hold their own data. Playlists and the like name other files or addresses for FFmpeg to open.
 FORMATS = (
     *("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv"),
@@ -45,23 +45,23 @@ class Container:
     """An open video: its video stream, the packets of this stream, and the decoder for them.
 
     Args:
-        source: Local path, http(s) URL, the bytes of a file, or a binary file object. A source that cannot seek, such
+        source: local path, http(s) URL, the bytes of a file, or a binary file object. A source that cannot seek, such
             as a named pipe, is first copied to a temporary file; so is an MP4 with an index from a server that does
             not support range requests.
-        limits: How much work the video may cause.
+        limits: how much work the video may cause.
 
     Raises:
-        InputTypeError: If ``source`` is none of these.
-        VideoNotFoundError: If the file does not exist or the URL cannot be fetched.
-        VideoError: If the source is not a supported video, has no video stream, or exceeds a limit.
+        InputTypeError: ``source`` is none of these.
+        VideoNotFoundError: the file does not exist or the URL cannot be fetched.
+        VideoError: the source is not a supported video, has no video stream, or exceeds a limit.
 
     Attributes:
-        name: Name of the video, for messages.
-        limits: How much work the video may cause.
+        name: name of the video, for messages.
+        limits: how much work the video may cause.
         cores: CPU cores that decoding may use.
-        stream: The first video stream that is not a cover picture.
-        damage: Number of packets and frames that are lost or altered.
-        has_wrong_times: Whether time stamps are partly missing, repeat or fall.
+        stream: the first video stream that is not a cover picture.
+        damage: number of packets and frames that are lost or altered.
+        has_wrong_times: whether some time stamps are missing, repeat or fall.
     """
 
     def __init__(self, source: Source, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -101,7 +101,7 @@ class Container:
         return isinstance(self._source, bytes) or is_local_file(self._source)
 
     def reopen(self, threads: int) -> Container:
-        """Open the same video once more, with another decoder that uses so many threads."""
+        """Open the same video once more, with a decoder of its own that uses this many threads."""
         return Container(self._source, dataclasses.replace(self.limits, threads=threads))
 
     @property
@@ -193,13 +193,13 @@ class Container:
         """Decode one more packet. Damage costs only the frames that depend on the damaged packet.
 
         Args:
-            packet: The next packet; None to get the frames that the decoder still holds.
+            packet: the next packet; None to get the frames that the decoder still holds.
 
         Returns:
             The frames that the decoder has finished, often of earlier packets.
 
         Raises:
-            VideoError: If the decoded pixels exceed the limit.
+            VideoError: the decoded pixels exceed the limit.
         """
         self._decoded_pixels += max(self.stream.width * self.stream.height, MIN_PACKET_PIXELS)
         if self._decoded_pixels > self.limits.decoded_pixels:
@@ -248,8 +248,8 @@ class Container:
             and self.stream.frames
             and not self._input.supports_ranges()
         ):
-            # Some MP4 files have their index behind their frames, or fragments that the index does not list. From such
-            # a server, FFmpeg would fail to open the first, and would miss the frames of the second.
+            # Some MP4 files have their index behind their frames; others have fragments that the index does not list.
+            # Without range requests, FFmpeg would fail to open the former and would miss frames of the latter.
             self._container.close()
             with contextlib.closing(self._input.download()) as chunks:
                 file = copy_to_temporary_file(chunks, self.name, self._resources)
@@ -267,7 +267,7 @@ class Container:
             source = self._input.url
             options |= self._input.options()
         else:
-            # Hides the file's name, which FFmpeg would take for a hint of its format or a pattern of several files.
+            # Hide the file's name: FFmpeg would take it for a hint of its format, or for a pattern of several files.
             source = SimpleNamespace(read=self._input.read, seek=self._input.seek, tell=self._input.tell)
             options["protocol_whitelist"] = "pipe"
         timeout = (remote.OPEN_TIMEOUT, remote.READ_TIMEOUT)
@@ -285,7 +285,7 @@ class Container:
 
     def _demux(self) -> Iterator[av.Packet]:
         if isinstance(self._input, RemoteVideo):
-            # Of all streams: a live stream whose sound outlasts its pictures must run into the time limit, too.
+            # Read all streams: a live stream whose sound outlasts its pictures must run into the time limit, too.
             return self._input.limit_waiting(self._container.demux())
         return self._container.demux(self.stream)
 
@@ -304,11 +304,11 @@ class Container:
             )
         stream.thread_type = "AUTO"
         stream.thread_count = self._thread_count(pixels)
-        stream.codec_context.options = {"max_pixels": str(self.limits.pixels)}  # for frames that grow on the way
+        stream.codec_context.options = {"max_pixels": str(self.limits.pixels)}  # for frames that become larger later
         return stream
 
     def _thread_count(self, pixels: int) -> int:
-        """Return the number of decoder threads for frames of so many pixels."""
+        """Return the number of decoder threads for frames of this many pixels."""
         if pixels <= MAX_SINGLE_THREAD_PIXELS:
             return 1
         threads = self.limits.threads or min(self.cores + 1, MAX_THREADS)  # FFmpeg's own choice

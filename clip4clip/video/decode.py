@@ -27,9 +27,9 @@ from .timestamps import TIME_TOLERANCE, ArrayTimeline, MonotonicTimes
 
 logger = logging.getLogger(__name__)
 
-MAX_BUFFERED_PIXELS = 16_000_000  # of all frames, of a video that is decoded completely before frames are selected
+MAX_BUFFERED_PIXELS = 16_000_000  # of all frames, if a video is decoded completely before frames are selected
 MAX_PREFETCHED_PIXELS = 64_000_000  # of all frames that are decoded in parallel before the caller takes them
-MAX_GAP = 8  # frames between two selected ones that are decoded rather than jumped over
+MAX_GAP = 8  # frames between two selected ones: decoding so few is faster than a seek
 
 
 @dataclass
@@ -37,8 +37,8 @@ class VideoInfo:
     """What is known about a video.
 
     Attributes:
-        frame_count: Number of frames; None if unknown, because the video was not decoded to its end.
-        duration: Seconds, as stated by the file; None if it does not state it.
+        frame_count: number of frames; None if unknown, because the video was not decoded to its end.
+        duration: seconds, as stated by the file; None if it does not state it.
     """
 
     frame_count: int | None = None
@@ -50,9 +50,9 @@ class _Plan:
     """The frames to decode.
 
     Attributes:
-        index: The frames and key frames of the video.
-        frame_range: The frames within the selected time range.
-        frames: The selected frames, rising.
+        index: the frames and key frames of the video.
+        frame_range: the frames within the selected time range.
+        frames: the selected frames, rising.
     """
 
     index: FrameIndex
@@ -66,16 +66,16 @@ def decode_frames(
     """Decode the selected frames, in display order.
 
     Args:
-        container: A video at its first packet. Its ``damage`` counts what is lost.
-        selection: The frames to decode.
-        info: Gets the number of frames, if it is known.
+        container: a video at its first packet. Its ``damage`` counts what is lost.
+        selection: the frames to decode.
+        info: gets the number of frames, if it is known.
 
     Yields:
         The display time in seconds and the frame. Frames that cannot be decoded are left out.
 
     Raises:
-        InputValueError: If the video has no such frame.
-        VideoError: If the video exceeds a limit.
+        InputValueError: the video has no such frame.
+        VideoError: the video exceeds a limit.
     """
     if selection.choose is None and not selection.start_time and selection.seek == "exact":
         yield from _decode_until_end_time(container, selection)
@@ -104,7 +104,7 @@ def decode_frames(
 
 
 def _restart(container: Container) -> None:
-    """Go back to the first packet; damage is counted again."""
+    """Go back to the first packet, and count damage from 0 again."""
     container.damage = 0
     container.rewind()
 
@@ -182,12 +182,12 @@ def _decode_in_parallel(
 
         def decode(part: list[int]) -> list[av.VideoFrame]:
             """Return the frames of a part; none if it is damaged."""
-            own = idle.get()
+            reader = idle.get()
             try:
-                decoded = dict(_decode_from_gop(own, index.for_container(own), index.gop_of(part[0]), part))
-                is_intact = not own.damage and list(decoded) == part
+                decoded = dict(_decode_from_gop(reader, index.for_container(reader), index.gop_of(part[0]), part))
+                is_intact = not reader.damage and list(decoded) == part
             finally:
-                idle.put(own)
+                idle.put(reader)
             return list(decoded.values()) if is_intact else []
 
         pending = deque(pool.submit(decode, part) for part in parts[:workers])
@@ -203,8 +203,9 @@ def _decode_in_parallel(
 def _decode_in_turn(container: Container, index: FrameIndex, frames: Iterable[int]) -> Iterator[av.VideoFrame]:
     """Decode part by part, each from its key frame to its last frame and no further.
 
-    If frames are missing, either the file is damaged or what it calls a key frame is none. Then the part is decoded
-    from the key frame before. If frames are still missing, the rest is decoded from the beginning of the video.
+    If frames are missing, either the file is damaged or a frame is wrongly marked as a key frame. Then the part is
+    decoded from the previous key frame. If frames are still missing, the rest is decoded from the beginning of the
+    video.
     """
     remaining = deque(frames)
     while remaining:
@@ -227,7 +228,7 @@ def _decode_in_turn(container: Container, index: FrameIndex, frames: Iterable[in
 
 
 def _decode_from_beginning(container: Container, index: FrameIndex, frames: Iterable[int]) -> Iterator[av.VideoFrame]:
-    """Decode the whole video for some frames, without those that are missing."""
+    """Decode from the beginning of the video to the last of some frames; leave out those that are missing."""
     remaining = deque(frames)
     for number, frame in _decode_from_gop(container, index, 0, remaining):
         while remaining and remaining[0] < number:
@@ -245,7 +246,7 @@ def _decode_from_gop(
     """Decode from the key frame of a GOP to the last of some frames; yield these frames with their numbers."""
     container.flush()
     remaining = set(frames)
-    number_at: dict[int, int] = {}  # of the selected frames that the decoder holds, by time stamp
+    number_at: dict[int, int] = {}  # selected frames that the decoder holds: time stamp to number
     key_timestamp, last_pts = None, -math.inf
 
     def select(decoded: Iterable[av.VideoFrame]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -291,7 +292,7 @@ def _decode_key_frames(container: Container, plan: _Plan) -> Iterator[av.VideoFr
         container.skip_unreferenced(False)
         packets = [packet for packet, _ in itertools.islice(index.packets_from(gop), 1)]
         frames = [frame for packet in [*packets, None] for frame in container.decode(packet)]
-        if not frames:  # what the file calls a key frame needs other frames, or is not displayed
+        if not frames:  # the frame is wrongly marked as a key frame, or is not displayed
             key_frames = [int(index.key_frames[rest]) for rest in gops[position:]]
             yield from _decode_exact(container, index, sorted(set(key_frames)))
             return
@@ -314,7 +315,7 @@ def _decode_until_end_time(container: Container, selection: FrameSelection) -> I
 def _decode_all_and_select(
     container: Container, selection: FrameSelection, info: VideoInfo
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Decode the whole video and select frames then. If it is too large to buffer, decode it a second time."""
+    """Decode the whole video, then select frames. If it is too large to buffer, decode it a second time."""
     buffered: list[tuple[float, av.VideoFrame]] = []
     times: list[float] = []
     pixels = 0

@@ -22,7 +22,7 @@ from ..errors import VideoError
 from .container import Container
 from .timestamps import TIME_TOLERANCE, ArrayTimeline, Timeline
 
-# Codecs with one displayed frame per packet, whose key frames need no earlier frame. GIF, for example, is not one.
+# Codecs with one displayed frame per packet, whose key frames need no earlier frame. GIF is not such a codec.
 INDEXABLE_CODECS = {"h264", "hevc", "vvc", "vp8", "vp9", "av1", "mpeg2video", "mjpeg", "prores", "dnxhd"}
 NOT_DISPLAYED = -1  # the frame number of packets whose frame is never displayed
 SEEK_MARGIN = 5  # seconds by which a second seek aims before a key frame that the first one missed
@@ -36,7 +36,7 @@ class FrameIndex(Timeline):
     """The frames of a video, and the key frames from which they are decoded.
 
     Attributes:
-        count: Number of frames.
+        count: number of frames.
         key_frames: int array of shape (GOPs,), rising from 0: the number of the first frame of each GOP.
     """
 
@@ -65,7 +65,7 @@ class PacketFrameIndex(ArrayTimeline, FrameIndex):
     """An index made by reading all packets of a video once.
 
     Args:
-        container: The video.
+        container: the video.
         timestamps: int array of shape (frames,): the time stamp at which each frame is displayed, rising.
         key_timestamps: int array of shape (GOPs,): the time stamps of the key frames, rising.
     """
@@ -95,10 +95,10 @@ class ContainerFrameIndex(FrameIndex):
     if it is an open GOP, also the leading frames, which are decoded after its key frame but displayed before it.
 
     Args:
-        container: The video.
+        container: the video.
         key_frames: int array of shape (GOPs,): the number of the first frame of each GOP.
         key_timestamps: int array of shape (GOPs,): the decoding time stamp of each key frame, rising.
-        count: Number of frames.
+        count: number of frames.
     """
 
     def __init__(self, container: Container, key_frames: np.ndarray, key_timestamps: np.ndarray, count: int) -> None:
@@ -167,13 +167,13 @@ def build_frame_index(container: Container) -> FrameIndex | None:
     """Return the index of the frames of a video, from the container's own index or else from its packets.
 
     Args:
-        container: A video at its first packet. It is not there afterwards.
+        container: a video at its first packet. Its position changes.
 
     Returns:
-        The index; None if the video must be decoded to know its frames, as its packets do not tell them reliably.
+        The index; None if the packets do not identify the frames reliably, so that the video must be decoded.
 
     Raises:
-        VideoError: If the video has more frames than the limit.
+        VideoError: the video has more frames than the limit.
     """
     if container.codec not in INDEXABLE_CODECS or not container.has_display_times:
         return None
@@ -181,13 +181,13 @@ def build_frame_index(container: Container) -> FrameIndex | None:
 
 
 def index_from_packets(container: Container) -> PacketFrameIndex | None:
-    """Return the index of the frames of a video from its packets only, or None if they do not tell it reliably.
+    """Return the index of the frames of a video from its packets only; None if they do not identify the frames.
 
     Args:
-        container: A video at its first packet. All packets are read.
+        container: a video at its first packet. All packets are read.
 
     Raises:
-        VideoError: If the video has more frames than the limit.
+        VideoError: the video has more frames than the limit.
     """
     displayed, keys = array("q"), array("q")  # time stamps
     is_vp8 = container.codec == "vp8"
@@ -241,11 +241,11 @@ def _read_entries(entries: Iterable[Any], size: int) -> tuple[np.ndarray, np.nda
 
     Args:
         entries: FFmpeg's index entries of the video stream.
-        size: Size of the file in bytes; 0 or less if unknown.
+        size: size of the file in bytes; 0 or less if unknown.
 
     Returns:
         The frame number and the decoding time stamp of each key frame, the number of frames, and the number of frames
-        that are cut off with the file. None if the entries do not tell them reliably.
+        that are cut off with the file. None if the entries do not identify the frames reliably.
     """
     key_frames, key_timestamps, count, cut_off = array("q"), array("q"), 0, 0
     previous = None
@@ -253,7 +253,7 @@ def _read_entries(entries: Iterable[Any], size: int) -> tuple[np.ndarray, np.nda
         if 0 < size < entry.pos + entry.size:
             cut_off += 1
             continue
-        if previous is not None and entry.timestamp <= previous + 1:  # ticks so long that time stamps may repeat
+        if previous is not None and entry.timestamp <= previous + 1:  # with ticks so long, time stamps may repeat
             return None
         previous = entry.timestamp
         if entry.is_keyframe:
@@ -266,7 +266,7 @@ def _read_entries(entries: Iterable[Any], size: int) -> tuple[np.ndarray, np.nda
 
 
 def _has_fall(timestamps: Iterable[int | None]) -> bool:
-    """Return whether time stamps, in decoding order, fall anywhere. Right ones do if frames are reordered."""
+    """Return whether time stamps, in decoding order, fall anywhere. Correct ones do if frames are reordered."""
     present = (timestamp for timestamp in timestamps if timestamp is not None)
     return any(later < earlier for earlier, later in itertools.pairwise(present))
 
@@ -281,16 +281,16 @@ def _timestamp(value: int | None) -> int:
 
 
 def _packets_from(container: Container, field: str, timestamp: int, near: int) -> Iterator[av.Packet]:
-    """Yield the packets from a key frame on.
+    """Yield the packets from a key frame to the end of the video.
 
     Args:
-        container: The video.
-        field: Time stamp that identifies the key frame: ``'pts'`` or ``'dts'``.
-        timestamp: Its value.
-        near: Time stamp to seek to first.
+        container: the video.
+        field: time stamp that identifies the key frame: ``'pts'`` or ``'dts'``.
+        timestamp: its value.
+        near: time stamp to seek to first.
     """
     ticks_per_second = round(1 / (container.stream.time_base or 1))
-    # Without an index, a seek may end behind the key frame. Then aim earlier, and at last begin at the first packet.
+    # Without an index, a seek may end behind the key frame. Then aim earlier, and finally begin at the first packet.
     for target in (near, timestamp - SEEK_MARGIN * ticks_per_second, None):
         if target is None:
             container.rewind()

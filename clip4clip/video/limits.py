@@ -11,12 +11,12 @@ class Limits:
     """How much work one video may cause. The defaults suit your own files; set lower ones for files from strangers.
 
     Attributes:
-        pixels: Most pixels of one frame. A decoder may hold 16 reference frames and one frame for each of its threads,
+        pixels: most pixels of one frame. A decoder may hold 16 reference frames and one frame for each of its threads,
             at 1.5 to 6 bytes a pixel: 2 GB at the default and the usual 8 bits, 0.5 GB at 4096×2304.
-        frames: Most frames of a video, counted in its index or its packets. Each frame costs about 100 bytes of memory
+        frames: most frames of a video, counted in its index or its packets. Each frame costs about 100 bytes of memory
             and 2 microseconds.
-        decoded_pixels: Most pixels that are decoded, over all frames. One core decodes 100 to 300 million a second.
-        threads: Threads that decode the video; 0 to choose by the number of cores. Use 1 when you read several
+        decoded_pixels: most pixels that are decoded, over all frames. One core decodes 100 to 300 million a second.
+        threads: threads that decode the video; 0 to choose by the number of cores. Use 1 when you read several
             videos in parallel.
     """
 

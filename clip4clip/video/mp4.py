@@ -24,7 +24,7 @@ PARENT_BOXES = (
     *(b"mvex", b"udta", b"wide", b"tref", b"dinf", b"avss", b"ilst", b"sinf", b"schi", b"wave", b"iprp", b"ipco"),
     *(b"free", b"hoov"),
 )
-# The boxes of which only the first bytes are read here, and how many.
+# Boxes of which only the first bytes are read, and how many bytes.
 HEAD_BYTES = {b"hdlr": 12, b"stts": 16, b"stsz": 12, b"stz2": 12, b"stco": 8, b"co64": 8, b"elst": 8}
 HEAD_BYTES |= {b"tfhd": 8, b"trun": 8, b"senc": 8, b"sgpd": 20}
 MAX_HEADER = 16  # bytes of size and type in front of a box's content
@@ -33,7 +33,7 @@ TABLE_BOXES = (b"stsc", b"ctts", b"sbgp")  # read as far as their rows can matte
 MAX_DEPTH = 12  # levels of nested boxes; FFmpeg stops at 10
 MAX_BOXES = 2_000_000  # a day in fragments of one second has half as many
 MAX_COMPRESSED_HEADER = 64 << 20  # bytes of a movie header that is stored compressed
-MAX_TRACKS = 8  # with as many samples as the limit allows; there may be more smaller ones
+MAX_TRACKS = 8  # with as many samples as the limit allows; a file may have more if they are smaller
 FREE_EDITS = 10  # entries of a track's edit list; each further one may repeat all samples of the track
 PCM_SAMPLES = 1024  # samples of uncompressed sound that FFmpeg keeps as one
 SEARCH_BYTES = 1 << 20  # searched at a time
@@ -42,7 +42,7 @@ _COUNTED_BOXES = re.compile(b"|".join((*HEAD_BYTES, *TABLE_BOXES)))
 
 
 class _TooManyError(Exception):
-    """Stops counting: the file has a structure that no honest program writes."""
+    """Raised to stop counting: the file has a structure that no honest program writes."""
 
 
 @dataclass
@@ -50,16 +50,16 @@ class _Track:
     """What the boxes of one track declare.
 
     Attributes:
-        samples: Number of samples.
-        chunks: Number of chunks, in which samples are stored.
-        edits: Number of entries of the edit list.
-        handlers: Types of media: ``b"vide"`` for video, ``b"soun"`` for sound.
-        is_one_tick: Whether each sample lasts one tick of the track's clock, as in uncompressed sound.
-        chunk_runs: Table of 32-bit numbers with three columns: first chunk of a run, samples per chunk, description.
-        other_entries: Largest number of entries of other tables that FFmpeg allocates memory for.
-        has_sync_groups: Whether a table groups samples by sync point. FFmpeg then lists each sample of the groups and
+        samples: number of samples.
+        chunks: number of chunks, in which samples are stored.
+        edits: number of entries of the edit list.
+        handlers: types of media: ``b"vide"`` for video, ``b"soun"`` for sound.
+        is_one_tick: whether each sample lasts one tick of the track's clock, as in uncompressed sound.
+        chunk_runs: table of 32-bit numbers with three columns: first chunk of a run, samples per chunk, description.
+        other_entries: largest number of entries of other tables that FFmpeg allocates memory for.
+        has_sync_groups: whether a table groups samples by sync point. FFmpeg then lists each sample of the groups and
             of the time offsets.
-        listed_samples: Largest number of samples in these two tables.
+        listed_samples: largest number of samples in these two tables.
     """
 
     samples: int = 0
@@ -117,8 +117,8 @@ def count_samples(file: BinaryIO, limit: int) -> int:
     """Return how many samples the largest track of an MP4 or MOV file declares; 0 for any other file.
 
     Args:
-        file: A seekable binary file. Its position changes.
-        limit: Most samples of one track. Counting stops above it, and at more boxes, tracks or compressed bytes than an
+        file: a seekable binary file. Its position changes.
+        limit: most samples of one track. Counting stops above it, and at more boxes, tracks or compressed bytes than an
             honest program writes; the result is ``limit + 1`` then.
     """
     tracks = [_Track()]
@@ -154,11 +154,11 @@ def _boxes(file: BinaryIO, start: int, end: int, max_table: int, depth: int = 0)
     Parents come before their children.
 
     Args:
-        file: A seekable binary file.
-        start: Position of the first box.
-        end: Position behind the last box.
-        max_table: Bytes to read of a table.
-        depth: Level of nesting.
+        file: a seekable binary file.
+        start: position of the first box.
+        end: position behind the last box.
+        max_table: most bytes to read of a table.
+        depth: level of nesting.
     """
     while end - start >= 8 and depth <= MAX_DEPTH:
         file.seek(start)

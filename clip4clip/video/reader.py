@@ -27,8 +27,8 @@ class Frame:
 
     Attributes:
         rgb: uint8 array of shape (height, width, 3), upright.
-        time: Display time in seconds, as stated by the file.
-        key_frame: Whether the frame was decoded without any other frame.
+        time: display time in seconds, as stated by the file.
+        key_frame: whether the frame was decoded without any other frame.
     """
 
     rgb: np.ndarray
@@ -40,7 +40,7 @@ class Frames(Iterator[Frame]):
     """The frames of a video, decoded one by one as they are taken.
 
     Attributes:
-        info: What is known about the video; complete once the first frame has been taken.
+        info: what is known about the video; complete once the first frame has been taken.
     """
 
     def __init__(self, frames: Generator[Frame, None, None], info: VideoInfo) -> None:
@@ -73,30 +73,30 @@ def read_frames(
     are asked for, each of its frames is returned once. A still image is a video of one frame.
 
     Args:
-        source: Local path, http(s) URL, the bytes of a file, or a binary file object, which is read from its start.
-        num_samples: Number of frames, spread evenly: of n frames those at ``linspace(0, n - 1, num_samples)``, rounded
-            down. None for every frame. Ignored if one of the next three arguments is given.
-        time_step: Seconds. Selects the first frame at or after each of the times ``start_time + k * time_step``.
-        indices: Frame numbers, counted from 0, or from -1 backwards; or a function from the number of frames to these.
-        times: Seconds. Selects the frame that is displayed at each of these times.
-        start_time: Seconds, as stated by the file. Frames displayed before are treated as if they did not exist.
-        end_time: Seconds, likewise for frames displayed after.
+        source: local path, http(s) URL, the bytes of a file, or a binary file object, which is read from its start.
+        num_samples: number of frames, spread evenly: the frames at ``linspace(0, n - 1, num_samples)``, rounded down,
+            of a video of n frames. None for every frame. Ignored if one of the next three arguments is given.
+        time_step: seconds. Selects the first frame at or after each of the times ``start_time + k * time_step``.
+        indices: frame numbers, counted from 0, or from -1 backwards; or a function from the number of frames to these.
+        times: seconds. Selects the frame that is displayed at each of these times.
+        start_time: seconds, as stated by the file. Frames displayed before it are treated as if they did not exist.
+        end_time: seconds, likewise for frames displayed after it.
         seek: ``'exact'`` for exactly the selected frames, or ``'keyframe'`` for the key frame nearest to each, at a
             small part of the cost. If the key frames of a video are unknown, the exact frames are returned.
-        limits: How much work the video may cause, and how many threads decode it.
+        limits: how much work the video may cause, and how many threads decode it.
 
     Returns:
         An iterator over the frames. The video is opened, and its errors are raised, when the first frame is taken.
 
     Raises:
-        VideoNotFoundError: If ``source`` does not exist.
-        VideoError: If ``source`` is not a supported video, has no video stream, exceeds a limit, or if none of the
+        VideoNotFoundError: ``source`` does not exist.
+        VideoError: ``source`` is not a supported video, has no video stream, or exceeds a limit; or none of the
             selected frames can be decoded. Damage is not an error: the frames that can be decoded are returned, and
             one warning counts what was lost.
-        InputValueError: If an argument has an impossible value, or the video has no frame at one of the times or
-            numbers.
-        InputTypeError: If ``source`` or a time has the wrong type.
-        UnknownNameError: If ``seek`` is unknown.
+        InputValueError: an argument has an impossible value, or the video has no frame at one of the times or
+            with one of the numbers.
+        InputTypeError: ``source`` or a time has the wrong type.
+        UnknownNameError: ``seek`` is unknown.
     """
     selection = select_frames(
         num_samples,
@@ -136,7 +136,7 @@ def _no_frame_error(container: Container, selection: FrameSelection) -> VideoErr
 
 
 def _warn_of_faults(container: Container) -> None:
-    """Log one warning for all that is wrong with a video whose frames could be read."""
+    """Log one warning that lists everything that is wrong with a video whose frames could be read."""
     faults = []
     if container.damage:
         faults.append(f"it is damaged, and {container.damage} of its packets or frames are lost or altered")

@@ -42,11 +42,11 @@ class RemoteVideo:
     """A video behind an http(s) URL.
 
     Args:
-        url: Its address.
-        name: Name of the video, for messages.
+        url: its address.
+        name: name of the video, for messages.
 
     Attributes:
-        url: Its address, with the scheme in lower case.
+        url: its address, with the scheme in lower case.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -74,7 +74,7 @@ class RemoteVideo:
         """Yield the content of the file in chunks.
 
         Raises:
-            VideoError: If the connection fails, or the download takes too long.
+            VideoError: the connection fails, or the download takes too long.
         """
         try:
             with self._fetch() as raw:
@@ -87,7 +87,7 @@ class RemoteVideo:
         """Yield the packets, until waiting for them has taken ``MAX_FETCH_SECONDS`` in total.
 
         Raises:
-            VideoError: If it takes longer.
+            VideoError: it takes longer.
         """
         while True:
             start = time.monotonic()

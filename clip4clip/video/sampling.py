@@ -16,7 +16,7 @@ from .timestamps import TIME_TOLERANCE, Timeline
 SEEK_MODES = ("exact", "keyframe")
 
 Indices = Iterable[int] | Callable[[int], Iterable[int]]
-# Chooses frames, in any order, from a timeline and the range of frame numbers to choose from.
+# A function that chooses frames, in any order, from a timeline and the range of frame numbers to choose from.
 Choice = Callable[[Timeline, range], Sequence[int]]
 
 
@@ -38,13 +38,13 @@ class FrameSampling:
     """How the frames that represent a video are sampled from it.
 
     Attributes:
-        frames: Number of frames, spread evenly over the video; at least 1.
+        frames: number of frames, spread evenly over the video; at least 1.
         seek: ``'exact'`` for exactly these frames, or ``'keyframe'`` for the key frame nearest to each, which is much
             faster. See :func:`clip4clip.video.read_frames`.
 
     Raises:
-        InputValueError: If ``frames`` is not a whole number above 0.
-        UnknownNameError: If ``seek`` is not one of the two modes.
+        InputValueError: ``frames`` is not a whole number above 0.
+        UnknownNameError: ``seek`` is not one of the two modes.
     """
 
     frames: int = 12
@@ -67,10 +67,10 @@ class FrameSelection:
     """Which frames of a video to read: all or some of those within a time range.
 
     Attributes:
-        choose: Chooses from the frames within the time range; None for all of them.
-        start_time: Start of the time range in seconds; 0 for the start of the video.
-        end_time: End of the time range in seconds, inclusive; infinity for the end of the video.
-        seek: One of ``SEEK_MODES``: exactly these frames, or the key frame nearest to each.
+        choose: chooses from the frames within the time range; None for all of them.
+        start_time: start of the time range in seconds; 0 for the start of the video.
+        end_time: end of the time range in seconds, inclusive; infinity for the end of the video.
+        seek: one of ``SEEK_MODES``: exactly these frames, or the key frame nearest to each.
     """
 
     choose: Choice | None
@@ -82,11 +82,11 @@ class FrameSelection:
         """Return the numbers of the frames within the time range.
 
         Args:
-            timeline: The display times of the video.
-            name: Name of the video, for messages.
+            timeline: the display times of the video.
+            name: name of the video, for messages.
 
         Raises:
-            InputValueError: If the video has frames, but none within the time range.
+            InputValueError: the video has frames, but none within the time range.
         """
         first = timeline.count_before(self.start_time) if self.start_time else 0
         end = timeline.count
@@ -100,11 +100,11 @@ class FrameSelection:
         """Return the numbers of the selected frames, rising.
 
         Args:
-            timeline: The display times of the video.
-            frame_range: The frames within the time range; at least one.
+            timeline: the display times of the video.
+            frame_range: the frames within the time range; at least one.
 
         Raises:
-            InputValueError: If the choice is empty, or names a frame or a time that the video does not have.
+            InputValueError: the choice is empty, or names a frame or a time that the video does not have.
         """
         frames = frame_range if self.choose is None else sorted(set(self.choose(timeline, frame_range)))
         if not frames:
@@ -130,7 +130,7 @@ def select_frames(
     """Check the arguments of :func:`clip4clip.video.read_frames` and return which frames they select.
 
     Raises:
-        InputTypeError, InputValueError, UnknownNameError: If an argument is invalid whatever the video is.
+        InputTypeError, InputValueError, UnknownNameError: an argument is invalid whatever the video is.
     """
     for name, seconds in (("time_step", time_step), ("start_time", start_time), ("end_time", end_time)):
         if seconds is not None:
@@ -181,7 +181,7 @@ def _choice(
 
 
 def _spread(frame_range: range, count: int) -> Sequence[int]:
-    """Choose so many frames, spread evenly; each only once."""
+    """Choose ``count`` frames, spread evenly; all frames if there are fewer."""
     if count >= len(frame_range):
         return frame_range
     frames: list[int] = np.linspace(frame_range[0], frame_range[-1], count).astype(int).tolist()

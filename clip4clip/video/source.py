@@ -41,7 +41,7 @@ def source_name(source: Source) -> str:
     """Return the name of a source for messages, safe to print.
 
     Raises:
-        InputTypeError: If ``source`` is not a path, a URL, bytes or a binary file object.
+        InputTypeError: ``source`` is not a path, a URL, bytes or a binary file object.
     """
     if isinstance(source, str | os.PathLike):
         return printable(os.fspath(source))
@@ -59,15 +59,15 @@ def open_source(source: Source, resources: contextlib.ExitStack) -> BinaryIO:
     """Open a source that is not a URL.
 
     Args:
-        source: Path, bytes, or binary file object. A source that cannot seek is copied to a temporary file.
-        resources: Closes the files that are opened here. A file object that is passed in stays open.
+        source: path, bytes, or binary file object. A source that cannot seek is copied to a temporary file.
+        resources: closes the files that are opened here. A file object that is passed in stays open.
 
     Returns:
         A seekable binary file.
 
     Raises:
-        VideoNotFoundError: If the file does not exist.
-        VideoError: If the file cannot be opened or copied.
+        VideoNotFoundError: the file does not exist.
+        VideoError: the file cannot be opened or copied.
     """
     if isinstance(source, bytes):
         return io.BytesIO(source)
@@ -83,12 +83,12 @@ def copy_to_temporary_file(chunks: Iterable[bytes], name: str, resources: contex
     """Copy the content of a source that cannot seek to a temporary file.
 
     Args:
-        chunks: The content.
-        name: Name of the video, for messages.
-        resources: Closes, and thereby deletes, the file.
+        chunks: the content.
+        name: name of the video, for messages.
+        resources: closes, and thereby deletes, the file.
 
     Raises:
-        VideoError: If the content does not fit on the disk, or has more than ``MAX_COPY_BYTES``.
+        VideoError: the content does not fit on the disk, or has more than ``MAX_COPY_BYTES``.
     """
     copy = cast("BinaryIO", resources.enter_context(tempfile.TemporaryFile()))  # noqa: SIM115
     for chunk in chunks:

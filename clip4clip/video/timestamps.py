@@ -24,7 +24,7 @@ class Timeline(ABC):
     """The display times of the frames of a video.
 
     Attributes:
-        count: Number of frames.
+        count: number of frames.
     """
 
     count: int
@@ -68,14 +68,14 @@ class MonotonicTimes:
     which has no others, the frames get the time stamps of their packets in rising order.
 
     Args:
-        container: A video at its first packet.
+        container: a video at its first packet.
     """
 
     def __init__(self, container: Container) -> None:
         self._container = container
         self._interval = float(1 / (container.stream.average_rate or DEFAULT_FRAME_RATE))
         self._has_display_times = container.has_display_times
-        # The index of an AVI tells which frame lies at which position. Counting packets would go wrong after damage.
+        # The index of an AVI says which frame lies at which position. Counting packets would go wrong after damage.
         entries = () if self._has_display_times else container.stream.index_entries
         self._timestamp_at: dict[int | None, int | None] = {
             entry.pos + AVI_CHUNK_HEADER: entry.timestamp for entry in entries
@@ -103,7 +103,7 @@ class MonotonicTimes:
         self._packet_count += 1
 
     def drop_last_packet(self) -> None:
-        """Forget the last packet, because it cannot be decoded."""
+        """Forget the last packet, which cannot be decoded."""
         if self._pending and self._pending[-1][0] == self._packet_count - 1:
             self._pending.pop()
 

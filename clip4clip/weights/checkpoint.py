@@ -24,12 +24,12 @@ from .torchscript import is_torchscript, read_torchscript
 # A CLIP has a few hundred tensors. Within these limits a file is read in a second at most.
 MAX_TENSORS = 10_000
 MAX_TENSOR_SIZE = 2**30  # numbers in one tensor: a few bytes of a file can stand for any number of them
-MAX_PICKLE_BYTES = 2**20  # of the pickle that names the tensors and says where they are in the file
-LEGACY_PICKLES = 5  # before the tensors in a file from before PyTorch 1.6
+MAX_PICKLE_BYTES = 2**20  # of the pickle that lists the tensors and their positions in the file
+LEGACY_PICKLES = 5  # that precede the tensors in a file from before PyTorch 1.6
 
 _PICKLE_TOO_LARGE = (
-    f"what it holds beside its numbers is larger than {MAX_PICKLE_BYTES:,} bytes, ten times what a CLIP needs: "
-    "save its state dict without the rest"
+    f"it holds more than {MAX_PICKLE_BYTES:,} bytes besides its tensors' numbers, ten times what a CLIP needs: "
+    "save its state dict only"
 )
 
 
@@ -40,7 +40,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     :func:`clip4clip.weights.state_dict.tower_state` stacks those that are needed.
 
     Raises:
-        CheckpointError: the file is truncated, damaged, too large, or not the checkpoint of a CLIP.
+        CheckpointError: the file is truncated, damaged, too large, or not a checkpoint of a CLIP.
     """
     try:
         tensors = _read_file(path)
@@ -107,12 +107,12 @@ def _unpickle(path: Path, mmap: bool) -> dict[str, Tensor]:
     tensors = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu":
-            raise ValueError(f"{name} is no plain tensor but {tensor.layout} on the device {tensor.device}")
+            raise ValueError(f"{name} is {tensor.layout} on the device {tensor.device}, not a plain tensor")
     return tensors
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse a zip file that PyTorch did not write, or that was compressed later.
+    """Reject a zip file that PyTorch did not write, or that was compressed later.
 
     torch would map compressed tensors as if they were plain, and unpack everything else to any size. The code in a
     TorchScript archive is compressed, but never read.
@@ -130,7 +130,7 @@ def _check_zip(path: Path) -> None:
 
 
 def _check_legacy_pickles(path: Path) -> None:
-    """Refuse a file from before PyTorch 1.6 whose pickles would keep their parser busy."""
+    """Reject a file from before PyTorch 1.6 whose pickles would keep their parser busy."""
     with path.open("rb") as file:
         for _ in range(LEGACY_PICKLES):
             for _, _, position in pickletools.genops(file):

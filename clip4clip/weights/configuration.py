@@ -1,9 +1,10 @@
-"""Read the configuration beside a checkpoint, and refuse a checkpoint of a different network."""
+"""Read the configuration beside a checkpoint, and reject a checkpoint of a different network."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterable
@@ -15,7 +16,9 @@ from ..config import find_mismatches
 from ..errors import CheckpointError, first_line
 from ..log import warn_once
 
-MAX_LINKS = 40  # symbolic links that are followed from a checkpoint to its file, as many as Linux follows
+logger = logging.getLogger(__name__)
+
+MAX_LINKS = 40  # symbolic links followed from a checkpoint to its file, as many as Linux follows
 HEAD_BYTES = 2**22  # read from the start of a checkpoint; they hold the names of its tensors
 # The name of torch's GELU in the pickle of a TorchScript archive.
 _GELU_MODULE = re.compile(rb"torch\.nn\.modules\.activation(\.___torch_mangle_\d+)?\nGELU\n")
@@ -43,10 +46,10 @@ def read_configurations(folders: Iterable[Path], strict: bool) -> list[NetworkCo
 
     Args:
         folders: searched in this order.
-        strict: whether an unreadable file is an error. Where the folders need not belong to a model, it is ignored.
+        strict: whether an unreadable file is an error. Otherwise it is ignored: the folders may not belong to a model.
 
     Raises:
-        CheckpointError: ``strict``, and a file is not the configuration of a model.
+        CheckpointError: ``strict`` is set and a file is not the configuration of a model.
     """
     for folder in folders:
         configurations = [_read_configuration(folder / name, strict) for name in CONFIG_NAMES]
@@ -139,41 +142,42 @@ def configuration_folders(file: Path) -> list[Path]:
 
 
 def check_configurations(configurations: Iterable[NetworkConfiguration], model_name: str) -> None:
-    """Refuse a network with another activation or other sizes, before its checkpoint is downloaded.
+    """Reject a network with a different activation or different sizes, before its checkpoint is downloaded.
 
     Args:
         configurations: what the configuration files say.
         model_name: key of :data:`clip4clip.config.MODELS`.
 
     Raises:
-        CheckpointError: with everything that is wrong.
+        CheckpointError: a configuration differs from the model; the message lists every difference.
     """
     for configuration in configurations:
         _check_configuration(configuration, configuration.sizes, model_name)
 
 
 def check_activation(file: Path, configurations: list[NetworkConfiguration], model_name: str) -> None:
-    """Refuse a checkpoint file whose network has another activation than QuickGELU.
+    """Reject a checkpoint file whose network has an activation other than QuickGELU.
 
-    The shapes of the tensors do not show it. The file itself counts for more than the configurations. If neither names
-    the activation, a warning says that QuickGELU is assumed.
+    The shapes of the tensors do not show the activation. The file itself takes precedence over the configurations. If
+    neither names the activation, a warning says that QuickGELU is assumed.
 
     Args:
         file: the checkpoint.
-        configurations: what the configuration files say. Their sizes do not count: the tensors show them.
+        configurations: what the configuration files say. Their sizes are ignored, as the tensors show the real ones.
         model_name: key of :data:`clip4clip.config.MODELS`.
 
     Raises:
-        CheckpointError: with everything that is wrong, wrong sizes included.
+        CheckpointError: the activation differs; the message also lists the sizes that differ.
     """
     activation = _activation_in(file)
     if activation == "gelu":
         configurations = [NetworkConfiguration(file, frozenset([activation]), {})]
     elif activation is None and not configurations:
         warn_once(
-            f"{file} does not tell the activation of its network, and no configuration (config.json, "
-            "open_clip_config.json) beside it does: QuickGELU is assumed, as in OpenAI's CLIP. If it was trained with "
-            "GELU, as many of open_clip's models are, its vectors are wrong."
+            logger,
+            f"{file} does not state the activation of its network, and no configuration beside it (config.json, "
+            "open_clip_config.json) does: QuickGELU is assumed, as in OpenAI's CLIP. If it was trained with GELU, as "
+            "many of open_clip's models are, its vectors are wrong.",
         )
     for configuration in configurations:
         sizes = _infer_sizes(file) if configuration.activations - {"quick_gelu"} else {}
@@ -188,13 +192,13 @@ def _check_configuration(configuration: NetworkConfiguration, sizes: dict[str, i
     wrong = [f"the activation is {name}, not QuickGELU" for name in activations] + mismatches
     consequence = " Its vectors would be wrong." if activations else hint
     raise CheckpointError(
-        f"{configuration.path} describes another network than {model_name}: {'; '.join(wrong)}.{consequence}"
+        f"{configuration.path} describes a different network than {model_name}: {'; '.join(wrong)}.{consequence}"
     )
 
 
 def _infer_sizes(file: Path) -> dict[str, int]:
     """Return the sizes of the network in a checkpoint file; none if it cannot be read."""
-    from .checkpoint import read_state_dict  # they import torch
+    from .checkpoint import read_state_dict  # these modules import torch
     from .state_dict import infer_config
 
     with contextlib.suppress(CheckpointError):

@@ -18,11 +18,11 @@ SAMPLED_VALUES = 64  # of each tensor
 def compute_fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """Return 16 hexadecimal digits that identify the weights of both towers and of the head.
 
-    Of each tensor the name, the shape and 64 values count, so that most of a mapped file need not be read. Training
-    changes them all. But a checkpoint can be forged to have the fingerprint of another one.
+    It is a hash of the name, the shape and 64 values of each tensor, so most of a mapped file need not be read.
+    Training changes all values. But a checkpoint can be forged to have the fingerprint of another one.
 
     Args:
-        tensors: those of a checkpoint, by OpenAI's names.
+        tensors: the tensors of a checkpoint under OpenAI's names.
     """
     digest = hashlib.sha256()
     for name, tensor in _list_weights(tensors):
@@ -35,10 +35,10 @@ def compute_fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 @fork_safe
 def compute_tower_digest(tensors: Mapping[str, Tensor], modality: str) -> str:
-    """Return 32 hexadecimal digits of all numbers of a tower in float32.
+    """Return a hash, 32 hexadecimal digits, of all numbers of a tower in float32.
 
     Args:
-        tensors: those of a checkpoint, by OpenAI's names.
+        tensors: the tensors of a checkpoint under OpenAI's names.
         modality: ``'text'`` or ``'video'``.
     """
     prefixes = TEXT_PREFIXES if modality == "text" else (VISION_PREFIX,)
@@ -53,8 +53,8 @@ def compute_tower_digest(tensors: Mapping[str, Tensor], modality: str) -> str:
 def _list_weights(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
     """Return the floating-point tensors of towers and head, sorted by name.
 
-    Query, key and value projections are separate, as Hugging Face has them: a stacked tensor can be split without a
-    copy, but not the other way round.
+    Query, key and value projections are separate, as in Hugging Face's files: a stacked tensor can be split without a
+    copy, but separate ones cannot be stacked without one.
     """
     weights: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

@@ -68,14 +68,14 @@ class HubReference:
 def download_checkpoint(reference: str, model_name: str, tried: list[str] | None = None, trusted: bool = False) -> Path:
     """Download a checkpoint with ``huggingface_hub``: cached, resumed after an interruption, with a progress bar.
 
-    The configurations of the repository are downloaded first, so that a checkpoint of a different network is refused
+    The configurations of the repository are downloaded first, so that a checkpoint of a different network is rejected
     before its download.
 
     Args:
         reference: ``hf://owner/repo[@revision][/file]``.
         model_name: key of :data:`clip4clip.config.MODELS`.
         tried: the places that were searched before, for the error message. The files that are tried here are appended.
-        trusted: whether the checkpoint is known to be of this network, so that nothing is checked.
+        trusted: the checkpoint is known to be of this network: check nothing.
 
     Returns:
         The path of the file in the cache of ``huggingface_hub``.
@@ -128,7 +128,7 @@ def _config_files(name: str) -> list[str]:
 
 
 def _find_commit(hub: HubReference, name: str, config_files: list[str]) -> tuple[str | None, str]:
-    """Return what :func:`_ask_hub` returns; without a request if everything at this commit is cached."""
+    """Return what :func:`_ask_hub` returns; without a request if all files at a commit are cached."""
     from huggingface_hub import try_to_load_from_cache
 
     if _COMMIT.fullmatch(hub.revision or "") and all(
@@ -165,7 +165,7 @@ def _ask_hub(repo: str, name: str, revision: str | None) -> tuple[str | None, st
     ``hf_hub_download`` itself would try to reach the hub for half a minute, for each file.
 
     Returns:
-        The commit, or None if the hub does not tell; and why the hub cannot be reached, or "" if it can.
+        The commit, or None if the hub does not say; and why the hub cannot be reached, or "" if it can.
 
     Raises:
         huggingface_hub.errors.EntryNotFoundError: there is no such file.

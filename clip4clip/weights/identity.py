@@ -1,4 +1,4 @@
-"""Tell checkpoints apart: by their weights, and by the state of their files."""
+"""Identify checkpoints: by their weights, and by the state of their files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..cache import cache_folder
 from ..files import atomic_write
 from .locate import Reference, locate
 
-SAMPLES, SAMPLE_BYTES = 256, 4096  # of a file's content, in its state
-# The lines that are cached.
+SAMPLES, SAMPLE_BYTES = 256, 4096  # parts of a file's content that its state hashes, and the size of each
+# What a cached line looks like.
 _INFO = re.compile(r"([0-9a-f]{16}) (meanP|seqLSTM|seqTransf)")
 _DIGEST = re.compile(r"([0-9a-f]{32})")
 
@@ -72,7 +72,7 @@ def inspect_checkpoint(path: Path, model_name: str) -> CheckpointInfo:
     """
 
     def read() -> tuple[str, ...]:
-        from .checkpoint import read_state_dict  # they import torch
+        from .checkpoint import read_state_dict  # these modules import torch
         from .fingerprint import compute_fingerprint
         from .state_dict import check_shape, sim_header
 
@@ -87,7 +87,7 @@ def tower_digest(path: Path, modality: str) -> str:
     """Return a hash of all numbers of a tower, from the cache if the file has not changed.
 
     Args:
-        path: of the checkpoint.
+        path: the checkpoint file.
         modality: ``'text'`` or ``'video'``.
 
     Returns:
@@ -124,19 +124,19 @@ def file_state(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read_cached(path: Path, key: str, form: re.Pattern[str], read: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+def _read_cached(path: Path, key: str, line: re.Pattern[str], read: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
     """Return what ``read`` returns for a file, and cache it for the path and the state of the file.
 
     Args:
-        path: of the file.
+        path: the file.
         key: distinguishes the values that are cached for one file.
-        form: matches the cached line, one group for each value.
+        line: pattern of the cached line, with one group for each value.
         read: reads the values from the file.
     """
     state = file_state(path)
     name = hashlib.sha256(f"{key} {path.resolve()} {state}".encode(errors="surrogateescape")).hexdigest()[:32]
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if match := form.fullmatch((cache_folder() / "inspections" / name).read_text("utf-8")):
+        if match := line.fullmatch((cache_folder() / "inspections" / name).read_text("utf-8")):
             return match.groups()
     values = read()
     with contextlib.suppress(OSError):  # if the cache cannot be written, the file is read again the next time

@@ -52,7 +52,7 @@ def locate(weights: Reference | None, model_name: str, folder: Path | None = Non
 def _locate_path(reference: str, model_name: str) -> Path:
     """Return the checkpoint that is, or is in, the file or folder with this path."""
     if not reference:  # pathlib would take it for the current folder
-        raise WeightsNotFoundError(f"no checkpoint is named: the name is empty. {HOW_TO_SUPPLY_WEIGHTS}")
+        raise WeightsNotFoundError(f"no checkpoint: its path is empty. {HOW_TO_SUPPLY_WEIGHTS}")
     try:
         path = Path(reference).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -74,7 +74,7 @@ def _locate_path(reference: str, model_name: str) -> Path:
 
 def towhee_home() -> Path:
     """Return Towhee's folder: that of ``towhee.hub.set_local_dir``, ``$TOWHEE_HOME``, or ``~/.towhee``."""
-    towhee = sys.modules.get("towhee.hub.cache_manager")  # if Towhee is imported, it knows the folder best
+    towhee = sys.modules.get("towhee.hub.cache_manager")  # if Towhee is imported, ask it for the folder
     home = towhee.get_local_dir() if towhee else os.environ.get("TOWHEE_HOME", "~/.towhee")
     return Path(os.path.expanduser(home))
 
@@ -101,9 +101,9 @@ def _locate_in_operator_folders(name: str, folder: Path | None, tried: list[str]
     """Return the checkpoint in the operator's own folder or in Towhee's versions of the operator, or None.
 
     Args:
-        name: of the checkpoint file.
+        name: name of the checkpoint file.
         folder: the operator's own folder, if Towhee loaded it from one.
-        tried: the paths that do not exist are appended.
+        tried: the paths that do not exist are appended to it.
 
     Raises:
         WeightsNotFoundError: the file cannot be read, or it is unclear which of several files is meant.
@@ -136,14 +136,14 @@ def _list_folder(folder: Path) -> list[Path]:
 def _check_versions(path: Path, versions: list[Path]) -> None:
     """Warn, or refuse to choose, if the versions of the operator hold different checkpoints.
 
-    Towhee's registry does not tell which version a pipeline asked for. The version ``main`` is used with a warning.
+    Towhee's registry does not say which version a pipeline asked for. The version ``main`` is used with a warning.
 
     Args:
         path: the checkpoint to use.
         versions: paths of the checkpoints of all versions, whether or not they exist.
 
     Raises:
-        WeightsNotFoundError: the checkpoint is not that of ``main``.
+        WeightsNotFoundError: they differ, and the checkpoint is not that of ``main``.
     """
     different = {other for other in versions if other.is_file() and other.resolve() != path.resolve()}
     if path not in versions or not different:
@@ -154,6 +154,7 @@ def _check_versions(path: Path, versions: list[Path]) -> None:
             f"several versions of the operator hold a checkpoint: {path}, {listed}. Pass one of them as weight_path."
         )
     warn_once(
-        f"{path} is used, but other versions of the operator hold another one: {listed}. "
-        "To use that, pass it as weight_path."
+        logger,
+        f"{path} is used, but other versions of the operator hold a different one: {listed}. "
+        "To use one of these, pass it as weight_path.",
     )

@@ -1,4 +1,4 @@
-"""The tensors of a CLIP under OpenAI's names: what network they are, and which of them a tower or head needs."""
+"""The tensors of a CLIP under OpenAI's names: which network they describe, and which of them a tower or head needs."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def check_shape(tensors: Mapping[str, Tensor], model_name: str, path: Path) -> None:
-    """Refuse a checkpoint whose tensors have the shapes of a different network than that of the model.
+    """Reject a checkpoint whose tensors do not have the shapes of the model's network.
 
     Raises:
-        CheckpointError: with everything that differs.
+        CheckpointError: a shape differs; the message lists every difference.
     """
     mismatches, hint = find_mismatches(infer_config(tensors), model_name)
     if mismatches:
@@ -112,7 +112,7 @@ def sim_header(tensors: Iterable[str], path: Path) -> str:
     if modules & {"cross", "similarity_dense"}:
         raise CheckpointError(
             f"{path} was trained with the tightTransf head, which scores each pair of a text and a video together: "
-            "there is no vector of a video alone. Use a checkpoint trained with meanP, seqLSTM or seqTransf."
+            "a video has no vector of its own. Use a checkpoint trained with meanP, seqLSTM or seqTransf."
         )
     return "meanP"
 
@@ -149,7 +149,7 @@ def _stack_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _can_stack(projections: list[Tensor | None]) -> bool:
-    """Tell whether all are floating-point tensors of one shape, none of them larger than its data in the file."""
+    """Return whether all are floating-point tensors of one shape, none of them larger than its data in the file."""
     return all(
         projection is not None
         and projection.is_floating_point()
@@ -164,12 +164,12 @@ def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> 
     """Make the tensors of a state dict the parameters of a module, in float32. Float32 tensors are not copied.
 
     Args:
-        module: whose parameters are replaced.
+        module: the module whose parameters are replaced.
         state: tensors by name. Those that the module does not have are reported as unused.
-        path: of the checkpoint, for messages.
+        path: the checkpoint file, for messages.
 
     Raises:
-        CheckpointError: a tensor is missing, has a different shape, or is not of floating point.
+        CheckpointError: a tensor is missing, has a different shape, or does not hold floats.
     """
     expected = module.state_dict()
     missing = [name for name in expected if name not in state]

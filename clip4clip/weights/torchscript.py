@@ -23,7 +23,7 @@ MAX_MODULES = 10_000  # a CLIP has a few hundred
 MAX_NAME_CHARACTERS = 10_000_000  # of all names together
 NAME_OVERHEAD = 100  # characters that each name counts in addition, for the object behind it
 _TOO_LARGE = (
-    f"it has over {MAX_MODULES:,} modules, or a module that holds itself, "
+    f"it has over {MAX_MODULES:,} modules, or a module that contains itself, "
     f"or names of over {MAX_NAME_CHARACTERS:,} characters"
 )
 
@@ -43,7 +43,7 @@ _DTYPES = {
 
 
 def is_torchscript(path: Path) -> bool:
-    """Tell whether a zip file is a TorchScript archive rather than a plain PyTorch checkpoint."""
+    """Return whether a zip file is a TorchScript archive rather than a plain PyTorch checkpoint."""
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
@@ -120,7 +120,7 @@ class _Unpickler(pickle._Unpickler):
 
     def __init__(self, archive: zipfile.ZipFile, folder: str, mapped: mmap.mmap) -> None:
         entry = archive.getinfo(f"{folder}data.pkl")
-        if entry.compress_type != zipfile.ZIP_STORED:  # torch never compresses it; a compressed one may be a zip bomb
+        if entry.compress_type != zipfile.ZIP_STORED:  # torch never compresses it; this may be a zip bomb
             raise ValueError("its data.pkl is compressed")
         super().__init__(io.BytesIO(archive.read(entry)))
         self._archive, self._folder, self._mapped = archive, folder, mapped
@@ -138,13 +138,13 @@ class _Unpickler(pickle._Unpickler):
     def _update(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is not dict or not all(isinstance(key, str | int | float) for key in items[::2]):
-            raise pickle.UnpicklingError("its data.pkl sets an item of something else than a dict, or a strange key")
+            raise pickle.UnpicklingError("its data.pkl sets an item of something other than a dict, or a strange key")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def _build(self) -> None:
         state = self.stack.pop()
         if not isinstance(self.stack[-1], _Module):  # the state of a tensor or function could do harm
-            raise pickle.UnpicklingError("its data.pkl sets the state of something else than a module")
+            raise pickle.UnpicklingError("its data.pkl sets the state of something other than a module")
         self.stack[-1].__setstate__(state)
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
@@ -156,7 +156,7 @@ class _Unpickler(pickle._Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the substitute for a class or function of the archive; refuse any that is unknown."""
+        """Return the substitute for a class or function of the archive; reject any that is unknown."""
         if module.startswith("__torch__"):
             return _Module
         if module == "torch" and name in _DTYPES:
@@ -198,11 +198,11 @@ class _Unpickler(pickle._Unpickler):
 def _restore_container(items: Any, *_: Any) -> Any:
     """Return a list or dict as it is: in Python its elements need no declared type."""
     if not isinstance(items, list | dict):
-        raise pickle.UnpicklingError("a typed list or dict is built from something else")
+        raise pickle.UnpicklingError("a typed list or dict is built from something that is neither")
     return items
 
 
 def _rebuild_tensor(storage: torch.Tensor, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
     if not (isinstance(size, tuple) and isinstance(stride, tuple)):
-        raise pickle.UnpicklingError("the shape of a tensor is no tuple")
+        raise pickle.UnpicklingError("the shape of a tensor is not a tuple")
     return torch.as_strided(storage, size, stride, offset)  # refuses to reach outside of the storage

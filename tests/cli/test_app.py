@@ -98,7 +98,7 @@ def test_help_imports_nothing_heavy_and_nothing_that_windows_lacks(
     ("arguments", "message"),
     [
         (["embed-text", "a", "-m", "vit"], "unknown model 'vit'; the models are clip_vit_b32, clip_vit_b16"),
-        (["embed-text", "a", "-w", ""], "no checkpoint is named: the name is empty"),
+        (["embed-text", "a", "-w", ""], "no checkpoint: its path is empty"),
         (["embed-text", "a", "-m", "tiny", "-w", "nowhere.pt"], "no checkpoint at nowhere.pt"),
         (["embed-text", "a", "-m", "tiny", "-w", "nowhere.pt", "-d", "cuda:99"], "device 'cuda:99' does not exist"),
         (["demo", "--out", "file/no", "-d", "cuda:99"], "device 'cuda:99' does not exist"),

@@ -1,4 +1,4 @@
-"""An operator's tower is exported as it is now, with its head on request."""
+"""An operator's tower is exported with its current weights, and with its head on request."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_the_default_is_the_only_version_of_the_checkpoint_or_main(
     main = write_published_checkpoint(versions / "main", random_state(MODELS["tiny"].config, 9))
     assert locate(None, "tiny") == main
     (warning,) = warnings_of(caplog)
-    assert f"{main} is used, but other versions of the operator hold another one: {first}, {second}" in warning
+    assert f"{main} is used, but other versions of the operator hold a different one: {first}, {second}" in warning
 
 
 def test_a_broken_link_to_the_checkpoint_is_an_error(versions: Path) -> None:

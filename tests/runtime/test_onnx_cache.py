@@ -115,9 +115,7 @@ def test_one_thread_builds_a_graph_and_the_others_wait(
     assert len(graphs) == 4
 
 
-def test_files_of_a_process_that_was_killed_while_building_are_removed(
-    cache: Path,
-) -> None:
+def test_files_of_a_process_that_was_killed_while_building_are_removed(cache: Path) -> None:
     code = (
         "import time; from clip4clip import TextEncoder; from clip4clip.runtime import onnx_export\n"
         "onnx_export._compare_with_torch = lambda *_: (print('building', flush=True), time.sleep(600))\n"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from graphs import DEMO
 
 from clip4clip.operators import Clip4clip
 from clip4clip.runtime.triton import set_max_batch_size
 
-DEMO = "clip_vit_tiny_demo"
 CONFIGURATION = 'name: "a"\nbackend: "onnxruntime"\n'
 
 

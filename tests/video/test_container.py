@@ -1,3 +1,5 @@
+"""What is opened as a video, what is not, and the limits of one video."""
+
 from __future__ import annotations
 
 import io
@@ -42,7 +44,7 @@ def without_content(clip: Path) -> bytes:
         (bytes(5000), "unsupported or corrupt video"),
     ],
 )
-def test_a_file_that_is_no_video_is_an_error_with_its_name(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_is_an_error_with_its_name(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(VideoError, match=rf"a\.mp4: {message}") as caught:
         read_all(tmp_path / "a.mp4")
@@ -126,7 +128,7 @@ def test_more_decoded_pixels_than_the_limit_are_an_error(clip: Path) -> None:
         list(read_frames(clip, limits=Limits(decoded_pixels=10 * 160 * 96)))
 
 
-def test_a_video_is_given_up_after_many_packets_that_cannot_be_decoded(
+def test_reading_stops_after_many_packets_that_cannot_be_decoded(
     work: Work, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(container, "MAX_UNDECODABLE", 3)
@@ -197,7 +199,7 @@ def test_the_format_of_a_file_does_not_depend_on_its_name(name: str, tmp_path: P
         assert len(list(read_frames(file))) == 1
 
 
-def test_a_stream_that_appears_within_the_file_is_no_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_appears_within_the_file_is_not_an_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyAV does not know the stream, and fails to look it up at the end of the file."""
     av_open = av.open
 

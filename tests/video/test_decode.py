@@ -1,3 +1,5 @@
+"""The decoded frames are those of a decoder that reads everything, at a fraction of the work, also in damaged files."""
+
 from __future__ import annotations
 
 import contextlib
@@ -192,12 +194,12 @@ def test_seek_keyframe_stays_within_the_time_range(clip: Path) -> None:
     np.testing.assert_allclose(times_of(frames), [0.8, 1.6], atol=1e-6)
 
 
-def test_a_key_frame_that_is_none_is_decoded_from_the_one_before(tmp_path: Path) -> None:
+def test_a_frame_wrongly_marked_as_key_frame_is_decoded_from_the_previous_one(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", count=60, g="20", bf="0", sc_threshold="0")
     content = bytearray(path.read_bytes())
     sync_samples = content.index(b"stss") + 4 + 8
     assert content[sync_samples : sync_samples + 12] == b"\0\0\0\x01\0\0\0\x15\0\0\0\x29"
-    content[sync_samples + 7], content[sync_samples + 11] = 0x18, 0x2C  # frames that are no key frames
+    content[sync_samples + 7], content[sync_samples + 11] = 0x18, 0x2C  # frames that are not key frames
     path.write_bytes(content)
     expected = straight(path)
     assert_frames(read_frames(path, 12), evenly_spaced(60, 12), expected)
@@ -215,7 +217,7 @@ def _truncations(path: Path, step: int) -> Iterator[tuple[int, bytes]]:
     "kind",
     ["h264, index in front", "h264, mkv", "h264, ts", "h264, fragments", "vp9, hidden frames", "hevc", IN_PARALLEL],
 )
-def test_a_file_cut_off_anywhere_gives_the_frames_it_has(kind: str, clip_of: ClipOf) -> None:
+def test_a_file_cut_off_anywhere_gives_its_remaining_frames(kind: str, clip_of: ClipOf) -> None:
     whole = clip_of(kind, 43)
     expected = straight(whole)
     first_time = next(read_frames(whole, None)).time
@@ -239,11 +241,13 @@ def test_a_file_cut_off_anywhere_gives_the_frames_it_has(kind: str, clip_of: Cli
         for selection in (frames, to_end, from_start, at_steps, at_times):
             assert times_of(selection) == sorted(set(times_of(selection))), length
             wrong = [frame for frame in selection if not _is_expected(frame, expected, first_time)]
-            assert len(wrong) <= 1, length  # of the packet that is cut in two, where the container does not tell
+            assert len(wrong) <= 1, (
+                length
+            )  # the frame of the packet that is cut in two, which not every container marks
     assert most_frames == 12
 
 
-# Their decoders do not notice all damage, and then show what was in memory: it differs from one run to the next.
+# Their decoders do not notice all damage, and then return what was in memory, which differs from one run to the next.
 UNNOTICED = {"hevc", "vp8, hidden frames"}
 
 
@@ -251,9 +255,10 @@ UNNOTICED = {"hevc", "vp8, hidden frames"}
 def test_a_damaged_file_never_gives_a_wrong_frame_without_a_warning(
     kind: str, clip_of: ClipOf, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor does it crash, hang, or raise an error that is not ours. What a plain decoder takes for intact may differ.
+    """It does not crash, hang, or raise an error of another package either.
 
-    Where the decoder does not notice damage, only the times are tested.
+    A frame without a warning may differ from the intact video if a decoder of the whole file returns the same frame. If
+    a decoder does not notice damage, only the times are tested.
     """
     path = clip_of(kind, 43)
     content, expected = path.read_bytes(), straight(path)

@@ -1,3 +1,5 @@
+"""A frame index counts the frames of a video, and orders them, without decoding any."""
+
 from __future__ import annotations
 
 import struct

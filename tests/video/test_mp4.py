@@ -1,3 +1,5 @@
+"""Samples are counted in honest files and in files that declare millions of them."""
+
 from __future__ import annotations
 
 import io
@@ -57,7 +59,7 @@ def test_an_ordinary_file_declares_its_frames(mp4: bytes, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(100), b"\0\0\0\1mdat" + bytes(8), b"\x1aE\xdf\xa3" * 9])
-def test_a_file_that_is_no_mp4_declares_none(content: bytes) -> None:
+def test_a_file_that_is_not_an_mp4_declares_no_samples(content: bytes) -> None:
     assert count_samples(io.BytesIO(content), 100) == 0
 
 

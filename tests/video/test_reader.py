@@ -1,3 +1,5 @@
+"""Frames with their times, from paths, bytes and file objects."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""Videos behind URLs, and servers that fail or deceive."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,3 +1,5 @@
+"""Frames are upright, and their pixels are not stretched."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Each way to choose frames, and the errors of impossible choices."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -48,7 +50,7 @@ def test_samples_are_spread_over_the_time_range(clip: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["h264", "h264, avi"])
-def test_asking_for_more_frames_than_there_are_costs_no_more(kind: str, clip_of: Callable[..., Path]) -> None:
+def test_asking_for_more_frames_than_the_video_has_costs_no_more(kind: str, clip_of: Callable[..., Path]) -> None:
     assert len(list(read_frames(clip_of(kind), 10**15))) == 25  # a list of as many numbers would take petabytes
 
 

@@ -1,3 +1,5 @@
+"""Paths, named pipes and file objects as sources of a video."""
+
 from __future__ import annotations
 
 import io
@@ -35,7 +37,7 @@ def test_a_folder_or_an_impossible_name_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["frame%03d.mp4", "concat:a.mp4", "file:a.mp4", "a b'c\".mp4", "-i.mp4", "http:a.mp4"])
-def test_any_name_is_that_of_a_plain_file(
+def test_a_file_name_is_never_taken_for_a_pattern_or_a_protocol(
     name: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).write_bytes(clip.read_bytes())

@@ -1,3 +1,5 @@
+"""Display times rise, even if time stamps are missing, repeat or fall."""
+
 from __future__ import annotations
 
 import itertools

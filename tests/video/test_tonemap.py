@@ -1,3 +1,5 @@
+"""HDR frames look as on an ordinary screen."""
+
 from __future__ import annotations
 
 import itertools

@@ -72,7 +72,8 @@ def test_the_configuration_of_a_file_is_found_through_links_and_snapshots(
         (tmp_path / "link").symlink_to(path)
         path = tmp_path / "link"
     with pytest.raises(
-        CheckpointError, match=f"{config} describes another network than tiny: the activation is gelu, not QuickGELU"
+        CheckpointError,
+        match=f"{config} describes a different network than tiny: the activation is gelu, not QuickGELU",
     ):
         TextEncoder.load("tiny", path, "cpu")
 
@@ -81,13 +82,13 @@ def test_the_configuration_of_a_file_is_found_through_links_and_snapshots(
     "content",
     ['{"model_type": "bert", "hidden_act": "gelu"}', '{"name": "my app"}', "[1, 2]", "// not JSON", '{"model_cfg": 1}'],
 )
-def test_the_configuration_of_something_else_is_ignored(
+def test_a_configuration_of_anything_but_a_clip_is_ignored(
     content: str, tmp_path: Path, tiny_state: State, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_file(tiny_state, tmp_path / "weights")
     (tmp_path / "config.json").write_text(content)
     assert locate(tmp_path / "weights", "tiny") == tmp_path / "weights"
-    assert f"{tmp_path / 'weights'} does not tell the activation" in caplog.text
+    assert f"{tmp_path / 'weights'} does not state the activation" in caplog.text
     assert "QuickGELU is assumed" in caplog.text
 
 

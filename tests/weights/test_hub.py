@@ -45,8 +45,8 @@ class Hub:
         files: path in the repository to content.
         cut_first_answer_at: bytes after which the first download breaks off.
         failure: ``"silent"``, ``"forbids"`` or ``"drops every answer"``; "" if the server works.
-        requests: those that came in, such as ``"GET /owner/model/resolve/main/model.safetensors bytes=10-"``.
-        url: of the server.
+        requests: the requests received, such as ``"GET /owner/model/resolve/main/model.safetensors bytes=10-"``.
+        url: address of the server.
     """
 
     files: dict[str, bytes]
@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_network_is_not_downloaded(folder: str, locate_o
     hub.files[f"{folder}open_clip_config.json"] = json.dumps({"model_cfg": config}).encode()
     result = locate_one("hf://owner/model@v1/other/weights.bin")
     assert result["error"] == "CheckpointError"
-    assert "open_clip_config.json describes another network than clip_vit_b32" in result["message"]
+    assert "open_clip_config.json describes a different network than clip_vit_b32" in result["message"]
     assert "the activation is gelu, not QuickGELU" in result["message"]
     assert "patch_size is 14, not 32; vision_width is 1024, not 768" in result["message"]
     assert not [request for request in hub.requests if request.startswith("GET") and "weights.bin" in request]

@@ -1,4 +1,4 @@
-"""What tells checkpoints apart, and when a file is read again."""
+"""The identity of checkpoints, and when a file is read again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_same_weights_in_another_file_have_the_same_identity(
         assert tower_digest(tmp_path / "other", modality) == tower_digest(tiny_checkpoint, modality)
 
 
-def test_other_weights_have_another_identity(tiny_state: State, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_different_weights_have_different_identities(tiny_state: State, tiny_checkpoint: Path, tmp_path: Path) -> None:
     save_file(tiny_state | {"ln_final.bias": tiny_state["ln_final.bias"] + 1}, tmp_path / "other")
     assert identify(tmp_path / "other", "tiny") != identify(tiny_checkpoint, "tiny")
     assert tower_digest(tmp_path / "other", "text") != tower_digest(tiny_checkpoint, "text")

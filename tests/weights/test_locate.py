@@ -1,4 +1,4 @@
-"""Where a checkpoint is searched for, and what the errors say when there is none."""
+"""Where a checkpoint is searched for, and the errors if it is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which network and head a state dict is, which tensors an encoder takes from it, and which errors it reports."""
+"""The network and the head that a state dict describes, the tensors that an encoder takes from it, and its errors."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_more_frames_than_the_positions_of_a_transformer_head_are_refused(tiny_s
 def test_a_tight_transformer_head_is_refused_with_the_reason(modality: str, tiny_state: State, tmp_path: Path) -> None:
     cross = {"cross.embeddings.word_embeddings.weight": torch.zeros(2, 2), "similarity_dense.weight": torch.zeros(1, 2)}
     torch.save({f"clip.{name}": value for name, value in tiny_state.items()} | cross, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"tightTransf.*no vector of a video alone"):
+    with pytest.raises(CheckpointError, match=r"tightTransf.*a video has no vector of its own"):
         embed(tmp_path, modality)
 
 

@@ -288,15 +288,15 @@ def test_a_forged_archive_is_refused(forgery: str, tmp_path: Path) -> None:
         read_state_dict(tmp_path / "a.pt")
 
 
-def test_a_module_that_holds_itself_is_refused(tmp_path: Path) -> None:
+def test_a_module_that_contains_itself_is_refused(tmp_path: Path) -> None:
     # By way of the pickle's memo the module becomes its own attribute.
     itself = b"\x80\x02" + glob("__torch__.a", "M") + b")\x81q\x00}X\x01\x00\x00\x00ah\x00sb."
     forge(tmp_path / "a.pt", itself)
-    with pytest.raises(CheckpointError, match="holds itself"):
+    with pytest.raises(CheckpointError, match="contains itself"):
         read_state_dict(tmp_path / "a.pt")
 
 
-def test_modules_that_hold_each_other_twice_are_refused_quickly(tmp_path: Path) -> None:
+def test_modules_that_contain_each_other_twice_are_refused_quickly(tmp_path: Path) -> None:
     # Each of 64 modules holds the next one under two names: 2**64 paths to the last.
     opened = (glob("__torch__.a", "M") + b")\x81}(X\x01\x00\x00\x00a") * 64
     closed = b"X\x01\x00\x00\x00bNub" + b"q\x00X\x01\x00\x00\x00bh\x00ub" * 63
