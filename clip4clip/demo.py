@@ -1,4 +1,4 @@
-"""An offline demo: draw clips, and find them by sentences with the README's Towhee pipelines."""
+"""An offline demo: draw clips, and search them by sentences with the Towhee pipelines of the README."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Demo:
     Attributes:
         clips: the video files.
         captions: the caption of each clip.
-        sentences: all queries: the caller's sentences, then all captions.
+        sentences: all queries: the caller's sentences, then the captions of all clips.
         similarity: (sentences, clips) float32, -1 to 1.
-        matches: for each sentence the index of the clip that it describes; None for the caller's sentences.
-        metrics: the metrics of finding each clip by its caption.
+        matches: index of the clip that each sentence describes; None for the caller's sentences.
+        metrics: metrics of the search for each clip by its caption.
     """
 
     clips: list[Path]
@@ -59,8 +59,8 @@ class Demo:
         """Return the indices of the clips most similar to a sentence, the most similar first."""
         return np.argsort(-self.similarity[sentence], kind="stable")[:count].tolist()
 
-    def shown(self, count: int = PICTURE_ROWS) -> list[int]:
-        """Return the indices of the sentences to show: the caller's, and captions until there are ``count``."""
+    def sentences_to_show(self, count: int = PICTURE_ROWS) -> list[int]:
+        """Return the indices of the caller's sentences, followed by captions, ``count`` in total if possible."""
         own = self.matches.count(None)
         captions = min(max(count - own, 1), len(self.captions))
         return [*range(own), *(own + np.arange(captions) * len(self.captions) // captions).tolist()]
@@ -73,24 +73,25 @@ def run_demo(
     device: str | None = None,
     track: Track = no_progress,
 ) -> Demo:
-    """Draw clips, embed them and sentences through Towhee, and compare all with all.
+    """Draw clips, embed clips and sentences through Towhee, and compare every sentence with every clip.
 
     Several processes draw, and each imports the calling script again: call this under ``if __name__ == "__main__":``.
 
     Args:
-        folder: for the clips, ``eval/*.mp4``, and their captions, ``eval.csv``. Clips of an earlier demo are kept.
+        folder: folder for the clips, ``eval/*.mp4``, and their captions, ``eval.csv``. It may have clips of an earlier
+            demo, which are not drawn again.
         sentences: more queries, besides the captions.
-        clips: number of clips, all of combinations that ``clip_vit_tiny_demo`` was not trained on.
+        clips: number of clips. All show combinations that ``clip_vit_tiny_demo`` was not trained on.
         device: as for the operator.
-        track: wraps an iterable, with its length and a description; for a progress bar.
+        track: progress callback; see :data:`clip4clip.progress.Track`.
 
     Raises:
-        InputValueError: there are fewer scenes than ``clips``.
+        InputValueError: ``clips`` is larger than the number of different scenes.
         DeviceError: the device is not available.
         PairsError: ``folder`` has the table of another data set.
-        TrainingError: a process that draws failed, as it does without the guard above.
+        TrainingError: a process that draws clips failed, as it does without the guard above.
     """
-    resolve_placement(device)  # Towhee would hide an error of the pipeline
+    resolve_placement(device)  # raises DeviceError; Towhee would hide the error in a pipeline
     drawn = max(clips, _count_drawn_clips(folder))
     write_dataset(folder, 0, drawn, track=track)
     rows = tables(0, clips)["eval"]
@@ -163,8 +164,8 @@ _MATCH_COLOUR, _BAR_COLOUR, _STRIP_COLOUR = "#1f9d55", "#c9d3dd", "#20262d"
 
 
 def save_picture(demo: Demo, path: Path) -> None:
-    """Write a PNG with a row for each sentence that is shown: its best clips as film strips with their scores."""
-    sentences = demo.shown()
+    """Write a PNG with a row for each sentence: its best clips as film strips, with their scores."""
+    sentences = demo.sentences_to_show()
     picture = Image.new("RGB", (_WIDTH, _HEADER_HEIGHT + len(sentences) * _ROW_HEIGHT + _MARGIN), "white")
     pen = ImageDraw.Draw(picture)
     pen.text((_MARGIN, 22), "Which clip is it?", _TEXT_COLOUR, ImageFont.load_default(25))
@@ -181,7 +182,7 @@ def save_picture(demo: Demo, path: Path) -> None:
 
 
 def _draw_sentence(picture: Image.Image, demo: Demo, sentence: int, top: int) -> None:
-    """Draw a sentence and its best clips, from a height on."""
+    """Draw a sentence and its best clips below the y coordinate ``top``."""
     pen = ImageDraw.Draw(picture)
     pen.line((_MARGIN, top - 10, _WIDTH - _MARGIN, top - 10), _RULE_COLOUR, 2)
     lines = textwrap.wrap(f"“{demo.sentences[sentence]}”", _TEXT_CHARACTERS)

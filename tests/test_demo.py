@@ -111,8 +111,8 @@ def test_the_demo_finds_the_right_clips(demo: Demo) -> None:
 
 def test_the_demo_writes_a_picture(demo: Demo, tmp_path: Path) -> None:
     save_picture(demo, tmp_path / "results.png")
-    assert demo.shown()[0] == 0  # the caller's sentence comes first
-    assert len(demo.shown()) == 4
+    assert demo.sentences_to_show()[0] == 0  # the caller's sentence comes first
+    assert len(demo.sentences_to_show()) == 4
     with Image.open(tmp_path / "results.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     green = (np.abs(pixels - [31, 157, 85]).sum(-1) < 10).sum()

@@ -66,7 +66,7 @@ def _print_results(result: Demo) -> None:
     """Print the most similar clips of each sentence as a table; green is the clip that the sentence describes."""
     from ..demo import BEST
 
-    for sentence in result.shown():
+    for sentence in result.sentences_to_show():
         table = Table("", "score", "clip", "what it shows", title=plain(f"“{result.sentences[sentence]}”"))
         table.title_justify, table.title_style = "left", "bold"
         for rank, clip in enumerate(result.best(sentence, BEST), 1):

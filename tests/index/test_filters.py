@@ -84,13 +84,13 @@ def test_an_invalid_date_is_rejected_with_an_example(search_dated: Callable[[str
         'modified > "2025-13-01"': "which is not a date",
         'modified > "9999-12-31"': "which is out of range",
         r'modified > "\x"': "which is not a date",
-        'modified > "2025-06-01" > duration': "compares modified together with something else",
+        'modified > "2025-06-01" > duration': "compares other values in one chain with modified",
         "modified > 3": "compares modified with 3",
         "modified > duration": "compares modified with an expression",
         'modified like "2025%"': "compares modified by like",
-        "modified + 1 > 3": "uses modified in another way than to compare it",
-        "json_contains(modified, 1)": "uses modified in another way than to compare it",
-        'modified in "2025-06-01"': "looks for modified in something else than a list",
+        "modified + 1 > 3": "uses modified outside of a comparison",
+        "json_contains(modified, 1)": "uses modified outside of a comparison",
+        'modified in "2025-06-01"': "looks for modified in something other than a list",
     }.items():
         with pytest.raises(VideoIndexError, match=problem) as caught:
             search_dated(text)
