@@ -60,7 +60,7 @@ class Demo:
         return np.argsort(-self.similarity[sentence], kind="stable")[:count].tolist()
 
     def sentences_to_show(self, count: int = PICTURE_ROWS) -> list[int]:
-        """Return the indices of the caller's sentences, followed by captions, ``count`` in total if possible."""
+        """Return the indices of the caller's sentences and at least one caption, ``count`` in total if possible."""
         own = self.matches.count(None)
         captions = min(max(count - own, 1), len(self.captions))
         return [*range(own), *(own + np.arange(captions) * len(self.captions) // captions).tolist()]

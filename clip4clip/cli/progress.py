@@ -25,9 +25,7 @@ from rich.text import Text
 
 from .console import err, plain
 
-SPEED_PERIOD = (
-    300.0  # seconds that the speed is averaged over; it would jump over a short time, as videos come in batches
-)
+SPEED_PERIOD = 300.0  # seconds over which the speed is averaged; long, because videos come in batches
 INTERRUPTED = 130  # exit code of a command that was stopped by Ctrl-C
 
 

@@ -74,7 +74,7 @@ def read_pairs(
     pairs = []
     for video, sentence, location in rows:
         if not _is_text(video) or not video.strip() or "\0" in video:
-            raise PairsError(f"{location}: the video must be a name, not {brief(video)}")
+            raise PairsError(f"{location}: expected the name of a video, not {brief(video)}")
         if not _is_text(sentence):
             raise PairsError(f"{location}: the sentence must be text, not {brief(sentence)}")
         pairs.append(Pair(video, files.find(video, location), sentence))

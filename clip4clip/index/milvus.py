@@ -137,7 +137,7 @@ class MilvusCollection:
     def create(self, spec: VectorSpec, dim: int) -> None:
         """Create the collection for rows of videos (``id``, ``path``, ``vector`` and any other fields).
 
-        If the collection exists, for example because another thread has just created it, this does nothing.
+        Does nothing if the collection exists, for example because another thread has just created it.
 
         Args:
             spec: how the vectors are computed.
@@ -395,7 +395,7 @@ class MilvusCollection:
 
 
 def _explain_open_failure(folder: str, error: ConnectionConfigException) -> VideoIndexError | MissingExtraError:
-    """Return the error that says why a local folder cannot be opened. pymilvus does not say, so open it without."""
+    """Return the error for a local folder that cannot be opened. pymilvus gives no reason, so open it without."""
     try:
         from milvus_lite.db import MilvusLite
         from milvus_lite.exceptions import DataDirLockedError

@@ -256,7 +256,7 @@ for uri in ("http://127.0.0.1:1", sys.argv[1]):
     assert second == "MissingExtraError a local index needs milvus-lite: pip install 'towhee-clip4clip[retrieval]'"
 
 
-# Opens a local folder in Python and by a command, and again when it is told to.
+# Opens a local folder in Python and by a command, and again after a line on standard input.
 OPENING = """
 import sys
 from clip4clip import IndexUnavailableError

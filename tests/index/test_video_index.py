@@ -88,7 +88,7 @@ def test_an_interrupted_add_is_completed_by_repeating_it(index: VideoIndex) -> N
     assert index.search(vector=rows[650]["vector"], limit=1)[0].id == "v650"
 
 
-def test_of_two_rows_with_the_same_id_the_last_one_counts(index: VideoIndex) -> None:
+def test_the_last_of_two_rows_with_the_same_id_is_stored(index: VideoIndex) -> None:
     first, other = random_rows(2)
     assert index.add([first, other, first | {"duration": 7.0}]) == 2
     assert index.count() == 2
