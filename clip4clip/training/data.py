@@ -19,7 +19,7 @@ from ..video.reader import read_frames
 
 
 class Batch(NamedTuple):
-    """The arguments of :meth:`VideoTextModel.forward`, which gives their shapes."""
+    """The arguments of :meth:`clip4clip.training.VideoTextModel.forward`, which gives their shapes."""
 
     ids: Tensor
     pixels: Tensor

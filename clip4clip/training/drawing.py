@@ -101,7 +101,7 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, centre: float, radius: flo
 
     Args:
         pen: draws on the mask.
-        shape: key of :data:`SHAPES`.
+        shape: key of :data:`clip4clip.training.scenes.SHAPES`.
         centre: x and y of its centre, in pixels.
         radius: size of the shape, in pixels.
         tilt: rotation in radians, for shapes with corners.
