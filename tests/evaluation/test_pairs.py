@@ -121,7 +121,11 @@ def test_tsv_and_json_arrays_are_read(tmp_path: Path, videos: Path) -> None:
         ("a.jsonl", '{"video": 1, "sentence": "a"}\n', "line 1.*expected the name of a video, not 1"),
         ("a.jsonl", '{"video": "video1", "sentence": []}\n', "line 1.*list of sentences is empty"),
         ("a.jsonl", '{"video": "video1", "sentence": "a\\ud800"}\n', r"line 1.*must be text, not 'a\\ud800'"),
-        ("a.jsonl", '{"video": "v\\ud800", "sentence": "a"}\n', r"line 1.*expected the name of a video, not 'v\\ud800'"),
+        (
+            "a.jsonl",
+            '{"video": "v\\ud800", "sentence": "a"}\n',
+            r"line 1.*expected the name of a video, not 'v\\ud800'",
+        ),
         ("a.jsonl", "[" * 100_000, "a.jsonl"),
         ("a.json", '[{"video": "video1"}]', r"a\.json, item 1: it needs the keys video and sentence"),
         (
