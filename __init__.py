@@ -1,4 +1,4 @@
-"""The operator's folder as Towhee loads it: a hub download or a clone, without installing the package."""
+"""Entry point for Towhee, which loads this folder (a hub download or a clone) without installing the package."""
 
 from .clip4clip.operators import clip4clip, ffmpeg
 

@@ -1,4 +1,4 @@
-"""Run by its path only: by `python clip4clip.py …` without installing, and by Towhee's legacy loader.
+"""Entry point that is only run by its path: by `python clip4clip.py …` and by Towhee's legacy loader.
 
 `import clip4clip` always means the folder of the same name, which Python prefers to this file.
 """

@@ -42,19 +42,19 @@ class Contender:
     name: str
 
     def text_network(self, captions: list[str]) -> Call | None:  # noqa: ARG002
-        """Prepare token ids to embeddings."""
+        """Prepare the task from token ids to embeddings."""
         return None
 
     def text(self, captions: list[str]) -> Call | None:  # noqa: ARG002
-        """Prepare strings to unit vectors."""
+        """Prepare the task from strings to unit vectors."""
         return None
 
     def video_network(self, pixels: np.ndarray) -> Call | None:  # noqa: ARG002
-        """Prepare pixel values to embeddings."""
+        """Prepare the task from pixel values to embeddings."""
         return None
 
     def video(self, videos: list[np.ndarray]) -> Call | None:  # noqa: ARG002
-        """Prepare raw frames to unit vectors, one for each video."""
+        """Prepare the task from raw frames to unit vectors, one for each video."""
         return None
 
 
@@ -95,10 +95,10 @@ class Peer(Contender):
     """Another library, described by its parts.
 
     Attributes:
-        ids: Captions to token ids, padded as the library does it; None if its tokenizer has another vocabulary.
-        embed_text: Token ids to embeddings.
-        embed_frames: Pixel values to embeddings; None if another contender of the same library embeds the frames.
-        network_ids: Like ``ids``, for tasks of the network only.
+        ids: maps captions to token ids, padded as the library does it; None if its tokenizer has another vocabulary.
+        embed_text: maps token ids to embeddings.
+        embed_frames: maps pixel values to embeddings; None if another contender of the same library embeds the frames.
+        network_ids: like ``ids``, for tasks of the network only.
     """
 
     name: str
@@ -263,7 +263,7 @@ class Setup:
         )
 
     def graph(self, modality: str, precision: str = "float32") -> Path:
-        """Return the graph that torch exports from transformers' model, perhaps quantised dynamically; made once."""
+        """Return the graph that torch exports from transformers' model, for int8 quantised dynamically. Made once."""
         path = self.folder / f"plain-{modality}-{precision}.onnx"
         if not path.exists() and precision == "int8":
             quantise(self.graph(modality), path)
@@ -295,7 +295,7 @@ class Setup:
 
 
 def towhee_model(config: CLIPConfig) -> Any:
-    """Return the published model code, untrained, in the shape of a configuration."""
+    """Return the model of the published code, untrained, in the shape of a configuration."""
     from towhee.models import clip4clip
 
     return clip4clip.CLIP4Clip(
@@ -405,7 +405,7 @@ def hugging_face_model(config: CLIPConfig, state: State) -> Any:
 
 
 class FunctionModule(nn.Module):
-    """A function of a model and inputs as a module, for torch's exporter."""
+    """A module that calls a function with a model and the inputs, for torch's exporter."""
 
     def __init__(self, model: nn.Module, function: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()

@@ -113,7 +113,7 @@ def markdown_of(title: str, lines: Lines) -> str:
 
 
 def roofline(config: CLIPConfig, rows: Rows) -> list[dict[str, Any]]:
-    """Compare times with the time of only the matrix products, or of only reading the weights.
+    """Compare times with the time that only the matrix products take, or only reading the weights.
 
     Returns:
         For each comparison the work, its size, the measured rate, and the quartiles of the ratio.
@@ -151,7 +151,7 @@ def comparison(work: str, size: str, rate: float, unit: str, times: list[float])
 
 
 def fastest(row: Figures, names: Iterable[str]) -> str | None:
-    """Return the name with the least median time, None without a measured one."""
+    """Return the name with the least median time; None if none was measured."""
     measured = [name for name in names if "milliseconds" in row.get(name, {})]
     return min(measured, key=lambda name: statistics.median(row[name]["milliseconds"]), default=None)
 
@@ -164,13 +164,13 @@ class Bar:
     """A required ratio of two figures.
 
     Attributes:
-        text: Description of the comparison.
-        row: Title of the row.
-        over: Contender of the numerator; None for the fastest peer.
-        under: Contender of the denominator.
-        least: The ratio must be at least this.
-        most: Or it must be at most this.
-        key: Name of the figure.
+        text: description of the comparison.
+        row: title of the row.
+        over: contender of the numerator; None for the fastest peer.
+        under: contender of the denominator.
+        least: smallest ratio that meets the requirement; or else
+        most: largest ratio that meets it.
+        key: name of the figure.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""The tasks of benchmarks/embed.py: captions, frames, lower bounds of their time, and the start of a process."""
+"""The tasks of benchmarks/embed.py: captions, frames, lower bounds for their time, and the start of a process."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class Row:
     """One task.
 
     Attributes:
-        title: Title of the row in the report.
-        calls: The call of each contender that does the task.
-        expected: The right unit vectors.
-        rounds: Number of rounds.
+        title: title of the row in the report.
+        calls: call of each contender that does the task, by its name.
+        expected: correct unit vectors.
+        rounds: number of rounds.
     """
 
     title: str
@@ -103,10 +103,10 @@ class Tasks:
     """The rows of the report, each prepared shortly before it is measured.
 
     Args:
-        setup: The weights.
-        contenders: The contenders by name.
-        short: Whether to make the tasks small.
-        rounds: Number of rounds of most rows.
+        setup: the weights.
+        contenders: the contenders by name.
+        short: whether to make the tasks small.
+        rounds: number of rounds of most rows.
     """
 
     def __init__(self, setup: Setup, contenders: dict[str, Contender], short: bool, rounds: int) -> None:
@@ -169,7 +169,7 @@ def _without_none(calls: dict[str, Call | None]) -> dict[str, Call]:
 
 
 def transformer_flop(tokens: int, width: int, layers: int, one_in_last: bool) -> float:
-    """Return the FLOP of the matrix products of a transformer, perhaps with only one token in the last layer."""
+    """Return the FLOP of the matrix products of a transformer, optionally with only one token in the last layer."""
     attention = 4 * tokens * width  # of one query
     block = tokens * (24 * width**2 + attention)
     last = tokens * 4 * width**2 + 20 * width**2 + attention  # keys and values of all tokens, the rest of one
@@ -193,8 +193,8 @@ def text_bytes(config: CLIPConfig, width: int = 4) -> int:
     """Return the bytes of the weights that every caption reads, all but the token embeddings.
 
     Args:
-        config: Shape of the model.
-        width: Bytes of a number.
+        config: shape of the model.
+        width: bytes of a number.
     """
     return width * (12 * config.text_layers * config.text_width**2 + config.text_width * config.embed_dim)
 

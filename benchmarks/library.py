@@ -8,10 +8,10 @@ the tools take turns within a round. clip4clip exports a checkpoint to a graph f
 before, and its time is reported separately.
 
 Index: `VideoIndex` is compared with a plain `MilvusClient` with the same parameters and with brute force by numpy, in a
-local file (milvus-lite) and on a server (the wheel `milvus`). The vectors lie around 1,000 centres. The variances of
+local folder (milvus-lite) and on a server (the wheel `milvus`). The vectors lie around 1,000 centres. The variances of
 the centres, and of the vectors around them, fall like 1, 1/2, 1/3, … over the 512 dimensions, as those of embeddings
 do. The queries are drawn in the same way and are not in the index. The clients of the server are processes. Those of a
-local file are threads, as only one process can open the file.
+local folder are threads, as only one process can open the folder.
 
 The published model code needs torchvision, which needs the torch it was built for. On Linux, x86-64:
 
@@ -63,7 +63,7 @@ TIMES = "times clip4clip's"
 REQUIRED_SPEEDUP, REQUIRED_COSINE = 2.0, 0.9999  # to the tutorial's script
 
 DIM, CENTRES, NEAREST, CLIENTS, SEARCHES = 512, 1000, 10, 8, 400
-BACKENDS = {"milvus-lite": "a file, clients are threads", "server": "Milvus 2.3.5, clients are processes"}
+BACKENDS = {"milvus-lite": "a folder, clients are threads", "server": "Milvus 2.3.5, clients are processes"}
 VIDEO_INDEX, PLAIN, BRUTE_FORCE = "VideoIndex", "plain pymilvus", "numpy, brute force"
 REQUIRED_RECALL = 0.99
 INSERT_BATCH_SIZE = 500  # of the plain client, as of VideoIndex
@@ -156,7 +156,7 @@ def make_videos(count: int, seconds: int, folder: Path) -> list[Path]:
 
 
 def make_checkpoint(path: str) -> None:
-    """Write random weights. Runs in a process: the peak memory of a child starts with that of its parent."""
+    """Write random weights. Runs in a process of its own, because a child inherits the peak memory of its parent."""
     from safetensors.torch import save_file
 
     from clip4clip.config import get_model
@@ -166,7 +166,7 @@ def make_checkpoint(path: str) -> None:
 
 
 def make_graph(weights: str) -> None:
-    """Export the graph for ONNX Runtime to the cache of the next processes. Runs in a process, too."""
+    """Export the graph for ONNX Runtime to the cache that later processes use. Also runs in a process of its own."""
     from clip4clip import VideoEncoder
 
     VideoEncoder.load(MODEL, weights, "cpu", "onnxruntime")
@@ -213,7 +213,7 @@ def embed_by_tutorial(tool: str, listing: str, weights: str, out: str, start: st
 
 
 def run_command(command: Sequence[str]) -> dict[str, Any]:
-    """Run a command; return its seconds, seconds of all cores, peak megabytes, and the JSON that it prints."""
+    """Run a command; return its wall-clock and CPU seconds, its peak megabytes, and the JSON that it prints."""
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen(command, stdout=printed)
@@ -345,7 +345,7 @@ def rows_for(vectors: np.ndarray) -> list[dict[str, Any]]:
 
 
 def insert_by_video_index(uri: str, rows: list[dict[str, Any]]) -> float:
-    """Return the seconds of inserting, without opening and closing the index."""
+    """Return the seconds that inserting takes, without opening and closing the index."""
     from clip4clip.retrieval import VideoIndex
 
     complete_rows = ({**row, "model": MODEL, "fingerprint": "made up"} for row in rows)
@@ -410,7 +410,7 @@ COLLECTIONS = {VIDEO_INDEX: "ours", PLAIN: "plain"}
 
 
 def wait_until_indexed(uri: str, collection: str, rows: int) -> float:
-    """Wait until a server has loaded its finished index, and return the seconds. Before, searches are less exact."""
+    """Wait until a server has loaded its finished index, and return the seconds. Until then searches are less exact."""
     from pymilvus import MilvusClient
 
     if "://" not in uri:

@@ -106,7 +106,7 @@ MODULES = {"torchcodec": "torchcodec.decoders", "decord": "decord"}
 
 
 def measure(tool: str, path: str, out: str) -> None:
-    """Measure a tool; runs in a process of its own, and prints seconds and megabytes as JSON."""
+    """Measure a tool, and print seconds and megabytes as JSON. Runs in a process of its own."""
     if tool in MODULES:
         importlib.import_module(MODULES[tool])
     else:
@@ -121,7 +121,7 @@ def measure(tool: str, path: str, out: str) -> None:
 
 
 def peak_megabytes() -> float:
-    """Return the largest resident set so far. On Linux, getrusage would include that of the parent process."""
+    """Return the peak memory of this process. On Linux, getrusage would include that of the parent process."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""The offline demo: draw clips, and find them by sentences with the README's Towhee pipelines."""
+"""An offline demo: draw clips, and search them by sentences with the Towhee pipelines of the README."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Demo:
     Attributes:
         clips: the video files.
         captions: the caption of each clip.
-        sentences: all queries: the caller's sentences, then all captions.
+        sentences: all queries: the caller's sentences, then the captions of all clips.
         similarity: (sentences, clips) float32, -1 to 1.
-        matches: for each sentence the index of the clip that it describes; None for the caller's sentences.
-        metrics: the metrics of finding each clip by its caption.
+        matches: index of the clip that each sentence describes; None for the caller's sentences.
+        metrics: metrics of the search for each clip by its caption.
     """
 
     clips: list[Path]
@@ -60,7 +60,7 @@ class Demo:
         return np.argsort(-self.similarity[sentence], kind="stable")[:count].tolist()
 
     def sentences_to_show(self, count: int = PICTURE_ROWS) -> list[int]:
-        """Return the indices of the caller's sentences, and of captions to make them ``count``, but at least one."""
+        """Return the indices of the caller's sentences and at least one caption, ``count`` in total if possible."""
         own = self.matches.count(None)
         captions = min(max(count - own, 1), len(self.captions))
         return [*range(own), *(own + np.arange(captions) * len(self.captions) // captions).tolist()]
@@ -78,19 +78,20 @@ def run_demo(
     Several processes draw, and each imports the calling script again: call this under ``if __name__ == "__main__":``.
 
     Args:
-        folder: for the clips, ``eval/*.mp4``, and their captions, ``eval.csv``. Clips of an earlier demo are kept.
-        sentences: queries in addition to the captions.
-        clips: number of clips. ``clip_vit_tiny_demo`` was trained on none of the combinations that they show.
-        device: as for :meth:`clip4clip.TextEncoder.load`.
-        track: wraps an iterable, with its length and a description; for a progress bar.
+        folder: folder for the clips, ``eval/*.mp4``, and their captions, ``eval.csv``. It may have clips of an earlier
+            demo, which are not drawn again.
+        sentences: more queries, besides the captions.
+        clips: number of clips. All show combinations that ``clip_vit_tiny_demo`` was not trained on.
+        device: as for the operator.
+        track: progress callback; see :data:`clip4clip.progress.Track`.
 
     Raises:
-        InputValueError: there are fewer scenes than ``clips``.
+        InputValueError: ``clips`` is larger than the number of different scenes.
         DeviceError: the device is not available.
         PairsError: ``folder`` has the table of another data set.
-        TrainingError: a process that draws failed, for example because the guard above is missing.
+        TrainingError: a process that draws clips failed, as it does without the guard above.
     """
-    resolve_placement(device)  # Towhee would hide an error of the pipeline
+    resolve_placement(device)  # raises DeviceError; Towhee would hide the error in a pipeline
     drawn = max(clips, _count_drawn_clips(folder))
     write_dataset(folder, 0, drawn, track=track)
     rows = tables(0, clips)["eval"]
@@ -163,7 +164,7 @@ _MATCH_COLOUR, _BAR_COLOUR, _STRIP_COLOUR = "#1f9d55", "#c9d3dd", "#20262d"
 
 
 def save_picture(demo: Demo, path: Path) -> None:
-    """Write a PNG with a row for each sentence to show: its best clips as film strips with their scores."""
+    """Write a PNG with a row for each sentence: its best clips as film strips, with their scores."""
     sentences = demo.sentences_to_show()
     picture = Image.new("RGB", (_WIDTH, _HEADER_HEIGHT + len(sentences) * _ROW_HEIGHT + _MARGIN), "white")
     pen = ImageDraw.Draw(picture)
@@ -181,7 +182,7 @@ def save_picture(demo: Demo, path: Path) -> None:
 
 
 def _draw_sentence(picture: Image.Image, demo: Demo, sentence: int, top: int) -> None:
-    """Draw a sentence and its best clips below a height, ``top``."""
+    """Draw a sentence and its best clips below the y coordinate ``top``."""
     pen = ImageDraw.Draw(picture)
     pen.line((_MARGIN, top - 10, _WIDTH - _MARGIN, top - 10), _RULE_COLOUR, 2)
     lines = textwrap.wrap(f"“{demo.sentences[sentence]}”", _TEXT_CHARACTERS)

@@ -1,10 +1,10 @@
-"""A text-video retrieval engine of Towhee pipelines and Milvus.
+"""A text-video retrieval engine built from Towhee pipelines and Milvus.
 
 Embed the videos of a table, search for them by their captions, and count how often the right video is among the first
 1, 5 and 10 results. These are the steps of Towhee's tutorial "build a text-video retrieval engine".
 
     clip4clip demo                                                              # draws the clips
-    python examples/text_video_retrieval.py clip4clip_demo/eval.csv             # a local file, ./tutorial.db
+    python examples/text_video_retrieval.py clip4clip_demo/eval.csv             # a local folder, ./tutorial.db
     python examples/text_video_retrieval.py clip4clip_demo/eval.csv --host 127.0.0.1 --port 19530
 
 Needs the extra `retrieval`.
@@ -34,7 +34,7 @@ def read_table(table: str) -> Iterator[tuple[int, str, str]]:
 
 def create_collection(address: dict[str, Any], name: str, dim: int) -> None:
     """Create an empty collection with an integer id and a vector for each video, as in the tutorial."""
-    # The server of milvus-lite logs an error for an optional call of pymilvus.
+    # milvus-lite's server logs an error for an optional call that it does not support.
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
     client = MilvusClient(address.get("uri") or f"http://{address['host']}:{address['port']}")
     if client.has_collection(name):
@@ -95,7 +95,7 @@ def hit_ratio(expected: list[int], results: list[list[int]]) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", help="CSV with the columns video and sentence")
-    parser.add_argument("--uri", default="./tutorial.db", help="Milvus: a local file *.db or http(s)://host:port")
+    parser.add_argument("--uri", default="./tutorial.db", help="Milvus: a local folder *.db or http(s)://host:port")
     parser.add_argument("--host", help="host of a Milvus server, instead of --uri")
     parser.add_argument("--port", default="19530", help="port of that server")
     parser.add_argument("--collection", default="text_video_retrieval")

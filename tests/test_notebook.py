@@ -86,8 +86,8 @@ def test_sentences_and_videos_find_the_right_clips(executed: Any) -> None:
 
 @pytest.mark.slow
 def test_embedded_videos_are_kept_and_the_index_follows_the_folder(executed: Any) -> None:
-    assert printed(executed, "embed") == ["60 videos: 60 embedded, 0 kept, 0 failed"]
-    assert printed(executed, "again") == ["60 videos: 0 embedded, 60 kept, 0 failed"]
+    assert printed(executed, "embed") == ["60 videos, 60 processed, 0 unchanged, 0 failed"]
+    assert printed(executed, "again") == ["60 videos, 0 processed, 60 unchanged, 0 failed"]
     assert printed(executed, "index")[0].startswith("60 videos, vectors of clip_vit_tiny_demo with the weights ")
     assert printed(executed, "sync") == [
         "1 added, 1 changed, 1 removed, 58 unchanged",

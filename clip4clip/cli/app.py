@@ -1,4 +1,4 @@
-"""The Typer application: all commands, the options in front of them, and how errors are reported."""
+"""The Typer application: all commands, the options before a command, and the reporting of errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .progress import INTERRUPTED
 from .synthetic import synthetic
 from .train import train
 
-FAILED = 2  # exit code of a command that could not do its work
+FAILED = 2  # exit code of a command that failed
 
 # In the order of `clip4clip --help`.
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -44,7 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "synthetic": synthetic,
 }
 
-# Optional packages, and the extra of this distribution that installs each.
+# The extra of this distribution that installs each optional package.
 EXTRAS = {
     **dict.fromkeys(("pyarrow", "pymilvus", "milvus_lite", "gradio", "fastapi", "starlette", "uvicorn"), "retrieval"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
@@ -53,13 +53,13 @@ EXTRAS = {
     "tensorboard": "train",
 }
 
-# Base class of everything Typer raises for a command line that it cannot use. Every version exports BadParameter, but
-# not its base: up to 0.25 it is that of the package click, and from 0.26 on that of a private copy of click in Typer.
+# Base class of the errors that Typer raises for an invalid command line. Typer exports BadParameter, but not its base.
+# Up to Typer 0.25 it belongs to the package click, since 0.26 to a private copy of click in Typer.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 
 
 def help_text(command: Callable[..., None]) -> str:
-    """Return the docstring of a command as Typer wraps it well.
+    """Return the docstring of a command in a form that Typer wraps well.
 
     Each paragraph becomes one line, which Typer wraps to the width of the terminal. A paragraph with indented lines,
     such as the examples, keeps its lines.
@@ -109,7 +109,7 @@ def main() -> None:
     """Run the command line. Errors of this package and of the system are printed as a sentence, with exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows the rest
+            stream.reconfigure(errors="backslashreplace")  # for a terminal that cannot show all characters
     threading.excepthook = _report_thread_error
     try:
         sys.exit(app(standalone_mode=False))

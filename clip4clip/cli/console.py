@@ -1,4 +1,4 @@
-"""Print to the terminal. A control character in a text, such as a file name, never reaches it as a command."""
+"""Print to the terminal, with the control characters in texts, such as file names, escaped."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class EngineOptions:
     gpus: Annotated[float, typer.Option(min=0, help="Number of GPUs for each Ray actor.")] = 0
 
     def cluster(self) -> RayCluster | None:
-        """Return these options as the package takes them: None for this machine."""
+        """Return the cluster that these options describe; None for this machine."""
         if self.engine is Engine.local:
             return None
         from ..library.ray_engine import RayCluster
@@ -204,7 +204,7 @@ def embed(
 
 @contextlib.contextmanager
 def _explained_full_disk() -> Iterator[None]:
-    """Raise LibraryError, which says how to resume, when the block cannot write because the disk is full."""
+    """Raise LibraryError, with a message that says how to resume, if the disk is full in the block."""
     try:
         yield
     except OSError as error:
@@ -221,8 +221,9 @@ def _print_report(report: EmbedReport, output: Path) -> None:
     failures = report.failed | report.unlisted
     list_failures(failures)
     print_summary(
-        f"{report.videos - len(report.failed)} of {report.videos} videos are in {output}: {report.embedded} looked at "
-        f"now in {report.seconds:.0f} s, {report.kept} known before, {len(report.failed)} failed"
+        f"{report.videos - len(report.failed)} of {report.videos} videos are in {output} "
+        f"({report.processed} processed in {report.seconds:.0f} s, {report.unchanged} unchanged, "
+        f"{len(report.failed)} failed)"
     )
     if failures:
         raise typer.Exit(1)

@@ -45,21 +45,21 @@ class IndexOptions:
     ] = None
 
     def open(self, encoder: EncoderSpec, create: bool = False) -> VideoIndex:
-        """Return the index.
+        """Open the index.
 
         Args:
             encoder: which model computes the vectors of queries and new videos.
             create: accept a local folder that does not exist yet.
 
         Raises:
-            VideoIndexError: when the index does not exist, or cannot be opened.
-            MissingExtraError, ImportError: when a package of the extra ``retrieval`` is missing.
+            VideoIndexError: the index does not exist, or cannot be opened.
+            MissingExtraError, ImportError: a package of the extra ``retrieval`` is missing.
         """
         from ..index.address import is_local
         from ..index.video_index import VideoIndex
 
         if is_local(self.uri):
-            import milvus_lite  # noqa: F401  without it, pymilvus reports that the index does not answer
+            import milvus_lite  # noqa: F401  if it is missing, pymilvus reports that the index does not answer
 
             if not create and not Path(self.uri).exists():
                 raise VideoIndexError(f"no index at {self.uri}: create it with `clip4clip index`")
@@ -68,7 +68,7 @@ class IndexOptions:
 
 @dataclass(frozen=True)
 class IndexEncoderOptions(EncoderOptions):
-    """Which encoder to use with an index, which knows its own model."""
+    """Which encoder to use with an index, which records its own model."""
 
     model: Annotated[
         str | None,
@@ -82,7 +82,7 @@ class IndexEncoderOptions(EncoderOptions):
 
 @dataclass(frozen=True)
 class IndexSamplingOptions:
-    """Which frames of each new video to take, where they differ from those of the index."""
+    """Which frames of each new video to take; by default as the index records it."""
 
     frames: Annotated[
         int | None,
@@ -100,7 +100,7 @@ class IndexSamplingOptions:
     ] = None
 
     def sampling(self, index: VideoIndex) -> FrameSampling | None:
-        """Return these options as the package takes them: None for the sampling of the index."""
+        """Return the sampling that these options describe; None for that of the index."""
         if self.frames is None and self.seek is None:
             return None
         from ..video import FrameSampling
@@ -154,7 +154,7 @@ def index(
         count = videos.count()
     progress.exit_if_stopped("finished videos are kept; run the same command to resume")
     list_failures(failures)
-    print_summary(f"{summary}; {count} videos in {address.collection!r} of {address.uri}")
+    print_summary(f"{summary}; {count} videos in collection {address.collection!r} of {address.uri}")
     if failures:
         raise typer.Exit(1)
 
@@ -164,7 +164,7 @@ def _sync_folder(
 ) -> tuple[str, dict[str, str]]:
     """Make an index match a folder. Return a summary, and the message of each video that failed."""
     report = videos.sync(folder, sampling.sampling(videos), workers=workers, track=track)
-    summary = f"{report.added} added, {report.changed} changed, {report.dropped} dropped, {report.unchanged} as before"
+    summary = f"{report.added} added, {report.changed} changed, {report.removed} removed, {report.unchanged} unchanged"
     return summary, report.failed | report.unlisted
 
 

@@ -1,7 +1,7 @@
 """Let a command take a group of options, a frozen dataclass, as one parameter.
 
-Typer makes one option of each parameter of a function; it has no groups. Here each field of a group becomes an option.
-Its name, default and help stand once, in the dataclass, and every command that needs the group takes it::
+Typer turns each parameter of a function into an option; it has no groups. Here each field of a group becomes an option.
+Its name, default and help are written once, in the dataclass, and every command that needs the group takes it::
 
     @dataclass(frozen=True)
     class SamplingOptions:
@@ -25,16 +25,16 @@ from typing import Any, get_type_hints
 
 
 def expand_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a function that Typer can read: with one parameter for each field of each group.
+    """Return a function with one parameter for each field of each group, which Typer can read.
 
     Args:
-        command: function whose parameters are options and arguments of Typer, or annotated with a group.
+        command: function whose parameters are options and arguments of Typer, or groups.
 
     Returns:
         A function that takes each option by keyword, builds the groups, and calls ``command``.
 
     Raises:
-        ValueError: when two options have the same name.
+        ValueError: two options have the same name.
     """
     parameters: list[inspect.Parameter] = []
     groups: dict[str, type] = {}

@@ -1,7 +1,7 @@
 """The options and groups of options that several commands share.
 
-A group has a method that returns the value of the package which its options describe. The package is imported there and
-not above, so that ``--help`` imports neither torch nor numpy.
+Most groups have a method that returns the value of the package that their options describe. Only that method imports
+the package, so that ``--help`` imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def parse_path(name: str | Path) -> Path:
     """Return the path of an option or argument.
 
     Raises:
-        BadParameter: for an empty name, which would mean the current folder.
+        BadParameter: the name is empty, which would mean the current folder.
     """
     if not str(name).strip():
         raise typer.BadParameter("the name of a file or folder must not be empty")
@@ -115,7 +115,7 @@ class EncoderOptions:
     ] = Precision.float32
 
     def spec(self) -> EncoderSpec:
-        """Return these options as the package takes them."""
+        """Return the encoder that these options describe."""
         from ..encoder import EncoderSpec
 
         return EncoderSpec(
@@ -140,7 +140,7 @@ class SamplingOptions:
     ] = Seek.exact
 
     def sampling(self) -> FrameSampling:
-        """Return these options as the package takes them."""
+        """Return the sampling that these options describe."""
         from ..video import FrameSampling
 
         return FrameSampling(self.frames, self.seek.value)

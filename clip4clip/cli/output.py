@@ -1,4 +1,4 @@
-"""Print and write the results of commands: tables, JSON, files, and what failed."""
+"""Print and write the results of commands: tables, JSON, files and failures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_output(output: Path | None, ending: str | None, option: str = "--outpu
         option: option that names the file, for the message.
 
     Raises:
-        BadParameter: when the file cannot be written, or its name has another ending.
+        BadParameter: the file cannot be written, or its name has another ending.
     """
     if output is None:
         return
@@ -57,14 +57,14 @@ def check_output(output: Path | None, ending: str | None, option: str = "--outpu
 
 
 def write_output(output: Path, write: Callable[[Path], object]) -> None:
-    """Write a file. If that fails, write it to a temporary folder: the result may have taken hours.
+    """Write a file. If that fails, write it to a temporary folder, as the result may have taken hours.
 
     Args:
         output: file to write.
         write: function that writes the content to a path.
 
     Raises:
-        OSError: when ``output`` could not be written; the message names the file in the temporary folder.
+        OSError: ``output`` cannot be written. The message names the file in the temporary folder.
     """
     try:
         with atomic_write(output) as temporary:
@@ -79,10 +79,10 @@ def output_vectors(kind: str, names: list[str], vectors: np.ndarray, options: Ve
     """Write vectors to a file, print them as JSON, or print the first numbers of each as a table.
 
     Args:
-        kind: what the names are, ``'text'`` or ``'path'``: the key in JSON, and in the plural the array in the file.
-        names: of the n vectors.
+        kind: what the names are, ``'text'`` or ``'path'``. It is the key in JSON; its plural is the array in the file.
+        names: names of the n vectors.
         vectors: (n, D) float32.
-        options: which of the three to do. A file and JSON can be asked for together.
+        options: which of the three to do. A file and JSON can be combined.
     """
     if options.output is not None:
         _write_vectors(kind, names, vectors, options.output)
@@ -109,7 +109,7 @@ def _write_vectors(kind: str, names: list[str], vectors: np.ndarray, output: Pat
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print one line of JSON, with ASCII escapes if it has characters that the terminal would obey or cannot show."""
+    """Print one line of JSON, in ASCII if it has control characters or characters that the terminal cannot show."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -128,7 +128,7 @@ def list_failures(failures: Mapping[str, str], label: str = "failed") -> None:
     """Print the message of each failure on standard error.
 
     Args:
-        failures: name of a video to the message that says why it failed.
+        failures: error message of each failed video or folder, by its name.
         label: word in front of each message.
     """
     for message in failures.values():

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from .console import err, plain
 
-SPEED_PERIOD = 300.0  # seconds that the speed is averaged over; videos come in batches, and a shorter one would jump
+SPEED_PERIOD = 300.0  # seconds over which the speed is averaged; long, because videos come in batches
 INTERRUPTED = 130  # exit code of a command that was stopped by Ctrl-C
 
 
@@ -50,7 +50,7 @@ class ProgressTracker:
             description: text in front of the bar.
 
         Raises:
-            KeyboardInterrupt: after an item during which Ctrl-C was pressed. The signal handler raises it too, but the
+            KeyboardInterrupt: Ctrl-C was pressed during the previous item. The signal handler raises it too, but that
                 exception is lost if a callback from C code is running.
         """
         self._task = self._progress.add_task(plain(description), total=total or None)
@@ -95,7 +95,7 @@ def progress_bars(speed_unit: str | None = None) -> Iterator[ProgressTracker]:
 
 @contextlib.contextmanager
 def interruptible_progress(speed_unit: str | None = None) -> Iterator[ProgressTracker]:
-    """Show progress bars while the block runs. Ctrl-C ends only the block, so that the command keeps what is done.
+    """Show progress bars while the block runs. Ctrl-C ends only the block, so that finished work can be kept.
 
     After the block, see :meth:`ProgressTracker.exit_if_stopped`.
 

@@ -20,7 +20,7 @@ def read_texts(arguments: list[str]) -> list[str]:
             that begins with ``\\@`` or ``\\-`` loses the backslash.
 
     Raises:
-        BadParameter: for a file that cannot be read, is empty or is not UTF-8, and for an empty sentence.
+        BadParameter: a file cannot be read, is empty or is not UTF-8, or a sentence is empty.
     """
     texts: list[str] = []
     for argument in arguments:

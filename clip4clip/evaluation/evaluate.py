@@ -17,7 +17,7 @@ from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from .metrics import RetrievalMetrics, max_per_video, ranks
 from .pairs import Pair
 
-DECIMALS = 6  # similarities are rounded: equal inputs may give vectors that differ in the next decimal
+DECIMALS = 6  # similarities are rounded, because equal inputs may give vectors that differ slightly
 VIDEO_BATCH_SIZE = 8
 SENTENCE_BATCH_SIZE = 256
 
@@ -27,16 +27,16 @@ class Evaluation:
     """The result of :func:`evaluate`.
 
     Attributes:
-        text_to_video: Metrics of the sentences as queries; the candidates are all videos.
-        video_to_text: Metrics of the videos as queries; the candidates are the sentence sets of all videos. The best
+        text_to_video: metrics of the sentences as queries; the candidates are all videos.
+        video_to_text: metrics of the videos as queries; the candidates are the sentence sets of all videos. The best
             sentence of a set counts.
-        pairs: Number of sentences.
-        videos: Number of different videos, failed ones included.
-        failed: Error of each video that could not be decoded, by its name.
+        pairs: number of sentences.
+        videos: number of different videos, failed ones included.
+        failed: error of each video that could not be decoded, by the name of the video.
         text_ranks: (pairs,) float64, rank of the right video for each sentence; NaN where the video failed.
         video_ranks: (videos,) float64, rank of the right sentences for each video; NaN where the video failed.
         similarity: (pairs, videos) float32; NaN where a video failed.
-        video_names: The videos in the order of the columns of ``similarity``.
+        video_names: names of the videos, in the order of the columns of ``similarity``.
     """
 
     text_to_video: RetrievalMetrics
@@ -73,17 +73,17 @@ def evaluate(
     A video that cannot be decoded is a miss, for each of its sentences and for itself; it is never left out.
 
     Args:
-        pairs: From :func:`clip4clip.evaluation.pairs.read_pairs`.
-        text_encoder: Text encoder of the model to evaluate.
-        video_encoder: Video encoder of the same model.
+        pairs: from :func:`clip4clip.evaluation.pairs.read_pairs`.
+        text_encoder: text encoder of the model to evaluate.
+        video_encoder: video encoder of the same model.
         sampling: which frames of each video are embedded.
-        track: Progress callback.
-        max_words: Largest number of token ids of a sentence, start and end marks included; the rest is cut. None for
+        track: progress callback; see :data:`clip4clip.progress.Track`.
+        max_words: largest number of token ids of a sentence, start and end marks included; the rest is cut. None for
             as many as the model allows.
 
     Raises:
         InputValueError: ``pairs`` is empty, or ``max_words`` is below 3.
-        PairsError: A sentence is empty.
+        PairsError: a sentence is empty.
     """
     if max_words is not None:
         text_encoder = _limit_words(text_encoder, max_words)
@@ -142,7 +142,7 @@ def _embed_sentences(sentences: Sequence[str], encoder: TextEncoder, track: Trac
 def _embed_videos(
     paths: Iterable[Path], names: Sequence[str], encoder: VideoEncoder, sampling: FrameSampling, track: Track
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Return one vector for each video, NaN for those that failed; and the errors of these by name."""
+    """Return one vector for each video, NaN for a failed one; and the error of each failed video by its name."""
     vectors = np.full((len(names), encoder.config.embed_dim), np.nan, np.float32)
     failed: dict[str, str] = {}
     batch: dict[int, list[Frame]] = {}  # by the index of the video

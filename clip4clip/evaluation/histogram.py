@@ -18,7 +18,7 @@ def check_histogram(path: Path) -> None:
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        InputValueError: The extension is none of the picture formats that matplotlib writes.
+        InputValueError: matplotlib cannot write the format that the extension names.
     """
     try:
         from matplotlib.figure import Figure
@@ -33,12 +33,12 @@ def save_histogram(evaluation: Evaluation, path: Path) -> None:
     """Draw how many queries have which rank, in both directions.
 
     Args:
-        evaluation: From :func:`clip4clip.evaluation.evaluate.evaluate`.
-        path: File to write; its extension decides the format.
+        evaluation: from :func:`clip4clip.evaluation.evaluate.evaluate`.
+        path: file to write; its extension decides the format.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        InputValueError: The extension is none of the picture formats that matplotlib writes.
+        InputValueError: matplotlib cannot write the format that the extension names.
     """
     check_histogram(path)
     from matplotlib.figure import Figure

@@ -15,13 +15,13 @@ class RetrievalMetrics:
     """How well queries find their matches.
 
     Attributes:
-        recall_at_1: Percentage, 0 to 100, of the queries whose match is the first result.
-        recall_at_5: Percentage of the queries whose match is among the first 5 results.
-        recall_at_10: Percentage of the queries whose match is among the first 10 results.
-        median_rank: Median rank of the matches; 1 is best.
-        mean_rank: Mean rank of the matches; 1 is best.
-        queries: Number of queries.
-        missed: Number of queries that have no vector or whose match has none. They are not recalled at any k, and
+        recall_at_1: percentage, 0 to 100, of the queries whose match is the first result.
+        recall_at_5: percentage of the queries whose match is among the first 5 results.
+        recall_at_10: percentage of the queries whose match is among the first 10 results.
+        median_rank: median rank of the matches; 1 is best.
+        mean_rank: mean rank of the matches; 1 is best.
+        queries: number of queries.
+        missed: number of queries that have no vector or whose match has none. They are not recalled at any k, and
             count as last in both ranks.
     """
 
@@ -35,11 +35,11 @@ class RetrievalMetrics:
 
     @classmethod
     def of(cls, ranks: np.ndarray, candidates: int) -> RetrievalMetrics:
-        """Compute the metrics of ranks.
+        """Compute the metrics from ranks.
 
         Args:
-            ranks: From :func:`ranks`; NaN for a miss.
-            candidates: Number of candidates of each query.
+            ranks: ranks from :func:`ranks`; NaN for a miss.
+            candidates: number of candidates of each query.
 
         Raises:
             InputValueError: ``ranks`` is empty.
@@ -82,7 +82,7 @@ def ranks(similarity: np.ndarray, matches: Sequence[int] | np.ndarray) -> np.nda
         float64 of shape (queries,); NaN where the similarity of the match is NaN.
 
     Raises:
-        InputValueError: The shapes do not fit, or an index is out of range.
+        InputValueError: the shapes do not fit, or an index is out of range.
     """
     similarity, matches = np.asarray(similarity), np.asarray(matches)
     if similarity.ndim != 2 or matches.shape != similarity.shape[:1]:
@@ -106,7 +106,7 @@ def max_per_video(similarity: np.ndarray, videos: Sequence[int] | np.ndarray, co
     Args:
         similarity: (queries, sentences).
         videos: (sentences,), index of the video of each sentence.
-        count: Number of videos.
+        count: number of videos.
 
     Returns:
         (queries, count); -inf for a video without sentences.

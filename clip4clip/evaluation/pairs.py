@@ -1,4 +1,4 @@
-"""Pairs of a video and a sentence, from tables as MSR-VTT publishes them or as people write them."""
+"""Read pairs of a video and a sentence from a table, such as those of MSR-VTT."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Pair:
     """A video and a sentence that describes it.
 
     Attributes:
-        video: Name of the video in its table.
-        path: Path of its file, which need not exist.
-        sentence: The sentence, as the table has it.
+        video: name of the video in its table.
+        path: path of its file, which need not exist.
+        sentence: the sentence, unchanged.
     """
 
     video: str
@@ -44,7 +44,7 @@ def read_pairs(
     """Return the pairs of a table, in its order. A video with several sentences gives as many pairs.
 
     Args:
-        table: One of
+        table: one of
 
             - CSV with a header and the columns ``video`` (or ``video_id``) and ``sentence`` (or ``caption``), such as
               ``MSRVTT_JSFUSION_test.csv``; other columns are ignored;
@@ -53,11 +53,11 @@ def read_pairs(
             - JSON Lines, or a JSON array of objects, with the same keys; ``sentence`` may be a list.
 
             The extension decides the format: ``.tsv``; ``.jsonl`` or ``.ndjson``; ``.json``; CSV for all others.
-        videos: Folder that the names in the table are relative to. No name may lead out of it.
+        videos: folder that the names in the table are relative to. No name may lead out of it.
         captions: ``MSRVTT_data.json``; None looks for it in the folder of the table.
 
     Raises:
-        PairsError: The table is missing, malformed or empty, or a name leads out of ``videos``.
+        PairsError: the table is missing, malformed or empty, or a name leads out of ``videos``.
     """
     table, folder = Path(table), Path(videos)
     if not folder.is_dir():
@@ -74,9 +74,9 @@ def read_pairs(
     pairs = []
     for video, sentence, location in rows:
         if not _is_text(video) or not video.strip() or "\0" in video:
-            raise PairsError(f"{location}: it names no video: {brief(video)}")
+            raise PairsError(f"{location}: expected the name of a video, not {brief(video)}")
         if not _is_text(sentence):
-            raise PairsError(f"{location}: its sentence is not a text but {brief(sentence)}")
+            raise PairsError(f"{location}: the sentence must be text, not {brief(sentence)}")
         pairs.append(Pair(video, files.find(video, location), sentence))
     return pairs
 
@@ -85,11 +85,12 @@ def find_bad_pairs(pairs: Sequence[Pair], track: Track = no_progress) -> dict[in
     """Find the pairs that cannot be used. One frame of each video is decoded.
 
     Args:
-        pairs: From :func:`read_pairs`.
-        track: Progress callback.
+        pairs: pairs from :func:`read_pairs`.
+        track: progress callback; see :data:`clip4clip.progress.Track`.
 
     Returns:
-        The problem of each bad pair by its index: an empty sentence, a missing file, or a file that cannot be decoded.
+        The problem of each bad pair, by the index of the pair: an empty sentence, a missing file, or a file that cannot
+        be decoded.
     """
     paths = list(dict.fromkeys(pair.path for pair in pairs))
     with ThreadPoolExecutor() as pool:
@@ -113,7 +114,7 @@ def _decoding_problem(path: Path) -> str | None:
 
 
 def _is_text(value: Any) -> bool:
-    """Return whether a value is a string that can be encoded; JSON may contain lone surrogates."""
+    """Return whether a value is a string of valid Unicode. JSON may contain lone surrogates."""
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
@@ -134,7 +135,9 @@ def _read_rows(table: Path) -> Iterator[tuple[Any, Any, str]]:
         )
     for row, location in rows:
         if None in row or (sentence and row[sentence] is None):  # type: ignore[comparison-overlap]
-            raise PairsError(f"{location}: it has not as many fields as the header; quote a sentence with commas")
+            raise PairsError(
+                f"{location}: it has more or fewer fields than the header; a sentence with commas needs quotes"
+            )
         yield row[video], row[sentence] if sentence else None, location
 
 
@@ -154,7 +157,8 @@ def _join_captions(rows: Iterable[tuple[Any, Any, str]], captions: Path, table: 
     """Yield the sentences in ``MSRVTT_data.json`` of the videos in ``MSRVTT_train.9k.csv``."""
     if not captions.is_file():
         raise PairsError(
-            f"{table} has no column of sentences, and there are none at {captions}: name their file with captions"
+            f"{table} has no column of sentences, and there is no file {captions}: pass the file of the sentences as "
+            "captions"
         )
     try:
         sentences: dict[str, list[str]] = {}

@@ -21,9 +21,9 @@ def read_table(
     """Read a table. The extension decides its format: .tsv, .jsonl, .ndjson or .json; CSV for all others.
 
     Args:
-        table: A UTF-8 file.
-        error: Class of the error to raise.
-        accepted: The formats that the caller accepts, for the message of an error.
+        table: a UTF-8 file.
+        error: class of the errors to raise.
+        accepted: description of the formats that the caller accepts, for error messages.
 
     Returns:
         The columns of CSV or TSV, None for JSON; and a list of each row and its location, such as ``a.csv, line 2``.
@@ -31,7 +31,7 @@ def read_table(
         None.
 
     Raises:
-        Clip4clipError: Of the class ``error``: the file is too large, is not text, or is malformed.
+        Clip4clipError: the file is too large, is not text, or is malformed. The class is ``error``.
     """
     if table.stat().st_size > MAX_TABLE_BYTES:
         raise error(f"{table} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")

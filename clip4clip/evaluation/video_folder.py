@@ -15,7 +15,7 @@ VIDEO_EXTENSIONS = (
 
 
 class VideoFolder:
-    """A folder of videos. Each of its folders is listed once, when a name in it is first looked up."""
+    """A folder of videos. Each folder in it is listed once, when the first of its videos is looked up."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -25,14 +25,14 @@ class VideoFolder:
         """Return the path of a video.
 
         Args:
-            video: Its name, relative to the folder, with or without extension.
-            location: Where the table has the name, for the message of an error.
+            video: its name, relative to the folder, with or without extension.
+            location: where the name stands in the table, for error messages.
 
         Returns:
             The path of its file; if there is none, the path where it was expected.
 
         Raises:
-            PairsError: The name leads out of the folder.
+            PairsError: the name leads out of the folder.
         """
         # Links are not resolved: a data set may consist of links that lead elsewhere.
         path = Path(os.path.normpath(self._folder / video))

@@ -1,4 +1,4 @@
-"""The address of an index, checked before anything is opened."""
+"""The address of an index. It is checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SERVER_FORM = "expected http(s)://HOST:PORT"
 
 @dataclass(frozen=True)
 class IndexAddress:
-    """Where a collection of vectors is.
+    """The address of a collection of vectors.
 
     Attributes:
         uri: a local folder whose name ends in ``.db``, made absolute; or a server, ``http(s)://HOST:PORT``.
@@ -23,9 +23,9 @@ class IndexAddress:
         token: ``USER:PASSWORD`` or a key, if the server needs one. It is left out of the ``repr``.
 
     Raises:
-        InputTypeError: for a ``uri`` or ``collection`` that is not a string.
-        InputValueError: for an invalid ``token``, which the message does not show.
-        VideoIndexError: for an invalid ``uri`` or ``collection``.
+        InputTypeError: ``uri`` or ``collection`` is not a string.
+        InputValueError: ``token`` is invalid. The message does not show it.
+        VideoIndexError: ``uri`` or ``collection`` is invalid.
     """
 
     uri: str
@@ -72,7 +72,7 @@ def _check_local(uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
-    """Raise VideoIndexError for an invalid server address. For some of these pymilvus would use localhost:19530."""
+    """Raise VideoIndexError for an invalid server address. For some, pymilvus would connect to localhost:19530."""
     if "@" in uri:  # the message must not show the password
         raise VideoIndexError(f"the address of an index must not hold a user and password: {_SERVER_FORM}, and a token")
     try:

@@ -1,4 +1,4 @@
-"""What a collection of vectors says about itself."""
+"""The metadata of a collection: its fields, and how its vectors were computed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..weights.identity import Identity
 
 @dataclass(frozen=True)
 class VectorSpec:
-    """How the vectors of a collection were computed. The collection records it.
+    """How all vectors of a collection are computed. The collection records it.
 
     Attributes:
         model: model and weights.
-        sampling: which frames of each video were embedded.
+        sampling: which frames of each video are embedded.
     """
 
     model: Identity
@@ -40,7 +40,7 @@ class VectorSpec:
 
 @dataclass(frozen=True)
 class CollectionInfo:
-    """The fields of an existing collection, and how its vectors were computed.
+    """The metadata of an existing collection.
 
     Attributes:
         spec: as recorded by :meth:`clip4clip.index.video_index.VideoIndex.create`; None for a collection that was not
@@ -49,7 +49,7 @@ class CollectionInfo:
         id_field: name of the primary key.
         id_is_text: whether keys are strings; otherwise they are integers.
         fields: names of the fields that a new row needs, in order.
-        kinds: kind of the values of each field; None for a kind that filters do not check.
+        kinds: kind of the values in each field; None for a kind that filters do not check.
         is_dynamic: whether a row may have fields that are not in ``fields``.
     """
 

@@ -1,4 +1,4 @@
-"""Which kinds of values the fields of a collection hold, so that filters can be checked before they are run."""
+"""The kinds of values in the fields of a collection, to check filters before they are run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .collection import CollectionInfo
 from .filters import MTIME_FIELD, quote, translate_filter
 
 SAMPLE_ROWS = 100
-# Kinds of the fields in the rows of a table, for use while no video of the index has a value in them.
+# Kinds of the fields that come from a table, used as long as no video in the index has a value in them.
 TABLE_KINDS = dict.fromkeys(("duration", "frame_count", "size", MTIME_FIELD), "number")
-# Filters for the rows that have a value of that kind in a field. Lists and objects have no such filter.
+# Filters for the rows that have a value of a kind in a field. There is no such filter for lists and objects.
 KIND_FILTERS = {
     "string": '{0} >= ""',
     "number": "{0} > 0 or {0} <= 0",
@@ -23,10 +23,10 @@ Query = Callable[[str, list[str], int], list[dict[str, Any]]]
 
 
 class FieldKinds:
-    """Looks up the kinds of values in fields, and remembers those that it has seen.
+    """Look up the kinds of values in fields, and remember those that were seen.
 
     Args:
-        query: (filter, names of fields, number of rows) to rows of the collection that match.
+        query: function that takes a filter, names of fields and a number of rows, and returns matching rows.
     """
 
     def __init__(self, query: Query) -> None:
@@ -37,23 +37,23 @@ class FieldKinds:
         """Return a filter for Milvus; see :func:`clip4clip.index.filters.translate_filter`."""
         return translate_filter(
             text,
-            functools.partial(self._find, info),
-            functools.partial(self._names, info),
+            functools.partial(self._find_kinds, info),
+            functools.partial(self._find_names, info),
             has_dates=info.spec is not None,
             strict=strict,
         )
 
-    def _names(self, info: CollectionInfo) -> set[str]:
-        """Return the fields that a sample of rows has, other than vectors; empty for a collection without rows."""
+    def _find_names(self, info: CollectionInfo) -> set[str]:
+        """Return the names of the fields in a sample of rows, except vectors; empty if there are no rows."""
         rows = self._query("", ["$meta"], SAMPLE_ROWS)
         if not rows:
             return set()
         return {name for row in rows for name in row if row[name] is not None} | info.kinds.keys() - info.dims.keys()
 
-    def _find(self, info: CollectionInfo, name: str, kind: str | None) -> set[str] | None:
+    def _find_kinds(self, info: CollectionInfo, name: str, kind: str | None) -> set[str] | None:
         """Return the kinds of values in a field; None if they cannot be known.
 
-        Only a sample of the rows is looked at. But if any row has a value of the kind ``kind``, that kind is returned.
+        Only a sample of the rows is read. However, ``kind`` is always found if any row has a value of that kind.
         """
         if name in info.kinds:
             declared = info.kinds[name]

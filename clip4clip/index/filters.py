@@ -1,4 +1,4 @@
-"""Filters of a search: check the kinds of values and the names of fields, and translate dates for Milvus."""
+"""Check the filter of a search, its field names and kinds of values, and translate its dates for Milvus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except ImportError as error:  # pragma: no cover
 
 logger = logging.getLogger(__name__)
 
-DATE_FIELD = "modified"  # name in filters for the time in MTIME_FIELD, which holds nanoseconds since 1970
+DATE_FIELD = "modified"  # the name that a filter uses for MTIME_FIELD, which holds nanoseconds since 1970
 MTIME_FIELD = "mtime"
 DATE_EXAMPLE = f'{DATE_FIELD} > "2025-06-01"'
 MAX_INTEGER = 2**63 - 1
@@ -72,29 +72,29 @@ _TOKEN_KINDS = {"STRING": "string", "NUMBER": "number", "BOOLEAN": "boolean"}
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _CONDITIONS = ("comparison", "membership", "exclusion", "match", "presence")
 
-# (field, kind that it is compared with, or None) to the kinds of values that videos have in the field: empty if no
-# video has the field, None if the kinds cannot be known.
+# Takes a field and the kind that it is compared with, or None. Returns the kinds of the values that videos have in the
+# field: an empty set if no video has the field, None if the kinds cannot be known.
 Lookup = Callable[[str, "str | None"], "set[str] | None"]
 
 
 def translate_filter(
     text: str, lookup: Lookup, names: Callable[[], Iterable[str]], has_dates: bool = True, strict: bool = False
 ) -> str:
-    """Return a filter as Milvus understands it: unchanged except for comparisons of ``modified`` with dates.
+    """Return a filter in the syntax of Milvus. Only comparisons of ``modified`` with dates are changed.
 
-    A date stands for the whole day, and a date with a time for the whole minute, second or microsecond: ``==`` is true
-    within it, ``>`` after it, and ``>=`` from its beginning on.
+    A date means the whole day; a date with a time means the whole minute, second or microsecond. ``==`` is true within
+    it, ``>`` after its end, and ``>=`` from its beginning.
 
     Args:
         text: the filter.
-        lookup: returns the kinds of values in a field.
-        names: returns the fields that videos have, for messages; empty for an index without videos.
+        lookup: function that returns the kinds of values in a field.
+        names: function that returns the fields that videos have, for messages; empty for an index without videos.
         has_dates: whether ``modified`` means the time in ``mtime``.
         strict: raise an error for a field that no video has, rather than log a warning.
 
     Raises:
-        VideoIndexError: for a field that is compared with a value of another kind, an invalid date, and an integer of
-            more than 64 bits.
+        VideoIndexError: a field is compared with a value of another kind, a date is invalid, or an integer has more
+            than 64 bits.
     """
     try:
         tree: Any = _parser.parse(text)
@@ -107,7 +107,7 @@ def translate_filter(
     if has_dates and any(map(_is_date_field, tree.find_data("field"))) and lookup(DATE_FIELD, None):
         has_dates = False
     edits: list[tuple[int, int, str]] = []  # start, end, replacement
-    translated: set[int] = set()  # ids of the nodes in them
+    translated: set[int] = set()  # id() of the nodes in these edits
     for node in tree.iter_subtrees():
         operands = [_unwrap(child) for child in node.children]
         if node.data in _CONDITIONS and has_dates and any(map(_is_date_field, operands)):
@@ -121,7 +121,7 @@ def translate_filter(
                 if not (has_dates and _is_date_field(field)):
                     _check_number(field, lookup)
     if has_dates and any(_is_date_field(node) and id(node) not in translated for node in tree.find_data("field")):
-        raise _date_error(f"uses {DATE_FIELD} in another way than to compare it")
+        raise _date_error(f"uses {DATE_FIELD} outside of a comparison")
     _check_names(tree, lookup, names, has_dates, strict)
     for start, end, replacement in sorted(edits, reverse=True):
         text = text[:start] + replacement + text[end:]
@@ -136,7 +136,7 @@ def parse_date(text: str) -> tuple[int, int]:
             time zone or followed by one, such as ``Z`` or ``+02:00``.
 
     Raises:
-        ValueError: for any other text, and a date that is out of range.
+        ValueError: the text has another form, or the date is out of range.
     """
     text = text.strip().replace(" ", "T", 1)
     for form, unit in _DATE_FORMS.items():
@@ -166,7 +166,7 @@ def _nanoseconds(moment: datetime) -> int:
 
 
 def quote(text: str) -> str:
-    """Return a string literal of a filter. milvus-lite knows no other escapes than these."""
+    """Return a text as a string literal for a filter, with the only escapes that milvus-lite supports."""
     return '"' + text.translate(_ESCAPES) + '"'
 
 
@@ -237,13 +237,13 @@ def _operator_pairs(operands: list[Any]) -> Iterable[tuple[Any, str, Any]]:
 
 
 def _list_items(node: Any) -> list[Any]:
-    """Return the values of a list; nothing if the node is not a list, which only Milvus can judge."""
+    """Return the values of a list; an empty list for any other node, which only Milvus can check."""
     is_list = isinstance(node, Tree) and node.data == "list"
     return [_unwrap(item) for item in node.children if item is not None] if is_list else []
 
 
 def _check_kind(field: Any, operator: str, value: Any, lookup: Lookup) -> None:
-    """Raise VideoIndexError if no video has a value of that kind in the field, and some have another."""
+    """Raise VideoIndexError if videos have values in the field, but none of that kind."""
     name, kind = _field_name(field), _kind_of(value)
     kinds = lookup(name, kind) if kind else None
     if not kind or not kinds or kind in kinds:
@@ -299,7 +299,7 @@ def _translate_dates(node: Any, operands: list[Any], text: str) -> str:
         raise _date_error(f"compares {DATE_FIELD} by like")
     if node.data in ("membership", "exclusion"):
         if not _is_date_field(operands[0]) or (isinstance(operands[2], Token) or operands[2].data != "list"):
-            raise _date_error(f"looks for {DATE_FIELD} in something else than a list")
+            raise _date_error(f"looks for {DATE_FIELD} in something other than a list")
         operator, word = ("==", " or ") if node.data == "membership" else ("!=", " and ")
         conditions = [_translate_date(operator, value) for value in _list_items(operands[2])]
         empty = f"{MTIME_FIELD} {'in' if operator == '==' else 'not in'} []"
@@ -311,7 +311,7 @@ def _translate_dates(node: Any, operands: list[Any], text: str) -> str:
         elif _is_date_field(right):
             conditions.append(_translate_date(_MIRRORED.get(operator, operator), left))
         else:
-            raise _date_error(f"compares {DATE_FIELD} together with something else")
+            raise _date_error(f"compares other values in one chain with {DATE_FIELD}")
     return f"({' and '.join(conditions)})"
 
 
@@ -346,18 +346,18 @@ def _check_names(tree: Any, lookup: Lookup, names: Callable[[], Iterable[str]], 
     for name in fields:
         if lookup(name, None) != set():
             continue
-        known = {*names()}
-        if not known:  # the index has no videos
+        existing = {*names()}
+        if not existing:  # the index has no videos
             continue
-        if has_dates and MTIME_FIELD in known:
-            known.add(DATE_FIELD)
-        message = _unknown_field(name, known)
+        if has_dates and MTIME_FIELD in existing:
+            existing.add(DATE_FIELD)
+        message = _unknown_field(name, existing)
         if strict:
             raise VideoIndexError(message)
         logger.warning("%s", message)
 
 
-def _unknown_field(name: str, known: set[str]) -> str:
-    similar = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {similar[0]}?" if similar else f"the fields are {', '.join(sorted(known))}"
-    return f"no video of the index has the field {name} that the filter names: {hint}"
+def _unknown_field(name: str, existing: set[str]) -> str:
+    similar = difflib.get_close_matches(name, existing, 1)
+    hint = f"did you mean {similar[0]}?" if similar else f"the fields are {', '.join(sorted(existing))}"
+    return f"the filter has the field {name}, but no video in the index does: {hint}"

@@ -1,4 +1,4 @@
-"""Rows in a collection of Milvus: in a local folder (milvus-lite), on a server or in Zilliz Cloud.
+"""Store and search rows in a Milvus collection: in a local folder (milvus-lite), on a server or in Zilliz Cloud.
 
 pymilvus is imported here and nowhere else.
 """
@@ -32,13 +32,13 @@ except ImportError as error:  # pragma: no cover
 SPEC_PROPERTY = "clip4clip"  # property of a collection that holds its VectorSpec
 DELETE_BATCH = 500
 READ_BATCH = 10_000
-SLOW_TIMEOUT = 60.0  # seconds, at least, for what takes a server longer than a search
+SLOW_TIMEOUT = 60.0  # minimum, in seconds, for operations that take a server longer than a search
 
-# Parameters of a server's HNSW index. HNSW_EF is the number of candidates of a search, which decides on its recall.
+# Parameters of a server's HNSW index. HNSW_EF, the number of candidates in a search, determines the recall.
 HNSW_M, HNSW_EF_CONSTRUCTION, HNSW_EF = 16, 200, 256
 
 CONSISTENCY = "Session"  # a search finds what this process has written
-CONSISTENCY_AFTER_FAILURE = "Strong"  # waits until a restarted server has read its log; before that it finds little
+CONSISTENCY_AFTER_FAILURE = "Strong"  # waits until a restarted server has read its log, without which rows are missed
 
 UNAVAILABLE_CODES = {1, 2}  # Milvus's codes for a server that is not ready, and for one that cannot be reached
 UNAVAILABLE_STATUS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
@@ -52,12 +52,12 @@ KIND_BY_TYPE = {
     **dict.fromkeys((DataType.FLOAT, DataType.DOUBLE), "number"),
 }
 
-# milvus-lite serves all clients of a folder in this process from one place, and takes one writer at a time.
+# All clients of a local folder in this process share one milvus-lite server, which takes one writer at a time.
 _local_lock = threading.Lock()
 _local_clients: Counter[str] = Counter()
 _local_write_locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
 
-# pymilvus logs what it raises as well, and milvus-lite's server a call of pymilvus's that it lacks but does not need.
+# pymilvus also logs the errors that it raises. milvus-lite's server logs an optional call that it does not support.
 for name in ("pymilvus", "grpc._server", "milvus_lite"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -67,13 +67,13 @@ class MilvusCollection:
 
     Args:
         address: where the collection is.
-        timeout: seconds to wait for an answer of a server.
+        timeout: seconds to wait for an answer from a server.
 
     Raises:
-        IndexUnavailableError: when the server does not answer, or another process uses the local folder. All methods
-            raise it as well.
-        VideoIndexError: for a local folder that cannot be opened; by all methods for what Milvus refuses.
-        MissingExtraError: for a local folder without milvus-lite.
+        IndexUnavailableError: the server does not answer, or another process uses the local folder. All methods raise
+            it as well.
+        VideoIndexError: the local folder cannot be opened. All methods raise it for errors that Milvus reports.
+        MissingExtraError: the address is a local folder, and milvus-lite is not installed.
     """
 
     def __init__(self, address: IndexAddress, timeout: float = 10.0) -> None:
@@ -84,7 +84,7 @@ class MilvusCollection:
         self._consistency = CONSISTENCY
         self._field_kinds = FieldKinds(self._query)
         self._closed = False
-        options = {"grpc.max_reconnect_backoff_ms": 1000}  # by default a restarted server is noticed minutes later
+        options = {"grpc.max_reconnect_backoff_ms": 1000}  # by default a restarted server is noticed after minutes
         if address.is_local:
             options["grpc.keepalive_time_ms"] = 2**31 - 1  # milvus-lite takes pymilvus's pings for an attack
         no_lock = contextlib.nullcontext()
@@ -110,7 +110,7 @@ class MilvusCollection:
                     server_manager_instance.release_server(self.address.uri)
 
     def find(self) -> CollectionInfo | None:
-        """Return what the collection says about itself, and load it for searches; None if it does not exist."""
+        """Return the metadata of the collection, and load it for searches; None if it does not exist."""
         if (info := self._info) is not None:
             return info
         name = self.address.collection
@@ -125,7 +125,7 @@ class MilvusCollection:
             return info
 
     def require(self) -> CollectionInfo:
-        """Return what the collection says about itself; raise VideoIndexError if it does not exist."""
+        """Return the metadata of the collection; raise VideoIndexError if it does not exist."""
         info = self.find()
         if info is None:
             raise VideoIndexError(
@@ -137,7 +137,7 @@ class MilvusCollection:
     def create(self, spec: VectorSpec, dim: int) -> None:
         """Create the collection for rows of videos (``id``, ``path``, ``vector`` and any other fields).
 
-        Does nothing if the collection exists, even if another thread has just created it.
+        Does nothing if the collection exists, for example because another thread has just created it.
 
         Args:
             spec: how the vectors are computed.
@@ -179,15 +179,15 @@ class MilvusCollection:
             The primary key of the row.
 
         Raises:
-            InputTypeError, InputValueError: for another number of values than the collection has fields, and a vector
-                or a key that cannot be stored.
-            VideoIndexError: if the collection does not exist.
+            InputTypeError, InputValueError: the number of values is not the number of fields, or a vector or a key
+                cannot be stored.
+            VideoIndexError: the collection does not exist.
         """
         info = self.require()
         names = [name for name in info.fields if name != "path" or info.spec is None or len(values) > 2]
         if len(values) != len(names):
             raise InputValueError(
-                f"{len(values)} values were given for the fields {', '.join(info.fields)} of "
+                f"got {len(values)} values for the fields {', '.join(info.fields)} of the collection "
                 f"{self.address.collection!r}"
             )
         row = dict(zip(names, values, strict=True))
@@ -208,8 +208,8 @@ class MilvusCollection:
         """Add rows of videos, or replace those with the same ids.
 
         Args:
-            rows: by id, as :func:`clip4clip.index.values.to_stored_row` returns them. A server would store both of two
-                rows with one id.
+            rows: rows from :func:`clip4clip.index.values.to_stored_row`, by id. Their ids must differ, because a server
+                would store two rows with the same id.
         """
         info = self.require()
         with self._write_lock, self._translate_errors():
@@ -237,15 +237,15 @@ class MilvusCollection:
         """Return the rows nearest to a vector, the nearest first.
 
         Args:
-            vector: float32, of the length of the stored ones.
+            vector: float32, with the length of the stored vectors.
             limit: largest number of rows, up to 16,384.
-            filter: as :meth:`translate_filter` returns it.
+            filter: filter from :meth:`translate_filter`; empty for none.
             output_fields: fields to return; ``*`` for all.
-            **options: of ``MilvusClient.search``, such as ``search_params`` and ``anns_field``.
+            **options: options of ``MilvusClient.search``, such as ``search_params`` and ``anns_field``.
 
         Raises:
-            InputTypeError, InputValueError: for an invalid argument.
-            VideoIndexError: if the collection does not exist, or for an invalid filter.
+            InputTypeError, InputValueError: an argument is invalid.
+            VideoIndexError: the collection does not exist, or the filter is invalid.
         """
         limit = check_limit(limit)
         check_output_fields(output_fields)
@@ -281,7 +281,7 @@ class MilvusCollection:
         return _to_hit({"id": id, "distance": 1.0, "entity": rows[0]}, info) if rows else None
 
     def rows(self, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the given fields of all rows."""
+        """Yield all rows, each with these fields."""
         with self._translate_errors():
             iterator = self._client.query_iterator(
                 self.address.collection,
@@ -300,10 +300,10 @@ class MilvusCollection:
 
         Args:
             ids: ids of rows; those that do not exist are ignored.
-            filter: as :meth:`translate_filter` returns it; empty for none.
+            filter: filter from :meth:`translate_filter`; empty for none.
 
         Returns:
-            How many rows were deleted.
+            The number of deleted rows.
         """
         info = self.require()
         with self._write_lock, self._translate_errors():
@@ -348,7 +348,7 @@ class MilvusCollection:
             )
 
     def _clear_stale_fields(self, rows: Mapping[str, dict[str, Any]], info: CollectionInfo) -> list[dict[str, Any]]:
-        """Return rows that set the fields to None that only the rows they replace have: milvus-lite would keep them."""
+        """Return the rows, with None in each field that only the replaced row has; milvus-lite would keep its value."""
         stored: list[dict[str, Any]] = []
         if self.address.is_local:
             stored = self._client.query(
@@ -362,7 +362,7 @@ class MilvusCollection:
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Raise the errors of this package in place of Milvus's."""
+        """Translate Milvus errors into this package's."""
         try:
             yield
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
@@ -381,7 +381,7 @@ class MilvusCollection:
             raise VideoIndexError(f"the index {self.address.collection!r} at {uri} says: {message}") from error
 
     def _is_unavailable(self, error: MilvusException | grpc.RpcError | grpc.FutureTimeoutError) -> bool:
-        """Return whether the server gave no answer, rather than an answer that reports an error."""
+        """Return whether the server did not answer, as opposed to answering with an error."""
         if isinstance(error, grpc.FutureTimeoutError):
             return True
         code = error.code() if isinstance(error, grpc.RpcError) else error.code
@@ -395,7 +395,7 @@ class MilvusCollection:
 
 
 def _explain_open_failure(folder: str, error: ConnectionConfigException) -> VideoIndexError | MissingExtraError:
-    """Return why a local folder cannot be opened. pymilvus does not say, so the folder is opened once more."""
+    """Return the error for a local folder that cannot be opened. pymilvus gives no reason, so open it without."""
     try:
         from milvus_lite.db import MilvusLite
         from milvus_lite.exceptions import DataDirLockedError
@@ -412,9 +412,9 @@ def _explain_open_failure(folder: str, error: ConnectionConfigException) -> Vide
             f"the index {folder} cannot be opened: {reason}. It must be on a disk that can be written to, even for "
             "searches"
         )
-    except Exception as reason:  # whatever damaged files raise
-        return VideoIndexError(f"the index {folder} cannot be opened, it is damaged: {first_line(reason)}")
-    return IndexUnavailableError(f"the index {folder} could not be opened, try again: {error.message}")
+    except Exception as reason:  # damaged files raise many types of errors
+        return VideoIndexError(f"the index {folder} is damaged and cannot be opened: {first_line(reason)}")
+    return IndexUnavailableError(f"the index {folder} could not be opened; try again: {error.message}")
 
 
 def _parse_collection(description: Mapping[str, Any]) -> CollectionInfo:
@@ -433,7 +433,7 @@ def _parse_collection(description: Mapping[str, Any]) -> CollectionInfo:
 
 
 def _to_hit(row: Mapping[str, Any], info: CollectionInfo, output_fields: Sequence[str] = ()) -> Hit:
-    """Return a row of Milvus as a hit. Its fields have the key and the vectors only if ``output_fields`` names them."""
+    """Return a row from Milvus as a hit. The key and the vectors become fields only if ``output_fields`` names them."""
     fields = {name: value for name, value in row["entity"].items() if value is not None}
     path = str(fields.pop("path", ""))
     for name in {*info.dims, info.id_field} - {*output_fields}:
@@ -442,7 +442,7 @@ def _to_hit(row: Mapping[str, Any], info: CollectionInfo, output_fields: Sequenc
 
 
 def _id_filter(info: CollectionInfo, ids: Sequence[Any]) -> str:
-    """Return the filter that matches these ids. pymilvus's own takes a quote in an id for the end of the id."""
+    """Return a filter that matches these ids. pymilvus's own filter breaks at a quote in an id."""
     return f"{info.id_field} in [{', '.join(_id_literal(info, id_) for id_ in ids)}]"
 
 

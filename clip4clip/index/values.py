@@ -14,7 +14,7 @@ from ..errors import InputTypeError, InputValueError, brief, first_line
 MAX_STRING_BYTES = 65_535  # Milvus's limit for a string
 MAX_LIMIT = 16_384  # Milvus's limit for the number of results
 REQUIRED_FIELDS = ("id", "path", "vector", "model", "fingerprint")
-COLLECTION_WIDE_FIELDS = ("model", "fingerprint", "error")  # the same for all rows, so not stored with each
+COLLECTION_WIDE_FIELDS = ("model", "fingerprint", "error")  # equal in all rows, so not stored with each row
 
 
 def check_text(value: Any, what: str) -> str:
@@ -25,8 +25,8 @@ def check_text(value: Any, what: str) -> str:
         what: name of the value, for the message.
 
     Raises:
-        InputTypeError: for anything but a string.
-        InputValueError: for a string that is not valid Unicode.
+        InputTypeError: the value is not a string.
+        InputValueError: the string is not valid Unicode.
     """
     if not isinstance(value, str):
         raise InputTypeError(f"{what} must be a string, not {brief(value)}")
@@ -38,14 +38,14 @@ def check_text(value: Any, what: str) -> str:
 
 
 def check_limit(limit: Any) -> int:
-    """Return the largest number of results as an int; raise InputValueError if it is not 1 to 16,384."""
+    """Return the limit of results as an int; raise InputValueError unless it is a whole number from 1 to 16,384."""
     if isinstance(limit, bool) or not (isinstance(limit, int | np.integer) and 0 < limit <= MAX_LIMIT):
         raise InputValueError(f"limit must be a whole number from 1 to {MAX_LIMIT:,}, not {brief(limit)}")
     return int(limit)
 
 
 def check_output_fields(names: Sequence[str]) -> None:
-    """Raise InputTypeError or InputValueError for anything but a list of names."""
+    """Raise InputTypeError or InputValueError if the value is not a list of names."""
     if isinstance(names, str):
         raise InputTypeError(f"output_fields must be a list of names, not the string {brief(names)}")
     for name in names:
@@ -61,8 +61,8 @@ def to_vector(vector: Any, dim: int | None, what: str) -> np.ndarray:
         what: name of the vector, for the message.
 
     Raises:
-        InputTypeError: for anything but numbers.
-        InputValueError: for another shape, and for a vector that is all zeros or not finite.
+        InputTypeError: the vector is not numbers.
+        InputValueError: the vector has another shape, is all zeros, or is not finite.
     """
     try:
         array = np.asarray(vector)
@@ -83,11 +83,11 @@ def to_stored_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a row that is stored: its id, path, vector, and other fields that are not None.
 
     Args:
-        row: with the keys ``REQUIRED_FIELDS``, and any others.
+        row: row with the keys ``REQUIRED_FIELDS``, and any others.
 
     Raises:
-        InputTypeError: for a vector that is not numbers, and a field name that is not a string.
-        InputValueError: for a missing key, and a value that cannot be stored.
+        InputTypeError: the vector is not numbers, or the name of a field is not a string.
+        InputValueError: a key is missing, or a value cannot be stored.
     """
     if missing := {*REQUIRED_FIELDS} - row.keys():
         raise InputValueError(f"a row has no {', '.join(sorted(missing))}: {brief(dict(row))}")
@@ -103,7 +103,7 @@ def to_stored_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_json_value(value: Any, name: str, row_id: str) -> Any:
-    """Return a value as JSON and Milvus hold it: NumPy values as Python's, dates as strings."""
+    """Return a value in a form that JSON and Milvus can hold: NumPy values as Python values, dates as strings."""
     try:
         text = json.dumps(value, default=_to_json_type, ensure_ascii=False)
         text.encode()
@@ -114,7 +114,7 @@ def _to_json_value(value: Any, name: str, row_id: str) -> Any:
     value = json.loads(text)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputValueError(
-            f"the field {name} of {brief(row_id)} cannot be stored, more than 64 bits: {brief(value)}"
+            f"the field {name} of {brief(row_id)} cannot be stored, it has more than 64 bits: {brief(value)}"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""An index of videos: fill it from a table or a folder, search it by a sentence, a video or a vector."""
+"""An index of videos, filled from a table or a folder, and searched by a sentence, a video or a vector."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .hit import Hit
 from .milvus import MilvusCollection
 from .values import check_limit, check_output_fields, to_stored_row, to_vector
 
-if TYPE_CHECKING:  # at run time these need pyarrow, which an index on a server does without
+if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
     from ..library.table import TableSpec
 
 UPSERT_BATCH = 500  # rows: 1 MB of vectors
@@ -40,16 +40,16 @@ class SyncReport:
 
     Attributes:
         added: number of new videos.
-        changed: number of videos that were embedded again because their files had changed.
-        dropped: number of videos removed because their files were deleted or can no longer be read.
-        unchanged: number of videos that were left as they were.
-        failed: why a video has no vector, by its path.
-        unlisted: why a folder could not be listed, by its path; the index keeps the videos that it has from there.
+        changed: number of videos that were re-embedded because their files had changed.
+        removed: number of videos that were removed because their files were deleted or can no longer be read.
+        unchanged: number of videos whose files have not changed.
+        failed: error of each video that could not be embedded, by its path.
+        unlisted: error of each folder that could not be listed, by its path. The index keeps the videos in it.
     """
 
     added: int = 0
     changed: int = 0
-    dropped: int = 0
+    removed: int = 0
     unchanged: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, str] = field(default_factory=dict)
@@ -58,25 +58,25 @@ class SyncReport:
 class VideoIndex:
     """An index of videos. Safe to use from several threads at once.
 
-    The index is a collection in Milvus, on a server or in a local folder. A local folder can be used by one process at
-    a time. Opening an index does not create the collection; :meth:`create`, :meth:`add` and :meth:`sync` do.
+    The index is a collection in Milvus, on a server or in a local folder. Only one process at a time can use a local
+    folder. Opening an index does not create the collection; :meth:`create`, :meth:`add` and :meth:`sync` do.
 
     Args:
         uri: a local folder whose name ends in ``.db``, created if it is missing; or a server, ``http(s)://HOST:PORT``,
             such as Zilliz Cloud.
         collection: name of the collection.
         token: ``USER:PASSWORD`` or a key, if the server needs one.
-        encoder: which model embeds the queries, and new videos. Without a ``model_name`` it is the model whose vectors
-            the index has, and ``clip_vit_b32`` for a new index.
-        timeout: seconds to wait for an answer of the server.
+        encoder: which model embeds queries and new videos. If ``model_name`` is None, it is the model of the vectors in
+            the index, or ``clip_vit_b32`` for a new index.
+        timeout: seconds to wait for an answer from the server.
 
     Raises:
-        IndexUnavailableError: when the server does not answer, or another process uses the local folder. All methods
-            raise it as well.
-        VideoIndexError: for an invalid ``uri`` or ``collection``, and a local folder that cannot be opened.
-        InputTypeError, InputValueError: for a ``uri``, ``collection`` or ``token`` of the wrong type, and a ``token``
-            with control characters.
-        MissingExtraError: for a local folder without milvus-lite.
+        IndexUnavailableError: the server does not answer, or another process uses the local folder. All methods raise
+            it as well.
+        VideoIndexError: ``uri`` or ``collection`` is invalid, or the local folder cannot be opened.
+        InputTypeError, InputValueError: ``uri``, ``collection`` or ``token`` has the wrong type, or ``token`` has
+            control characters.
+        MissingExtraError: ``uri`` is a local folder, and milvus-lite is not installed.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class VideoIndex:
 
     @property
     def sampling(self) -> FrameSampling | None:
-        """Which frames of each video are embedded; None if the collection does not exist or does not say."""
+        """Which frames of each video are embedded; None if the collection does not exist or does not record it."""
         info = self._engine.find()
         return info.spec.sampling if info and info.spec else None
 
@@ -123,15 +123,15 @@ class VideoIndex:
         """Create the collection, without videos. Does nothing if it exists.
 
         Args:
-            sampling: which frames of each video are embedded; None for those of the table or of an existing collection,
-                or else for ``FrameSampling()``.
-            table: table written by ``clip4clip embed``, whose model, weights and sampling the collection is for; None
-                for the model of this index.
+            sampling: which frames of each video are embedded; None for the sampling of the table or of an existing
+                collection, or else for ``FrameSampling()``.
+            table: table written by ``clip4clip embed``. The collection is created for its model, weights and sampling.
+                None for the model of this index.
 
         Raises:
-            ModelMismatchError: when the collection exists and has other vectors, or the table has other vectors than
-                the encoder or ``sampling`` ask for.
-            LibraryError: for a table that cannot be read.
+            ModelMismatchError: the model, weights or sampling of the encoder, the table and an existing collection
+                differ.
+            LibraryError: the table cannot be read.
         """
         if table is None:
             self._require_collection(self._identity, self._dim, sampling)
@@ -148,27 +148,26 @@ class VideoIndex:
     ) -> int:
         """Add videos, or replace those with the same ids. Creates the collection if it does not exist.
 
-        A new collection records the sampling of the table. For rows it records ``FrameSampling()``: if they were made
-        with another one, call :meth:`create` first, with the table that they come from.
+        A new collection records the sampling of the table. For rows it records ``FrameSampling()``: if they come from a
+        table with another sampling, call :meth:`create` with that table first.
 
-        If the call is interrupted, repeat it: rows that were added are replaced by the same rows.
+        If the call is interrupted, repeat it: rows that were already added are replaced by the same rows.
 
         Args:
             videos: a table written by ``clip4clip embed``, whose failed videos are left out; or rows with ``id``,
-                ``path``, ``vector`` (float32, norm 1), ``model`` and ``fingerprint``. Other values of a row, unless
-                they are None, become fields to filter by. Of several rows with the same id the last one counts.
-            track: wraps the iteration over the rows, for a progress bar; it also gets their number, 0 if unknown, and
-                ``'indexing'``.
+                ``path``, ``vector`` (float32, norm 1), ``model`` and ``fingerprint``. Other values of a row that are
+                not None become fields to filter by. If several rows have the same id, the last one is used.
+            track: progress callback; see :data:`clip4clip.progress.Track`. The number of rows is 0 if it is unknown.
 
         Returns:
-            How many videos were added or replaced.
+            The number of videos that were added or replaced.
 
         Raises:
-            ModelMismatchError: for vectors of another model than those of the index, or than the encoder.
-            LibraryError: for a table that cannot be read.
-            InputTypeError: for anything but a table or rows, and a vector that is not numbers.
-            InputValueError: for a row without a required field, with a field that cannot be stored, or whose vector has
-                another length, is all zeros or not finite.
+            ModelMismatchError: the vectors are from a different model than those in the index, or than the encoder.
+            LibraryError: the table cannot be read.
+            InputTypeError: ``videos`` is neither a table nor rows, or a vector is not numbers.
+            InputValueError: a row lacks a required field, or has a field that cannot be stored; or its vector has the
+                wrong length, is all zeros or is not finite.
         """
         rows, total = self._open_rows(videos)
         added = 0
@@ -203,7 +202,8 @@ class VideoIndex:
         Args:
             text: a sentence.
             video: a local path, an http(s) URL, or the bytes of a video file.
-            vector: float32, of the length of those in the index and computed by the same model, which is not checked.
+            vector: float32, with the length of the vectors in the index. It must come from the same model, which is not
+                checked.
             limit: largest number of videos, up to 16,384.
             filter: Milvus's boolean expression over the fields, such as ``'duration < 60 and path like "/srv/%"'``,
                 with dates such as ``'modified > "2025-06-01"'``. A field that no video has is logged as a warning.
@@ -212,12 +212,13 @@ class VideoIndex:
             **options: passed to ``MilvusClient.search``.
 
         Raises:
-            ModelMismatchError: when the vectors of the index are of another model or other weights than the encoder.
-            VideoIndexError: when the collection does not exist, or the filter is invalid, such as one that compares a
+            ModelMismatchError: the vectors in the index are from a different model, or different weights, than the
+                encoder.
+            VideoIndexError: the collection does not exist, or the filter is invalid, for example because it compares a
                 field with a value of another kind.
-            InputTypeError, InputValueError: for an invalid argument.
-            VideoNotFoundError, VideoError: for a video that cannot be read.
-            UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: for an encoder that cannot be loaded.
+            InputTypeError, InputValueError: an argument is invalid.
+            VideoNotFoundError, VideoError: ``video`` cannot be read.
+            UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: the encoder cannot be loaded.
         """
         if sum(query is not None for query in (text, video, vector)) != 1:
             raise InputTypeError("pass exactly one of text, video and vector")
@@ -225,7 +226,7 @@ class VideoIndex:
             raise InputValueError(f"the text to search for is empty: {brief(text)}")
         limit = check_limit(limit)
         check_output_fields(output_fields)
-        filter = self._engine.translate_filter(filter)  # noqa: A001  an invalid one is reported before any decoding
+        filter = self._engine.translate_filter(filter)  # noqa: A001  an error here costs no decoding
         if vector is None:
             vector = self._embed_query(text, video, limits)
         return self._engine.search(vector, limit, filter=filter, output_fields=output_fields, **options)
@@ -238,12 +239,12 @@ class VideoIndex:
         """Remove videos from the index by their ids, and those that match a filter. Their files stay.
 
         Returns:
-            How many videos were removed.
+            The number of removed videos.
 
         Raises:
-            VideoIndexError: when the collection does not exist, or the filter is invalid or names a field that no video
-                has, for which some servers would delete all videos.
-            InputTypeError, InputValueError: for invalid ids.
+            VideoIndexError: the collection does not exist, or the filter is invalid or has a field that no video has.
+                Some servers would then delete all videos.
+            InputTypeError, InputValueError: ``ids`` is invalid.
         """
         if isinstance(ids, str):
             raise InputTypeError(f"ids must be a list of ids, not the string {brief(ids)}")
@@ -263,24 +264,23 @@ class VideoIndex:
     ) -> SyncReport:
         """Synchronise the index with a folder: add new videos, re-embed changed ones, remove deleted ones.
 
-        A repeated call only tries failed videos again. Videos of other folders are left alone. Videos are compared by
-        path: one that was added under an id of its own keeps the id and its fields. If the call is interrupted, the
-        finished part of the work is kept.
+        If nothing has changed, a repeated call only tries failed videos again. Videos of other folders are left alone.
+        Videos are compared by path: a video that was added under an id of its own keeps this id and its fields. If the
+        call is interrupted, the finished part of the work is kept.
 
-        A folder without any video is an error and nothing is removed, as its disk may not be mounted. A video is not
-        removed either while its folder cannot be listed.
+        A folder without any video is an error, and nothing is removed, because its disk may not be mounted. A video is
+        not removed either while its folder cannot be listed.
 
         Args:
             folder: folder to search for videos, with all folders below it.
-            sampling: which frames of each video are embedded; None for those of the index, or ``FrameSampling()`` for a
-                new one.
+            sampling: which frames of each video are embedded; None for the sampling of the index, or
+                ``FrameSampling()`` for a new one.
             workers: number of videos decoded at once; None for one per core.
-            track: wraps the iteration over the videos to embed, for a progress bar; it also gets their number and
-                ``'embedding'``.
+            track: progress callback; see :data:`clip4clip.progress.Track`.
 
         Raises:
-            LibraryError: when the folder does not exist, or has no videos.
-            ModelMismatchError: for an index with vectors of another model, or of another ``sampling``.
+            LibraryError: the folder does not exist, or has no videos.
+            ModelMismatchError: the vectors in the index are from a different model, or have a different ``sampling``.
         """
         root = Path(absolute_path(folder))
         if not root.is_dir():
@@ -293,10 +293,10 @@ class VideoIndex:
         report.unchanged = len(videos) - len(to_embed)
         rows = embed_videos(to_embed, self._video_encoder, sampling, workers)
         self._store_embedded(track(rows, len(to_embed), "embedding"), stored, report)
-        to_drop = _videos_to_drop(videos, stored, report)
-        if to_drop:
-            report.dropped = self.delete(to_drop)
-        if to_embed or to_drop:
+        to_remove = _videos_to_remove(videos, stored, report)
+        if to_remove:
+            report.removed = self.delete(to_remove)
+        if to_embed or to_remove:
             self._engine.flush()
         return report
 
@@ -307,7 +307,7 @@ class VideoIndex:
         stored = info.spec.model.model if info and info.spec else None
         name = self._encoder.model_name or stored or DEFAULT_MODEL
         get_model(name)
-        if info is not None and name != stored:  # reported before a checkpoint is downloaded or read
+        if info is not None and name != stored:  # an error here costs no download
             raise self._mismatch(info, name)
         return replace(self._encoder, model_name=name).identify()
 
@@ -341,7 +341,9 @@ class VideoIndex:
     def _require_collection(self, model: Identity, dim: int, sampling: FrameSampling | None) -> VectorSpec:
         """Return how the vectors of the collection are computed; create the collection if it does not exist.
 
-        Raises ModelMismatchError for another model, or another sampling unless that is None.
+        Raises:
+            ModelMismatchError: the collection has a different model, or a different sampling and ``sampling`` is not
+                None.
         """
         if self._encoder.model_name not in (None, model.model):
             raise ModelMismatchError(
@@ -376,7 +378,7 @@ class VideoIndex:
     def _open_rows(
         self, videos: str | os.PathLike[str] | Iterable[Mapping[str, Any]]
     ) -> tuple[Iterable[Mapping[str, Any]], int]:
-        """Return rows and their number, 0 if unknown. Creates the collection for those of a table."""
+        """Return rows and their number, 0 if unknown. For a table, also create the collection."""
         if isinstance(videos, str | os.PathLike):
             spec = _read_table_spec(videos)
             from ..library.table import count_rows, read_rows
@@ -401,7 +403,7 @@ class VideoIndex:
         return len(batch)
 
     def _stored_videos(self, root: Path) -> dict[str, list[Video]]:
-        """Return the videos in the index whose paths are below a folder, by path: several ids may share one."""
+        """Return the videos in the index whose paths are below a folder, by path. Several ids may share a path."""
         videos: defaultdict[str, list[Video]] = defaultdict(list)
         for row in self._engine.rows(["id", "path", "size", "mtime"]):
             if Path(row["path"]).is_relative_to(root):
@@ -411,7 +413,7 @@ class VideoIndex:
     def _store_embedded(
         self, embedded: Iterable[dict[str, Any]], stored: Mapping[str, list[Video]], report: SyncReport
     ) -> None:
-        """Store rows of embedded videos, also if stopped midway; count them and the failed ones in the report."""
+        """Store rows of embedded videos, and count them in the report. The last rows are stored even after an error."""
         rows: list[dict[str, Any]] = []
         try:
             for row in embedded:
@@ -430,7 +432,7 @@ class VideoIndex:
             self._upsert(rows)
 
     def _with_stored_fields(self, row: dict[str, Any], stored: Iterable[Video]) -> Iterator[dict[str, Any]]:
-        """Yield a row for each id that its video has in the index, with the other fields stored for that id."""
+        """Yield a row for each id that the video has in the index, with the other fields stored for that id."""
         is_new = True
         for video in stored:
             is_new = False
@@ -441,13 +443,13 @@ class VideoIndex:
 
 
 def _is_stored(video: Video, stored: Mapping[str, list[Video]]) -> bool:
-    """Return whether the index has the video's file as it is now, under every id that the file has there."""
+    """Return whether the index has the current state of a video's file, under every id that the file has there."""
     same_path = stored.get(video.id, [])  # the id of a video in a folder is its path
     return bool(same_path) and all(video.is_same_file(other) for other in same_path)
 
 
-def _videos_to_drop(videos: Sequence[Video], stored: Mapping[str, list[Video]], report: SyncReport) -> list[str]:
-    """Return the ids of stored videos whose files are gone, or were opened and could not be decoded."""
+def _videos_to_remove(videos: Sequence[Video], stored: Mapping[str, list[Video]], report: SyncReport) -> list[str]:
+    """Return the ids of stored videos whose files were deleted, or were opened and could not be decoded."""
     listed = {video.id for video in videos}
     gone = {path for path in stored if path not in listed and _is_gone(path, report.unlisted)}
     unreadable = {video.id for video in videos if video.id in report.failed and video.size is not None}
@@ -455,7 +457,7 @@ def _videos_to_drop(videos: Sequence[Video], stored: Mapping[str, list[Video]], 
 
 
 def _is_gone(path: str, unlisted: Iterable[str]) -> bool:
-    """Return whether a file no longer exists. One that was not listed may exist: hidden, or in an unreadable folder."""
+    """Return whether a file no longer exists. A file that was not listed may be hidden or in an unreadable folder."""
     return not os.path.lexists(path) and not any(Path(path).is_relative_to(folder) for folder in unlisted)
 
 

@@ -1,4 +1,4 @@
-"""Embed a library of videos into a Parquet table, so that an interrupted run can be resumed."""
+"""Embed a library of videos into a Parquet table. An interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .table import TableSpec, TableWriter, check_table_path
 if TYPE_CHECKING:
     from .ray_engine import RayCluster
 
-PART_VIDEOS, PART_SECONDS = 256, 60.0  # a part is written when it has so many rows, or after so many seconds
+PART_VIDEOS, PART_SECONDS = 256, 60.0  # a part is written after this many rows or seconds
 
 Engine = Callable[[Sequence[Video]], Iterator[Row]]
 
@@ -31,16 +31,16 @@ class EmbedReport:
 
     Attributes:
         videos: number of videos in the library.
-        embedded: number of videos that were tried in this run.
-        kept: number of videos that were already in the table and have not changed.
-        failed: why a video has no vector, by its id; includes failures of earlier runs.
-        unlisted: why a folder could not be listed, by its path.
+        processed: number of videos that this run embedded or failed to embed.
+        unchanged: number of videos that were already in the table and have not changed.
+        failed: error of each video without a vector, by its id. Includes failures of earlier runs.
+        unlisted: error of each folder that could not be listed, by its path.
         seconds: duration of the run.
     """
 
     videos: int
-    embedded: int = 0
-    kept: int = 0
+    processed: int = 0
+    unchanged: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     unlisted: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -60,7 +60,7 @@ def embed_library(
 ) -> EmbedReport:
     """Embed every video of a library into a Parquet table. If the call is interrupted, repeat it to resume.
 
-    Videos that are in the table and whose files have the same path, size and time are not embedded again. Rows of
+    A video in the table is not embedded again if its file still has the same path, size and modification time. Rows of
     videos that are not in ``source`` are kept. A failed video does not stop the run: its row says why it failed.
 
     Args:
@@ -72,17 +72,16 @@ def embed_library(
         workers: number of videos decoded at once, on this machine or in each Ray actor; None for one per core.
         retry_failed: also try videos that failed in an earlier run.
         cluster: Ray cluster to embed on; None for this machine.
-        track: wraps the iteration over the videos to embed, for a progress bar; it also gets their number and
-            ``'embedding'``.
+        track: progress callback; see :data:`clip4clip.progress.Track`.
 
     Raises:
-        LibraryError: for a source that cannot be listed; a table whose vectors were computed in another way, that
-            another process is writing, or that cannot be written; and a cluster that does not answer.
+        LibraryError: the source cannot be listed; the vectors of the table were computed with another model or
+            sampling; another process is writing the table; the table cannot be written; or the cluster does not answer.
         UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: see :mod:`clip4clip.errors`.
-        MissingExtraError: without pyarrow, or for a ``cluster`` without ray.
+        MissingExtraError: pyarrow or, for a ``cluster``, ray is not installed.
     """
     start = time.perf_counter()
-    check_table_path(output)  # before the work rather than after it
+    check_table_path(output)  # an error here costs no work
     unlisted: dict[str, str] = {}
     videos = list_videos(source, folder, unlisted)
     identity = encoder.identify()
@@ -92,7 +91,7 @@ def embed_library(
     with TableWriter(output, spec) as table:
         stored = table.videos()
         to_embed = [video for video in videos if not _is_done(video, stored.get(video.id), retry_failed)]
-        report.kept = len(videos) - len(to_embed)
+        report.unchanged = len(videos) - len(to_embed)
         _write_parts(table, track(embed(to_embed), len(to_embed), "embedding"), report)
         table.finish()
         report.failed = table.errors({video.id for video in videos})
@@ -117,7 +116,7 @@ def _is_done(video: Video, stored: Video | None, retry_failed: bool) -> bool:
 
 
 def _write_parts(table: TableWriter, embedded: Iterable[Row], report: EmbedReport) -> None:
-    """Write rows to a table part by part, also the last ones if stopped midway; count them in the report."""
+    """Write rows to a table in parts, and count them in the report. The last part is written even after an error."""
     identity = table.spec.model
     rows: list[Row] = []
     part_start = time.monotonic()
@@ -126,8 +125,8 @@ def _write_parts(table: TableWriter, embedded: Iterable[Row], report: EmbedRepor
             rows.append({**row, "model": identity.model, "fingerprint": identity.fingerprint})
             if len(rows) >= PART_VIDEOS or time.monotonic() - part_start > PART_SECONDS:
                 table.add(rows)
-                report.embedded += len(rows)
+                report.processed += len(rows)
                 rows, part_start = [], time.monotonic()
     finally:
         table.add(rows)
-        report.embedded += len(rows)
+        report.processed += len(rows)

@@ -1,4 +1,4 @@
-"""Embed videos on this machine: the next ones are decoded while the model runs."""
+"""Embed videos on this machine, and decode the next ones while the model runs."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def embed_videos(
     sampling: FrameSampling = DEFAULT_SAMPLING,
     workers: int | None = None,
 ) -> Iterator[Row]:
-    """Yield a row for each video, in the order of the videos, without ``model`` and ``fingerprint``.
+    """Yield a row of the table for each video, in the same order, without the columns ``model`` and ``fingerprint``.
 
-    While the model runs, the next videos are decoded. At most three batches of them are in memory, already cropped to
-    the size that the model takes. A video that fails does not stop the others: its row has an ``error`` and no vector.
+    While the model runs, the next videos are decoded. At most three batches of videos are in memory. Their frames are
+    already cropped to the size that the model takes. A video that fails does not stop the others: its row has an
+    ``error`` and no vector.
 
     Args:
         videos: videos to embed.

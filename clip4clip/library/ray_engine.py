@@ -32,7 +32,7 @@ class RayCluster:
         address: address of the cluster; None for the one that this machine belongs to, or else for a new one on this
             machine.
         actors: number of actors; None for as many as fit on the cluster.
-        gpus: number of GPUs for each actor.
+        gpus: number of GPUs for each actor, which may be a fraction.
     """
 
     address: str | None = None
@@ -41,10 +41,10 @@ class RayCluster:
 
 
 class RayEngine:
-    """Embeds videos on a cluster, as :func:`clip4clip.library.local_engine.embed_videos` does on this machine.
+    """Embed videos on a cluster, as :func:`clip4clip.library.local_engine.embed_videos` does on this machine.
 
     Args:
-        cluster: cluster to use. A call raises LibraryError if it does not answer.
+        cluster: cluster to use. A call raises LibraryError if the cluster does not answer.
         encoder: which model computes the vectors.
         sampling: which frames of each video are embedded.
         workers: number of videos decoded at once by each actor; None for one per core.
@@ -106,7 +106,7 @@ class EmbedActor:
             batch: a row for each video, with the fields of ``Video`` as columns.
 
         Returns:
-            The rows of :func:`embed_videos`, typed column by column: Ray would guess the types from dictionaries.
+            The rows of :func:`embed_videos` with explicit column types, which Ray would guess from dictionaries.
         """
         videos = [Video(**row) for row in batch.to_pylist()]
         rows: list[dict[str, Any]] = list(embed_videos(videos, self._encoder, self._sampling, self._workers))

@@ -30,8 +30,8 @@ class Video:
     Attributes:
         id: id of the video in its table, or its path.
         path: absolute local path, or http(s) URL.
-        size: bytes; None for a URL, and for a file that does not exist.
-        mtime: time of the last change, nanoseconds since 1970, limited to 64 bits (1677 to 2262); None like ``size``.
+        size: in bytes; None for a URL, and for a file that does not exist.
+        mtime: time of the last change, in nanoseconds since 1970, limited to 64 bits (1677 to 2262); None as ``size``.
         failed: whether an earlier run could not embed it.
     """
 
@@ -42,7 +42,7 @@ class Video:
     failed: bool = False
 
     def is_same_file(self, other: Video) -> bool:
-        """Return whether path, size and time of the file are those of another record."""
+        """Return whether another record has the same path, file size and modification time."""
         own, others = ((display_path(video.path), video.size, video.mtime) for video in (self, other))
         return own == others
 
@@ -67,11 +67,11 @@ def list_videos(
             - an iterable of paths and URLs.
         folder: folder that relative paths in a table or list start from; None for the folder of the table or list. For
             a path without a file there, the extensions of videos are tried.
-        unlisted: receives the folders below ``source`` that cannot be listed, with the reason. Without it they are an
-            error.
+        unlisted: receives the error of each folder below ``source`` that cannot be listed, by its path. Without it,
+            such a folder raises LibraryError.
 
     Raises:
-        LibraryError: when ``source`` does not exist, is malformed, names no video, uses one id for several videos, or
+        LibraryError: ``source`` does not exist, is malformed, names no video, uses one id for several videos, or
             cannot be listed.
     """
     if isinstance(source, str) and not source.strip():
@@ -101,18 +101,18 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
 
 
 def display_path(path: str) -> str:
-    """Return a path with replacement characters for what is not UTF-8, as neither Parquet nor Milvus can store that."""
+    """Replace the bytes of a path that are not UTF-8, which neither Parquet nor Milvus can store."""
     return path.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _walk(folder: Path, unreadable: dict[str, str]) -> Iterator[str]:
-    """Yield the paths of the videos in a folder; ``unreadable`` receives the folders that cannot be listed, and why."""
+    """Yield the paths of the videos in a folder; ``unreadable`` receives the error of each folder by its path."""
 
-    def note(error: OSError) -> None:
+    def record_error(error: OSError) -> None:
         path = display_path(str(error.filename))
         unreadable[path] = f"the folder {path} cannot be listed: {error.strerror}"
 
-    for parent, folders, files in os.walk(absolute_path(folder), onerror=note):
+    for parent, folders, files in os.walk(absolute_path(folder), onerror=record_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
@@ -129,14 +129,14 @@ def _is_pipe(path: Path) -> bool:
 
 
 def _read_rows(table: Path) -> Iterator[tuple[str | None, str]]:
-    """Yield the id and the path in each row of a table; the id is None without a column for it."""
+    """Yield the id and the path in each row of a table; the id is None if the table has no column for it."""
     columns, rows = read_table(table, LibraryError, ACCEPTED)
     if columns is not None and not {*columns} & {*PATH_COLUMNS}:
         raise LibraryError(
             f"{table} needs a header with one of the columns {', '.join(PATH_COLUMNS)}; its first line is "
             f"{brief(columns)}"
         )
-    for row, position in rows:
+    for row, location in rows:
         path = next((row[column] for column in PATH_COLUMNS if column in row), None)
         has_id = any(column in row for column in ID_COLUMNS)
         video_id = next((row[column] for column in ID_COLUMNS if column in row), path)
@@ -144,9 +144,11 @@ def _read_rows(table: Path) -> Iterator[tuple[str | None, str]]:
             video_id = str(video_id)
         for text in (path, video_id):
             if not isinstance(text, str) or not text.strip():
-                raise LibraryError(f"{position}: it names no video, but has {brief(text)}")
+                raise LibraryError(
+                    f"{location}: the path and the id of a video must be non-empty strings, not {brief(text)}"
+                )
             if re.search("[\ud800-\udfff]", text):  # lone surrogates, which JSON may hold
-                raise LibraryError(f"{position}: {brief(text)} is not valid text")
+                raise LibraryError(f"{location}: {brief(text)} is not valid Unicode")
         yield (video_id if has_id else None), str(path)
 
 

@@ -1,4 +1,4 @@
-"""The Parquet table of a library's vectors, written in parts so that an interrupted run can be resumed."""
+"""The Parquet table of the vectors of a library. It is written in parts, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ACCEPTED = "a Parquet table as `clip4clip embed` writes it from videos"
 
 @dataclass(frozen=True)
 class TableSpec:
-    """How the vectors of a table are computed, the same for all its rows. The table records it.
+    """How all vectors of a table are computed. The table records it.
 
     Attributes:
         model: model and weights.
@@ -77,7 +77,7 @@ class TableSpec:
         """Return the specification that a table records.
 
         Raises:
-            LibraryError: for a file that does not exist, was not written by this package, or is damaged.
+            LibraryError: the file does not exist, was not written by this package, or is damaged.
         """
         if not path.is_file():
             raise LibraryError(f"no table of vectors at {path}: expected {ACCEPTED}")
@@ -99,7 +99,7 @@ class TableSpec:
 
 
 class TableWriter:
-    """Adds rows to a table in parts, so that a kill at any moment loses only the rows since the last part.
+    """Add rows to a table in parts. A process that is killed loses only the rows since the last part.
 
     Parts are written to the folder ``<path>.parts``, each under a temporary name until it is complete. :meth:`finish`
     merges the table and all parts, and removes the folder. Only one process at a time can write a table. It holds a
@@ -111,8 +111,8 @@ class TableWriter:
         spec: how the vectors are computed.
 
     Raises:
-        LibraryError: when the table or its parts have another specification, another process is writing the table, or
-            it cannot be written.
+        LibraryError: the table or its parts have another specification, another process is writing the table, or the
+            table cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], spec: TableSpec) -> None:
@@ -129,7 +129,7 @@ class TableWriter:
             for file in self._files():
                 if (other := TableSpec.read(file)) != spec:
                     raise LibraryError(
-                        f"{file} was made with {other}, not with {spec}: write to another file, or delete it"
+                        f"{file} was made with {other}, not with {spec}: write to another file, or delete this one"
                     )
         except BaseException:
             self.close()
@@ -142,11 +142,11 @@ class TableWriter:
         self.close()
 
     def close(self) -> None:
-        """Let other processes write the table. Added rows are kept."""
+        """Release the lock, so that other processes can write the table. Added rows are kept."""
         self._lock.release()
 
     def videos(self) -> dict[str, Video]:
-        """Return the videos in the table and its parts, by id, with their files as they were when embedded."""
+        """Return the videos in the table and its parts by id, with the state of their files when they were embedded."""
         videos: dict[str, Video] = {}
         for file in self._files():
             columns = pq.read_table(file, columns=["id", "path", "size", "mtime", "error"]).to_pydict()
@@ -155,7 +155,7 @@ class TableWriter:
         return videos
 
     def errors(self, ids: set[str]) -> dict[str, str]:
-        """Return why videos failed, by id, for those of ``ids`` that failed."""
+        """Return the error of each failed video by its id, for the videos in ``ids``."""
         errors: dict[str, str] = {}
         for file in self._files():
             columns = pq.read_table(file, columns=["id", "error"], filters=pc.field("error").is_valid())
@@ -167,7 +167,7 @@ class TableWriter:
         """Write a part. Its rows are on the disk when this returns.
 
         Args:
-            rows: with the columns of :meth:`TableSpec.schema`.
+            rows: rows with the columns of :meth:`TableSpec.schema`.
         """
         if not rows:
             return
@@ -177,7 +177,7 @@ class TableWriter:
         self._write(part, [pa.Table.from_pylist(rows, self._schema)])
 
     def finish(self) -> None:
-        """Merge the table and its parts into one table. Of several rows with the same id the last one is kept."""
+        """Merge the table and its parts into one table. If several rows have the same id, the last one is kept."""
         last_row = {video_id: row for row, video_id in enumerate(self._ids())}
         is_last = np.zeros(max(last_row.values(), default=-1) + 1, bool)
         is_last[list(last_row.values())] = True
@@ -222,7 +222,7 @@ def check_table_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a table that can be written, with links resolved.
 
     Raises:
-        LibraryError: for a name that does not end in ``.parquet`` or ``.pq``, and a file that cannot be written.
+        LibraryError: the name does not end in ``.parquet`` or ``.pq``, or the file cannot be written.
     """
     path = Path(path)
     table = Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -243,7 +243,7 @@ def read_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table as dictionaries; ``vector`` is a float32 array of shape (dim,) with norm 1, or None.
 
     Raises:
-        LibraryError: for a file that is not a table written by this package, or has vectors whose norm is not 1.
+        LibraryError: the file is not a table written by this package, or has a vector whose norm is not 1.
     """
     dim = TableSpec.read(Path(path)).dim
     try:

@@ -14,7 +14,7 @@ from .milvus import MilvusInsert, MilvusSearch
 clip4clip = Clip4clip
 ffmpeg = Ffmpeg
 
-# Towhee's name of each operator to its factory.
+# The name of each operator in Towhee, and its factory.
 OPERATORS = {
     OPERATOR: Clip4clip,
     "video-decode/ffmpeg": Ffmpeg,

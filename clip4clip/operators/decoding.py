@@ -12,7 +12,7 @@ from towhee.types import VideoFrame
 from ..errors import InputValueError, UnknownNameError
 from ..video.reader import read_frames
 
-# Sample type to the name of its argument.
+# The name of the argument that each sample type needs.
 SAMPLE_TYPES = {"uniform_temporal_subsample": "num_samples", "time_step_sample": "time_step"}
 
 
@@ -20,8 +20,8 @@ class Ffmpeg(PyOperator):
     """``ops.video_decode.ffmpeg``: decode RGB frames of a video file or URL.
 
     Args:
-        start_time: in seconds; None for the first frame.
-        end_time: in seconds; None for the last frame.
+        start_time: time of the first frame in seconds; None for the start of the video.
+        end_time: time of the last frame in seconds; None for the end of the video.
         sample_type: ``'uniform_temporal_subsample'``, ``'time_step_sample'``, or None for every frame.
         args: ``{'num_samples': n}`` for the first type, ``{'time_step': seconds}`` for the second. Both can also have
             ``'seek'``. :func:`clip4clip.video.read_frames` explains all of them.
@@ -52,7 +52,7 @@ class Ffmpeg(PyOperator):
         self._arguments |= {argument: args[argument], "seek": args.get("seek", "exact")}
 
     def __call__(self, video_path: str | os.PathLike[str]) -> Iterator[VideoFrame]:
-        """Yield frames as ``towhee.types.VideoFrame``: RGB, timestamp in milliseconds. Each is decoded when needed.
+        """Yield frames as ``towhee.types.VideoFrame``: RGB, timestamp in milliseconds. Decoding is lazy.
 
         Args:
             video_path: local path or http(s) URL.

@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 
 class Clip4clip(NNOperator):
-    """``ops.video_text_embedding.clip4clip``: text or video frames to a unit vector.
+    """``ops.video_text_embedding.clip4clip``: embed text or video frames as a unit vector.
 
     Args:
         model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings for trials.
-        modality: ``'text'`` or ``'video'``; only this tower is built and read.
+        modality: ``'text'`` or ``'video'``. Only the tower of this modality is loaded.
         weight_path: a checkpoint file; a folder (a Hugging Face snapshot); ``hf://owner/repo[@revision][/file]``;
-            or None for the model's default. docs/checkpoints.md lists where the default is looked for, in order.
-        device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, …. None for the device that Towhee configures for the node, or if it
-            configures none, for the best one available.
+            or None for the model's default. docs/checkpoints.md lists the places that are searched for the default.
+        device: ``'cpu'``, ``'cuda:1'``, ``'mps'``, …; None for the device that Towhee configures for the node, else for
+            the best one available.
         runtime: ``'torch'`` or ``'onnxruntime'``; None for the faster one of those that are installed.
         precision: ``'float32'``, ``'float16'``, ``'bfloat16'`` or ``'int8'``.
             :data:`clip4clip.runtime.placement.PRECISIONS` lists which runtime and device supports which.
-        compiled: compile with ``torch.compile``: the first calls take a minute, later ones less time than without it.
+        compiled: compile with ``torch.compile``: the first calls take a minute, later calls are faster.
         folder: the folder of the operator, if Towhee loads it from a folder.
 
     Raises:
@@ -67,7 +67,7 @@ class Clip4clip(NNOperator):
         check_modality(modality)
         if device is None and self._device_id >= 0:
             device = f"cuda:{self._device_id}"
-        # If a server computes the tower, its device is the server's concern, and only a head is computed here.
+        # If a server computes the tower, the device is the server's concern. Only a head is computed here.
         is_served = get_accelerator() is not None
         placement = Placement("torch", "cpu") if is_served else resolve_placement(device, runtime, precision, compiled)
         self._placement = placement
@@ -98,7 +98,7 @@ class Clip4clip(NNOperator):
             Unit vectors, float32: (512,) for one text or video, (n, 512) for a list of n; 128 for the demo model.
 
         Raises:
-            InputTypeError, InputValueError: ``data`` is not valid; nothing of it is embedded.
+            InputTypeError, InputValueError: ``data`` is invalid. Then no part of it is embedded.
             CheckpointError, WeightsNotFoundError, CacheError: as for :class:`~clip4clip.TextEncoder`.
         """
         return self._encoder(data)
@@ -122,8 +122,8 @@ class Clip4clip(NNOperator):
         ``embeddings``, float32, not normalised. The vectors of ONNX Runtime and torch are compared before an existing
         file is replaced.
 
-        Towhee calls this method when it builds a pipeline for Triton. Then the largest batch is also written to
-        Triton's ``config.pbtxt`` of the model.
+        Towhee calls this method when it builds a pipeline for Triton. Then the largest batch size is also written to
+        the ``config.pbtxt`` of the model.
 
         Args:
             model_type: ``'onnx'``, one of ``supported_formats``.
@@ -140,8 +140,8 @@ class Clip4clip(NNOperator):
             MissingExtraError: onnx or onnxruntime is not installed; see the extra ``onnx``.
             WeightsNotFoundError: the checkpoint of this operator no longer exists.
             CheckpointError: the checkpoint cannot be read, or the tower returns embeddings that are zero or not finite.
-            ExportError: the graph and torch disagree, or the file cannot be written: its name is that of a folder, its
-                folder is not writable, or the disk is full.
+            ExportError: the graph and torch disagree, or the file cannot be written, for example because it is a
+                folder, its folder is not writable, or the disk is full.
         """
         if model_type not in self.supported_formats:
             raise UnknownNameError(f"unknown format {model_type!r}; it must be {self.supported_formats[0]!r}")
@@ -187,7 +187,7 @@ class Clip4clip(NNOperator):
         super().train(training_config, train_dataset, eval_dataset, resume_checkpoint_path, **kwargs)
         from ..training.model import encoders
 
-        # A copy, so that further training does not change this operator while others call it.
+        # A copy, so that further training does not change this operator while other threads use it.
         device = self._placement.device if self._placement.runtime == "torch" else "cpu"
         model = copy.deepcopy(self.trainer.model).requires_grad_(False).eval().to(device)
         text_encoder, video_encoder = encoders(model, device)
@@ -201,7 +201,7 @@ class Clip4clip(NNOperator):
         eval_dataset: VideoTextDataset | None = None,
         **kwargs: Any,
     ) -> None:
-        """Create ``self.trainer``, or update it for the next call of :meth:`train`, which has the same arguments."""
+        """Create ``self.trainer``, or update it for the next run. The arguments are those of :meth:`train`."""
         from ..training.model import VideoTextModel
         from .trainer import Clip4clipTrainer
 
@@ -212,7 +212,7 @@ class Clip4clip(NNOperator):
         super().setup_trainer(training_config, train_dataset, eval_dataset, **kwargs)
         self._trainer.check()
         if training_config is not None:
-            self._trainer.lr_value = training_config.lr  # otherwise it resumes with the last rate of the previous run
+            self._trainer.lr_value = training_config.lr  # it would start with the last rate of the previous run
 
 
 class _ServedTower(Tower):

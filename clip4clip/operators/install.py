@@ -1,4 +1,4 @@
-"""Place the operators in the folder where Towhee looks before it asks its hub."""
+"""Install the operators into Towhee's folder, where Towhee looks for them before it asks its hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..weights.locate import OPERATOR, towhee_home
 
 MARK = "# Placed by `clip4clip install-operators`, which replaces this file when it is run again."
 
-# The beginning of every placed __init__.py. Its message says all: Towhee drops the rest of an error.
+# The beginning of every installed __init__.py. Towhee shows only the message of an error, so it must be complete.
 IMPORT_PACKAGE = """\
 import sys
 
@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(message, name=error.name) from error
 """
 
-# Operator to the rest of its __init__.py, which takes the factory from the installed package.
+# The rest of the __init__.py of each operator. It takes the factory from the installed package.
 OPERATORS = {
     OPERATOR: """\
 from functools import partial
@@ -58,10 +58,10 @@ def install_operators(home: str | os.PathLike[str] | None = None, force: bool = 
         force: also replace an ``__init__.py`` that this function did not place.
 
     Returns:
-        The files it placed.
+        The files that were written.
 
     Raises:
-        InstallError: one of the folders has an operator that this function did not place; nothing was changed.
+        InstallError: one of the folders has an operator that this function did not place. Then nothing is changed.
     """
     root = Path(home).expanduser() if home is not None else towhee_home()
     files = {root / "operators" / name / "versions" / "main" / "__init__.py": code for name, code in OPERATORS.items()}

@@ -30,7 +30,7 @@ class InsertResult:
 
 
 class MilvusInsert(PyOperator):
-    """``ops.ann_insert.milvus_client``: adds a row to an existing Milvus collection.
+    """``ops.ann_insert.milvus_client``: add a row to an existing Milvus collection.
 
     Args:
         host: host name of the server.
@@ -38,14 +38,14 @@ class MilvusInsert(PyOperator):
         collection_name: name of the collection; required.
         uri: address to use instead of ``host`` and ``port``: a local folder whose name ends in ``.db``, or a server as
             ``http(s)://HOST:PORT``.
-        user: user name, if the server needs one. With a ``password`` as well the connection is encrypted.
+        user: user name, if the server needs one. If ``password`` is set too, the connection is encrypted.
         password: password of the user.
         token: ``USER:PASSWORD`` or a key, instead of ``user`` and ``password``.
 
     Raises:
         IndexUnavailableError, VideoIndexError, InputTypeError: see :class:`clip4clip.retrieval.VideoIndex`.
-        InputValueError: for a missing ``collection_name``, and an invalid ``token``.
-        MissingExtraError: without pymilvus or, for a local folder, milvus-lite; the extra ``retrieval`` has both.
+        InputValueError: ``collection_name`` is missing, or ``token`` is invalid.
+        MissingExtraError: pymilvus or, for a local folder, milvus-lite is not installed; see the extra ``retrieval``.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class MilvusInsert(PyOperator):
                 takes the id and the vector, or the id, the path and the vector.
 
         Raises:
-            InputTypeError, InputValueError: for another number of values than the collection has fields, and a value
-                that cannot be stored.
-            IndexUnavailableError: when the server does not answer.
-            VideoIndexError: when the collection does not exist.
+            InputTypeError, InputValueError: the number of values is not the number of fields, or a value cannot be
+                stored.
+            IndexUnavailableError: the server does not answer.
+            VideoIndexError: the collection does not exist.
         """
         return InsertResult(1, [self._collection.insert(*values)])
 
 
 class MilvusSearch(PyOperator):
-    """``ops.ann_search.milvus_client``: finds the rows of a Milvus collection that are nearest to a vector.
+    """``ops.ann_search.milvus_client``: find the rows of a Milvus collection that are nearest to a vector.
 
     Args:
         host: as for :class:`MilvusInsert`, like all arguments up to ``token``.
@@ -127,10 +127,10 @@ class MilvusSearch(PyOperator):
             query: float32 of shape (dim,), where dim is the length of the collection's vectors.
 
         Raises:
-            InputTypeError, InputValueError: for a vector that is not numbers, has another shape or is not finite, and
-                for an invalid option of the search.
-            IndexUnavailableError: when the server does not answer.
-            VideoIndexError: when the collection does not exist, or the filter is invalid.
+            InputTypeError, InputValueError: the vector is not numbers, has the wrong shape or is not finite, or an
+                option of the search is invalid.
+            IndexUnavailableError: the server does not answer.
+            VideoIndexError: the collection does not exist, or the filter is invalid.
         """
         filter = self._collection.translate_filter(self._filter)  # noqa: A001
         hits = self._collection.search(query, filter=filter, output_fields=self._fields, **self._options)

@@ -56,16 +56,16 @@ class Clip4clipTrainer(Trainer):
     gets ``model.safetensors`` under CLIP4Clip's names.
 
     Args:
-        model: Model to train.
+        model: model to train.
         training_config: Towhee's configuration; None for its defaults.
-        train_dataset: Pairs to train with.
-        eval_dataset: Pairs to evaluate on, after every epoch by default; None for no evaluation.
+        train_dataset: pairs to train with.
+        eval_dataset: pairs to evaluate on, after every epoch by default; None for no evaluation.
         **others: ``train_dataloader``, ``eval_dataloader`` and ``model_card``, as in Towhee.
 
     Raises:
-        InputTypeError: A data set is no :class:`clip4clip.training.VideoTextDataset`.
+        InputTypeError: a data set is not a :class:`clip4clip.training.VideoTextDataset`.
         InputValueError: ``device_str`` is ``'cuda'``, which means DataParallel in Towhee.
-        TrainingError: The training set has fewer pairs than a batch.
+        TrainingError: the training set has fewer pairs than a batch.
     """
 
     model: VideoTextModel
@@ -90,7 +90,7 @@ class Clip4clipTrainer(Trainer):
         self._evaluated: list[tuple[Tensor, Tensor]] = []
 
     def check(self) -> None:
-        """Check the data sets and the device, and raise what the class documents."""
+        """Check the data sets and the device; raise the errors that the class documents."""
         for name in ("train_dataset", "eval_dataset"):
             dataset = getattr(self, name)
             if isinstance(dataset, TowheeDataSet):
@@ -132,14 +132,14 @@ class Clip4clipTrainer(Trainer):
         return DataLoader(dataset, collate_fn=collate, num_workers=workers, pin_memory=pin, **batches)
 
     def setup_before_train(self, num_training_steps: int, init_lr: float) -> None:  # noqa: ARG002
-        """Prepare as Towhee does, but schedule the learning rate over the steps. Towhee counts every pair as a step."""
+        """Prepare as Towhee does, but schedule the learning rate by steps. Towhee would count each pair as a step."""
         epochs = math.ceil(self.configs.epoch_num - self.epoch)
         super().setup_before_train(epochs * len(self.get_train_dataloader()), init_lr)
 
     def _create_optimizer(self, init_lr: float) -> None:
         super()._create_optimizer(init_lr)
         if not self.override_optimizer:
-            for group in self.optimizer.param_groups:  # where Towhee leaves the optimizer's own default
+            for group in self.optimizer.param_groups:  # in which Towhee leaves the optimizer's own default
                 group["lr"] = group["initial_lr"] = init_lr
 
     def _create_metric(self) -> None:
@@ -207,7 +207,7 @@ class Clip4clipTrainer(Trainer):
         return logs
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
-        """Save Towhee's files, to resume from, and ``model.safetensors``, for every other purpose."""
+        """Save Towhee's files, to resume the training, and ``model.safetensors``, for every other use."""
         super().save(path, overwrite)
         save_checkpoint(self.model, Path(path) / CHECKPOINT)
 

@@ -1,6 +1,6 @@
-"""Training: pairs of a video and a sentence in, a fine-tuned checkpoint out.
+"""Fine-tune a model on pairs of a video and a sentence.
 
-In a script, the guard is needed because processes that decode videos may import the script again:
+A script needs the guard below, because the processes that decode videos may import the script again:
 
 >>> from clip4clip.training import TrainingConfig, train
 >>> if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Read the pairs of a run, and find those that cannot be used before anything is trained."""
+"""Read the pairs of a run, and find unusable ones before the training starts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def read_training_pairs(config: TrainingConfig, track: Track, is_first: bool) ->
     """Return the usable training pairs of a run.
 
     Args:
-        config: Settings of the run.
-        track: Progress callback.
-        is_first: Whether this is the first process, which logs a warning about the pairs left out.
+        config: settings of the run.
+        track: progress callback; see :data:`clip4clip.progress.Track`.
+        is_first: whether this is the first process, which logs a warning about the pairs left out.
 
     Raises:
-        PairsError: The table is malformed, or pairs cannot be used and ``skip_bad`` is not set.
+        PairsError: the table is malformed, or pairs cannot be used and ``skip_bad`` is not set.
     """
     pairs = read_pairs(config.pairs, config.videos, config.captions)
     bad, message = _check(pairs, config.pairs, track)
@@ -37,15 +37,15 @@ def read_training_pairs(config: TrainingConfig, track: Track, is_first: bool) ->
 
 
 def read_evaluation_pairs(config: TrainingConfig, track: Track, is_first: bool) -> list[Pair]:
-    """Return the pairs to evaluate on, none without ``eval_pairs``. A video that cannot be decoded is a miss there.
+    """Return the pairs to evaluate on, none without ``eval_pairs``. A video that cannot be decoded counts as a miss.
 
     Args:
-        config: Settings of the run.
-        track: Progress callback.
-        is_first: Whether this is the first process, which evaluates and therefore checks the pairs.
+        config: settings of the run.
+        track: progress callback; see :data:`clip4clip.progress.Track`.
+        is_first: whether this is the first process, which evaluates and therefore checks the pairs.
 
     Raises:
-        PairsError: The table is malformed, or none of its pairs can be used.
+        PairsError: the table is malformed, or none of its pairs can be used.
     """
     if not config.eval_pairs:
         return []

@@ -1,4 +1,4 @@
-"""Checkpoints of a model in training, written so that a crash leaves the old file or the new one."""
+"""Write the checkpoints of a run atomically: a crash leaves either the old file or the new one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .model import VideoTextModel
 
 
 def save_checkpoint(model: VideoTextModel, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the model as safetensors under CLIP4Clip's names, which every part of this package loads.
+    """Write the model as safetensors, with the tensor names of CLIP4Clip, which every part of this package loads.
 
     Raises:
-        TrainingError: The file cannot be written, for example because the disk is full.
+        TrainingError: the file cannot be written, for example because the disk is full.
     """
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.named_tensors()}
     save_tensors(tensors, path)
@@ -29,7 +29,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     """Write a safetensors file atomically: even a power failure leaves a complete file or none.
 
     Raises:
-        TrainingError: The file cannot be written, for example because the disk is full.
+        TrainingError: the file cannot be written, for example because the disk is full.
     """
     try:
         with atomic_write(path) as temporary:

@@ -17,44 +17,44 @@ class TrainingConfig:
     """The settings of a training run. The defaults are the paper's for fine-tuning on MSR-VTT.
 
     Attributes:
-        pairs: Table of the training pairs, see :func:`clip4clip.evaluation.pairs.read_pairs`.
-        videos: Folder that the names of the videos are relative to.
-        out: Output folder. It gets ``last.safetensors``, ``best.safetensors`` (by text→video R@1),
+        pairs: table of the training pairs, see :func:`clip4clip.evaluation.pairs.read_pairs`.
+        videos: folder that the names of the videos are relative to.
+        out: output folder. It gets ``last.safetensors``, ``best.safetensors`` (by text→video R@1),
             ``resume.safetensors``, ``log.jsonl`` and, with tensorboard installed, ``tensorboard/``.
-        model: Model name, a key of :data:`clip4clip.config.MODELS`.
-        init: Checkpoint to start from; None for the model's default; ``'random'`` for an untrained network.
+        model: model name, a key of :data:`clip4clip.config.MODELS`.
+        init: checkpoint to start from; None for the model's default; ``'random'`` for an untrained network.
         head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``; None for the head of the checkpoint.
         captions: ``MSRVTT_data.json``, for a table of pairs without sentences.
-        eval_pairs: Table of pairs to evaluate on after every epoch; None for no evaluation.
-        eval_videos: Folder of the videos of ``eval_pairs``; None for ``videos``.
-        skip_bad: Leave out pairs that cannot be used, instead of refusing to train.
-        epochs: Number of times that every pair is seen.
-        batch_size: Number of pairs in a step, over all processes.
-        accumulate: Number of parts that each process computes its share of a batch in, one after the other, to save
+        eval_pairs: table of pairs to evaluate on after every epoch; None for no evaluation.
+        eval_videos: folder of the videos of ``eval_pairs``; None for ``videos``.
+        skip_bad: leave out pairs that cannot be used, instead of refusing to train.
+        epochs: number of times that every pair is seen.
+        batch_size: number of pairs in a step, over all processes.
+        accumulate: number of parts in which each process computes its share of a batch, one after the other, to save
             memory. The loss is always over the whole batch, so the result does not depend on this (arXiv 2101.06983).
-        lr: Highest learning rate of CLIP's parameters.
-        new_lr: Highest learning rate of the head's parameters, also of a head that comes with ``init``.
-        weight_decay: Weight decay of AdamW; applies to matrices only.
-        warmup: Fraction of all steps in which the learning rate rises. After that it falls along a cosine.
-        max_grad_norm: Largest norm of the gradient; longer gradients are scaled down to it.
-        freeze_layers: Do not train the embeddings and this many first layers of both towers (CLIP4Clip's
+        lr: highest learning rate of CLIP's parameters.
+        new_lr: highest learning rate of the head's parameters, also of a head that comes with ``init``.
+        weight_decay: weight decay of AdamW; applies to matrices only.
+        warmup: fraction of all steps in which the learning rate rises. After that it falls along a cosine.
+        max_grad_norm: largest norm of the gradient; longer gradients are scaled down to it.
+        freeze_layers: do not train the embeddings and this many first layers of both towers (CLIP4Clip's
             ``freeze_layer_num``); -1 trains everything. None is 0, as in the paper's commands, or -1 for an untrained
             network.
-        frames: Number of frames of a video. The video is cut into as many equal parts, and one frame is drawn at random
+        frames: number of frames of a video. The video is cut into as many equal parts, and one frame is drawn at random
             from each.
-        max_words: Largest number of token ids of a sentence, start and end marks included.
-        seed: Seed of the initialisation, the order of the pairs and the frames; at least 0.
-        device: Torch device, see :meth:`clip4clip.TextEncoder.load`.
+        max_words: largest number of token ids of a sentence, start and end marks included.
+        seed: seed of the initialisation, the order of the pairs and the frames; at least 0.
+        device: torch device, see :meth:`clip4clip.TextEncoder.load`.
         precision: ``'float32'``, or ``'bfloat16'`` or ``'float16'`` for autocast; None for bfloat16 on a CUDA device
             that supports it, and float32 elsewhere.
-        recompute: Use gradient checkpointing.
-        workers: Number of processes that decode; 0 decodes in this process; None for one per core, at most 8.
-        save_every: Number of steps between two saved states.
-        save_dtype: ``'float32'`` or ``'float16'``, the numbers in the checkpoints.
+        recompute: use gradient checkpointing.
+        workers: number of processes that decode; 0 decodes in this process; None for one per core, at most 8.
+        save_every: number of steps between two saved states.
+        save_dtype: number format of the checkpoints, ``'float32'`` or ``'float16'``.
 
     Raises:
-        InputValueError: A number is out of its range.
-        UnknownNameError: ``precision`` or ``save_dtype`` is none of the above.
+        InputValueError: a number is out of its range.
+        UnknownNameError: ``precision`` or ``save_dtype`` is unknown.
     """
 
     pairs: str | os.PathLike[str]

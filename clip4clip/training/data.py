@@ -1,4 +1,4 @@
-"""Pairs to batches: decoded, preprocessed and tokenised, in an order that depends on the seed only."""
+"""Turn pairs into batches: decoded, preprocessed and tokenised, in an order that depends only on the seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..video.reader import read_frames
 
 
 class Batch(NamedTuple):
-    """The arguments of :meth:`VideoTextModel.forward`, which gives their shapes."""
+    """The arguments of :meth:`clip4clip.training.VideoTextModel.forward`, which gives their shapes."""
 
     ids: Tensor
     pixels: Tensor
@@ -29,16 +29,16 @@ class Batch(NamedTuple):
 class VideoTextDataset(Dataset):
     """Pairs of a video file and a sentence, as pixel values and token ids.
 
-    An item is chosen by the index of a pair, or by ``(index, epoch)``. With an epoch, the video is cut into ``frames``
-    equal parts and one frame is drawn at random from each, another one in every epoch. Without an epoch, the frames are
-    spread evenly, as in an evaluation.
+    An item is selected by the index of a pair, or by ``(index, epoch)``. With an epoch, the video is cut into
+    ``frames`` equal parts, and from each part one frame is drawn at random, a different one in every epoch. Without an
+    epoch, the frames are evenly spaced, as in an evaluation.
 
     Args:
-        pairs: From :func:`clip4clip.evaluation.pairs.read_pairs`.
-        config: Shape of the model to train.
-        frames: Number of frames of each video.
-        max_words: Largest number of token ids of a sentence, start and end marks included.
-        seed: Seed of the frames.
+        pairs: pairs from :func:`clip4clip.evaluation.pairs.read_pairs`.
+        config: shape of the model to train.
+        frames: number of frames of each video.
+        max_words: largest number of token ids of a sentence, start and end marks included.
+        seed: seed of the frames.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class VideoTextDataset(Dataset):
         """Return token ids, and pixel values of shape (frames, 3, H, W).
 
         Raises:
-            VideoNotFoundError, VideoError: The video cannot be decoded.
+            VideoNotFoundError, VideoError: the video cannot be decoded.
         """
         index, epoch = item if isinstance(item, tuple) else (item, None)
         pair = self.pairs[index]
@@ -76,7 +76,7 @@ class VideoTextDataset(Dataset):
 
 
 def collate(samples: Sequence[tuple[list[int], Tensor]]) -> Batch:
-    """Join samples to one batch: token ids padded to the longest sentence, frames one after the other."""
+    """Join samples into one batch: token ids padded to the longest sentence, frames one after the other."""
     ids = torch.zeros(len(samples), max(len(ids) for ids, _ in samples), dtype=torch.int64)
     for row, (sample, _) in zip(ids, samples, strict=True):
         row[: len(sample)] = torch.tensor(sample)
@@ -91,11 +91,11 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
     the number of its negatives.
 
     Args:
-        length: Number of pairs.
-        batch_size: Number of pairs in a batch, over all processes.
-        seed: Seed of the order.
-        rank: Number of this process, from 0. Every process gets an equal share of each batch.
-        process_count: Number of processes, a divisor of ``batch_size``.
+        length: number of pairs.
+        batch_size: number of pairs in a batch, over all processes.
+        seed: seed of the order.
+        rank: number of this process, from 0. Every process gets an equal share of each batch.
+        process_count: number of processes, a divisor of ``batch_size``.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, process_count: int = 1) -> None:
@@ -104,7 +104,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         self.epoch = self.first_batch = 0
 
     def begin_at(self, epoch: int, first_batch: int) -> None:
-        """Let the next iteration yield the batches of an epoch from the batch of this number on."""
+        """Let the next iteration start with batch number ``first_batch`` of an epoch."""
         self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:

@@ -23,9 +23,9 @@ class Process:
     """This process among all processes of the run.
 
     Attributes:
-        rank: Number of this process, from 0.
-        count: Number of all processes.
-        device: Device that this process trains on.
+        rank: number of this process, from 0.
+        count: number of all processes.
+        device: device that this process trains on.
     """
 
     rank: int
@@ -34,11 +34,11 @@ class Process:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes files, evaluates and speaks."""
+        """Whether this is the process that writes files, evaluates and prints."""
         return self.rank == 0
 
     def parallelise(self, model: nn.Module) -> nn.Module:
-        """Wrap a model so that all processes average its gradients; one process gets the model itself."""
+        """Wrap a model so that all processes average its gradients. If there is only one process, return the model."""
         if self.count == 1:
             return model
         return DistributedDataParallel(model, [self.device] if self.device.type == "cuda" else None)
@@ -52,7 +52,7 @@ class Process:
         return bool(total.item())
 
     def wait_for_all(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has called this."""
         if self.count > 1:
             torch.distributed.barrier()
 
@@ -62,7 +62,7 @@ def join_processes(device: str | None) -> Iterator[Process]:
     """Join the process group that torchrun describes in the environment; without torchrun, run as one process.
 
     Args:
-        device: Device asked for; None for this process's own GPU or the best device.
+        device: requested device; None for this process's own GPU, or the best device without torchrun.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

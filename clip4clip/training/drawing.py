@@ -100,11 +100,11 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, centre: float, radius: flo
     """Fill a shape of a mask.
 
     Args:
-        pen: Draws on the mask.
-        shape: Key of :data:`SHAPES`.
+        pen: draws on the mask.
+        shape: key of :data:`clip4clip.training.scenes.SHAPES`.
         centre: x and y of its centre, in pixels.
-        radius: Size of the shape, in pixels.
-        tilt: Rotation in radians, for shapes with corners.
+        radius: size of the shape, in pixels.
+        tilt: rotation in radians, for shapes with corners.
     """
 
     def polygon(points: Iterable[tuple[float, float]]) -> None:

@@ -1,4 +1,4 @@
-"""The gradients of one batch: in one part or in several, in full or in half precision."""
+"""Compute the gradients of a batch, in one part or several, and in full or half precision."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def resolve_precision(name: str | None, device: torch.device) -> torch.dtype:
     """Return the dtype to compute in.
 
     Args:
-        name: One of :data:`clip4clip.training.config.PRECISIONS`; None for the best of the device.
-        device: Device to train on.
+        name: one of :data:`clip4clip.training.config.PRECISIONS`; None for the best one on the device.
+        device: device to train on.
 
     Raises:
-        InputValueError: The device cannot train in this precision.
+        InputValueError: the device cannot train in this precision.
     """
     if name is None:
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
@@ -40,11 +40,11 @@ def compute_gradients(
     """Add the gradients of a whole batch, over all processes, to the parameters.
 
     Args:
-        model: A :class:`clip4clip.training.VideoTextModel`, perhaps wrapped by DistributedDataParallel.
-        batch: This process's share of the batch, on any device.
-        scaler: Scales the loss, for float16.
-        dtype: Precision of autocast; float32 for none.
-        parts: Number of parts to compute the batch in. The gradients do not depend on it.
+        model: a :class:`clip4clip.training.VideoTextModel`, perhaps wrapped by DistributedDataParallel.
+        batch: this process's share of the batch, on any device.
+        scaler: scales the loss, for float16.
+        dtype: precision of autocast; float32 for none.
+        parts: number of parts to compute the batch in. The gradients do not depend on it.
 
     Returns:
         The loss.
@@ -66,9 +66,9 @@ def _compute_in_parts(
 ) -> float:
     """Compute the gradients of a batch with the activations of one part in memory at a time.
 
-    First the vectors of all parts without their graphs, then the gradient of the loss by these vectors, then part by
-    part the gradients of the parameters (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited
-    Setup, arXiv 2101.06983).
+    First compute the vectors of all parts without a graph, then the gradient of the loss with respect to these vectors,
+    then the gradients of the parameters part by part (Gao et al., Scaling Deep Contrastive Learning Batch Size under
+    Memory Limited Setup, arXiv 2101.06983).
     """
     with torch.no_grad(), autocast:
         vectors = [model(*part) for part in parts]

@@ -57,7 +57,7 @@ def track_until_stopped(bars: Progress, stop: threading.Event) -> Track:
     """Return a callback that shows an iteration as a bar, removes the bar at its end, and raises when asked to stop.
 
     Raises:
-        StoppedError: From the iteration, once ``stop`` is set.
+        StoppedError: raised by the iteration once ``stop`` is set.
     """
 
     def track(items: Iterable[Any], total: int, description: str) -> Iterator[Any]:

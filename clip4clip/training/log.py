@@ -21,10 +21,10 @@ class TrainingLog:
     """Write one line of ``log.jsonl`` for each step and each evaluation, and the same numbers for TensorBoard.
 
     Args:
-        folder: Output folder of the run.
-        step: Last step of the state that the run resumes from, 0 for a new run. Later lines are removed, because the
+        folder: output folder of the run.
+        step: last step of the state that the run resumes from, 0 for a new run. Later lines are removed, because the
             run makes these steps again.
-        enabled: False writes nothing, for all processes but the first.
+        enabled: whether to write at all; False for all processes but the first.
     """
 
     def __init__(self, folder: Path, step: int, enabled: bool) -> None:
@@ -68,7 +68,7 @@ def _remove_lines_after(path: Path, step: int) -> None:
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a log line; infinity for a line that a kill cut off."""
+    """Return the step of a log line; infinity for a line that is incomplete because the process was killed."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

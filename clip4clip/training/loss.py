@@ -16,7 +16,7 @@ def contrastive_loss(text: Tensor, video: Tensor, scale: Tensor) -> Tensor:
     Args:
         text: (B, D) unit vectors of the sentences.
         video: (B, D) unit vectors of the videos; row i belongs to sentence i.
-        scale: Factor of the similarities, a scalar.
+        scale: factor of the similarities, a scalar.
     """
     logits = scale * text @ video.T
     targets = torch.arange(len(logits), device=logits.device)
@@ -36,7 +36,7 @@ def global_loss(text: Tensor, video: Tensor, scale: Tensor) -> Tensor:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Concatenate the rows (B, …) of all processes; a row gets its gradients from the losses of all of them."""
+    """Concatenate the rows (B, …) of all processes. A row gets its gradients from the losses of all processes."""
 
     @staticmethod
     def forward(_: Any, rows: Tensor) -> Tensor:

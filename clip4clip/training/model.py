@@ -36,9 +36,9 @@ class VideoTextModel(nn.Module):
     """Embed the sentences and the videos of a batch as unit vectors.
 
     Args:
-        config: Shape of the towers.
+        config: shape of the towers.
         head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``.
-        head_layers: Number of layers of a ``'seqTransf'`` head.
+        head_layers: number of layers of a ``'seqTransf'`` head.
     """
 
     def __init__(self, config: CLIPConfig, head: str = "meanP", head_layers: int = HEAD_LAYERS) -> None:
@@ -66,13 +66,13 @@ class VideoTextModel(nn.Module):
         published code): ``seqTransf`` copies the positions and the first layers of the text transformer.
 
         Args:
-            model_name: Key of :data:`clip4clip.config.MODELS`.
-            init: Checkpoint, as in :meth:`clip4clip.TextEncoder.load`; or ``'random'`` for an untrained CLIP.
-            head: One of :data:`HEADS`; None for the head of the checkpoint.
+            model_name: key of :data:`clip4clip.config.MODELS`.
+            init: checkpoint, as in :meth:`clip4clip.TextEncoder.load`; or ``'random'`` for an untrained CLIP.
+            head: one of :data:`HEADS`; None for the head of the checkpoint.
 
         Raises:
-            UnknownNameError, WeightsNotFoundError, CheckpointError: See :mod:`clip4clip.errors`.
-            TrainingError: A ``seqTransf`` head cannot copy layers of another width.
+            UnknownNameError, WeightsNotFoundError, CheckpointError: see :mod:`clip4clip.errors`.
+            TrainingError: a ``seqTransf`` head cannot copy layers of another width.
         """
         config = get_model(model_name).config
         if init == "random":
@@ -159,7 +159,7 @@ class VideoTextModel(nn.Module):
 
 
 def encoders(model: VideoTextModel, device: str | torch.device) -> tuple[TextEncoder, VideoEncoder]:
-    """Return encoders that use a model's current weights at each call, on a device."""
+    """Return encoders on a device. Each call uses the current weights of the model."""
     return (
         TextEncoder(TorchTower(model.text, device), model.config),
         VideoEncoder(TorchTower(model.vision, device), TorchHead(model.head, device), model.config),

@@ -42,9 +42,9 @@ def learning_rate_fraction(step: int, steps: int, warmup: float) -> float:
     """Return the fraction of the highest learning rate in a step: a linear rise, then half a cosine.
 
     Args:
-        step: Number of the step, from 0.
-        steps: Number of all steps.
-        warmup: Fraction of the steps in which the rate rises.
+        step: number of the step, from 0.
+        steps: number of all steps.
+        warmup: fraction of the steps in which the rate rises.
     """
     rising = warmup * steps
     if step < rising:

@@ -1,4 +1,4 @@
-"""What the drawn clips show: random scenes, and captions that describe them.
+"""The content of the drawn clips: random scenes, and captions that describe them.
 
 A scene has one, two or three equal shapes in front of a background, still or moving. One in ten combinations of a
 shape, a colour and a background is held out: no training clip shows it and every evaluation clip does. So a model that
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 MAX_HELD_OUT = 1000  # different scenes; there are more, but finding another new one takes ever longer
 
-# The values of every attribute, and the words for every value.
+# The values of each attribute, and for most of them the words for each value.
 SHAPES = {
     "circle": ("circle", "disc"),
     "square": ("square", "box"),
@@ -85,7 +85,7 @@ PATTERNS = (
     "{motion} {where}: {what} {background}",
     "{what}, {background}, {motion}, {where}",
 )
-# The same parts in orders, and between words, that no training caption has.
+# The same parts in different orders and with different words, which no training caption has.
 PARAPHRASES = (
     "{background} and {motion}: {what} {where}",
     "someone drew {what}, it is {motion} {where}, all of it {background}",
@@ -96,7 +96,7 @@ PARAPHRASES = (
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows. The values are keys of the tables above; ``position`` is None for more than one shape."""
+    """The content of a clip. The values are keys of the tables above; ``position`` is None for more than one shape."""
 
     shape: str
     colour: str
@@ -138,15 +138,15 @@ def scenes(count: int, seed: int, held_out: bool) -> Iterator[tuple[Scene, np.ra
     Held-out scenes all differ from each other, so that every caption describes exactly one clip.
 
     Args:
-        count: Number of scenes.
-        seed: Seed of the scenes.
-        held_out: Whether to draw held-out scenes or scenes to train with.
+        count: number of scenes.
+        seed: seed of the scenes.
+        held_out: whether to draw held-out scenes or scenes to train with.
 
     Raises:
         InputValueError: ``count`` is larger than the number of different held-out scenes.
     """
     if held_out and count > MAX_HELD_OUT:
-        raise InputValueError(f"{count} different held-out scenes were asked for; there are at most {MAX_HELD_OUT}")
+        raise InputValueError(f"cannot draw {count} different held-out scenes; the limit is {MAX_HELD_OUT}")
     seen: set[Scene] = set()
     for number in range(count):
         random = np.random.default_rng([seed, held_out, number])

@@ -1,4 +1,4 @@
-"""The state of a run: what a resumed run needs to end with the weights of an uninterrupted one."""
+"""The state of a run. A run that resumes from it ends with the weights of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .model import VideoTextModel
 
 STATE = "resume.safetensors"
 
-# Settings that may change between a run and its resumption: the result does not depend on them. The pairs themselves
-# are compared, not where they are stored.
-_FREE = {"pairs", "videos", "captions", "out", "eval_pairs", "eval_videos", "skip_bad"}
-_FREE |= {"accumulate", "device", "workers", "recompute", "save_every", "save_dtype"}
+# Settings that may change when a run is resumed, because the result does not depend on them. The pairs themselves are
+# compared, but not where they are stored.
+_CHANGEABLE = {"pairs", "videos", "captions", "out", "eval_pairs", "eval_videos", "skip_bad"}
+_CHANGEABLE |= {"accumulate", "device", "workers", "recompute", "save_every", "save_dtype"}
 
 
 def describe_run(config: TrainingConfig, pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return the settings that a resumed run must share with the first one, ready for JSON."""
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _FREE}
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _CHANGEABLE}
     lines = "\n".join(f"{pair.video}\t{pair.sentence}" for pair in pairs)
     settings["pairs"] = f"{len(pairs)} pairs, {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
     return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
@@ -40,15 +40,15 @@ def describe_run(config: TrainingConfig, pairs: Sequence[Pair]) -> dict[str, Any
 
 @dataclass
 class TrainingState:
-    """What changes while a run trains.
+    """The values that change during a run.
 
     Attributes:
-        model: The model, on its device.
-        optimizer: Its optimizer.
-        scaler: Scales the loss, for float16.
-        step: Number of steps made.
-        epochs_ended: Number of epochs whose checkpoint and evaluation are complete.
-        best_recall: Best text→video R@1 of all evaluations, in percent.
+        model: model to train, on its device.
+        optimizer: optimizer of the model.
+        scaler: scaler of the loss, for float16.
+        step: number of steps made.
+        epochs_ended: number of epochs whose checkpoint and evaluation are complete.
+        best_recall: best text→video R@1 of all evaluations, in percent.
     """
 
     model: VideoTextModel
@@ -59,10 +59,10 @@ class TrainingState:
     best_recall: float = -math.inf
 
     def save(self, path: Path, run: dict[str, Any]) -> None:
-        """Write the state, with the settings of the run from :func:`describe_run`, atomically.
+        """Write the state and the settings of the run, which are those of :func:`describe_run`, atomically.
 
         Raises:
-            TrainingError: The file cannot be written, for example because the disk is full.
+            TrainingError: the file cannot be written, for example because the disk is full.
         """
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
@@ -81,7 +81,7 @@ class TrainingState:
         """Read the state that a run with the same settings has saved.
 
         Raises:
-            TrainingError: The state belongs to a run with other settings, or cannot be read.
+            TrainingError: the state belongs to a run with other settings, or cannot be read.
         """
         try:
             with safe_open(path, framework="pt") as file:

@@ -1,7 +1,7 @@
 """A data set of drawn clips with captions, which ``clip_vit_tiny_demo`` is trained and evaluated on.
 
-The seed and the number of a clip decide everything: the same call draws the same pictures and writes the same captions.
-Only the bytes of the video files depend on the version of the encoder.
+A clip depends only on its number and the seed: the same call draws the same pictures and writes the same captions. Only
+the bytes of the video files also depend on the version of the video encoder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .drawing import draw
 from .scenes import PARAPHRASES, Scene, describe, scenes
 
 FRAME_RATE = 8
-CHUNK_SIZE = 16  # clips that a process draws before it asks for more
+CHUNK_SIZE = 16  # clips that a process gets at a time
 
 
 def write_dataset(
@@ -34,28 +34,28 @@ def write_dataset(
     workers: int | None = None,
     track: Track = no_progress,
 ) -> list[Path]:
-    """Draw, encode and describe the clips of a data set. Existing clips are kept, so a stopped call can be repeated.
+    """Draw, encode and describe the clips of a data set. Existing clips are kept: repeat an interrupted call.
 
     The clips are drawn in processes, and each imports the calling script again: call this function under
     ``if __name__ == "__main__":``.
 
     Args:
-        folder: Output folder. It gets ``train.csv``, ``eval.csv`` and ``eval_paraphrased.csv``, each with the columns
+        folder: output folder. It gets ``train.csv``, ``eval.csv`` and ``eval_paraphrased.csv``, each with the columns
             ``video`` and ``sentence``, and the clips in ``train/`` and ``eval/``.
-        train: Number of clips to train with, each with one caption.
-        evaluation: Number of held-out clips, each with one caption in the words and patterns of the training, and one
+        train: number of clips to train with, each with one caption.
+        evaluation: number of held-out clips, each with one caption in the words and patterns of the training, and one
             in patterns that training captions never have.
-        seed: Seed of the clips, at least 0. Another seed gives other clips under other names.
-        workers: Number of processes, at least 1; None for one per core.
-        track: Progress callback.
+        seed: seed of the clips, at least 0. Another seed gives other clips under other names.
+        workers: number of processes, at least 1; None for one per core.
+        track: progress callback; see :data:`clip4clip.progress.Track`.
 
     Returns:
-        The tables written; none for a kind of clips that was not asked for.
+        The tables that were written; none for ``train`` or ``evaluation`` clips if their number is 0.
 
     Raises:
         InputValueError: ``seed`` or ``workers`` is too small, or ``evaluation`` is larger than the number of different
             held-out scenes.
-        TrainingError: A drawing process ended early, as it does without the guard above.
+        TrainingError: a process that draws clips ended early, as it does without the guard above.
     """
     if workers is not None and workers < 1:
         raise InputValueError(f"workers must be at least 1, not {workers}")

@@ -44,9 +44,9 @@ class TrainingResult:
     """How a run ended.
 
     Attributes:
-        steps: Number of steps made, those before a resumption included.
-        finished: Whether the run made all its steps. If not, it was stopped and can be resumed.
-        evaluation: Evaluation after the last epoch; None without one.
+        steps: number of steps made, including those before the run was resumed.
+        finished: whether the run made all its steps. If not, it was stopped and can be resumed.
+        evaluation: evaluation after the last epoch; None without one.
     """
 
     steps: int
@@ -67,17 +67,17 @@ def train(
     call this function under ``if __name__ == "__main__":``, or with ``workers=0``.
 
     Args:
-        config: Settings of the run.
-        resume: Continue the run in ``config.out``.
-        progress: Function that makes the progress bars, for example the class :class:`rich.progress.Progress`. They are
+        config: settings of the run.
+        resume: continue the run in ``config.out``.
+        progress: function that makes the progress bars, for example the class :class:`rich.progress.Progress`. They are
             shown in the first process only; their console also prints a line after each evaluation. None shows nothing.
 
     Raises:
-        PairsError: The table is malformed or, without ``skip_bad``, has pairs that cannot be used. Nothing has been
-            trained then.
-        TrainingError: ``out`` holds another run, holds no run to resume, or cannot be written to, for example because
-            the disk is full; or the loss is not finite.
-        Clip4clipError: A name, a device or a checkpoint is wrong, as when an encoder is loaded.
+        PairsError: the table is malformed or, without ``skip_bad``, has pairs that cannot be used. This is found before
+            the training starts.
+        TrainingError: ``out`` contains another run, contains no run to resume, or cannot be written to, for example
+            because the disk is full; or the loss is not finite.
+        Clip4clipError: a name, a device or a checkpoint is invalid, as in :meth:`clip4clip.TextEncoder.load`.
     """
     with join_processes(config.device) as process:
         try:

@@ -29,8 +29,8 @@ from .uploads import MAX_UPLOAD, Uploads
 
 MAX_BODY = 65_536  # bytes of a request body that carries no clip
 
-# Method to a pattern of the paths that the page needs. Gradio serves more, which stays closed. Its screen recorder, for
-# one, passes what it receives to the program ffmpeg, and a playlist makes ffmpeg read any video of this machine.
+# The paths that the page needs, as a pattern for each method. Gradio's other routes stay closed. Its screen recorder,
+# for example, passes uploads to the program ffmpeg, and a playlist makes ffmpeg read any video of this machine.
 ALLOWED_PATHS = {
     "GET": r"/|/library/(video|poster)|/(assets|static|svelte)/.*|/(config|theme\.css|favicon\.ico|manifest\.json)"
     r"|/gradio_api/(startup-events|upload_progress|heartbeat/\w+)",
@@ -82,7 +82,7 @@ class SameSiteMiddleware:
         names: further host names of the server, such as that of a reverse proxy.
 
     Raises:
-        InputValueError: one of ``names`` is not a host name.
+        InputValueError: ``names`` has an invalid host name.
     """
 
     def __init__(self, app: Any, address: str, names: Iterable[str] = ()) -> None:
@@ -151,7 +151,7 @@ class AllowlistMiddleware:
 
     Args:
         app: ASGI application to protect.
-        uploads: the only files that a request may name.
+        uploads: uploaded clips, the only files that a request may name.
     """
 
     def __init__(self, app: Any, uploads: Uploads) -> None:
@@ -179,7 +179,7 @@ class AllowlistMiddleware:
         await self._app(scope, receive, send)
 
     def _sanitise(self, body: bytes) -> bytes | None:
-        """Return the JSON body of an event in a form that is safe for Gradio, or None if there is none.
+        """Return the JSON body of an event in a form that is safe for Gradio, or None if the body is not acceptable.
 
         Gradio would read any file of this machine, and fetch any address, that a request names as an uploaded file. For
         each ``session_hash`` it would keep the state of the whole page in memory.

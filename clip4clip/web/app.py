@@ -32,7 +32,7 @@ def make_app(index: VideoIndex, uploads_folder: Path) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route("/library/video", media.video, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/library/poster", media.poster, methods=["GET"], response_model=None)
-    # Mounted before Gradio's own route of this name, which it replaces.
+    # Added before Gradio's own route of this name, so that it replaces that route.
     app.add_api_route("/gradio_api/upload", uploads.receive, methods=["POST"], response_model=None)
     app.add_middleware(AllowlistMiddleware, uploads=uploads)
     return gr.mount_gradio_app(

@@ -23,18 +23,18 @@ try:
 except ImportError as error:
     raise MissingExtraError("the page needs starlette: pip install 'towhee-clip4clip[retrieval]'") from error
 
-LOOKUP_WORKERS = 4  # rows looked up and posters made at once
+LOOKUP_WORKERS = 4  # threads that look up rows and make posters
 POSTER_SIZE = 480  # pixels of its longer side
 POSTER_CACHE_SIZE = 1000  # posters
 
 
 class Media:
-    """Answers requests for a video of the index, or for its poster.
+    """Answer requests for a video of the index, or for its poster.
 
     A request names a row of the index by its id. The path comes from the row, never from the visitor.
 
     Args:
-        index: index that names the videos.
+        index: index of the videos.
     """
 
     def __init__(self, index: VideoIndex) -> None:
@@ -63,7 +63,7 @@ class Media:
         return Response(picture, media_type="image/jpeg", headers=headers)
 
     async def _find(self, request: Request) -> Hit | Response:
-        """Return the row that a request names, or the answer if there is no such video."""
+        """Return the row that a request names, or an error response if there is no such video."""
         try:
             hit = await self._workers.run(self._index.get, request.query_params.get("id", ""))
         except InputValueError:  # the id is not a valid key of this collection
@@ -76,12 +76,12 @@ class Media:
 
 
 def _is_servable(path: str) -> bool:
-    """Return whether a visitor may have this file: a row of an index may name any file of this machine."""
+    """Return whether a visitor may fetch this file. A row of an index could name any file of this machine."""
     return os.path.isabs(path) and path.lower().endswith(VIDEO_EXTENSIONS) and os.path.isfile(path)
 
 
 @functools.lru_cache(POSTER_CACHE_SIZE)
-def _poster(path: str, mtime: int | None) -> bytes | None:  # noqa: ARG001  a changed file gets a new poster
+def _poster(path: str, mtime: int | None) -> bytes | None:  # noqa: ARG001  part of the cache key: a changed file gets a new poster
     """Return a frame from the middle of a video as JPEG, or None if it cannot be decoded."""
     try:
         frame = next(read_frames(path, indices=lambda count: [count // 2], seek="keyframe"))

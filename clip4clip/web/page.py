@@ -53,7 +53,7 @@ def _connect_events(
     outputs: list[gr.HTML],
 ) -> None:
     async def search_by_clip(file: dict[str, Any] | None) -> tuple[str, str, str]:
-        """Return an empty query, as the search is by the clip, and the answer."""
+        """Return an empty text for the search box, and the answer."""
         answer = Answer(status_html(EMPTY_QUERY)) if file is None else await search.by_clip(Path(file["path"]))
         return "", *answer
 
@@ -63,7 +63,7 @@ def _connect_events(
         return await search.by_text(text) if text else (gr.skip(), gr.skip())
 
     # No queue: each answer is a response of its own. Gradio's queue loses a request that arrives while it closes the
-    # stream of the answer before.
+    # stream of the previous answer.
     options: dict[str, Any] = {
         "queue": False,
         "show_progress": "minimal",

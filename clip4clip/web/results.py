@@ -1,4 +1,4 @@
-"""The status line and the results of a search as HTML, and what a visitor may read of an error."""
+"""The status line and the results of a search as HTML, and error messages that are safe to show to visitors."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ def _result_html(hit: Hit) -> str:
 
 
 def visitor_message(error: Clip4clipError) -> str:
-    """Return what a visitor may read of an error; the rest goes to the log.
+    """Return an error message that is safe to show to a visitor.
 
-    Errors about the visitor's own query are quoted. Others may name paths and addresses of this machine.
+    Errors about the visitor's own query are quoted. Others are logged, as they may name paths and addresses of this
+    machine.
     """
     if isinstance(error, InputTypeError | InputValueError | VideoError | VideoNotFoundError):
         return f"That did not work: {error}."

@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 MAX_RESULTS = 12  # fills whole rows of two, three and four
 MAX_QUERY = 2000  # characters
 TEXT_WORKERS = 4  # searches by a sentence that run at once; further ones wait
-CLIP_WORKERS = 2  # searches by a clip that run at once; they never delay searches by a sentence
+CLIP_WORKERS = 2  # searches by a clip that run at once, apart from searches by a sentence
 MAX_CLIP_SECONDS = 600  # duration of a clip
-# 4K; an hour at 60 frames a second, as a clip may hold more than its duration says; about a minute of decoding.
+# 4K; an hour at 60 frames per second, because a clip may be longer than it declares; about a minute of decoding.
 CLIP_LIMITS = Limits(pixels=4096 * 2304, frames=250_000, decoded_pixels=16e9)
 CLIP_TIMEOUT = 60  # seconds until a search by a clip is answered, including the time that it waits
 
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 
 
 class Search:
-    """Searches over an index that run in threads of their own.
+    """Search an index in threads of its own.
 
     Args:
         index: index to search.
@@ -102,7 +102,7 @@ class Search:
             search: returns the hits.
             query: the query in words.
             link: URL of this search, if it has one.
-            clip: the uploaded clip, whose folder a visitor need not see.
+            clip: the uploaded clip, whose folder is removed from messages.
         """
         start = time.perf_counter()
         try:

@@ -1,4 +1,4 @@
-"""Serve the page until the process is told to stop."""
+"""Serve the page until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_page(
     Args:
         index: index to search.
         host: name or IP address to listen on; 127.0.0.1 can be reached from this machine only.
-        port: port to listen on; 0 takes a free one.
+        port: port to listen on; 0 for a free one.
         login: user name and password that visitors must enter.
         on_ready: called with the URL of the page once it can be opened.
         allowed_hosts: further host names of the server, such as that of a reverse proxy. Requests for a host name other
@@ -46,11 +46,11 @@ def run_page(
             :class:`clip4clip.web.access.SameSiteMiddleware`.
 
     Raises:
-        InputValueError: one of ``allowed_hosts`` is not a host name.
+        InputValueError: ``allowed_hosts`` has an invalid host name.
         VideoIndexError: the index cannot be searched with this model; see :meth:`VideoIndex.search`.
         OSError: the port is in use, or ``host`` is not an address of this machine.
     """
-    index.search("a video", limit=1)  # loads the model, and raises what would otherwise fail every search
+    index.search("a video", limit=1)  # loads the model, and raises errors that would fail every search
     with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads_folder, _listen(host, port) as listener:
         address, port = listener.getsockname()[:2]
         app: Any = make_app(index, Path(uploads_folder))

@@ -28,7 +28,7 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 MAX_UPLOAD = 500 << 20  # bytes of one clip
-MAX_UPLOADS = 1 << 31  # bytes of all clips that are arriving or wait for their search
+MAX_UPLOADS = 1 << 31  # bytes of all clips that are being received or wait for their search
 UPLOAD_SECONDS = 600  # for a clip to arrive; and for its search to begin after that
 READ_SIZE = 4096  # bytes; TimedFile checks the time once per read
 FOLDER_PREFIX = "clip-"  # each clip has a folder of its own, so that visitors never share a file
@@ -39,18 +39,18 @@ class Uploads:
     """The uploaded clips, in one folder.
 
     Args:
-        folder: where the clips are stored; it must exist.
+        folder: existing folder for the clips.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(os.path.realpath(folder))
-        self._arriving = 0  # bytes received so far of the clips that are arriving
+        self._arriving = 0  # bytes received so far of clips that are not yet complete
 
     async def receive(self, request: Request) -> Response:
         """Store the one file of a multipart form and answer with its path: ``[path]`` as JSON.
 
-        The caller limits the size of the request. Starlette spools the form to an unnamed temporary file, which ends
-        with the request. So neither a visitor who leaves nor a full disk leaves a file behind.
+        The caller limits the size of the request. Starlette spools the form to an unnamed temporary file, which is
+        deleted with the request. So no file stays behind if a visitor leaves or the disk is full.
         """
         stored, received = await run_in_threadpool(self._delete_expired), 0
 

@@ -1,3 +1,5 @@
+"""The command line as a whole: help, errors, exit codes, and optional packages that are missing."""
+
 from __future__ import annotations
 
 import json

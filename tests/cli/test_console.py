@@ -1,3 +1,5 @@
+"""Texts with control characters, and terminals without Unicode."""
+
 from __future__ import annotations
 
 import json

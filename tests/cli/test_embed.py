@@ -1,3 +1,5 @@
+"""The commands ``embed-video`` and ``embed``: outputs, failures, Ctrl-C and a full disk."""
+
 from __future__ import annotations
 
 import errno

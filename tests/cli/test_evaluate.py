@@ -1,3 +1,5 @@
+"""The command ``eval``."""
+
 from __future__ import annotations
 
 import json

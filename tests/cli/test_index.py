@@ -1,3 +1,5 @@
+"""Invalid arguments of the commands ``index``, ``search`` and ``serve``."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -19,7 +21,7 @@ import pytest
         (["serve", "--user", "me", "--password", ""], "--user and --password must not be empty"),
     ],
 )
-def test_what_cannot_be_done_is_an_error(
+def test_invalid_arguments_are_errors(
     arguments: list[str], message: str, error_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

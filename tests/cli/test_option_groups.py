@@ -1,3 +1,5 @@
+"""Groups of options as parameters of a command."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

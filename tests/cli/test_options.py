@@ -1,3 +1,5 @@
+"""Shared options: their defaults, and the values of the package that they become."""
+
 from __future__ import annotations
 
 import re

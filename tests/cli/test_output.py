@@ -1,3 +1,5 @@
+"""Vectors and failures, printed or written to files."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""Progress bars, and Ctrl-C while they are shown."""
+
 from __future__ import annotations
 
 import os

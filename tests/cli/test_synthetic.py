@@ -1,3 +1,5 @@
+"""The command ``synthetic``."""
+
 from __future__ import annotations
 
 import os

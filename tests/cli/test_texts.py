@@ -1,3 +1,5 @@
+"""Sentences from arguments, files and standard input."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

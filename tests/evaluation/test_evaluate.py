@@ -1,3 +1,5 @@
+"""Evaluations: similarities, ranks, failed videos and invalid pairs."""
+
 from __future__ import annotations
 
 import shutil

@@ -1,3 +1,5 @@
+"""Histograms of ranks."""
+
 from __future__ import annotations
 
 import sys

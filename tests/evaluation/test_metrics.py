@@ -1,3 +1,5 @@
+"""Ranks and metrics, compared with results by hand and with torchmetrics."""
+
 from __future__ import annotations
 
 import numpy as np

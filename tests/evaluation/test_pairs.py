@@ -1,3 +1,5 @@
+"""Pairs from tables in every format, and errors for malformed tables."""
+
 from __future__ import annotations
 
 import json
@@ -108,18 +110,22 @@ def test_tsv_and_json_arrays_are_read(tmp_path: Path, videos: Path) -> None:
         ("a.csv", "", "columns video and sentence"),
         ("a.csv", "video,sentence\n", "no pairs"),
         ("a.csv", "clip,text\na,b\n", r"columns video and sentence.*clip"),
-        ("a.csv", "video,sentence\nvideo1,a dog, running\n", "line 2.*quote a sentence with commas"),
-        ("a.csv", "video,sentence\nvideo1\n", "line 2.*not as many fields"),
-        ("a.csv", "video,sentence\n,a dog\n", "line 2.*names no video"),
+        ("a.csv", "video,sentence\nvideo1,a dog, running\n", "line 2.*a sentence with commas needs quotes"),
+        ("a.csv", "video,sentence\nvideo1\n", "line 2.*more or fewer fields"),
+        ("a.csv", "video,sentence\n,a dog\n", "line 2.*expected the name of a video, not ''"),
         ("a.csv", "video,sentence\nvideo1,a\0b\n", "a.csv"),
         ("a.jsonl", "{", "line 1.*not JSON"),
         ("a.jsonl", "[1]\n", "line 1: expected an object with keys, not \\[1\\]"),
         ("a.jsonl", '{"video": "video1"}\n', "line 1.*keys video and sentence"),
-        ("a.jsonl", '{"video": "video1", "sentence": 5}\n', "line 1.*not a text but 5"),
-        ("a.jsonl", '{"video": 1, "sentence": "a"}\n', "line 1.*names no video: 1"),
+        ("a.jsonl", '{"video": "video1", "sentence": 5}\n', "line 1.*must be text, not 5"),
+        ("a.jsonl", '{"video": 1, "sentence": "a"}\n', "line 1.*expected the name of a video, not 1"),
         ("a.jsonl", '{"video": "video1", "sentence": []}\n', "line 1.*list of sentences is empty"),
-        ("a.jsonl", '{"video": "video1", "sentence": "a\\ud800"}\n', r"line 1.*not a text but 'a\\ud800'"),
-        ("a.jsonl", '{"video": "v\\ud800", "sentence": "a"}\n', r"line 1.*names no video: 'v\\ud800'"),
+        ("a.jsonl", '{"video": "video1", "sentence": "a\\ud800"}\n', r"line 1.*must be text, not 'a\\ud800'"),
+        (
+            "a.jsonl",
+            '{"video": "v\\ud800", "sentence": "a"}\n',
+            r"line 1.*expected the name of a video, not 'v\\ud800'",
+        ),
         ("a.jsonl", "[" * 100_000, "a.jsonl"),
         ("a.json", '[{"video": "video1"}]', r"a\.json, item 1: it needs the keys video and sentence"),
         (

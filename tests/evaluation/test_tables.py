@@ -1,3 +1,5 @@
+"""Tables in every format, and files that are not tables."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Video files found by name, with and without extension."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -32,7 +32,7 @@ def collection(request: pytest.FixtureRequest) -> Iterator[str]:
         from pymilvus import MilvusClient
 
         client = MilvusClient(request.getfixturevalue("milvus_server").uri)
-        client.drop_collection(name)  # the server restarts the faster the less it has
+        client.drop_collection(name)  # a server with less data restarts faster
         client.close()
 
 

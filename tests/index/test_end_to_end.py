@@ -29,7 +29,7 @@ def test_embed_index_and_search_find_the_right_clip(
     run = CliRunner()
     result = run.invoke(app, ["index", str(drawings_table), *address])
     assert (result.exit_code, result.stdout) == (0, "")
-    assert f"24 added or replaced; 24 videos in '{collection}' of {uri}" in result.stderr
+    assert f"24 added or replaced; 24 videos in collection '{collection}' of {uri}" in result.stderr
     caption, path = easy[0], captions[easy[0]]
     hits = run.invoke(app, ["search", caption, "-k", "3", "--json", *address])
     assert hits.exit_code == 0
@@ -45,7 +45,7 @@ def test_embed_index_and_search_find_the_right_clip(
     assert "no videos were found" in none.stderr
     assert run.invoke(app, ["search", caption, "--video", path, *address]).exit_code == 2
     again = run.invoke(app, ["index", str(drawings / "eval"), *address])
-    assert "0 added, 0 changed, 0 dropped, 24 as before; 24 videos" in again.stderr
+    assert "0 added, 0 changed, 0 removed, 24 unchanged; 24 videos" in again.stderr
     wrong = run.invoke(app, ["search", caption, "-m", "clip_vit_b32", "-w", "none", *address])
     assert isinstance(wrong.exception, Exception)
 

@@ -84,26 +84,26 @@ def test_an_invalid_date_is_rejected_with_an_example(search_dated: Callable[[str
         'modified > "2025-13-01"': "which is not a date",
         'modified > "9999-12-31"': "which is out of range",
         r'modified > "\x"': "which is not a date",
-        'modified > "2025-06-01" > duration': "compares modified together with something else",
+        'modified > "2025-06-01" > duration': "compares other values in one chain with modified",
         "modified > 3": "compares modified with 3",
         "modified > duration": "compares modified with an expression",
         'modified like "2025%"': "compares modified by like",
-        "modified + 1 > 3": "uses modified in another way than to compare it",
-        "json_contains(modified, 1)": "uses modified in another way than to compare it",
-        'modified in "2025-06-01"': "looks for modified in something else than a list",
+        "modified + 1 > 3": "uses modified outside of a comparison",
+        "json_contains(modified, 1)": "uses modified outside of a comparison",
+        'modified in "2025-06-01"': "looks for modified in something other than a list",
     }.items():
         with pytest.raises(VideoIndexError, match=problem) as caught:
             search_dated(text)
         assert 'write modified > "2025-06-01"' in str(caught.value)
 
 
-def test_a_stored_field_called_modified_is_not_taken_for_a_date(index: VideoIndex) -> None:
+def test_a_stored_field_called_modified_is_not_treated_as_a_date(index: VideoIndex) -> None:
     row = random_rows(1)[0]
     index.add([row | {"modified": "in spring", "mtime": JUNE}])
     assert ids(index.search(vector=row["vector"], filter='modified == "in spring"')) == ["v0"]
 
 
-def test_what_the_grammar_does_not_know_is_left_to_milvus(index: VideoIndex) -> None:
+def test_syntax_unknown_to_the_grammar_is_passed_to_milvus(index: VideoIndex) -> None:
     index.add(random_rows(3))
     query = random_rows(3)[0]["vector"]
     for text in ('id like "v%" && !(duration > 1)', "duration not in [2,]", "duration < 1 || duration == 1.0"):

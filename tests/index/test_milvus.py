@@ -125,7 +125,7 @@ def test_a_row_is_inserted_by_its_values_in_the_order_of_the_schema(index: Video
     assert rows.insert("a", "/videos/a.mp4", vector) == "a"
     assert rows.insert("b", vector) == "b"
     assert [hit.path for hit in map(index.get, "ab") if hit] == ["/videos/a.mp4", "b"]
-    with pytest.raises(InputValueError, match="1 values were given for the fields id, path, vector of"):
+    with pytest.raises(InputValueError, match="got 1 values for the fields id, path, vector of"):
         rows.insert("a")
     with pytest.raises(InputTypeError, match="the vector of 'a' must be numbers"):
         rows.insert("a", "a red square")
@@ -163,7 +163,7 @@ def test_a_collection_of_another_program_can_be_searched_by_vectors_only(
                 index.delete([key])  # type: ignore[list-item]
         with pytest.raises(InputValueError, match=r"'picture' is not a field of float vectors in .* are: vector"):
             index.search(vector=row["vector"], anns_field="picture")
-    with pytest.raises(InputValueError, match="3 values were given for the fields id, vector"):
+    with pytest.raises(InputValueError, match="got 3 values for the fields id, vector"):
         rows.insert(1, 2, 3)
     client.close()
 
@@ -256,7 +256,7 @@ for uri in ("http://127.0.0.1:1", sys.argv[1]):
     assert second == "MissingExtraError a local index needs milvus-lite: pip install 'towhee-clip4clip[retrieval]'"
 
 
-# Opens a local folder in Python and by a command, and again when it is told to.
+# Opens a local folder in Python and by a command, and again after a line on standard input.
 OPENING = """
 import sys
 from clip4clip import IndexUnavailableError

@@ -35,7 +35,7 @@ def test_an_invalid_row_is_rejected_with_its_whole_batch(index: VideoIndex) -> N
         ({"\udcff": 1}, "a field of 'v0' must be valid Unicode"),
         ({"note": "\udcff"}, "the field note of 'v0' cannot be stored, .*surrogates not allowed"),
         ({"note": {1, 2}}, "the field note of 'v0' cannot be stored, set is not a type of JSON"),
-        ({"size": 2**63}, "the field size of 'v0' cannot be stored, more than 64 bits"),
+        ({"size": 2**63}, "the field size of 'v0' cannot be stored, it has more than 64 bits"),
     ):
         with pytest.raises(InputValueError, match=message):
             index.add([good, good | bad])

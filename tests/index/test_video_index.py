@@ -88,7 +88,7 @@ def test_an_interrupted_add_is_completed_by_repeating_it(index: VideoIndex) -> N
     assert index.search(vector=rows[650]["vector"], limit=1)[0].id == "v650"
 
 
-def test_of_two_rows_with_the_same_id_the_last_one_counts(index: VideoIndex) -> None:
+def test_the_last_of_two_rows_with_the_same_id_is_stored(index: VideoIndex) -> None:
     first, other = random_rows(2)
     assert index.add([first, other, first | {"duration": 7.0}]) == 2
     assert index.count() == 2
@@ -210,17 +210,17 @@ def test_sync_follows_a_folder(index: VideoIndex, drawings: Path, tmp_path: Path
     assert index.sync(folder).added == 24
     assert index.sync(other).added == 24
     report = index.sync(folder)
-    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 0, 0, 24)
+    assert (report.added, report.changed, report.removed, report.unchanged) == (0, 0, 0, 24)
     shutil.copy(folder / names[0], folder / names[1])
     (folder / names[2]).unlink()
     shutil.copy(folder / names[3], folder / "new.mp4")
     (folder / "bad.mp4").write_text("not a video")
     report = index.sync(folder)
-    assert (report.added, report.changed, report.dropped, report.unchanged) == (1, 1, 1, 22)
+    assert (report.added, report.changed, report.removed, report.unchanged) == (1, 1, 1, 22)
     assert list(report.failed) == [str(folder / "bad.mp4")]
     (folder / "bad.mp4").unlink()
     report = index.sync(folder)
-    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 0, 0, 24)
+    assert (report.added, report.changed, report.removed, report.unchanged) == (0, 0, 0, 24)
     assert index.count() == 48
     twins = index.search(video=folder / names[0], limit=3)
     assert {str(folder / names[0]), str(folder / names[1])} < set(ids(twins))
@@ -229,7 +229,7 @@ def test_sync_follows_a_folder(index: VideoIndex, drawings: Path, tmp_path: Path
     # A good file that is damaged is not found any more.
     (folder / names[5]).write_text("damaged")
     report = index.sync(folder)
-    assert (report.dropped, list(report.failed)) == (1, [str(folder / names[5])])
+    assert (report.removed, list(report.failed)) == (1, [str(folder / names[5])])
     assert index.count() == 47
 
 
@@ -260,14 +260,14 @@ def test_sync_keeps_the_ids_and_fields_of_videos_added_under_other_ids(
     embed_library(table, tmp_path / "vectors.parquet", encoder=EncoderSpec(DEMO))
     index.add(row | {"title": f"the {row['id']}"} for row in read_rows(tmp_path / "vectors.parquet"))
     report = index.sync(folder)
-    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 0, 0, 3)
+    assert (report.added, report.changed, report.removed, report.unchanged) == (0, 0, 0, 3)
     shutil.copy(folder / "0.mp4", folder / "1.mp4")
     report = index.sync(folder)
-    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 1, 0, 2)
+    assert (report.added, report.changed, report.removed, report.unchanged) == (0, 1, 0, 2)
     found = {hit.id: hit.fields["title"] for hit in index.search(video=folder / "0.mp4")}
     assert found == {f"video{number}": f"the video{number}" for number in range(3)}
     (folder / "2.mp4").unlink()
-    assert index.sync(folder).dropped == 1
+    assert index.sync(folder).removed == 1
     assert index.get("video2") is None
 
 
@@ -284,7 +284,7 @@ def test_sync_keeps_the_videos_of_a_folder_that_cannot_be_listed(
 
     unlistable(closed)
     report = index.sync(folder)
-    assert (report.added, report.changed, report.dropped, report.unchanged) == (0, 0, 1, 1)
+    assert (report.added, report.changed, report.removed, report.unchanged) == (0, 0, 1, 1)
     assert report.unlisted == {str(closed): f"the folder {closed} cannot be listed: Permission denied"}
     assert index.count() == 3
 
@@ -302,9 +302,9 @@ def test_sync_keeps_existing_files_that_it_does_not_list(index: VideoIndex, draw
     embed_library(tmp_path / "list.txt", tmp_path / "vectors.parquet", encoder=EncoderSpec(DEMO))
     index.add(tmp_path / "vectors.parquet")
     report = index.sync(folder)
-    assert (report.dropped, report.unchanged, index.count()) == (0, 1, 4)
+    assert (report.removed, report.unchanged, index.count()) == (0, 1, 4)
     (folder / "link").unlink()
-    assert index.sync(folder).dropped == 1
+    assert index.sync(folder).removed == 1
 
 
 @pytest.mark.slow
@@ -328,7 +328,7 @@ with tempfile.TemporaryDirectory() as root:
         closed.chmod(0o444)
         os.seteuid(65534)  # root ignores permissions
         report = index.sync(closed.parent)
-        print(report.dropped, report.unchanged, list(report.failed) == [str(closed / "a.mp4")], index.count())
+        print(report.removed, report.unchanged, list(report.failed) == [str(closed / "a.mp4")], index.count())
         os.seteuid(0)
 """
     clip = min((drawings / "eval").iterdir())

@@ -30,7 +30,7 @@ from clip4clip.weights.identity import identify
 def test_every_column_describes_the_files(clips: Path, tmp_path: Path) -> None:
     output = tmp_path / "vectors.parquet"
     report = embed(clips, output)
-    assert (report.videos, report.embedded, report.kept, report.failed) == (10, 10, 0, {})
+    assert (report.videos, report.processed, report.unchanged, report.failed) == (10, 10, 0, {})
     schema = pq.read_schema(output)
     assert schema.field("vector").type == pa.list_(pa.float32(), 128)
     names = "id path vector duration frame_count model fingerprint size mtime error"
@@ -52,13 +52,13 @@ def test_a_second_run_embeds_only_new_and_changed_videos(clips: Path, tmp_path: 
     embed(clips, output)
     before = output.read_bytes()
     again = embed(clips, output)
-    assert (again.embedded, again.kept) == (0, 10)
+    assert (again.processed, again.unchanged) == (0, 10)
     assert output.read_bytes() == before
     shutil.copy(clips / "1.mp4", clips / "new.mp4")
     shutil.copy(clips / "2.mp4", clips / "3.mp4")  # changes size and time
     (clips / "4.mp4").unlink()
     third = embed(clips, output)
-    assert (third.videos, third.embedded, third.kept) == (10, 2, 8)
+    assert (third.videos, third.processed, third.unchanged) == (10, 2, 8)
     rows = rows_by_id(output)
     assert len(rows) == count_rows(output) == 11  # rows of deleted videos are kept, unlike in VideoIndex.sync
     np.testing.assert_allclose(rows[str(clips / "3.mp4")]["vector"], rows[str(clips / "2.mp4")]["vector"], atol=1e-6)
@@ -78,10 +78,10 @@ def test_failed_videos_have_rows_that_say_why_and_do_not_stop_the_run(clips: Pat
     assert {name for name, row in rows.items() if row["vector"] is None} == bad
     assert len(rows) == 13
     # They are tried again when they change, or on request.
-    assert embed(clips, output).embedded == 0
-    assert embed(clips, output, retry_failed=True).embedded == 3
+    assert embed(clips, output).processed == 0
+    assert embed(clips, output, retry_failed=True).processed == 3
     (clips / "5empty.mp4").write_bytes(good)
-    assert embed(clips, output).embedded == 1
+    assert embed(clips, output).processed == 1
     assert rows_by_id(output)[str(clips / "5empty.mp4")]["error"] is None
 
 
@@ -89,7 +89,7 @@ def test_impossible_file_names_do_not_stop_the_run(clips: Path, tmp_path: Path) 
     names = ["~nobody-of-this-name/a.mp4", "x" * 300 + ".mp4", "clips/0.mp4"]
     (tmp_path / "list.txt").write_text("\n".join(names))
     report = embed(tmp_path / "list.txt", tmp_path / "v.parquet")
-    assert (report.videos, report.embedded, len(report.failed)) == (3, 3, 2)
+    assert (report.videos, report.processed, len(report.failed)) == (3, 3, 2)
     assert rows_by_id(tmp_path / "v.parquet")[str(clips / "0.mp4")]["error"] is None
 
 
@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_does_not_stop_the_run(
     with pytest.raises(LibraryError, match="below cannot be listed: Permission denied"):
         list_videos(clips)
     report = embed(clips, tmp_path / "v.parquet")
-    assert (report.videos, report.embedded, list(report.unlisted)) == (8, 8, [str(clips / "below")])
+    assert (report.videos, report.processed, list(report.unlisted)) == (8, 8, [str(clips / "below")])
     done = CliRunner().invoke(app, ["embed", str(clips), "-o", str(tmp_path / "v.parquet"), "-m", DEMO])
     assert done.exit_code == 1
     assert "below cannot be listed: Permission denied" in done.output
@@ -112,7 +112,7 @@ def test_an_id_that_names_another_file_is_embedded_again(clips: Path, tmp_path: 
     table = tmp_path / "videos.csv"
     for path, embedded in (("clips/0.mp4", 1), ("clips/0.mp4", 0), ("clips/same.mp4", 1), ("clips/same.mp4", 0)):
         table.write_text(f"id,path\na,{path}\n")
-        assert embed(table, tmp_path / "v.parquet").embedded == embedded
+        assert embed(table, tmp_path / "v.parquet").processed == embedded
         assert rows_by_id(tmp_path / "v.parquet")["a"]["path"] == str(tmp_path / path)
 
 
@@ -126,7 +126,7 @@ def test_file_times_out_of_range_are_limited_and_do_not_stop_the_run(clips: Path
     assert rows[str(clips / "0.mp4")]["mtime"] == min(late, 2**63 - 1)
     assert rows[str(clips / "1.mp4")]["mtime"] == (clips / "1.mp4").stat().st_mtime_ns < 0
     assert all(row["vector"] is not None for row in rows.values())
-    assert embed(clips, output).embedded == 0
+    assert embed(clips, output).processed == 0
 
 
 def test_a_table_of_other_vectors_is_rejected_and_left_alone(clips: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_ctrl_c_keeps_every_finished_video(clips: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         embed(clips, tmp_path / "vectors.parquet", track=stop)
     report = embed(clips, tmp_path / "vectors.parquet")
-    assert (report.embedded, report.kept) == (5, 5)
+    assert (report.processed, report.unchanged) == (5, 5)
     assert list(rows_by_id(tmp_path / "vectors.parquet")) == [video.id for video in list_videos(clips)]
 
 
@@ -208,7 +208,7 @@ def test_killed_several_times_it_resumes_and_loses_at_most_one_part(
     # Each kill loses at most the videos that are decoded and not yet in a part: three batches in memory.
     assert len(log.read_text().splitlines()) <= 3 * (8 + 24)
     report = embed(folder, output)
-    assert (report.kept, report.embedded) == (24, 24)
+    assert (report.unchanged, report.processed) == (24, 24)
     rows = rows_by_id(output)
     assert len(rows) == count_rows(output) == 48
     assert not Path(f"{output}.parts").exists()
@@ -233,7 +233,7 @@ def test_an_interrupted_merge_of_parts_is_completed_by_the_next_run(
             embed(clips, output)
     assert not output.exists()
     report = embed(clips, output)
-    assert (report.kept, report.embedded, count_rows(output)) == (10, 0, 10)
+    assert (report.unchanged, report.processed, count_rows(output)) == (10, 0, 10)
 
 
 def test_ctrl_c_while_a_part_is_written_loses_none_of_it(
@@ -249,7 +249,7 @@ def test_ctrl_c_while_a_part_is_written_loses_none_of_it(
     with pytest.raises(KeyboardInterrupt):
         embed(clips, tmp_path / "v.parquet")
     report = embed(clips, tmp_path / "v.parquet")
-    assert (report.kept, report.embedded) == (5, 5)
+    assert (report.unchanged, report.processed) == (5, 5)
 
 
 def test_the_command_reports_what_it_did_and_lists_failed_videos(clips: Path, tmp_path: Path) -> None:
@@ -262,8 +262,8 @@ def test_the_command_reports_what_it_did_and_lists_failed_videos(clips: Path, tm
     (clips / "bad.mp4").unlink()
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0
-    assert "0 looked at now" in result.stderr
-    assert "10 known before" in result.stderr
+    assert "(0 processed in " in result.stderr
+    assert " 10 unchanged, 0 failed)" in result.stderr
 
 
 # Runs the command line; after ten videos it waits for a signal.
@@ -297,5 +297,5 @@ def test_ctrl_c_on_the_command_says_how_to_resume(drawings: Path, tmp_path: Path
     assert "stopped: finished videos are kept; run the same command to resume" in errors
     assert "Traceback" not in errors
     report = embed(folder, output)
-    assert (report.kept, report.embedded) == (10, 14)
+    assert (report.unchanged, report.processed) == (10, 14)
     assert report.videos == len(rows_by_id(output)) == 24

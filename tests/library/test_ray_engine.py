@@ -44,7 +44,7 @@ def test_rows_are_those_of_the_local_engine_and_either_resumes_the_others_table(
     local, remote = tmp_path / "local.parquet", tmp_path / "ray.parquet"
     embed_library(folder, local, encoder=EncoderSpec(DEMO))
     report = embed_library(folder, remote, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1)
-    assert (report.videos, report.embedded, list(report.failed)) == (25, 25, [str(folder / "bad.mp4")])
+    assert (report.videos, report.processed, list(report.failed)) == (25, 25, [str(folder / "bad.mp4")])
     assert pq.read_schema(local).equals(pq.read_schema(remote), check_metadata=True)
     for expected, row in zip(read_rows(local), read_rows(remote), strict=True):
         vectors = expected.pop("vector"), row.pop("vector")
@@ -56,8 +56,8 @@ def test_rows_are_those_of_the_local_engine_and_either_resumes_the_others_table(
     # The Ray engine resumes the table of the local one.
     shutil.copy(min(folder.iterdir()), folder / "new.mp4")
     report = embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1)
-    assert report.embedded == 1
-    assert embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster()).embedded == 0
+    assert report.processed == 1
+    assert embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster()).processed == 0
 
 
 def test_a_cluster_that_does_not_answer_is_reported(drawings: Path, tmp_path: Path) -> None:

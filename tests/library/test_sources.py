@@ -80,11 +80,11 @@ def test_tsv_and_json_tables_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", '[{"path": 5}]', "item 1: it names no video, but has 5"),
-        ("a.json", '[{"id": "a"}]', "item 1: it names no video, but has None"),
-        ("a.json", '[{"path": "a\\ud800"}]', r"item 1: 'a\\ud800' is not valid text"),
-        ("a.jsonl", '{"id": "\\ud800", "path": "a"}', r"line 1: '\\ud800' is not valid text"),
-        ("a.csv", "video,sentence\n,b\n", "line 2: it names no video"),
+        ("a.json", '[{"path": 5}]', "item 1: the path and the id of a video must be non-empty strings, not 5"),
+        ("a.json", '[{"id": "a"}]', "item 1: the path and the id of a video must be non-empty strings, not None"),
+        ("a.json", '[{"path": "a\\ud800"}]', r"item 1: 'a\\ud800' is not valid Unicode"),
+        ("a.jsonl", '{"id": "\\ud800", "path": "a"}', r"line 1: '\\ud800' is not valid Unicode"),
+        ("a.csv", "video,sentence\n,b\n", "line 2: the path and the id of a video must be non-empty strings"),
         ("a.csv", "file,sentence\na,b\n", "needs a header with one of the columns path, video_path"),
         ("a.csv", "id,path\n1,a.mp4\n1,b.mp4\n", "is the id of two videos"),
         ("a.csv", "id,path\n", "names no video"),

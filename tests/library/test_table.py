@@ -30,7 +30,7 @@ def test_a_table_cannot_be_written_by_two_processes(clips: Path, tmp_path: Path)
         pytest.raises(LibraryError, match="another process is writing"),
     ):
         embed(clips, output)
-    assert embed(clips, output).embedded == 10
+    assert embed(clips, output).processed == 10
 
 
 def test_a_writer_that_starts_while_another_finishes_does_not_disturb_it(
@@ -49,9 +49,9 @@ def test_a_writer_that_starts_while_another_finishes_does_not_disturb_it(
     rmdir = os.rmdir
     with monkeypatch.context() as patch:
         patch.setattr(os, "rmdir", open_and_remove)  # the last step of the first writer: it removes its folder of parts
-        assert embed(clips, output).embedded == 10
+        assert embed(clips, output).processed == 10
     assert errors == [f"another process is writing {output}: wait until it has ended"]
-    assert embed(clips, output).kept == 10
+    assert embed(clips, output).unchanged == 10
     assert not Path(f"{output}.parts").exists()
 
 
@@ -107,7 +107,7 @@ def test_killed_while_parts_are_merged_nothing_is_lost(
         with pytest.raises(SystemError):
             embed(clips, output)
     report = embed(clips, output)
-    assert report.embedded == (0 if step == "rmtree" else 1)
+    assert report.processed == (0 if step == "rmtree" else 1)
     assert count_rows(output) == len(rows_by_id(output)) == 11
 
 

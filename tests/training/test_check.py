@@ -1,3 +1,5 @@
+"""Unusable pairs are reported before the training starts."""
+
 from __future__ import annotations
 
 from dataclasses import replace

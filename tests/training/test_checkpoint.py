@@ -1,3 +1,5 @@
+"""Checkpoints in half precision."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Settings out of their range."""
+
 from __future__ import annotations
 
 import pytest

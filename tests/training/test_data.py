@@ -1,3 +1,5 @@
+"""Training data: the frames of each epoch, and the order of the batches."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Runs of one and of two processes."""
+
 from __future__ import annotations
 
 import os

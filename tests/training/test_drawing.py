@@ -1,3 +1,5 @@
+"""Drawn frames show the attributes of their scene."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Gradients of a batch, in parts and with recomputed activations."""
+
 from __future__ import annotations
 
 from pathlib import Path

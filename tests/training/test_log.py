@@ -1,3 +1,5 @@
+"""The log of a run and its TensorBoard scalars."""
+
 from __future__ import annotations
 
 import os

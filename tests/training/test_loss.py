@@ -1,3 +1,5 @@
+"""The contrastive loss, compared with transformers and with results by hand."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The model in training: pooling, and the initialisation of heads."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Random scenes and their captions."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""Saved states: a resumed run ends with the weights of an uninterrupted one."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Data sets of drawn clips."""
+
 from __future__ import annotations
 
 import csv

@@ -1,3 +1,5 @@
+"""Whole training runs."""
+
 from __future__ import annotations
 
 import io
