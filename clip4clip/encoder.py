@@ -16,8 +16,9 @@ from .config import DEFAULT_MODEL, CLIPConfig, get_model
 from .errors import InputTypeError, InputValueError, brief
 from .preprocess import HOW_TO_DECODE, PixelBatch, is_frame
 from .runtime.load import load_head, load_tower, resolve_weights, warn_if_weights_differ
+from .runtime.normalize import l2_normalize
 from .runtime.placement import resolve_placement
-from .runtime.tower import Head, Tower, l2_normalize
+from .runtime.tower import Head, Tower
 from .tokenizer import default_tokenizer
 from .weights.identity import Identity, identify
 from .weights.locate import Reference

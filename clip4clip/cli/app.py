@@ -69,7 +69,7 @@ def help_text(command: Callable[..., None]) -> str:
 
 
 app = typer.Typer(
-    help="Find videos by describing them: embeds text and video in one vector space (CLIP4Clip).",
+    help="Find videos by describing them. Text and video are embedded in one vector space (CLIP4Clip).",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -88,7 +88,7 @@ def _print_version(is_requested: bool) -> None:
 def set_up(
     context: typer.Context,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also print which weights, head and tensors are used.")
+        bool, typer.Option("--verbose", "-v", help="Also print which checkpoint and pooling head are used.")
     ] = False,
     version: Annotated[  # noqa: ARG001  its callback does the work
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)

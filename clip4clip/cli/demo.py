@@ -24,7 +24,8 @@ def demo(
         list[str] | None,
         typer.Argument(
             metavar='"TEXT"',
-            help="Sentences of your own to search for, each in quotes. @FILE or - reads one per line.",
+            help="Sentences of your own to search for, each in quotes. @FILE reads a file, - standard input: one per "
+            "line.",
         ),
     ] = None,
     out_folder: Annotated[
@@ -42,7 +43,7 @@ def demo(
     """Try it offline: draw clips, and find them by sentences through Towhee.
 
     The model, clip_vit_tiny_demo, comes with this package. It is trained on
-    such drawings: good for trials, not for real footage. The clips show
+    drawings like these clips: good for trials, not for real footage. The clips show
     combinations that it was never trained on.
 
     Examples:

@@ -61,8 +61,8 @@ def embed_video(
 ) -> None:
     """Turn a few videos into vectors, printed or in an .npz file.
 
-    For a large library use clip4clip embed, which can be resumed. To make the
-    videos of a folder searchable, use clip4clip index FOLDER.
+    For a large library use `clip4clip embed`, which can be resumed. To make the
+    videos of a folder searchable, use `clip4clip index FOLDER`.
 
     A video that cannot be read does not stop the others. It is listed at the
     end, and the exit code is then 1. Ctrl-C keeps the vectors that are done.
@@ -153,22 +153,22 @@ def embed(
         typer.Option(
             parser=parse_path,
             metavar="FOLDER",
-            help="Folder that paths in a table or list are relative to. Default: the folder of the table.",
+            help="Folder that paths in a table or list are relative to. Default: the folder of the table or list.",
         ),
     ] = None,
     sampling: SamplingOptions,
     encoder: EncoderOptions,
     workers: WorkersOption = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try videos again that failed in an earlier run.")
+        bool, typer.Option("--retry-failed", help="Retry videos that failed in an earlier run.")
     ] = False,
     engine: EngineOptions,
 ) -> None:
     """Embed a library of videos into a Parquet table; resumes where it stopped.
 
-    Use this command for large libraries, for other programs, or to fill several
-    indexes. For a few videos use clip4clip embed-video. To search one folder
-    and keep its index up to date, clip4clip index FOLDER is enough.
+    Use this command for large libraries, to use the vectors in other programs,
+    or to fill several indexes. For a few videos use `clip4clip embed-video`. To
+    search one folder, `clip4clip index FOLDER` is enough.
 
     After Ctrl-C or a crash, run the same command again to resume. Run it later
     to embed new and changed videos. A video that cannot be read gets a row with
@@ -176,7 +176,7 @@ def embed(
 
     The columns of the table are id, path, vector, duration, frame_count, model,
     fingerprint, size, mtime and error. Add the table to an index with
-    clip4clip index.
+    `clip4clip index`.
 
     Examples:
         clip4clip embed ~/Videos -o vectors.parquet

@@ -24,8 +24,8 @@ def evaluate(
         int | None,
         typer.Option(
             min=3,
-            help="Number of token ids of a sentence at most, start and end marks included; the rest is cut. "
-            "Default: the limit of the model (77). The CLIP4Clip paper uses 32.",
+            help="Maximum number of token ids per sentence, start and end marks included; the rest is cut. "
+            "Default: the limit of the model (77; clip_vit_tiny_demo: 48). The CLIP4Clip paper uses 32.",
         ),
     ] = None,
     as_json: Annotated[
@@ -34,7 +34,7 @@ def evaluate(
             "--json",
             parser=parse_path,
             metavar="FILE.json",
-            help="Also write the metrics to this file; - prints them instead of the table.",
+            help="Also write the metrics to this file; - prints them as JSON instead of the table.",
         ),
     ] = None,
     histogram: Annotated[

@@ -115,7 +115,7 @@ def index(
         typer.Argument(
             parser=parse_path,
             metavar="TABLE.parquet|FOLDER",
-            help="A table that clip4clip embed wrote, or a folder of videos.",
+            help="A table that `clip4clip embed` wrote, or a folder of videos.",
         ),
     ],
     address: IndexOptions,
@@ -123,15 +123,19 @@ def index(
     encoder: IndexEncoderOptions,
     workers: WorkersOption = None,
 ) -> None:
-    """Put videos into an index for clip4clip search and serve.
+    """Put videos into an index, for `search` and `serve`.
 
     With a folder, its videos are embedded, and the index is made to match the
     folder: new videos are added, changed ones are re-embedded, and deleted ones
     are removed from the index.
 
     With a table, its rows are added to the index, or replace rows with the same
-    id. The options for frames and for the model are not used. Tables come from
-    clip4clip embed, which suits large libraries because it can be resumed.
+    id. The options for frames, workers and the model are not used. Tables come
+    from `clip4clip embed`: use it if other programs need the vectors, too, or
+    if you fill several indexes. Both commands can be resumed.
+
+    A video that cannot be read is listed at the end, and the exit code is then
+    1.
 
     Examples:
         clip4clip index ~/Videos
@@ -173,13 +177,14 @@ def search(
     text: Annotated[
         str | None,
         typer.Argument(
-            metavar='"TEXT"', help="What the videos show. @FILE or - reads it from a file or standard input."
+            metavar='"TEXT"', help="What the videos show. @FILE reads it from a file, - from standard input."
         ),
     ] = None,
     video: Annotated[
-        str | None, typer.Option(metavar="FILE|URL", help="Find videos similar to this one, instead of by a text.")
+        str | None,
+        typer.Option(metavar="FILE|URL", help="Find videos similar to this one, instead of searching by text."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=16384, help="Number of videos to list at most.")] = (
+    limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=16384, help="Maximum number of videos to list.")] = (
         10
     ),
     condition: Annotated[
@@ -187,7 +192,8 @@ def search(
         typer.Option(
             "--filter",
             metavar="EXPRESSION",
-            help="Condition that the videos must meet, in the syntax of Milvus, such as 'duration < 60'.",
+            help="Condition on duration, frame_count, size, path, modified or fields of your own, in the syntax of Milvus: "
+            "'duration < 60', 'modified > \"2025-06-01\"'.",
         ),
     ] = "",
     address: IndexOptions,
@@ -196,7 +202,7 @@ def search(
 ) -> None:
     """Find videos by a sentence, or by a video.
 
-    Lists the most similar videos of the index, the most similar first.
+    Lists the most similar videos of the index, best first.
 
     Examples:
         clip4clip search "kids feeding a horse"
@@ -235,7 +241,8 @@ def serve(
     *,
     address: IndexOptions,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. 0.0.0.0 lets other machines connect; set a password then.")
+        str,
+        typer.Option(help="Address to listen on. 0.0.0.0 lets other machines connect: then set --user and --password."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 7860,
     user: Annotated[
@@ -255,10 +262,11 @@ def serve(
     ] = None,
     encoder: IndexEncoderOptions,
 ) -> None:
-    """Serve a web page to search an index with a browser.
+    """Serve a web page for searching an index.
 
     Visitors can fetch only videos that are in the index. The page is served
-    over HTTP. For other machines, put it behind a proxy that adds HTTPS.
+    over HTTP: to serve other machines, also put it behind a proxy that adds
+    HTTPS, or else passwords are sent unencrypted.
 
     Examples:
         clip4clip serve

@@ -18,14 +18,14 @@ def install_operators(
             "--towhee-home",
             parser=parse_path,
             metavar="FOLDER",
-            help="Folder of Towhee. Default: $TOWHEE_HOME, or ~/.towhee.",
+            help="Towhee's folder. Default: $TOWHEE_HOME, or ~/.towhee.",
         ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an operator that this command did not install.")
     ] = False,
 ) -> None:
-    """Install the operators into the folder of Towhee, where pipelines find them offline.
+    """Install the operators into Towhee's folder, where pipelines find them offline.
 
     The operators are ops.video_text_embedding.clip4clip,
     ops.video_decode.ffmpeg, ops.ann_insert.milvus_client and

@@ -78,7 +78,8 @@ FramesOption = Annotated[
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Number of videos to decode at once; on Ray, in each actor. Default: one for each CPU core."
+        min=1,
+        help="Number of videos to decode at once; with --engine ray, in each actor. Default: one for each CPU core.",
     ),
 ]
 
@@ -97,19 +98,21 @@ class EncoderOptions:
             "--weights",
             "-w",
             metavar="FILE|FOLDER|hf://OWNER/REPO[@REV][/FILE]",
-            help="Checkpoint of the model. Default: pytorch_model.bin.1 in the folder of the Towhee operator if it is "
-            "there, else the published weights of the model.",
+            help="Checkpoint of the model. Default: its published weights; for clip_vit_b32 first pytorch_model.bin.1 in "
+            "the folder of the Towhee operator; those of clip_vit_tiny_demo come with this package.",
         ),
     ] = None
     device: DeviceOption = None
     runtime: Annotated[
         Runtime | None,
-        typer.Option(help="Library that runs the model. Default: onnxruntime on a CPU if it is installed, else torch."),
+        typer.Option(
+            help="Library that runs the model. Default: onnxruntime on a CPU if it is installed and supports --precision, else torch."
+        ),
     ] = None
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Number format to compute in. int8 is the fastest on a CPU, float16 on a GPU. A lower precision "
+            help="Number format to compute in. int8, with the extra onnx, is the fastest on a CPU. A lower precision "
             "changes the vectors slightly."
         ),
     ] = Precision.float32
@@ -157,7 +160,8 @@ class VectorOutputOptions:
             "-o",
             parser=parse_path,
             metavar="FILE.npz",
-            help="Write vectors (float32, one row each) and names to this file instead of printing them.",
+            help="Write the vectors (float32, one row each) and their texts or paths to this file. With it, only "
+            "--json prints them.",
         ),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, with the whole vector.")] = (

@@ -25,9 +25,9 @@ def synthetic(
         typer.Option(min=1, max=1000, help="Number of processes that draw. Default: one for each CPU core."),
     ] = None,
 ) -> None:
-    """Draw short clips of moving shapes, with captions, for small models.
+    """Draw short clips of shapes, with captions, to train and evaluate small models.
 
-    Use them to train and evaluate. The clips of eval.csv show combinations of a
+    The shapes move or stand still. The clips of eval.csv show combinations of a
     shape, a colour and a background that the clips of train.csv never show.
     eval_paraphrased.csv describes the clips of eval.csv in other sentences.
 

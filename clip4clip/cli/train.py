@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .console import err, plain
-from .options import DeviceOption, FramesOption, ModelOption, PairsOptions, parse_path
+from .options import MAX_FRAMES, DeviceOption, ModelOption, PairsOptions, parse_path
 from .output import exit_if_videos_failed, print_evaluation
 from .progress import INTERRUPTED, make_progress
 
@@ -25,7 +25,8 @@ class TrainingOptions(PairsOptions):
             "--out",
             parser=parse_path,
             metavar="FOLDER",
-            help="Folder for last.safetensors, best.safetensors, log.jsonl and what --resume needs.",
+            help="Folder for last.safetensors, log.jsonl, what --resume needs and, with --eval-pairs, "
+            "best.safetensors.",
         ),
     ]
     eval_pairs: Annotated[
@@ -40,7 +41,9 @@ class TrainingOptions(PairsOptions):
     eval_videos: Annotated[
         Path | None,
         typer.Option(
-            parser=parse_path, metavar="FOLDER", help="Folder of the videos of --eval-pairs. Default: that of --videos."
+            parser=parse_path,
+            metavar="FOLDER",
+            help="Folder of the videos of --eval-pairs. Default: the folder of --videos.",
         ),
     ] = None
     skip_bad: Annotated[
@@ -69,7 +72,9 @@ class TrainingOptions(PairsOptions):
     lr: Annotated[float, typer.Option(help="Peak learning rate of the parameters of CLIP.")] = 1e-7
     new_lr: Annotated[float, typer.Option(help="Peak learning rate of the parameters of the head.")] = 1e-4
     weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW; applies to matrices only.")] = 0.2
-    warmup: Annotated[float, typer.Option(help="Fraction of all steps in which the learning rate rises, 0 to 1.")] = 0.1
+    warmup: Annotated[
+        float, typer.Option(help="Fraction of all steps in which the learning rate rises, from 0 to below 1.")
+    ] = 0.1
     max_grad_norm: Annotated[
         float, typer.Option(help="Largest norm of the gradient; a larger gradient is scaled down to it.")
     ] = 1.0
@@ -81,11 +86,23 @@ class TrainingOptions(PairsOptions):
             "Default: 0, as in the paper, or -1 for --init random.",
         ),
     ] = None
-    frames: FramesOption = 12
+    frames: Annotated[
+        int,
+        typer.Option(
+            "--frames",
+            "-n",
+            min=1,
+            max=MAX_FRAMES,
+            help="Number of frames per video: in training one drawn from each of as many equal parts, in evaluation "
+            "evenly spaced.",
+        ),
+    ] = 12
     max_words: Annotated[
-        int, typer.Option(help="Number of token ids of a sentence at most, start and end marks included.")
+        int, typer.Option(help="Maximum number of token ids per sentence, start and end marks included.")
     ] = 32
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the initialisation, the order and the frames.")] = 42
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed for the initial weights, the order of the pairs and the choice of frames.")
+    ] = 42
     device: DeviceOption = None
     precision: Annotated[
         str | None,
@@ -99,7 +116,11 @@ class TrainingOptions(PairsOptions):
     ] = False
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Number of processes that decode. Default: one for each CPU core, at most 8."),
+        typer.Option(
+            min=0,
+            help="Number of processes that decode; 0 decodes in the training process. Default: one for each CPU core, "
+            "at most 8.",
+        ),
     ] = None
     save_every: Annotated[
         int, typer.Option(min=1, metavar="STEPS", help="Number of steps between two saved states.")
@@ -113,17 +134,18 @@ def train(
 ) -> None:
     r"""Fine-tune on pairs of a video and a sentence, as in the CLIP4Clip paper.
 
-    All videos are checked before the training starts. Ctrl-C saves the state
-    after the current step; the same command with --resume continues from it.
+    All videos are checked first. A bad training pair stops the command, unless
+    --skip-bad is set. A bad video of --eval-pairs counts as a miss and is listed
+    at the end, and the exit code is then 1.
 
-    Videos of --eval-pairs that cannot be decoded are listed at the end, and the
-    exit code is then 1.
+    Ctrl-C saves the state after the current step. The same command with
+    --resume continues from it.
 
     Examples:
         clip4clip train MSRVTT_train.9k.csv --videos MSRVTT/videos/all \
             --out run --eval-pairs MSRVTT_JSFUSION_test.csv
 
-    On several GPUs or machines:
+    On the 8 GPUs of a machine:
         torchrun --nproc-per-node 8 -m clip4clip train …
     """
     from ..training import TrainingConfig

@@ -16,10 +16,10 @@ from ..errors import ExportError, UnknownNameError
 from ..files import atomic_write
 from ..model import MeanPooling, PoolingHead, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from ..threads import fork_safe
-from .onnx_builder import write_model
-from .onnx_graph import text_graph, vision_graph
+from .normalize import l2_normalize
+from .onnx_layers import write_model
 from .onnx_smoothing import smoothed_tensors, tensors_of
-from .tower import l2_normalize
+from .onnx_towers import text_graph, vision_graph
 
 logger = logging.getLogger(__name__)
 

@@ -29,10 +29,10 @@ from .config import TrainingConfig
 from .data import Batch, EpochBatchSampler, VideoTextDataset, collate
 from .distributed import Process, join_processes
 from .gradients import compute_gradients, resolve_precision
-from .interrupt import StoppedError, ignore_signals, stop_on_signals, track_until_stopped
 from .log import LOG, TrainingLog
 from .model import VideoTextModel, encoders
 from .optimizer import build_optimizer, learning_rate_fraction, set_learning_rate, update_parameters
+from .signals import StoppedError, ignore_signals, stop_on_signals, track_until_stopped
 from .state import STATE, TrainingState, describe_run
 
 LAST, BEST = "last.safetensors", "best.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -56,11 +57,11 @@ def test_help_prints_each_example_on_a_line_of_its_own(
     name: str, columns: int, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    examples = [line for line in (COMMANDS[name].__doc__ or "").splitlines() if line.startswith(" " * 8)]
+    examples = [line for line in inspect.cleandoc(COMMANDS[name].__doc__ or "").splitlines() if line.startswith("    ")]
     assert examples
     printed = [line.rstrip() for line in run(name, "--help").stdout.splitlines()]
     for example in examples:
-        assert f" {example[4:]}" in printed
+        assert f" {example}" in printed
     assert any(line.strip() == "Examples:" for line in printed)
 
 
@@ -71,9 +72,9 @@ def test_help_prints_each_example_on_a_line_of_its_own(
         ("eval", ["R@1", "R@5", "R@10", "MdR", "MnR", "miss", "exit code is then 1"]),
         ("train", ["Ctrl-C", "--resume", "torchrun"]),
         ("embed-text", ["@FILE"]),
-        ("embed-video", ["Ctrl-C", "clip4clip embed,", "clip4clip index FOLDER", "exit code is then 1"]),
-        ("embed", ["Ctrl-C", "clip4clip embed-video", "clip4clip index FOLDER", "exit code is then 1"]),
-        ("index", ["clip4clip embed,", "can be resumed"]),
+        ("embed-video", ["Ctrl-C", "`clip4clip embed`", "`clip4clip index FOLDER`", "exit code is then 1"]),
+        ("embed", ["Ctrl-C", "`clip4clip embed-video`", "`clip4clip index FOLDER`", "exit code is then 1"]),
+        ("index", ["`clip4clip embed`", "can be resumed"]),
         ("install-operators", ["$TOWHEE_HOME"]),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_graph_that_disagrees_with_torch_is_rejected_and_the_old_file_stays(
 def test_int8_vectors_that_are_less_close_are_warned_about_and_distant_ones_rejected(
     levels: int, is_rejected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("clip4clip.runtime.onnx_builder.MAX_WEIGHT_LEVEL", levels)
+    monkeypatch.setattr("clip4clip.runtime.onnx_layers.MAX_WEIGHT_LEVEL", levels)
     operator = Clip4clip(DEMO, "text", None, "cpu", runtime="torch")
     if is_rejected:
         with pytest.raises(

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from clip4clip.config import MODELS
 from clip4clip.operators import Clip4clip
-from clip4clip.runtime.onnx_graph import text_graph, vision_graph
 from clip4clip.runtime.onnx_smoothing import smoothed_tensors, tensors_of
+from clip4clip.runtime.onnx_towers import text_graph, vision_graph
 from clip4clip.runtime.torch_backend import build_tower
 from clip4clip.tokenizer import default_tokenizer
 

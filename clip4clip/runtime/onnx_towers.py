@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from ..config import HEAD_WIDTH, CLIPConfig
-from .onnx_builder import GraphBuilder, Tensors
+from .onnx_layers import GraphBuilder, Tensors
 
 EPS, HEAD_EPS = 1e-5, 1e-12  # epsilon of LayerNorm in CLIP, and in CLIP4Clip's seqTransf
 MASKED = -1e30  # added to a score to hide a token; minus infinity could become NaN

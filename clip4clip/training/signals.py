@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the current step, save the state, and end."""
+"""Turn Ctrl-C and SIGTERM into an event. The training loop checks it after every step, saves its state and ends."""
 
 from __future__ import annotations
 

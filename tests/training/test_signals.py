@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from training_runs import WITH_MINI, bars_that, read_log, signal_at
 
 from clip4clip.training import TrainingConfig, train
-from clip4clip.training.interrupt import track_until_stopped
+from clip4clip.training.signals import track_until_stopped
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
