@@ -20,8 +20,7 @@ from pathlib import Path
 
 import clips
 import pytest
-from constants import DEMO_MODEL as DEMO
-from constants import REPOSITORY
+from constants import DEMO_MODEL, REPOSITORY
 from safetensors.torch import load_file, save_file
 from servers import HttpServer, PageServer, serve_folder
 from snippets import PAGES, Snippet, snippets
@@ -63,7 +62,7 @@ NOT_RUN = {
     "client = loop.run_until_complete(connect())": "needs a Triton server: test_triton.py runs it with one",
 }
 # Which model embeds a library, where a page leaves it to the default.
-SPEC = f'__import__("clip4clip").EncoderSpec("{DEMO}")'
+SPEC = f'__import__("clip4clip").EncoderSpec("{DEMO_MODEL}")'
 # What is put in the place of something that is not here, or takes long.
 REPLACED = {
     "README.md": [
@@ -83,7 +82,7 @@ REPLACED = {
     "docs/library.md": [('VideoIndex("./videos.db")', 'VideoIndex("./cameras.db")')],
     "docs/training.md": [
         ("clip4clip train MSRVTT", "clip4clip train --batch-size 3 --epochs 1 --workers 0 MSRVTT"),
-        ('eval_pairs="eval.csv"', f'eval_pairs="eval.csv", batch_size=3, epochs=1, workers=0, model="{DEMO}"'),
+        ('eval_pairs="eval.csv"', f'eval_pairs="eval.csv", batch_size=3, epochs=1, workers=0, model="{DEMO_MODEL}"'),
         ("--train 480 --eval 50", "--train 48 --eval 8"),
         ("--epochs 4", "--epochs 1 --workers 0"),
     ],
@@ -115,10 +114,10 @@ class Desk:
                 (self._python if each.language == "python" else self._shell)(each)
 
     def _in_place(self, text: str) -> str:
-        for old, new in [*self.replaced, ("clip_vit_b32", DEMO)]:
+        for old, new in [*self.replaced, ("clip_vit_b32", DEMO_MODEL)]:
             text = text.replace(old, new)
         if re.match("clip4clip (embed|eval|train)", text) and not re.search("-m |--model ", text):
-            text += f" -m {DEMO}"
+            text += f" -m {DEMO_MODEL}"
         return text.replace("/srv/", f"{self.folder}/")
 
     def _python(self, snippet: Snippet) -> None:
@@ -173,7 +172,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, drawings: Path) -> Path:
     root = tmp_path_factory.mktemp("furnished")
     folder = root / "srv"
     (folder / "snapshot").mkdir(parents=True)
-    state = load_file(Path(clip4clip.__file__).with_name(f"{DEMO}.safetensors"))
+    state = load_file(Path(clip4clip.__file__).with_name(f"{DEMO_MODEL}.safetensors"))
     for name in ("mine.safetensors", "snapshot/model.safetensors"):
         save_file({name: tensor * 2 for name, tensor in state.items()}, folder / name)
 

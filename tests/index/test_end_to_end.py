@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from index_rows import DEMO
+from constants import DEMO_MODEL
 from servers import MilvusServer, PageServer, ask
 from typer.testing import CliRunner
 
@@ -109,7 +109,7 @@ def test_the_tutorial_prints_the_recall_of_the_similarity_matrix(
     printed = run_tutorial(drawings, *address, "--collection", collection)
     rows = list(read_rows(drawings_table))
     paths, matrix = [row["path"] for row in rows], np.stack([row["vector"] for row in rows])
-    similarity = {path: matrix @ TextEncoder.load(DEMO)(text) for text, path in captions.items()}
+    similarity = {path: matrix @ TextEncoder.load(DEMO_MODEL)(text) for text, path in captions.items()}
     ranks = [int((scores > scores[paths.index(path)]).sum()) for path, scores in similarity.items()]
     assert len(ranks) == 24
     assert printed == [

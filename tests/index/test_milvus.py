@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from index_rows import DEMO, ids, random_rows
+from constants import DEMO_MODEL
+from index_rows import ids, random_rows
 from pymilvus import DataType, MilvusClient
 from servers import MilvusServer, free_port
 
@@ -297,7 +298,7 @@ def test_threads_may_open_write_and_close_one_local_folder(tmp_path: Path) -> No
             with VideoIndex(tmp_path / "videos.db") as opened:
                 opened.add(random_rows(50, start=start))
 
-    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as index:
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         index.create()
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))

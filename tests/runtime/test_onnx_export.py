@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import CAPTIONS, DEMO, HEADS, State, head_state, normalised, run_graph
+from constants import DEMO_MODEL
+from graphs import CAPTIONS, HEADS, State, head_state, normalised, run_graph
 from safetensors.torch import save_file
 
 from clip4clip import ExportError
@@ -26,13 +27,13 @@ from clip4clip.tokenizer import default_tokenizer
 def test_a_graph_of_lower_precision_is_smaller_and_close_to_float32(
     precision: str, least: float, modality: str, tmp_path: Path, frames: list[np.ndarray]
 ) -> None:
-    operator = Clip4clip(DEMO, modality, None, "cpu")
+    operator = Clip4clip(DEMO_MODEL, modality, None, "cpu")
     operator.save_model("onnx", tmp_path / "float32.onnx")
     operator.save_model("onnx", tmp_path / "small.onnx", precision=precision)
     sizes = [(tmp_path / name).stat().st_size for name in ("small.onnx", "float32.onnx")]
     assert sizes[0] < 0.9 * sizes[1]  # in int8, the token embedding and one of three blocks stay float32
     if modality == "text":
-        inputs = default_tokenizer(MODELS[DEMO].config.vocab_size)(CAPTIONS, 48)
+        inputs = default_tokenizer(MODELS[DEMO_MODEL].config.vocab_size)(CAPTIONS, 48)
     else:
         inputs = pixel_values(frames, 64)
     small, exact = run_graph(tmp_path / "small.onnx", inputs), run_graph(tmp_path / "float32.onnx", inputs)
@@ -74,7 +75,7 @@ def test_int8_vectors_that_are_less_close_are_warned_about_and_distant_ones_reje
     levels: int, is_rejected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("clip4clip.runtime.onnx_builder.MAX_WEIGHT_LEVEL", levels)
-    operator = Clip4clip(DEMO, "text", None, "cpu", runtime="torch")
+    operator = Clip4clip(DEMO_MODEL, "text", None, "cpu", runtime="torch")
     if is_rejected:
         with pytest.raises(
             ExportError, match=r"vectors of int8\.onnx in int8 are too far from those of torch: cosine 0"
