@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from constants import REPOSITORY
 from PIL import Image
 from safetensors import safe_open
 from towhee import ops, pipe
@@ -27,8 +28,6 @@ from clip4clip.training.scenes import Scene, describe, random_scene, scenes
 from clip4clip.training.synthetic import write_dataset
 from clip4clip.video import read_frames
 from clip4clip.weights.locate import locate
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from constants import WITH_TINY
 from typer.testing import CliRunner
 
 from clip4clip.cli import app
@@ -229,12 +230,8 @@ def test_a_training_run_on_a_full_disk_is_one_line_of_error(
     tiny_checkpoint: Path, drawings: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("resource")
-    code = """
+    code = f"""{WITH_TINY}
 import json, resource, sys
-from clip4clip.config import CLIPConfig
-from clip4clip.config import MODELS, Model
-towers = dict(patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2)
-MODELS["tiny"] = Model(CLIPConfig(embed_dim=64, resolution=32, **towers), hub="hf://owner/tiny")
 from clip4clip.cli import main
 for limit, *arguments in json.loads(sys.argv[1]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))

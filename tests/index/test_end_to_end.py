@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from constants import DEMO_MODEL
+from constants import DEMO_MODEL, REPOSITORY
 from servers import MilvusServer, PageServer, ask
 from typer.testing import CliRunner
 
@@ -94,7 +94,7 @@ def test_the_page_reports_in_one_sentence_that_its_server_is_down(
 
 def run_tutorial(drawings: Path, *address: str) -> list[str]:
     """Return the lines that the example prints."""
-    script = Path(__file__).parents[2] / "examples" / "text_video_retrieval.py"
+    script = REPOSITORY / "examples" / "text_video_retrieval.py"
     command = [sys.executable, str(script), str(drawings / "eval.csv"), *address]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from constants import DEMO_MODEL
+from constants import DEMO_MODEL, REPOSITORY
 from index_rows import ids, random_rows
 from pymilvus import DataType, MilvusClient
 from servers import MilvusServer, free_port
@@ -233,7 +233,7 @@ with VideoIndex(sys.argv[1]) as index:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
 def test_a_full_disk_is_reported_with_the_systems_words(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FULL_DISK, tmp_path / "videos.db", Path(__file__).parents[1]]
+    command = [sys.executable, "-c", FULL_DISK, tmp_path / "videos.db", REPOSITORY / "tests"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "says: [Errno 27]" in done.stdout  # the system's own words, as for a full disk
@@ -369,7 +369,7 @@ with VideoIndex(sys.argv[1], sys.argv[2]) as index:
 
 def start_adding(uri: str, collection: str, count: int) -> subprocess.Popen[str]:
     """Start a process that adds random rows again and again, and wait until the index has 1,500 of them."""
-    command = [sys.executable, "-c", ADDING, uri, collection, str(Path(__file__).parents[1]), str(count)]
+    command = [sys.executable, "-c", ADDING, uri, collection, str(REPOSITORY / "tests"), str(count)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "half\n"

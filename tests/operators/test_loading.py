@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from constants import REPOSITORY
 from safetensors.torch import load_file, save_file
 from servers import HttpServer, Request, Response
 
@@ -30,7 +31,6 @@ from clip4clip.config import MODELS, CLIPConfig, Model
 from clip4clip.operators.install import install_operators
 from clip4clip.video import read_frames
 
-REPOSITORY = Path(__file__).parents[2]
 CAPTION = "kids feeding and playing with the horse"
 PUBLISHED = "pytorch_model.bin.1"  # the name of the checkpoint beside the published operator
 # The tests run where the package is installed. This hides it.
