@@ -208,7 +208,7 @@ def test_a_command_without_its_optional_package_names_the_extra(inputs: Path) ->
     cases = []
     for package, extra, commands in NEEDED:
         # These are missed only after gradio is imported, which takes long: they are left to the slow test below.
-        is_slow = package in ("pyarrow", "starlette", "uvicorn")
+        is_slow = package in ("pyarrow", "milvus_lite", "starlette", "uvicorn")
         cases.append((package, extra, [command for command in commands if not (is_slow and command is SERVE)]))
     arguments = json.dumps([(package, commands) for package, _, commands in cases])
     done = subprocess.run(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import onnx
 import pytest
 from constants import DEMO_MODEL
 from graphs import CAPTIONS, HEADS, State, head_state, normalised, run_graph
+from processes import file_size_limit
 from safetensors.torch import save_file
 
 from clip4clip import ExportError
@@ -86,18 +85,6 @@ def test_int8_vectors_that_are_less_close_are_warned_about_and_distant_ones_reje
     assert re.search(r"int8\.onnx: vectors of this checkpoint in int8 have a cosine of only 0\.99[0-8]", caplog.text)
 
 
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """Make writing a larger file fail, as on a full disk."""
-    resource = pytest.importorskip("resource")  # not on Windows
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_a_file_that_cannot_be_written_is_an_error_and_the_old_file_stays(
     precision: str, tiny_checkpoint: Path, tmp_path: Path
@@ -107,7 +94,7 @@ def test_a_file_that_cannot_be_written_is_an_error_and_the_old_file_stays(
     (tmp_path / "a.onnx").write_bytes(b"what Triton serves")
     with pytest.raises(ExportError, match=r"folder\.onnx cannot be written: .*Is a directory"):
         text.save_model("onnx", tmp_path / "folder.onnx", precision=precision)
-    with no_file_above(2**20), pytest.raises(ExportError, match=r"a\.onnx cannot be written: .*File too large"):
+    with file_size_limit(2**20), pytest.raises(ExportError, match=r"a\.onnx cannot be written: .*File too large"):
         text.save_model("onnx", tmp_path / "a.onnx", precision=precision)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "folder.onnx"]
     assert (tmp_path / "a.onnx").read_bytes() == b"what Triton serves"
