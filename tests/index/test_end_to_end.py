@@ -13,7 +13,8 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from constants import DEMO_MODEL, REPOSITORY
-from servers import MilvusServer, PageServer, ask
+from page_client import ask
+from servers import MilvusServer, PageServer
 from typer.testing import CliRunner
 
 from clip4clip import TextEncoder

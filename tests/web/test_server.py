@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import pytest
 from constants import DEMO_MODEL
-from page_client import RUN, UPLOAD, clip_event, event_number, files_in
-from servers import PageServer, get, multipart_form, request
+from page_client import RUN, UPLOAD, clip_event, event_number, files_in, multipart_form
+from servers import PageServer, get, request
 
 from clip4clip import MissingExtraError
 from clip4clip.encoder import EncoderSpec

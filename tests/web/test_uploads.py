@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_client import RUN, UPLOAD, clip_event, files_in
+from page_client import RUN, UPLOAD, clip_event, files_in, multipart_form
 from processes import file_size_limit
-from servers import PageServer, multipart_form
+from servers import PageServer
 
 from clip4clip import VideoError
 from clip4clip.video import read_frames
