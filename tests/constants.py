@@ -12,3 +12,8 @@ QUICK_GELU = '{"model_cfg": {"quick_gelu": true}}'  # an open_clip_config.json t
 TINY = CLIPConfig(
     embed_dim=64, resolution=32, patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2
 )
+# Registers TINY as the model `tiny` in a process of its own.
+WITH_TINY = f"""
+from clip4clip.config import MODELS, CLIPConfig, Model
+MODELS["tiny"] = Model({TINY!r}, hub="hf://owner/tiny")
+"""

@@ -9,7 +9,6 @@ import numpy as np
 import onnxruntime
 import torch
 
-DEMO = "clip_vit_tiny_demo"
 CAPTIONS = ["a dog", "kids feeding and playing with the horse", "", "dog " * 100, "ein Hund läuft 😀 über 12 Straßen"]
 RUNTIMES = ["torch", "onnxruntime"]
 HEADS = ["meanP", "seqLSTM", "seqTransf"]

@@ -6,16 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from constants import DEMO_MODEL
 
 from clip4clip.index.hit import Hit
 from clip4clip.weights.identity import identify
 
-DEMO = "clip_vit_tiny_demo"
-
 
 def random_rows(count: int, start: int = 0, dim: int = 128) -> list[dict[str, Any]]:
     """Rows ``v0``, ``v1``, … from ``start`` on, with vectors of the demo model: random, but the same for every call."""
-    demo = identify(None, DEMO)
+    demo = identify(None, DEMO_MODEL)
     vectors = np.random.default_rng(start).normal(size=(count, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return [

@@ -5,22 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from constants import DEMO_MODEL
+
 from clip4clip.encoder import EncoderSpec
 from clip4clip.library.embed import EmbedReport, embed_library
 from clip4clip.library.table import TableSpec, read_rows
 from clip4clip.video import FrameSampling
 from clip4clip.weights.identity import identify
 
-DEMO = "clip_vit_tiny_demo"
-
 
 def embed(source: Any, output: Path, **options: Any) -> EmbedReport:
-    return embed_library(source, output, EncoderSpec(DEMO), **options)
+    return embed_library(source, output, EncoderSpec(DEMO_MODEL), **options)
 
 
 def demo_spec() -> TableSpec:
     """What the tables of :func:`embed` record."""
-    return TableSpec(identify(None, DEMO), 128, FrameSampling())
+    return TableSpec(identify(None, DEMO_MODEL), 128, FrameSampling())
 
 
 def rows_by_id(table: Path) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How a browser talks to the page: uploads, and Gradio's events."""
+"""How a browser talks to the page: queries, uploads, and Gradio's events."""
 
 from __future__ import annotations
 
@@ -30,3 +30,16 @@ def search_by_clip(client: Any, clip: Path) -> str:
 def files_in(folder: Path) -> list[Path]:
     """Return all files below a folder."""
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def multipart_form(name: str, content: str) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of a form with one file, ``a.mp4``, in the field ``name``."""
+    form = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.mp4"\r\n\r\n{content}\r\n--x--\r\n'
+    return form.encode(), {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def ask(tab: Any, query: str) -> None:
+    """Type a query into the page, in a tab of playwright's browser, and send it."""
+    tab.wait_for_function("document.activeElement.closest('#query')")  # the page listens once its box has the focus
+    tab.get_by_label("What the video shows").fill(query)
+    tab.keyboard.press("Enter")

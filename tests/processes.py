@@ -1,4 +1,4 @@
-"""Run a function in a forked process."""
+"""Forked processes, and a limit of this one that stands in for a full disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import pickle
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -42,3 +43,15 @@ def in_a_fork(function: Callable[[], object]) -> object:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     return pickle.loads(b"".join(parts))
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let this process write no file larger than ``size`` bytes. Such a write fails as on a full disk."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit on the size of files")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -426,16 +426,3 @@ def request(url: str, method: str, path: str, **options: Any) -> tuple[int, dict
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
     finally:
         connection.close()
-
-
-def multipart_form(name: str, content: str) -> tuple[bytes, dict[str, str]]:
-    """Return body and headers of a form with one file, ``a.mp4``, in the field ``name``."""
-    form = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.mp4"\r\n\r\n{content}\r\n--x--\r\n'
-    return form.encode(), {"Content-Type": "multipart/form-data; boundary=x"}
-
-
-def ask(tab: Any, query: str) -> None:
-    """Type a query into the page, in a tab of playwright's browser, and send it."""
-    tab.wait_for_function("document.activeElement.closest('#query')")  # the page listens once its box has the focus
-    tab.get_by_label("What the video shows").fill(query)
-    tab.keyboard.press("Enter")

@@ -8,18 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from constants import DEMO_MODEL, REPOSITORY
 from embed_report import check_bars, wrong_vectors
 from embed_work import TEXT_STRING, frame_flop, text_bytes
 
 from clip4clip.config import get_model
 
-EMBED = Path(__file__).parent.parent / "benchmarks/embed.py"
+EMBED = REPOSITORY / "benchmarks" / "embed.py"
 
 
 @pytest.mark.slow
 def test_the_short_form_compares_the_vectors_of_all_installed_libraries(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    command = [sys.executable, EMBED, "--short", "--model", "clip_vit_tiny_demo", "--json", report]
+    command = [sys.executable, EMBED, "--short", "--model", DEMO_MODEL, "--json", report]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = json.loads(report.read_text("utf-8"))["rows"]

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from constants import REPOSITORY
 from PIL import Image
 from safetensors import safe_open
 from towhee import ops, pipe
+from typer.testing import CliRunner
 
 import clip4clip
 from clip4clip import CheckpointError, PairsError, TextEncoder, VideoEncoder
+from clip4clip.cli import app
 from clip4clip.config import MODELS
 from clip4clip.demo import MODEL, Demo, run_demo, save_picture
 from clip4clip.evaluation.evaluate import evaluate
@@ -27,8 +30,6 @@ from clip4clip.training.scenes import Scene, describe, random_scene, scenes
 from clip4clip.training.synthetic import write_dataset
 from clip4clip.video import read_frames
 from clip4clip.weights.locate import locate
-
-REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +153,12 @@ def test_the_demo_command_works_offline(tmp_path: Path) -> None:
 
 def test_the_commands_find_the_right_clips(demo: Demo, tmp_path: Path) -> None:
     pairs = [Pair(clip.name, clip, caption) for clip, caption in zip(demo.clips, demo.captions, strict=True)][:8]
-    run = [sys.executable, "-m", "clip4clip"]
     model = ["-m", MODEL, "-d", "cpu"]
     files = [str(pair.path) for pair in pairs]
-    subprocess.run([*run, "embed-video", *files, *model, "-o", tmp_path / "videos.npz"], check=True)
-    output = subprocess.run(
-        [*run, "embed-text", *(pair.sentence for pair in pairs), *model, "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    texts = np.array([json.loads(line)["vector"] for line in output.stdout.splitlines()])
+    done = CliRunner().invoke(app, ["embed-video", *files, *model, "-o", str(tmp_path / "videos.npz")])
+    assert done.exit_code == 0, done.stderr
+    done = CliRunner().invoke(app, ["embed-text", *(pair.sentence for pair in pairs), *model, "--json"])
+    texts = np.array([json.loads(line)["vector"] for line in done.stdout.splitlines()])
     similarity = texts @ np.load(tmp_path / "videos.npz")["vectors"].T
     assert np.mean(similarity.argmax(1) == np.arange(8)) >= 0.75
 
@@ -190,12 +186,7 @@ numpy.save("vec.npy", encode({demo.captions[0]!r}))
 def test_readme_help_and_operator_say_that_the_model_is_for_drawings() -> None:
     readme = (REPOSITORY / "README.md").read_text("utf-8")
     assert "trained on drawings" in readme.split(f"`{MODEL}`", 1)[1][:200]
-    for help_text in (
-        subprocess.run(
-            [sys.executable, "-m", "clip4clip", command, "--help"], capture_output=True, text=True, check=True
-        ).stdout
-        for command in ("embed-text", "eval", "demo")
-    ):
-        assert "drawings" in help_text
+    for command in ("embed-text", "eval", "demo"):
+        assert "drawings" in CliRunner().invoke(app, [command, "--help"]).stdout
     assert "drawings" in (clip4clip.operators.Clip4clip.__doc__ or "")  # type: ignore[attr-defined]
     assert MODELS[MODEL].config.embed_dim == 128

@@ -20,8 +20,7 @@ from pathlib import Path
 
 import clips
 import pytest
-from constants import DEMO_MODEL as DEMO
-from constants import REPOSITORY
+from constants import DEMO_MODEL, REPOSITORY
 from safetensors.torch import load_file, save_file
 from servers import HttpServer, PageServer, serve_folder
 from snippets import PAGES, Snippet, snippets
@@ -49,21 +48,21 @@ NOT_RUN = {
     "clip4clip embed /shared/videos -o vectors.parquet --engine ray --address head:6379 --actors 8 --gpus 1": (
         "needs a cluster"
     ),
-    "clip4clip embed many -o many.parquet -m clip_vit_tiny_demo": "takes minutes, and a kill: test_library.py has both",
+    "clip4clip embed many -o many.parquet -m clip_vit_tiny_demo": "takes minutes, and a kill: tests/library has both",
     "clip4clip synthetic drawings": "takes hours, with the two that follow: they make the demo model",
     "clip4clip train drawings/train.csv --videos drawings --out run --model clip_vit_tiny_demo --init random"
     " --epochs 12 --batch-size 96 --lr 1e-3 --frames 3 --max-words 48 --weight-decay 0.1 --warmup 0.05"
     " --save-dtype float16 --eval-pairs drawings/eval.csv": "takes hours",
     "cp run/last.safetensors clip4clip/clip_vit_tiny_demo.safetensors": "replaces the demo model",
     'op.train(TrainingConfig(output_dir="run", batch_size=32, lr=1e-6, epoch_num=5), pairs, held_out)': (
-        "needs the extra towhee-train: test_towhee_trainer.py runs it"
+        "needs the extra towhee-train: operators/test_trainer.py runs it"
     ),
     "    device_ids=[0], max_batch_size=512, batch_latency_micros=2000))": "one line of a pipeline, and needs a GPU",
-    "tritonserver --model-repository models": "needs a Triton server: test_triton.py starts one",
-    "client = loop.run_until_complete(connect())": "needs a Triton server: test_triton.py runs it with one",
+    "tritonserver --model-repository models": "needs a Triton server: operators/test_triton.py starts one",
+    "client = loop.run_until_complete(connect())": "needs a Triton server: operators/test_triton.py runs it with one",
 }
 # Which model embeds a library, where a page leaves it to the default.
-SPEC = f'__import__("clip4clip").EncoderSpec("{DEMO}")'
+SPEC = f'__import__("clip4clip").EncoderSpec("{DEMO_MODEL}")'
 # What is put in the place of something that is not here, or takes long.
 REPLACED = {
     "README.md": [
@@ -83,7 +82,7 @@ REPLACED = {
     "docs/library.md": [('VideoIndex("./videos.db")', 'VideoIndex("./cameras.db")')],
     "docs/training.md": [
         ("clip4clip train MSRVTT", "clip4clip train --batch-size 3 --epochs 1 --workers 0 MSRVTT"),
-        ('eval_pairs="eval.csv"', f'eval_pairs="eval.csv", batch_size=3, epochs=1, workers=0, model="{DEMO}"'),
+        ('eval_pairs="eval.csv"', f'eval_pairs="eval.csv", batch_size=3, epochs=1, workers=0, model="{DEMO_MODEL}"'),
         ("--train 480 --eval 50", "--train 48 --eval 8"),
         ("--epochs 4", "--epochs 1 --workers 0"),
     ],
@@ -99,8 +98,8 @@ def is_run(snippet: Snippet) -> bool:
     return any(command not in NOT_RUN for command, _ in snippet.commands())
 
 
-class Desk:
-    """A copy of the folder ``furnished``, in which the blocks of one page run."""
+class PageFolder:
+    """A copy of the folder ``prepared``, in which the blocks of one page run."""
 
     def __init__(self, folder: Path, replaced: list[tuple[str, str]], environment: dict[str, str]) -> None:
         self.root, self.folder, self.replaced = folder, folder / "srv", replaced
@@ -114,24 +113,24 @@ class Desk:
                 self.done.add(each)
                 (self._python if each.language == "python" else self._shell)(each)
 
-    def _in_place(self, text: str) -> str:
-        for old, new in [*self.replaced, ("clip_vit_b32", DEMO)]:
+    def _replace(self, text: str) -> str:
+        for old, new in [*self.replaced, ("clip_vit_b32", DEMO_MODEL)]:
             text = text.replace(old, new)
         if re.match("clip4clip (embed|eval|train)", text) and not re.search("-m |--model ", text):
-            text += f" -m {DEMO}"
+            text += f" -m {DEMO_MODEL}"
         return text.replace("/srv/", f"{self.folder}/")
 
     def _python(self, snippet: Snippet) -> None:
-        program, lines = self.folder / f"line_{snippet.line}.py", [self._in_place(snippet.code)]
+        program, lines = self.folder / f"line_{snippet.line}.py", [self._replace(snippet.code)]
         for name, shape in re.findall(r"^(\w+) = .*# (\(\d[\d, ]*\))$", lines[0], re.MULTILINE):
             lines.append(f"assert {name}.shape == {shape}, {name}.shape")
         program.write_text("\n".join(lines), "utf-8")
-        self._said(snippet, [sys.executable, program.name])
+        self._run(snippet, [sys.executable, program.name])
 
     def _shell(self, snippet: Snippet) -> None:
         with contextlib.ExitStack() as servers:
             for command, shown in snippet.commands():
-                line = self._in_place(command)
+                line = self._replace(command)
                 if command in NOT_RUN:
                     continue
                 if line.startswith("clip4clip serve"):
@@ -140,15 +139,17 @@ class Desk:
                     assert servers.enter_context(page).get("/")[0] == 200
                     continue
                 failure = any(text.startswith("error ") for text in shown)
-                said = self._said(snippet, ["bash", "-c", line], (2,) if failure else (0, 1) if shown else (0,))
+                printed = self._run(snippet, ["bash", "-c", line], (2,) if failure else (0, 1) if shown else (0,))
                 for text in shown:
-                    assert self._comparable(text) in self._comparable(said), f"{snippet}: {text!r} is not in\n{said}"
+                    assert self._comparable(text) in self._comparable(printed), (
+                        f"{snippet}: {text!r} is not in\n{printed}"
+                    )
 
     def _comparable(self, text: str) -> str:
         """Return a text without what differs from run to run: numbers, fingerprints, the path of the folder."""
         return re.sub(r"\b([0-9a-f]{16}|\d+(\.\d+)?)\b", "0", text.replace(str(self.root), ""))
 
-    def _said(self, snippet: Snippet, command: list[str], codes: tuple[int, ...] = (0,)) -> str:
+    def _run(self, snippet: Snippet, command: list[str], codes: tuple[int, ...] = (0,)) -> str:
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -168,12 +169,12 @@ def write_csv(path: Path, rows: list[tuple[str, ...]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def furnished(tmp_path_factory: pytest.TempPathFactory, drawings: Path) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, drawings: Path) -> Path:
     """A folder with all files that the pages name: videos, tables, checkpoints."""
-    root = tmp_path_factory.mktemp("furnished")
+    root = tmp_path_factory.mktemp("prepared")
     folder = root / "srv"
     (folder / "snapshot").mkdir(parents=True)
-    state = load_file(Path(clip4clip.__file__).with_name(f"{DEMO}.safetensors"))
+    state = load_file(Path(clip4clip.__file__).with_name(f"{DEMO_MODEL}.safetensors"))
     for name in ("mine.safetensors", "snapshot/model.safetensors"):
         save_file({name: tensor * 2 for name, tensor in state.items()}, folder / name)
 
@@ -209,35 +210,35 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, drawings: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def port(furnished: Path) -> Iterator[int]:
+def port(prepared: Path) -> Iterator[int]:
     """The port of a web server with the files of the pages."""
-    with HttpServer(serve_folder(furnished / "srv")) as server:
+    with HttpServer(serve_folder(prepared / "srv")) as server:
         yield int(server.url.rsplit(":", 1)[1])
 
 
 @pytest.fixture(scope="module")
-def desks(tmp_path_factory: pytest.TempPathFactory, furnished: Path, port: int) -> Callable[[str], Desk]:
+def page_folders(tmp_path_factory: pytest.TempPathFactory, prepared: Path, port: int) -> Callable[[str], PageFolder]:
     """``(page)`` to the folder in which its blocks run, made when it is first needed."""
-    made: dict[str, Desk] = {}
+    made: dict[str, PageFolder] = {}
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": programs, "TOWHEE_URL": "http://127.0.0.1:9", "COLUMNS": "200"}
     environment = {name: value for name, value in environment.items() if name not in ("TOWHEE_HOME", "RAY_ADDRESS")}
 
-    def desk(page: str) -> Desk:
+    def folder_of(page: str) -> PageFolder:
         if page not in made:
-            folder = tmp_path_factory.mktemp("page") / "desk"
-            shutil.copytree(furnished, folder, symlinks=True)
+            folder = tmp_path_factory.mktemp("page") / "root"
+            shutil.copytree(prepared, folder, symlinks=True)
             replaced = [(old, new.format(port=port)) for old, new in REPLACED.get(page, [])]
-            made[page] = Desk(folder, replaced, environment)
+            made[page] = PageFolder(folder, replaced, environment)
         return made[page]
 
-    return desk
+    return folder_of
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("snippet", [*filter(is_run, ALL)], ids=str)
-def test_it_runs(snippet: Snippet, desks: Callable[[str], Desk]) -> None:
-    desks(snippet.page).run(snippet)
+def test_it_runs(snippet: Snippet, page_folders: Callable[[str], PageFolder]) -> None:
+    page_folders(snippet.page).run(snippet)
 
 
 def test_what_is_listed_is_there() -> None:

@@ -10,7 +10,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from snippets import PAGES, REPOSITORY
+from constants import REPOSITORY
+from snippets import PAGES
 
 from clip4clip import errors
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import file_size_limit
 from typer.testing import CliRunner
 
 from clip4clip.cli import app
@@ -167,14 +166,8 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None
 
 
 def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # like a full disk, it fails a write
-    try:
-        with pytest.raises(OSError, match=r"big\.txt"):
-            write(tmp_path / "big.txt", "x" * 10_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with file_size_limit(1000), pytest.raises(OSError, match=r"big\.txt"):
+        write(tmp_path / "big.txt", "x" * 10_000)
     assert names(tmp_path) == []
 
 
@@ -223,36 +216,6 @@ def test_every_writer_follows_links_and_keeps_modes(
     assert target.read_bytes() != before
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert [name for name in names(tmp_path) if not name.startswith(".")] == ["elsewhere", link.name]
-
-
-def test_a_training_run_on_a_full_disk_is_one_line_of_error(
-    tiny_checkpoint: Path, drawings: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("resource")
-    code = """
-import json, resource, sys
-from clip4clip.config import CLIPConfig
-from clip4clip.config import MODELS, Model
-towers = dict(patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2)
-MODELS["tiny"] = Model(CLIPConfig(embed_dim=64, resolution=32, **towers), hub="hf://owner/tiny")
-from clip4clip.cli import main
-for limit, *arguments in json.loads(sys.argv[1]):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    sys.argv[1:] = arguments
-    try:
-        main()
-    except SystemExit as ended:
-        print(ended.code, file=sys.stderr)
-"""
-    train = ["train", drawings / "train.csv", "--videos", drawings, "-m", "tiny", "--init", tiny_checkpoint]
-    train += ["--batch-size", 48, "--epochs", 1, "-n", 1, "--workers", 0, "-d", "cpu"]
-    # The first limit leaves no room for the log, the second one none for a checkpoint.
-    runs = [[limit, *map(str, train), "--out", str(tmp_path / str(limit))] for limit in (50, 100_000)]
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(runs)], capture_output=True, text=True, check=True)
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines().count("2") == 2
-    assert f"error training in {tmp_path / '50'} stopped: [Errno 27]" in done.stderr
-    assert f"error {tmp_path / '100000' / 'last.safetensors'} cannot be written" in done.stderr
 
 
 def test_training_checks_first_whether_it_can_write(tmp_path: Path) -> None:

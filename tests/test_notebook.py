@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from constants import REPOSITORY
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 
-NOTEBOOK = Path(__file__).parent.parent / "examples" / "find_videos.ipynb"
+NOTEBOOK = REPOSITORY / "examples" / "find_videos.ipynb"
 
 
 def printed(notebook: Any, cell_id: str) -> list[str]:

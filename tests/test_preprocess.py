@@ -14,7 +14,6 @@ import torch
 from PIL import Image, ImageCms
 from towhee.types import Image as TowheeImage
 from towhee.types import VideoFrame
-from transformers import CLIPImageProcessorPil
 
 from clip4clip import InputTypeError, InputValueError
 from clip4clip.preprocess import MAX_ASPECT, pixel_values
@@ -55,6 +54,8 @@ def test_pixels_equal_resize_then_crop_over_many_sizes() -> None:
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (97, 331), (225, 223)])
 def test_pixels_equal_those_of_transformers(width: int, height: int) -> None:
     image = Image.fromarray(_picture(width, height))
+    from transformers import CLIPImageProcessorPil  # takes seconds
+
     theirs = CLIPImageProcessorPil()(image, return_tensors="np")["pixel_values"][0]
     np.testing.assert_allclose(pixel_values([image])[0], theirs, atol=2e-6)
 

@@ -13,14 +13,13 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 from types import ModuleType
+from typing import Any
 
 import ftfy
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CLIPTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from clip4clip import WeightsNotFoundError
 from clip4clip.tokenizer import Tokenizer, clean, default_tokenizer
@@ -84,8 +83,11 @@ def _shared_reference(text: str) -> list[int]:
     return _reference_encode(text)
 
 
-def transformers_tokenizer() -> CLIPTokenizer:
+def transformers_tokenizer() -> Any:
     """The byte-pair encoder of ``tokenizers``, with the vocabulary of the same merges table."""
+    from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     with gzip.open(CLIP_FOLDER / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as table:
         merges = [tuple(line.split()) for line in table.read().split("\n")[1:48895]]
     letters = list(bytes_to_unicode().values())

@@ -192,8 +192,8 @@ def search(
         typer.Option(
             "--filter",
             metavar="EXPRESSION",
-            help="Condition on duration, frame_count, size, path, modified or fields of your own, in the syntax of Milvus: "
-            "'duration < 60', 'modified > \"2025-06-01\"'.",
+            help="Condition on duration, frame_count, size, path, modified or fields of your own, in the syntax of "
+            "Milvus: 'duration < 60', 'modified > \"2025-06-01\"'.",
         ),
     ] = "",
     address: IndexOptions,

@@ -98,15 +98,16 @@ class EncoderOptions:
             "--weights",
             "-w",
             metavar="FILE|FOLDER|hf://OWNER/REPO[@REV][/FILE]",
-            help="Checkpoint of the model. Default: its published weights; for clip_vit_b32 first pytorch_model.bin.1 in "
-            "the folder of the Towhee operator; those of clip_vit_tiny_demo come with this package.",
+            help="Checkpoint of the model. Default: its published weights; for clip_vit_b32 first pytorch_model.bin.1 "
+            "in the folder of the Towhee operator; those of clip_vit_tiny_demo come with this package.",
         ),
     ] = None
     device: DeviceOption = None
     runtime: Annotated[
         Runtime | None,
         typer.Option(
-            help="Library that runs the model. Default: onnxruntime on a CPU if it is installed and supports --precision, else torch."
+            help="Library that runs the model. Default: onnxruntime on a CPU if it is installed and supports "
+            "--precision, else torch."
         ),
     ] = None
     precision: Annotated[

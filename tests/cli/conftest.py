@@ -15,17 +15,6 @@ from typer.testing import CliRunner, Result
 
 from clip4clip.cli import app, main
 
-# The model name `tiny` is registered by the tests only, so a new process has to register it again.
-MAIN_WITH_TINY_MODEL = """
-import sys
-from clip4clip.cli import main
-from clip4clip.config import CLIPConfig
-from clip4clip.config import MODELS, Model
-towers = dict(patch_size=16, vision_width=128, vision_layers=2, text_width=64, text_layers=2)
-MODELS["tiny"] = Model(CLIPConfig(embed_dim=64, resolution=32, **towers), hub="hf://owner/tiny")
-main()
-"""
-
 
 @pytest.fixture
 def run() -> Callable[..., Result]:
@@ -68,12 +57,6 @@ def error_of(run_main: Callable[..., tuple[int, str, str]]) -> Callable[..., str
         return errors
 
     return run_failing
-
-
-@pytest.fixture
-def main_with_tiny_model() -> str:
-    """Program that runs the command line and knows the model ``tiny``."""
-    return MAIN_WITH_TINY_MODEL
 
 
 @pytest.fixture

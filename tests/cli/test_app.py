@@ -12,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from constants import DEMO_MODEL, REPOSITORY
 from typer.main import get_command
 from typer.testing import Result
 
 from clip4clip import __version__
 from clip4clip.cli import app
 from clip4clip.cli.app import COMMANDS
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def test_version(run: Callable[..., Result]) -> None:
@@ -152,16 +151,16 @@ def test_a_file_of_the_wrong_kind_is_named_and_what_is_expected(
 
 # Optional packages
 
-DEMO_MODEL = ["-m", "clip_vit_tiny_demo", "-d", "cpu"]
-EMBED_TEXT = ["embed-text", "a", *DEMO_MODEL, "--runtime", "onnxruntime"]
-EMBED = ["embed", "v.csv", "-o", "w.parquet", *DEMO_MODEL]
+WITH_DEMO_MODEL = ["-m", DEMO_MODEL, "-d", "cpu"]
+EMBED_TEXT = ["embed-text", "a", *WITH_DEMO_MODEL, "--runtime", "onnxruntime"]
+EMBED = ["embed", "v.csv", "-o", "w.parquet", *WITH_DEMO_MODEL]
 EMBED_ON_RAY = [*EMBED, "--engine", "ray"]
 INDEX, SEARCH, SERVE = (
     ["index", "v.parquet", "--uri", "v.db"],
     ["search", "a", "--uri", "v.db"],
     ["serve", "--uri", "v.db"],
 )
-EVALUATE = ["eval", "none.csv", "--videos", ".", "--histogram", "x.png", *DEMO_MODEL]
+EVALUATE = ["eval", "none.csv", "--videos", ".", "--histogram", "x.png", *WITH_DEMO_MODEL]
 # Package, the extra that installs it, and the commands that need it; all other commands work without it.
 NEEDED = [
     ("pyarrow", "retrieval", [EMBED, SEARCH, SERVE]),  # index reads the table or the folder first
@@ -212,7 +211,7 @@ def test_a_command_without_its_optional_package_names_the_extra(inputs: Path) ->
     cases = []
     for package, extra, commands in NEEDED:
         # These are missed only after gradio is imported, which takes long: they are left to the slow test below.
-        is_slow = package in ("pyarrow", "starlette", "uvicorn")
+        is_slow = package in ("pyarrow", "milvus_lite", "starlette", "uvicorn")
         cases.append((package, extra, [command for command in commands if not (is_slow and command is SERVE)]))
     arguments = json.dumps([(package, commands) for package, _, commands in cases])
     done = subprocess.run(
@@ -245,7 +244,7 @@ def test_without_an_optional_package_only_the_commands_that_need_it_name_the_ext
 ) -> None:
     commands = [
         EMBED_TEXT,
-        ["embed-video", "none.mp4", *DEMO_MODEL, "--runtime", "torch"],
+        ["embed-video", "none.mp4", *WITH_DEMO_MODEL, "--runtime", "torch"],
         EMBED_ON_RAY if package == "ray" else EMBED,
         SEARCH,
         ["serve", "--uri", "none.db"] if SERVE not in failing else SERVE,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from constants import WITH_TINY
 
 CONTROL = "[\x00-\x09\x0b-\x1f\x7f-\x9f]"
 
@@ -40,14 +41,18 @@ def test_an_option_never_reaches_the_terminal_as_a_command(error_of: Callable[..
     assert r"--no-such-option\x1b[31m" in error_of("embed-text", "a", "--no-such-option\x1b[31m")
 
 
-def test_a_terminal_without_unicode_gets_escapes(tiny_checkpoint: Path, main_with_tiny_model: str) -> None:
-    code = main_with_tiny_model.replace(
-        "main()",
-        f"text = ['embed-text', 'ü犬', '-m', 'tiny', '-w', {str(tiny_checkpoint)!r}]\n"
-        "for arguments in (text, [*text, '--json'], ['embed', '--help']):\n"
-        "    sys.argv[1:] = arguments\n"
-        "    try:\n        main()\n    except SystemExit as end:\n        assert not end.code\n",
-    )
+def test_a_terminal_without_unicode_gets_escapes(tiny_checkpoint: Path) -> None:
+    code = f"""{WITH_TINY}
+import sys
+from clip4clip.cli import main
+text = ["embed-text", "ü犬", "-m", "tiny", "-w", {str(tiny_checkpoint)!r}]
+for arguments in (text, [*text, "--json"], ["embed", "--help"]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+"""
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", code],
         capture_output=True,

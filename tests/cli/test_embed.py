@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from constants import WITH_TINY
 from typer.testing import Result
 
 from clip4clip import VideoEncoder
@@ -40,9 +41,7 @@ def test_videos_are_written_to_a_file_and_a_bad_one_is_named(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_keeps_the_vectors_that_are_done(
-    main_with_tiny_model: str, tiny_checkpoint: Path, bigbuckbunny: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_keeps_the_vectors_that_are_done(tiny_checkpoint: Path, bigbuckbunny: Path, tmp_path: Path) -> None:
     # The last three are pipes that nobody writes to: the process waits for the signal there.
     names = [tmp_path / f"{number}.mp4" for number in range(5)]
     for name in names[:2]:
@@ -50,7 +49,8 @@ def test_ctrl_c_keeps_the_vectors_that_are_done(
     for name in names[2:]:
         os.mkfifo(name)
     output = tmp_path / "vectors.npz"
-    command = [sys.executable, "-c", main_with_tiny_model, "embed-video", *map(str, names), "-n", "2", "-m", "tiny"]
+    program = f"{WITH_TINY}\nfrom clip4clip.cli import main\nmain()\n"
+    command = [sys.executable, "-c", program, "embed-video", *map(str, names), "-n", "2", "-m", "tiny"]
     command += ["-w", str(tiny_checkpoint), "-o", str(output)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_until_blocked_on(names[2], process)

@@ -9,6 +9,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
+from processes import file_size_limit
 from typer.testing import Result
 
 from clip4clip import training
@@ -86,3 +87,18 @@ def test_wrong_options_are_errors(arguments: list[str], message: str, error_of: 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc, where root cannot write either")
 def test_a_folder_that_cannot_be_written_is_reported_first(error_of: Callable[..., str]) -> None:
     assert "/proc/run cannot be written to: " in error_of("train", "a.csv", "--videos", ".", "--out", "/proc/run")
+
+
+# The first limit leaves no room for the log, the second one none for a checkpoint.
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [(50, "training in {run} stopped: [Errno 27]"), (100_000, "{run}/last.safetensors cannot be written")],
+)
+def test_a_full_disk_is_one_line_of_error(
+    limit: int, message: str, error_of: Callable[..., str], tiny_checkpoint: Path, drawings: Path, tmp_path: Path
+) -> None:
+    arguments = ["train", drawings / "train.csv", "--videos", drawings, "--out", tmp_path / "run", "-m", "tiny"]
+    arguments += ["--init", tiny_checkpoint, "--batch-size", 48, "--epochs", 1, "-n", 1, "--workers", 0, "-d", "cpu"]
+    with file_size_limit(limit):
+        errors = error_of(*arguments)
+    assert f"error {message.format(run=tmp_path / 'run')}" in errors

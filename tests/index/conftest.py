@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from index_rows import DEMO
+from constants import DEMO_MODEL
 
 from clip4clip.encoder import EncoderSpec
 from clip4clip.retrieval import VideoIndex
@@ -38,5 +38,5 @@ def collection(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def index(uri: str, collection: str) -> Iterator[VideoIndex]:
-    with VideoIndex(uri, collection, encoder=EncoderSpec(DEMO)) as opened:
+    with VideoIndex(uri, collection, encoder=EncoderSpec(DEMO_MODEL)) as opened:
         yield opened

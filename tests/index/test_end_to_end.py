@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from index_rows import DEMO
-from servers import MilvusServer, PageServer, ask
+from constants import DEMO_MODEL, REPOSITORY
+from page_client import ask
+from servers import MilvusServer, PageServer
 from typer.testing import CliRunner
 
 from clip4clip import TextEncoder
@@ -94,7 +95,7 @@ def test_the_page_reports_in_one_sentence_that_its_server_is_down(
 
 def run_tutorial(drawings: Path, *address: str) -> list[str]:
     """Return the lines that the example prints."""
-    script = Path(__file__).parents[2] / "examples" / "text_video_retrieval.py"
+    script = REPOSITORY / "examples" / "text_video_retrieval.py"
     command = [sys.executable, str(script), str(drawings / "eval.csv"), *address]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -109,7 +110,7 @@ def test_the_tutorial_prints_the_recall_of_the_similarity_matrix(
     printed = run_tutorial(drawings, *address, "--collection", collection)
     rows = list(read_rows(drawings_table))
     paths, matrix = [row["path"] for row in rows], np.stack([row["vector"] for row in rows])
-    similarity = {path: matrix @ TextEncoder.load(DEMO)(text) for text, path in captions.items()}
+    similarity = {path: matrix @ TextEncoder.load(DEMO_MODEL)(text) for text, path in captions.items()}
     ranks = [int((scores > scores[paths.index(path)]).sum()) for path, scores in similarity.items()]
     assert len(ranks) == 24
     assert printed == [

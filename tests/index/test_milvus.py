@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from index_rows import DEMO, ids, random_rows
+from constants import DEMO_MODEL, REPOSITORY
+from index_rows import ids, random_rows
 from pymilvus import DataType, MilvusClient
 from servers import MilvusServer, free_port
 
@@ -232,7 +233,7 @@ with VideoIndex(sys.argv[1]) as index:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
 def test_a_full_disk_is_reported_with_the_systems_words(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FULL_DISK, tmp_path / "videos.db", Path(__file__).parents[1]]
+    command = [sys.executable, "-c", FULL_DISK, tmp_path / "videos.db", REPOSITORY / "tests"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "says: [Errno 27]" in done.stdout  # the system's own words, as for a full disk
@@ -297,7 +298,7 @@ def test_threads_may_open_write_and_close_one_local_folder(tmp_path: Path) -> No
             with VideoIndex(tmp_path / "videos.db") as opened:
                 opened.add(random_rows(50, start=start))
 
-    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO)) as index:
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         index.create()
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
@@ -368,7 +369,7 @@ with VideoIndex(sys.argv[1], sys.argv[2]) as index:
 
 def start_adding(uri: str, collection: str, count: int) -> subprocess.Popen[str]:
     """Start a process that adds random rows again and again, and wait until the index has 1,500 of them."""
-    command = [sys.executable, "-c", ADDING, uri, collection, str(Path(__file__).parents[1]), str(count)]
+    command = [sys.executable, "-c", ADDING, uri, collection, str(REPOSITORY / "tests"), str(count)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "half\n"

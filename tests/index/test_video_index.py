@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from clips import write
-from index_rows import DEMO, ids, random_rows
+from constants import DEMO_MODEL
+from index_rows import ids, random_rows
 from safetensors.torch import save_file
 
 from clip4clip import LibraryError, ModelMismatchError, TextEncoder, UnknownNameError, VideoIndexError
@@ -35,7 +36,7 @@ def test_texts_find_the_same_clips_as_brute_force(
     right = 0
     for caption, path in captions.items():
         hits = index.search(caption, limit=5)
-        similarity = matrix @ TextEncoder.load(DEMO)(caption)
+        similarity = matrix @ TextEncoder.load(DEMO_MODEL)(caption)
         best = np.argsort(-similarity)[:5]
         assert ids(hits) == [rows[row]["id"] for row in best]
         np.testing.assert_allclose([hit.score for hit in hits], similarity[best], atol=1e-5)
@@ -115,7 +116,7 @@ def test_a_reopened_index_has_its_videos_and_its_model(uri: str, collection: str
         index.add(random_rows(25))
     with VideoIndex(uri, collection) as index:
         assert index.count() == 25
-        assert index.model == identify(None, DEMO)
+        assert index.model == identify(None, DEMO_MODEL)
         assert index.search("a red square", limit=3)  # by the model that the index names
 
 
@@ -126,10 +127,10 @@ def test_vectors_of_other_weights_are_rejected_naming_both(
     clip = write(tmp_path / "clips" / "a.mp4", count=5)
     index.add(random_rows(3))
     weights = tmp_path / "other.safetensors"
-    save_file(random_state(MODELS[DEMO].config, 7), weights)
-    with VideoIndex(uri, collection, encoder=EncoderSpec(model_name=DEMO, weights=weights)) as other:
-        ours, theirs = identify(None, DEMO).fingerprint, identify(weights, DEMO).fingerprint
-        both = f"has vectors of {DEMO} with the weights {ours}, .* of {DEMO} with the weights {theirs}"
+    save_file(random_state(MODELS[DEMO_MODEL].config, 7), weights)
+    with VideoIndex(uri, collection, encoder=EncoderSpec(model_name=DEMO_MODEL, weights=weights)) as other:
+        ours, theirs = identify(None, DEMO_MODEL).fingerprint, identify(weights, DEMO_MODEL).fingerprint
+        both = f"has vectors of {DEMO_MODEL} with the weights {ours}, .* of {DEMO_MODEL} with the weights {theirs}"
         with pytest.raises(ModelMismatchError, match=both):
             other.search("a red square")
         with pytest.raises(ModelMismatchError, match=both):
@@ -145,7 +146,7 @@ def test_another_model_is_rejected_before_a_checkpoint_is_downloaded(
 ) -> None:
     index.add(random_rows(3))
     monkeypatch.setattr("clip4clip.encoder.EncoderSpec.identify", lambda *_: pytest.fail("looked for a checkpoint"))
-    theirs = f"has vectors of {DEMO} with the weights .*, which cannot be compared with vectors of clip_vit_b16"
+    theirs = f"has vectors of {DEMO_MODEL} with the weights .*, which cannot be compared with vectors of clip_vit_b16"
     with VideoIndex(
         uri, collection, encoder=EncoderSpec(model_name="clip_vit_b16", weights="hf://owner/repo")
     ) as other:
@@ -177,7 +178,7 @@ def test_a_collection_takes_model_and_sampling_from_a_table(
         fresh.create(table=drawings_table)
         fresh.create(table=drawings_table)
         assert fresh.model is not None
-        assert fresh.model.model == DEMO
+        assert fresh.model.model == DEMO_MODEL
         assert fresh.add({**row, "camera": "front"} for row in read_rows(drawings_table)) == 24
 
 
@@ -257,7 +258,7 @@ def test_sync_keeps_the_ids_and_fields_of_videos_added_under_other_ids(
         shutil.copy(clip, folder / f"{number}.mp4")
     table = tmp_path / "videos.csv"
     table.write_text("id,path\n" + "".join(f"video{number},clips/{number}.mp4\n" for number in range(3)))
-    embed_library(table, tmp_path / "vectors.parquet", encoder=EncoderSpec(DEMO))
+    embed_library(table, tmp_path / "vectors.parquet", encoder=EncoderSpec(DEMO_MODEL))
     index.add(row | {"title": f"the {row['id']}"} for row in read_rows(tmp_path / "vectors.parquet"))
     report = index.sync(folder)
     assert (report.added, report.changed, report.removed, report.unchanged) == (0, 0, 0, 3)
@@ -299,7 +300,7 @@ def test_sync_keeps_existing_files_that_it_does_not_list(index: VideoIndex, draw
     (folder / "link").symlink_to(other)
     names = ("a.mp4", ".hidden/b.mp4", "c.m2v", "link/d.mp4")
     (tmp_path / "list.txt").write_text("".join(f"clips/{name}\n" for name in names))
-    embed_library(tmp_path / "list.txt", tmp_path / "vectors.parquet", encoder=EncoderSpec(DEMO))
+    embed_library(tmp_path / "list.txt", tmp_path / "vectors.parquet", encoder=EncoderSpec(DEMO_MODEL))
     index.add(tmp_path / "vectors.parquet")
     report = index.sync(folder)
     assert (report.removed, report.unchanged, index.count()) == (0, 1, 4)

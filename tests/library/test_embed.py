@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from library_tables import DEMO, demo_spec, embed, rows_by_id
+from constants import DEMO_MODEL
+from library_tables import demo_spec, embed, rows_by_id
 from typer.testing import CliRunner
 
 from clip4clip import LibraryError, VideoEncoder
@@ -35,14 +36,14 @@ def test_every_column_describes_the_files(clips: Path, tmp_path: Path) -> None:
     assert schema.field("vector").type == pa.list_(pa.float32(), 128)
     names = "id path vector duration frame_count model fingerprint size mtime error"
     assert schema.names == names.split()
-    encoder = VideoEncoder.load(DEMO)
+    encoder = VideoEncoder.load(DEMO_MODEL)
     rows = list(read_rows(output))
     assert [row["id"] for row in rows] == [video.id for video in list_videos(clips)]
     for row in rows:
         path = Path(row["path"])
         assert (row["size"], row["mtime"]) == (path.stat().st_size, path.stat().st_mtime_ns)
         assert (row["frame_count"], row["duration"], row["error"]) == (16, pytest.approx(2.0), None)
-        assert (row["model"], row["fingerprint"]) == (DEMO, identify(None, DEMO).fingerprint)
+        assert (row["model"], row["fingerprint"]) == (DEMO_MODEL, identify(None, DEMO_MODEL).fingerprint)
         np.testing.assert_allclose(row["vector"], encoder(read_frames(path)), atol=1e-6)
     assert not Path(f"{output}.parts").exists()
 
@@ -101,7 +102,7 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_does_not_stop_the_run(
         list_videos(clips)
     report = embed(clips, tmp_path / "v.parquet")
     assert (report.videos, report.processed, list(report.unlisted)) == (8, 8, [str(clips / "below")])
-    done = CliRunner().invoke(app, ["embed", str(clips), "-o", str(tmp_path / "v.parquet"), "-m", DEMO])
+    done = CliRunner().invoke(app, ["embed", str(clips), "-o", str(tmp_path / "v.parquet"), "-m", DEMO_MODEL])
     assert done.exit_code == 1
     assert "below cannot be listed: Permission denied" in done.output
     assert "8 of 8 videos are in" in done.output
@@ -254,7 +255,7 @@ def test_ctrl_c_while_a_part_is_written_loses_none_of_it(
 
 def test_the_command_reports_what_it_did_and_lists_failed_videos(clips: Path, tmp_path: Path) -> None:
     (clips / "bad.mp4").write_text("not a video")
-    command = ["embed", str(clips), "-o", str(tmp_path / "v.parquet"), "-m", DEMO]
+    command = ["embed", str(clips), "-o", str(tmp_path / "v.parquet"), "-m", DEMO_MODEL]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "10 of 11 videos are in" in result.stderr
@@ -288,7 +289,7 @@ def test_ctrl_c_on_the_command_says_how_to_resume(drawings: Path, tmp_path: Path
     folder.mkdir()
     for clip in (drawings / "eval").iterdir():
         (folder / clip.name).symlink_to(clip)
-    command = [sys.executable, "-c", STOP_AFTER_TEN, "embed", folder, "-o", output, "-m", DEMO, "--workers", "1"]
+    command = [sys.executable, "-c", STOP_AFTER_TEN, "embed", folder, "-o", output, "-m", DEMO_MODEL, "--workers", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "reached\n"
         process.send_signal(signal.SIGINT)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from library_tables import DEMO, embed, rows_by_id
+from constants import DEMO_MODEL
+from library_tables import embed, rows_by_id
 
 from clip4clip import VideoEncoder
 from clip4clip.library import local_engine
@@ -49,7 +50,7 @@ def test_at_most_three_batches_are_in_memory(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(local_engine, "read_frames", read)
     videos = (Video(str(number), str(number), None, None) for number in range(200))
-    for row in local_engine.embed_videos(videos, VideoEncoder.load(DEMO)):
+    for row in local_engine.embed_videos(videos, VideoEncoder.load(DEMO_MODEL)):
         assert (row["id"], row["error"]) == (str(embedded), None)
         embedded += 1
     assert embedded == 200

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from constants import DEMO_MODEL
 from servers import free_port
 
 from clip4clip import LibraryError
@@ -17,7 +18,6 @@ from clip4clip.library.embed import embed_library
 from clip4clip.library.ray_engine import RayCluster
 from clip4clip.library.table import read_rows
 
-DEMO = "clip_vit_tiny_demo"
 ray = pytest.importorskip("ray")
 
 
@@ -42,8 +42,8 @@ def test_rows_are_those_of_the_local_engine_and_either_resumes_the_others_table(
     shutil.copytree(drawings / "eval", folder)
     (folder / "bad.mp4").write_text("not a video")
     local, remote = tmp_path / "local.parquet", tmp_path / "ray.parquet"
-    embed_library(folder, local, encoder=EncoderSpec(DEMO))
-    report = embed_library(folder, remote, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1)
+    embed_library(folder, local, encoder=EncoderSpec(DEMO_MODEL))
+    report = embed_library(folder, remote, encoder=EncoderSpec(DEMO_MODEL), cluster=RayCluster(actors=2), workers=1)
     assert (report.videos, report.processed, list(report.failed)) == (25, 25, [str(folder / "bad.mp4")])
     assert pq.read_schema(local).equals(pq.read_schema(remote), check_metadata=True)
     for expected, row in zip(read_rows(local), read_rows(remote), strict=True):
@@ -55,9 +55,9 @@ def test_rows_are_those_of_the_local_engine_and_either_resumes_the_others_table(
             np.testing.assert_allclose(*vectors, atol=1e-5)
     # The Ray engine resumes the table of the local one.
     shutil.copy(min(folder.iterdir()), folder / "new.mp4")
-    report = embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster(actors=2), workers=1)
+    report = embed_library(folder, local, encoder=EncoderSpec(DEMO_MODEL), cluster=RayCluster(actors=2), workers=1)
     assert report.processed == 1
-    assert embed_library(folder, local, encoder=EncoderSpec(DEMO), cluster=RayCluster()).processed == 0
+    assert embed_library(folder, local, encoder=EncoderSpec(DEMO_MODEL), cluster=RayCluster()).processed == 0
 
 
 def test_a_cluster_that_does_not_answer_is_reported(drawings: Path, tmp_path: Path) -> None:
@@ -65,5 +65,8 @@ def test_a_cluster_that_does_not_answer_is_reported(drawings: Path, tmp_path: Pa
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(LibraryError, match=f"no Ray cluster answers at {address}"):
         embed_library(
-            drawings / "eval", tmp_path / "v.parquet", encoder=EncoderSpec(DEMO), cluster=RayCluster(address=address)
+            drawings / "eval",
+            tmp_path / "v.parquet",
+            encoder=EncoderSpec(DEMO_MODEL),
+            cluster=RayCluster(address=address),
         )

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from library_tables import DEMO, demo_spec, embed, rows_by_id
+from constants import DEMO_MODEL
+from library_tables import demo_spec, embed, rows_by_id
 from typer.testing import CliRunner
 
 from clip4clip import LibraryError
@@ -58,7 +59,9 @@ def test_a_writer_that_starts_while_another_finishes_does_not_disturb_it(
 @pytest.mark.parametrize("name", ["v.csv", "v.npz", "v"])
 def test_the_name_of_a_table_must_end_in_parquet(name: str, clips: Path, tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match=r"is written as Parquet, so its name must end in \.parquet"):
-        embed_library(clips, tmp_path / name, EncoderSpec(DEMO, "nowhere.pt"))  # before the weights are looked for
+        embed_library(
+            clips, tmp_path / name, EncoderSpec(DEMO_MODEL, "nowhere.pt")
+        )  # before the weights are looked for
     assert list(tmp_path.iterdir()) == [clips]
 
 
@@ -73,7 +76,7 @@ def test_pipes_are_neither_written_nor_waited_for(clips: Path, tmp_path: Path) -
 
 
 def test_a_damaged_table_and_a_vector_without_norm_1_are_not_read(tmp_path: Path) -> None:
-    row = {"id": "a", "path": "a", "model": DEMO, "fingerprint": "0", "vector": np.full(128, 0.5, np.float32)}
+    row = {"id": "a", "path": "a", "model": DEMO_MODEL, "fingerprint": "0", "vector": np.full(128, 0.5, np.float32)}
     with TableWriter(tmp_path / "v.parquet", demo_spec()) as table:
         table.add([row])
         table.finish()
@@ -113,7 +116,7 @@ def test_killed_while_parts_are_merged_nothing_is_lost(
 
 def test_a_folder_is_not_accepted_as_a_table(clips: Path) -> None:
     for folder in (".", "/", str(clips)):
-        done = CliRunner().invoke(app, ["embed", str(clips), "-o", folder, "-m", DEMO])
+        done = CliRunner().invoke(app, ["embed", str(clips), "-o", folder, "-m", DEMO_MODEL])
         assert done.exit_code == 2
         assert "is a folder" in re.sub(r"[│\s]+", " ", done.output)
         with pytest.raises(
@@ -124,11 +127,11 @@ def test_a_folder_is_not_accepted_as_a_table(clips: Path) -> None:
 
 def test_the_metadata_of_a_table_is_the_specification_as_json(tmp_path: Path) -> None:
     table = tmp_path / "v.parquet"
-    row = {"id": "a", "path": "a", "model": DEMO, "fingerprint": "0", "error": "no such file"}
+    row = {"id": "a", "path": "a", "model": DEMO_MODEL, "fingerprint": "0", "error": "no such file"}
     with TableWriter(table, demo_spec()) as writer:
         writer.add([row])
         writer.finish()
     record = json.loads(pq.read_schema(table).metadata[b"clip4clip"])
-    model = {"model": DEMO, "fingerprint": identify(None, DEMO).fingerprint}
+    model = {"model": DEMO_MODEL, "fingerprint": identify(None, DEMO_MODEL).fingerprint}
     assert record == {"model": model, "dim": 128, "frames": 12, "seek": "exact"}
     assert TableSpec.read(table) == demo_spec()

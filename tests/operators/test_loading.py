@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from constants import REPOSITORY
 from safetensors.torch import load_file, save_file
 from servers import HttpServer, Request, Response
 
@@ -30,7 +32,6 @@ from clip4clip.config import MODELS, CLIPConfig, Model
 from clip4clip.operators.install import install_operators
 from clip4clip.video import read_frames
 
-REPOSITORY = Path(__file__).parents[2]
 CAPTION = "kids feeding and playing with the horse"
 PUBLISHED = "pytorch_model.bin.1"  # the name of the checkpoint beside the published operator
 # The tests run where the package is installed. This hides it.
@@ -40,6 +41,11 @@ SMALL = CLIPConfig(
 )
 
 Vectors = dict[str, np.ndarray]  # by modality
+
+
+def slow(value: object) -> Any:
+    """Return a parameter of tests that are slow."""
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +178,7 @@ def files_of(clone: Path) -> dict[str, Path]:
 
 # The README's two examples, verbatim but for the device. The video one has the same parts and takes longer.
 
-MODALITIES = ["text", pytest.param("video", marks=pytest.mark.slow)]
+MODALITIES = ["text", slow("video")]
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +232,8 @@ def test_the_example_works_with_placed_operators(
     np.testing.assert_allclose(run_example(modality, small_clone), expected[modality], atol=1e-5)
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.slow  # runs pip for both operators; a test below downloads them without
+@pytest.mark.parametrize("modality", ["text", "video"])
 def test_the_example_works_with_a_hub_download_and_nothing_installed(
     modality: str,
     run_example: RunExample,
@@ -356,12 +363,11 @@ def check_vectors(vectors: Vectors, expected: Vectors, log: str, checkpoint: Pat
     assert not re.search(r"WARNING.*(fingerprint|QuickGELU|pytorch_model)", log)
 
 
-ORDERS = [["text", "video"], pytest.param(["video", "text"], marks=pytest.mark.slow)]
-AFTER_MILVUS = pytest.param(["milvus", "text", "video"], marks=pytest.mark.slow)
+ORDERS = [["text", "video"], slow(["video", "text"])]
 
 
-@pytest.mark.parametrize("steps", [*ORDERS, AFTER_MILVUS])
-@pytest.mark.parametrize("source", ["registry", "placed", "beside the package", "another version"])
+@pytest.mark.parametrize("steps", [*ORDERS, slow(["milvus", "text", "video"])])
+@pytest.mark.parametrize("source", ["registry", "placed", slow("beside the package"), slow("another version")])
 def test_the_checkpoint_beside_the_operator_is_found_with_the_package_installed(
     source: str,
     steps: list[str],
@@ -393,7 +399,7 @@ def test_the_checkpoint_beside_the_operator_is_found_with_the_package_installed(
 
 
 @pytest.mark.parametrize("steps", ORDERS)
-@pytest.mark.parametrize("source", ["hub download", "clone", "legacy loader"])
+@pytest.mark.parametrize("source", ["hub download", slow("clone"), slow("legacy loader")])
 def test_the_checkpoint_beside_the_operator_is_found_with_nothing_installed(
     source: str,
     steps: list[str],
@@ -410,7 +416,7 @@ def test_the_checkpoint_beside_the_operator_is_found_with_nothing_installed(
     if source == "hub download":
         shutil.rmtree(tmp_path / "towhee")
         files = files_of(small_clone) | {PUBLISHED: published}
-        del files["requirements.txt"]  # without it pip does not run; a test above covers it
+        del files["requirements.txt"]  # without it pip does not run; a slow test above covers it
         with run_hub(files) as url:
             vectors, log = run_steps(steps, None, revision, TOWHEE_URL=url)
         assert (folder / PUBLISHED).is_symlink()

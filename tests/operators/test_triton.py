@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import towhee
+from constants import DEMO_MODEL
 from servers import TritonPlace, TritonServer, TritonUnavailableError
 from snippets import code_with
 from towhee import AutoConfig, ops, pipe
@@ -32,7 +33,6 @@ from clip4clip.tokenizer import default_tokenizer
 
 pytest.importorskip("dill", reason="Towhee saves a pipeline by dill")
 
-DEMO = "clip_vit_tiny_demo"
 TWELVE = {"sample_type": "uniform_temporal_subsample", "args": {"num_samples": 12}}
 CAPTIONS = [
     "a dog",
@@ -45,7 +45,7 @@ CAPTIONS = [
 
 
 def text_pipeline(config: Any = None) -> Any:
-    operator = ops.video_text_embedding.clip4clip(model_name=DEMO, modality="text", device="cpu")
+    operator = ops.video_text_embedding.clip4clip(model_name=DEMO_MODEL, modality="text", device="cpu")
     return pipe.input("text").map("text", "vec", operator, config=config).output("text", "vec")
 
 
@@ -55,7 +55,11 @@ def video_pipeline() -> Any:
         pipe.input("video_path")
         .map("video_path", "flame_gen", ops.video_decode.ffmpeg(**TWELVE))
         .map("flame_gen", "flame_list", lambda x: [y for y in x])  # noqa: C416
-        .map("flame_list", "vec", ops.video_text_embedding.clip4clip(model_name=DEMO, modality="video", device="cpu"))
+        .map(
+            "flame_list",
+            "vec",
+            ops.video_text_embedding.clip4clip(model_name=DEMO_MODEL, modality="video", device="cpu"),
+        )
         .output("video_path", "vec")
     )
 
@@ -79,12 +83,12 @@ def video_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text() -> Clip4clip:
-    return Clip4clip(DEMO, "text", device="cpu")
+    return Clip4clip(DEMO_MODEL, "text", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def video() -> Clip4clip:
-    return Clip4clip(DEMO, "video", device="cpu")
+    return Clip4clip(DEMO_MODEL, "video", device="cpu")
 
 
 def model_of(repository: Path) -> Path:
@@ -139,7 +143,7 @@ def test_the_batch_size_that_a_pipeline_sets_is_kept(tmp_path: Path) -> None:
 
 def test_in_the_server_the_device_of_the_operator_is_ignored() -> None:
     with set_runtime_config(NodeConfig(name="node", acc_info={"type": "mock", "params": None})):
-        assert Clip4clip(DEMO, "text", device="cuda:63")("a dog").shape == (4,)  # the mock returns ids
+        assert Clip4clip(DEMO_MODEL, "text", device="cuda:63")("a dog").shape == (4,)  # the mock returns ids
 
 
 # The server. Its tests are slow, because pip installs it.

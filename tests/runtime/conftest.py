@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from graphs import DEMO
+from constants import DEMO_MODEL
 
 from clip4clip.runtime.onnx_cache import cached_graph
 from clip4clip.weights.locate import locate
@@ -27,7 +27,7 @@ def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIP4CLIP_CACHE", str(folder))
-        cached_graph(DEMO, "text", locate(None, DEMO))
+        cached_graph(DEMO_MODEL, "text", locate(None, DEMO_MODEL))
     return folder
 
 
@@ -35,7 +35,7 @@ def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_graph(cache: Path, demo_cache: Path) -> Callable[[], Path]:
     """Return the path of the demo model's text graph in ``cache``, which is rebuilt if it is missing."""
     shutil.copytree(demo_cache, cache)
-    return lambda: cached_graph(DEMO, "text", locate(None, DEMO)).path
+    return lambda: cached_graph(DEMO_MODEL, "text", locate(None, DEMO_MODEL)).path
 
 
 @pytest.fixture

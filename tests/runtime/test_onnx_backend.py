@@ -14,7 +14,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from graphs import CAPTIONS, DEMO, damage
+from constants import DEMO_MODEL
+from graphs import CAPTIONS, damage
 from processes import needs_fork
 
 from clip4clip import DeviceError, TextEncoder
@@ -64,7 +65,9 @@ def _embed(data: str | list[str]) -> tuple[np.ndarray, bool]:
 @needs_fork
 def test_a_used_tower_works_in_a_forked_process(demo_graph: Callable[[], Path], two_cores: None) -> None:
     """Such as a DataLoader's worker, which does not have the threads of its parent."""
-    text = TextEncoder(OnnxTower(functools.partial(_create_session_and_record, demo_graph())), MODELS[DEMO].config)
+    text = TextEncoder(
+        OnnxTower(functools.partial(_create_session_and_record, demo_graph())), MODELS[DEMO_MODEL].config
+    )
     inputs = ["dog " * 100, CAPTIONS * 10]
     expected = [text(data) for data in inputs]
     for data, vectors in zip(inputs, expected, strict=True):
@@ -79,7 +82,7 @@ def test_a_forked_process_can_delete_a_tower(demo_graph: Callable[[], Path], two
     for _ in range(5):
         tower = OnnxTower(functools.partial(create_session, demo_graph(), "cpu"))
         for captions in ("a dog", CAPTIONS * 8):
-            TextEncoder(tower, MODELS[DEMO].config)(captions)
+            TextEncoder(tower, MODELS[DEMO_MODEL].config)(captions)
         child = os.fork()
         if child == 0:
             del tower

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs import CAPTIONS, DAMAGES, DEMO, State, damage
+from constants import DEMO_MODEL
+from graphs import CAPTIONS, DAMAGES, State, damage
 from safetensors.torch import save_file
 
 from clip4clip import CacheError, TextEncoder, VideoEncoder
@@ -29,17 +30,17 @@ REBUILDING = "rebuilding a cached graph that cannot be loaded: "
 
 def test_an_encoder_with_cached_graphs_does_not_import_torch(cache: Path) -> None:
     for modality in ("text", "video"):
-        cached_graph(DEMO, modality, locate(None, DEMO))
+        cached_graph(DEMO_MODEL, modality, locate(None, DEMO_MODEL))
     code = (
         "import sys, numpy as np; from clip4clip import TextEncoder, VideoEncoder\n"
-        f"text, video = (kind.load('{DEMO}', None, 'cpu') for kind in (TextEncoder, VideoEncoder))\n"
+        f"text, video = (kind.load('{DEMO_MODEL}', None, 'cpu') for kind in (TextEncoder, VideoEncoder))\n"
         "vectors = text('a red square'), video(np.zeros((2, 30, 40, 3), np.uint8))\n"
         "print('torch' in sys.modules, 'onnx' in sys.modules, np.concatenate(vectors).tolist())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     has_torch, has_onnx, vectors = done.stdout.split(" ", 2)
     assert (has_torch, has_onnx) == ("False", "False")
-    text, video = (kind.load(DEMO, None, "cpu", "torch") for kind in (TextEncoder, VideoEncoder))
+    text, video = (kind.load(DEMO_MODEL, None, "cpu", "torch") for kind in (TextEncoder, VideoEncoder))
     expected = np.concatenate([text("a red square"), video(np.zeros((2, 30, 40, 3), np.uint8))])
     np.testing.assert_allclose(json.loads(vectors), expected, atol=1e-5)
     files = sorted(path.name for path in cache.glob("graphs-*/*/[!.]*"))
@@ -119,7 +120,7 @@ def test_files_of_a_process_that_was_killed_while_building_are_removed(cache: Pa
     code = (
         "import time; from clip4clip import TextEncoder; from clip4clip.runtime import onnx_export\n"
         "onnx_export._compare_with_torch = lambda *_: (print('building', flush=True), time.sleep(600))\n"
-        f"TextEncoder.load('{DEMO}', None, 'cpu', 'onnxruntime')"
+        f"TextEncoder.load('{DEMO_MODEL}', None, 'cpu', 'onnxruntime')"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -128,7 +129,7 @@ def test_files_of_a_process_that_was_killed_while_building_are_removed(cache: Pa
     (unfinished,) = cache.glob("graphs-*/*/.*.making-*")
     assert sorted(path.name for path in unfinished.iterdir()) == ["text-float32.onnx", "text-float32.onnx.data"]
     assert list(cache.glob("graphs-*/*/*.onnx")) == []
-    graph = cached_graph(DEMO, "text", locate(None, DEMO)).path
+    graph = cached_graph(DEMO_MODEL, "text", locate(None, DEMO_MODEL)).path
     names = [".text-float32.onnx.lock", "text-float32.onnx", "text-float32.onnx.data"]
     assert sorted(path.name for path in graph.parent.iterdir()) == names
 
@@ -138,8 +139,8 @@ def test_a_damaged_or_missing_graph_is_rebuilt_at_the_next_start(
     kind: str, demo_graph: Callable[[], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(demo_graph(), kind)
-    vectors = TextEncoder.load(DEMO, None, "cpu", "onnxruntime")(CAPTIONS)
-    np.testing.assert_allclose(vectors, TextEncoder.load(DEMO, None, "cpu", "torch")(CAPTIONS), atol=1e-5)
+    vectors = TextEncoder.load(DEMO_MODEL, None, "cpu", "onnxruntime")(CAPTIONS)
+    np.testing.assert_allclose(vectors, TextEncoder.load(DEMO_MODEL, None, "cpu", "torch")(CAPTIONS), atol=1e-5)
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == (0 if kind in ("no file", "no cache") else 1)
     assert all(message.startswith(REBUILDING) for message in warnings)
@@ -149,10 +150,10 @@ def test_a_damaged_or_missing_graph_is_rebuilt_at_the_next_start(
 def test_a_damaged_or_missing_graph_is_rebuilt_in_a_running_process(
     kind: str, demo_graph: Callable[[], Path], two_cores: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    text = TextEncoder.load(DEMO, None, "cpu", "onnxruntime")
+    text = TextEncoder.load(DEMO_MODEL, None, "cpu", "onnxruntime")
     damage(demo_graph(), kind)
     vectors = text(CAPTIONS * 10)  # the session for many rows is created only now
-    np.testing.assert_allclose(vectors, TextEncoder.load(DEMO, None, "cpu", "torch")(CAPTIONS * 10), atol=1e-5)
+    np.testing.assert_allclose(vectors, TextEncoder.load(DEMO_MODEL, None, "cpu", "torch")(CAPTIONS * 10), atol=1e-5)
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert warnings[0].startswith(REBUILDING)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from graphs import CAPTIONS, DEMO, HEADS, State, head_state, normalised, run_graph
+from constants import DEMO_MODEL
+from graphs import CAPTIONS, HEADS, State, head_state, normalised, run_graph
+from processes import file_size_limit
 from safetensors.torch import save_file
 
 from clip4clip import ExportError
@@ -26,13 +26,13 @@ from clip4clip.tokenizer import default_tokenizer
 def test_a_graph_of_lower_precision_is_smaller_and_close_to_float32(
     precision: str, least: float, modality: str, tmp_path: Path, frames: list[np.ndarray]
 ) -> None:
-    operator = Clip4clip(DEMO, modality, None, "cpu")
+    operator = Clip4clip(DEMO_MODEL, modality, None, "cpu")
     operator.save_model("onnx", tmp_path / "float32.onnx")
     operator.save_model("onnx", tmp_path / "small.onnx", precision=precision)
     sizes = [(tmp_path / name).stat().st_size for name in ("small.onnx", "float32.onnx")]
     assert sizes[0] < 0.9 * sizes[1]  # in int8, the token embedding and one of three blocks stay float32
     if modality == "text":
-        inputs = default_tokenizer(MODELS[DEMO].config.vocab_size)(CAPTIONS, 48)
+        inputs = default_tokenizer(MODELS[DEMO_MODEL].config.vocab_size)(CAPTIONS, 48)
     else:
         inputs = pixel_values(frames, 64)
     small, exact = run_graph(tmp_path / "small.onnx", inputs), run_graph(tmp_path / "float32.onnx", inputs)
@@ -74,7 +74,7 @@ def test_int8_vectors_that_are_less_close_are_warned_about_and_distant_ones_reje
     levels: int, is_rejected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("clip4clip.runtime.onnx_layers.MAX_WEIGHT_LEVEL", levels)
-    operator = Clip4clip(DEMO, "text", None, "cpu", runtime="torch")
+    operator = Clip4clip(DEMO_MODEL, "text", None, "cpu", runtime="torch")
     if is_rejected:
         with pytest.raises(
             ExportError, match=r"vectors of int8\.onnx in int8 are too far from those of torch: cosine 0"
@@ -83,18 +83,6 @@ def test_int8_vectors_that_are_less_close_are_warned_about_and_distant_ones_reje
         return
     operator.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
     assert re.search(r"int8\.onnx: vectors of this checkpoint in int8 have a cosine of only 0\.99[0-8]", caplog.text)
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """Make writing a larger file fail, as on a full disk."""
-    resource = pytest.importorskip("resource")  # not on Windows
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -106,7 +94,7 @@ def test_a_file_that_cannot_be_written_is_an_error_and_the_old_file_stays(
     (tmp_path / "a.onnx").write_bytes(b"what Triton serves")
     with pytest.raises(ExportError, match=r"folder\.onnx cannot be written: .*Is a directory"):
         text.save_model("onnx", tmp_path / "folder.onnx", precision=precision)
-    with no_file_above(2**20), pytest.raises(ExportError, match=r"a\.onnx cannot be written: .*File too large"):
+    with file_size_limit(2**20), pytest.raises(ExportError, match=r"a\.onnx cannot be written: .*File too large"):
         text.save_model("onnx", tmp_path / "a.onnx", precision=precision)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "folder.onnx"]
     assert (tmp_path / "a.onnx").read_bytes() == b"what Triton serves"

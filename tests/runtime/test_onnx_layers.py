@@ -10,7 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from graphs import CAPTIONS, DEMO, State
+from constants import DEMO_MODEL
+from graphs import CAPTIONS, State
 from safetensors.torch import save_file
 
 from clip4clip import TextEncoder, VideoEncoder
@@ -62,16 +63,16 @@ def products_of(model: onnx.ModelProto) -> list[Product]:
 def quantised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     """The int8 graph of a tower of the demo model, and inputs for it."""
     path = tmp_path_factory.mktemp("int8") / "int8.onnx"
-    Clip4clip(DEMO, request.param, None, "cpu").save_model("onnx", path, precision="int8")
+    Clip4clip(DEMO_MODEL, request.param, None, "cpu").save_model("onnx", path, precision="int8")
     if request.param == "text":
-        return path, default_tokenizer(MODELS[DEMO].config.vocab_size)(CAPTIONS, 48)
+        return path, default_tokenizer(MODELS[DEMO_MODEL].config.vocab_size)(CAPTIONS, 48)
     return path, np.random.default_rng(0).normal(size=(5, 3, 64, 64)).astype(np.float32)
 
 
 def test_no_product_can_saturate_on_any_processor(quantised: tuple[Path, np.ndarray]) -> None:
     """Without VNNI, two products are added in 16 bits and saturate. With it, and on arm64, all are added in 32 bits."""
     model = onnx.load(quantised[0])
-    products, config = products_of(model), MODELS[DEMO].config
+    products, config = products_of(model), MODELS[DEMO_MODEL].config
     blocks = (
         config.vision_layers if quantised[1].ndim == 4 else config.text_layers
     ) - 1  # the first block is not quantised
@@ -112,13 +113,13 @@ def test_an_int8_vector_is_close_to_float32_and_independent_of_its_batch(
     checkpoint = None
     if weights == "random":
         checkpoint = tmp_path / "model.safetensors"
-        save_file(random_state_dict(MODELS[DEMO].config), checkpoint)
+        save_file(random_state_dict(MODELS[DEMO_MODEL].config), checkpoint)
     captions = [*CAPTIONS, *(" ".join(CAPTIONS[1].split()[:count]) for count in range(1, 8))]
     noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     videos = [frames, [np.zeros((64, 64, 3), np.uint8)], list(noise), [np.full((64, 64, 3), 255, np.uint8)]]
     for kind, data in ((TextEncoder, captions), (VideoEncoder, videos)):
-        exact = kind.load(DEMO, checkpoint, "cpu", "torch")(data)
-        int8 = kind.load(DEMO, checkpoint, "cpu", precision="int8")
+        exact = kind.load(DEMO_MODEL, checkpoint, "cpu", "torch")(data)
+        int8 = kind.load(DEMO_MODEL, checkpoint, "cpu", precision="int8")
         together, single = int8(data), np.stack([int8(item) for item in data])
         assert (exact * together).sum(-1).min() > 0.999
         assert (exact * single).sum(-1).min() > 0.999

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import CAPTIONS, DEMO, State, normalised, run_graph
+from constants import DEMO_MODEL
+from graphs import CAPTIONS, State, normalised, run_graph
 from safetensors.torch import save_file
 
 from clip4clip.config import MODELS
@@ -44,15 +45,15 @@ def with_outliers(state: State, factor: float) -> State:
 def test_outliers_are_smoothed_without_changing_the_network(
     modality: str, random_state: Callable[..., State], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state = with_outliers(random_state(MODELS[DEMO].config), 20)
+    state = with_outliers(random_state(MODELS[DEMO_MODEL].config), 20)
     save_file(state, tmp_path / "model.safetensors")
-    operator = Clip4clip(DEMO, modality, tmp_path / "model.safetensors", "cpu", runtime="torch")
+    operator = Clip4clip(DEMO_MODEL, modality, tmp_path / "model.safetensors", "cpu", runtime="torch")
     operator.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
-    tower = build_tower(DEMO, modality, tmp_path / "model.safetensors")
+    tower = build_tower(DEMO_MODEL, modality, tmp_path / "model.safetensors")
     random = np.random.default_rng(1)
     inputs = random.normal(size=(8, 3, 64, 64)).astype(np.float32)
     if modality == "text":
-        inputs = default_tokenizer(MODELS[DEMO].config.vocab_size)(CAPTIONS, 48)
+        inputs = default_tokenizer(MODELS[DEMO_MODEL].config.vocab_size)(CAPTIONS, 48)
     with torch.inference_mode():
         expected = tower(torch.from_numpy(inputs)).numpy()
     assert (normalised(run_graph(tmp_path / "int8.onnx", inputs)) * normalised(expected)).sum(-1).min() > 0.999

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import CAPTIONS, DEMO, RUNTIMES, State, head_state
+from constants import DEMO_MODEL
+from graphs import CAPTIONS, RUNTIMES, State, head_state
 from processes import in_a_fork, needs_fork
 from safetensors.torch import save_file
 
@@ -24,8 +25,8 @@ from clip4clip.runtime.torch_backend import TorchTower, build_head, build_tower
 @pytest.mark.parametrize(("precision", "least"), [("bfloat16", 0.999), ("float16", 0.9999)])
 def test_half_precision_is_close_to_float32(precision: str, least: float, frames: list[np.ndarray]) -> None:
     for kind, data in ((TextEncoder, CAPTIONS), (VideoEncoder, [frames, frames[:2]])):
-        exact = kind.load(DEMO, None, "cpu", "torch")(data)
-        half = kind.load(DEMO, None, "cpu", "torch", precision)(data)
+        exact = kind.load(DEMO_MODEL, None, "cpu", "torch")(data)
+        half = kind.load(DEMO_MODEL, None, "cpu", "torch", precision)(data)
         assert half.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(half, axis=-1), 1, atol=1e-5)
         assert least <= (exact * half).sum(-1).min()
@@ -106,7 +107,7 @@ def test_a_forked_process_can_load_another_checkpoint(
     """In half precision and with a head, because threads of torch convert the tensors."""
     state = {name: tensor.half() for name, tensor in (tiny_state | head_state("seqLSTM")).items()}
     save_file(state, tmp_path / "model.safetensors")
-    TextEncoder.load(DEMO, None, "cpu", "torch")(CAPTIONS * 20)  # starts threads of torch
+    TextEncoder.load(DEMO_MODEL, None, "cpu", "torch")(CAPTIONS * 20)  # starts threads of torch
     frames = np.random.default_rng(0).integers(0, 256, (8, 70, 90, 3), np.uint8)
     for runtime in RUNTIMES:
         forked_vectors = in_a_fork(

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from graphs import CAPTIONS, DEMO, RUNTIMES
+from constants import DEMO_MODEL
+from graphs import CAPTIONS, RUNTIMES
 from processes import in_a_fork, needs_fork
 
 from clip4clip import TextEncoder, VideoEncoder
@@ -18,9 +19,9 @@ from clip4clip.operators import Clip4clip
 FRAMES = np.random.default_rng(0).integers(0, 256, (8, 70, 90, 3), np.uint8)
 Embedding = tuple[Callable, object]  # something that embeds, and its input
 EMBEDDINGS: dict[str, Callable[[str], Embedding]] = {
-    "texts": lambda runtime: (TextEncoder.load(DEMO, None, "cpu", runtime), CAPTIONS * 20),
-    "videos": lambda runtime: (VideoEncoder.load(DEMO, None, "cpu", runtime), FRAMES),
-    "operator": lambda runtime: (Clip4clip(DEMO, "text", None, "cpu", runtime=runtime), "a dog " * 20),
+    "texts": lambda runtime: (TextEncoder.load(DEMO_MODEL, None, "cpu", runtime), CAPTIONS * 20),
+    "videos": lambda runtime: (VideoEncoder.load(DEMO_MODEL, None, "cpu", runtime), FRAMES),
+    "operator": lambda runtime: (Clip4clip(DEMO_MODEL, "text", None, "cpu", runtime=runtime), "a dog " * 20),
 }
 
 

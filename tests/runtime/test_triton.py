@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from graphs import DEMO
+from constants import DEMO_MODEL
 
 from clip4clip.operators import Clip4clip
 from clip4clip.runtime.triton import set_max_batch_size
@@ -27,6 +27,6 @@ def test_the_configuration_of_other_models_is_not_changed(folder: str, tmp_path:
     (tmp_path / folder).mkdir()
     config = tmp_path / "config.pbtxt"
     config.write_text(CONFIGURATION)
-    video = Clip4clip(DEMO, "video", device="cpu")
+    video = Clip4clip(DEMO_MODEL, "video", device="cpu")
     video.save_model("onnx", tmp_path / folder / "model.onnx", pooled=folder == "1")  # a pooled graph has no batches
     assert config.read_text() == CONFIGURATION

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from constants import QUICK_GELU
 from safetensors.torch import save_file
 from training_runs import MINI
 
@@ -31,7 +32,7 @@ def mini_checkpoint(
 ) -> Path:
     path = tmp_path_factory.mktemp("mini") / "model.safetensors"
     save_file(random_state(MINI), path)
-    path.with_name("open_clip_config.json").write_text('{"model_cfg": {"quick_gelu": true}}')
+    path.with_name("open_clip_config.json").write_text(QUICK_GELU)
     return path
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from constants import REPOSITORY
 from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -119,7 +120,7 @@ if __name__ == "__main__":
 """
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    environment = {**os.environ, "PYTHONPATH": os.fspath(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")}
     with subprocess.Popen(
         [sys.executable, script], start_new_session=True, env=environment, text=True, **pipes
     ) as running:

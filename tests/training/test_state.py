@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from constants import REPOSITORY
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from training_runs import WITH_MINI, assert_same_tensors, read_log, signal_at
@@ -58,7 +59,7 @@ def wait_at_step_5(event):
         threading.Event().wait()
 train(TrainingConfig(**{settings!r}), progress=bars_that(wait_at_step_5))
 """
-    environment = {**os.environ, "PYTHONPATH": os.fspath(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")}
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout.readline() == "reached\n"

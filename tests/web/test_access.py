@@ -13,8 +13,8 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from page_client import RUN, UPLOAD, event_number, files_in
-from servers import PageServer, get, multipart_form
+from page_client import RUN, UPLOAD, event_number, files_in, multipart_form
+from servers import PageServer, get
 
 from clip4clip import InputValueError
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from servers import HttpServer, PageServer, Response, ask
+from page_client import ask
+from servers import HttpServer, PageServer, Response
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_client import RUN, UPLOAD, clip_event, files_in
-from servers import PageServer, multipart_form
+from page_client import RUN, UPLOAD, clip_event, files_in, multipart_form
+from processes import file_size_limit
+from servers import PageServer
 
 from clip4clip import VideoError
 from clip4clip.video import read_frames
@@ -98,14 +99,8 @@ def test_only_bytes_that_have_arrived_count_towards_the_limit(empty_page: PageSe
 
 @pytest.mark.parametrize("size", [400_000, 9_000_000])  # held in memory until it is stored; spooled to the disk
 def test_a_full_disk_is_reported_and_leaves_no_file(client: Any, tmp_path: Path, size: int) -> None:
-    resource = pytest.importorskip("resource", reason="a limit on file sizes stands in for a full disk")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limit = 300_000 if size < 1 << 20 else 8_000_000
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
+    with file_size_limit(300_000 if size < 1 << 20 else 8_000_000):
         response = client.post(UPLOAD, files={"files": ("a.mp4", bytes(size))})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (response.status_code, response.text) == (507, "The clip cannot be stored: the server's disk may be full.")
     assert files_in(tmp_path) == []
     assert list(tmp_path.glob("clip-*")) == []

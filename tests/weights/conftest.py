@@ -1,16 +1,19 @@
-"""What several tests of checkpoints share: reference vectors, and a checkpoint in Hugging Face's format."""
+"""What several tests of checkpoints share: reference vectors, and a checkpoint in Hugging Face's format.
+
+transformers takes seconds to import, so only the fixtures do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import embed
 from embed_contenders import hugging_face_config
-from transformers import CLIPModel
 
 from clip4clip.config import MODELS
 
@@ -23,8 +26,10 @@ def expected_vectors(tiny_checkpoint: Path) -> Callable[[str], np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def hugging_face_model() -> CLIPModel:
+def hugging_face_model() -> Any:
     """A random CLIP of the shape of ``tiny`` whose biases and norms are not trivial either."""
+    from transformers import CLIPModel
+
     torch.manual_seed(0)
     model = CLIPModel(hugging_face_config(MODELS["tiny"].config)).eval()
     for parameter in model.parameters():
@@ -33,7 +38,7 @@ def hugging_face_model() -> CLIPModel:
 
 
 @pytest.fixture(scope="session")
-def hugging_face_folder(hugging_face_model: CLIPModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hugging_face_folder(hugging_face_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that ``save_pretrained`` writes."""
     folder = tmp_path_factory.mktemp("hugging_face")
     hugging_face_model.save_pretrained(folder)
