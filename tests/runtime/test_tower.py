@@ -25,7 +25,7 @@ EMBEDDINGS: dict[str, Callable[[str], Embedding]] = {
 }
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", [pytest.param("torch", marks=pytest.mark.slow), "onnxruntime"])
 def test_pickled_encoders_give_the_same_vectors_in_another_process(runtime: str) -> None:
     embeddings = [make(runtime) for make in EMBEDDINGS.values()]
     expected = [embed(data) for embed, data in embeddings]

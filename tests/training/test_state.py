@@ -31,7 +31,7 @@ def assert_resumes_to_the_weights_of(uninterrupted: TrainingConfig, config: Trai
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("head", ["meanP", "seqLSTM"])
+@pytest.mark.parametrize("head", [pytest.param("meanP", marks=pytest.mark.slow), "seqLSTM"])
 def test_a_stopped_and_resumed_run_has_the_weights_of_an_uninterrupted_run(
     config: TrainingConfig, tmp_path: Path, head: str
 ) -> None:

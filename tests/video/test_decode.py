@@ -251,7 +251,13 @@ def test_a_file_cut_off_anywhere_gives_its_remaining_frames(kind: str, clip_of: 
 UNNOTICED = {"hevc", "vp8, hidden frames"}
 
 
-@pytest.mark.parametrize("kind", ["h264", "h264, ts", "h264, mkv", "vp9, mp4", "av1", IN_PARALLEL, *sorted(UNNOTICED)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("h264", "vp9, mp4", *sorted(UNNOTICED)),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("h264, ts", "h264, mkv", "av1", IN_PARALLEL)),
+    ],
+)
 def test_a_damaged_file_never_gives_a_wrong_frame_without_a_warning(
     kind: str, clip_of: ClipOf, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,8 @@ import pytest
 from page_client import ask
 from servers import HttpServer, PageServer, Response
 
+# The other files of this folder test the same answers without a browser.
+pytestmark = pytest.mark.slow
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
 expect.set_options(timeout=120_000)
@@ -147,7 +149,6 @@ def test_an_index_without_videos_has_no_results(empty_page: PageServer, tab: syn
     expect(tab.locator("#status")).to_contain_text("No videos were found for “a red square”: the index has 0.")
 
 
-@pytest.mark.slow
 def test_a_query_sent_as_soon_as_the_page_opens_is_answered(
     page: PageServer, browser: sync_api.Browser, easy: tuple[str, str]
 ) -> None:
