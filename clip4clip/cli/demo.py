@@ -24,8 +24,8 @@ def demo(
         list[str] | None,
         typer.Argument(
             metavar='"TEXT"',
-            help="Sentences of your own to search for, each in quotes. @FILE reads a file, - standard input: one per "
-            "line.",
+            help="Sentences of your own to search for, each in quotes. @FILE reads them from a file, - from "
+            "standard input, one per line.",
         ),
     ] = None,
     out_folder: Annotated[

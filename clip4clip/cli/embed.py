@@ -30,7 +30,7 @@ def embed_text(
         list[str],
         typer.Argument(
             metavar='"TEXT"',
-            help="Sentences, each in quotes. @FILE reads a UTF-8 file, - standard input: one sentence per line. "
+            help="Sentences, each in quotes. @FILE reads them from a UTF-8 file, - from standard input, one per line. "
             "To embed a text that begins with @ or -, put a backslash in front of it.",
         ),
     ],

@@ -75,7 +75,7 @@ class IndexEncoderOptions(EncoderOptions):
         typer.Option(
             "--model",
             "-m",
-            help="Name of the model. Default: the model of the vectors in the index; clip_vit_b32 for a new index.",
+            help="Name of the model. Default: the model of the vectors in the index. A new index gets clip_vit_b32.",
         ),
     ] = None
 
@@ -130,12 +130,13 @@ def index(
     are removed from the index.
 
     With a table, its rows are added to the index, or replace rows with the same
-    id. The options for frames, workers and the model are not used. Tables come
-    from `clip4clip embed`: use it if other programs need the vectors, too, or
-    if you fill several indexes. Both commands can be resumed.
+    id. --model, if given, must be the table's. The other options for the model,
+    and those for frames and workers, are not used. Tables come from `clip4clip
+    embed`: use it if other programs need the vectors, too, or if you fill
+    several indexes. Both commands can be resumed.
 
-    A video that cannot be read is listed at the end, and the exit code is then
-    1.
+    A video of a folder that cannot be read is listed at the end, and the exit
+    code is then 1. Videos that failed in `clip4clip embed` are left out.
 
     Examples:
         clip4clip index ~/Videos

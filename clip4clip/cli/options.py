@@ -79,7 +79,7 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Number of videos to decode at once; with --engine ray, in each actor. Default: one for each CPU core.",
+        help="Number of videos to decode at once (on a Ray cluster: in each actor). Default: one for each CPU core.",
     ),
 ]
 
@@ -98,8 +98,8 @@ class EncoderOptions:
             "--weights",
             "-w",
             metavar="FILE|FOLDER|hf://OWNER/REPO[@REV][/FILE]",
-            help="Checkpoint of the model. Default: its published weights; for clip_vit_b32 first pytorch_model.bin.1 "
-            "in the folder of the Towhee operator; those of clip_vit_tiny_demo come with this package.",
+            help="Checkpoint of the model. Default: its published weights. For clip_vit_b32, a pytorch_model.bin.1 in "
+            "the folder of the Towhee operator comes before them. clip_vit_tiny_demo needs no download.",
         ),
     ] = None
     device: DeviceOption = None
@@ -161,8 +161,8 @@ class VectorOutputOptions:
             "-o",
             parser=parse_path,
             metavar="FILE.npz",
-            help="Write the vectors (float32, one row each) and their texts or paths to this file. With it, only "
-            "--json prints them.",
+            help="Write the vectors (float32, one row each) and their texts or paths to this file. They are then "
+            "printed only with --json.",
         ),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, with the whole vector.")] = (

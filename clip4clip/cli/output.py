@@ -105,7 +105,7 @@ def _write_vectors(kind: str, names: list[str], vectors: np.ndarray, output: Pat
             np.savez(file, **{"vectors": vectors, f"{kind}s": np.array(names)})  # type: ignore[arg-type]
 
     write_output(output, write)
-    err.print(f"wrote {len(names)} vectors to {plain(output)}", highlight=False, soft_wrap=True)
+    err.print(f"wrote {len(names)} vector{'s' * (len(names) != 1)} to {plain(output)}", highlight=False, soft_wrap=True)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ class TrainingOptions(PairsOptions):
     new_lr: Annotated[float, typer.Option(help="Peak learning rate of the parameters of the head.")] = 1e-4
     weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW; applies to matrices only.")] = 0.2
     warmup: Annotated[
-        float, typer.Option(help="Fraction of all steps in which the learning rate rises, from 0 to below 1.")
+        float, typer.Option(help="Fraction (at least 0, below 1) of all steps in which the learning rate rises.")
     ] = 0.1
     max_grad_norm: Annotated[
         float, typer.Option(help="Largest norm of the gradient; a larger gradient is scaled down to it.")
@@ -93,8 +93,8 @@ class TrainingOptions(PairsOptions):
             "-n",
             min=1,
             max=MAX_FRAMES,
-            help="Number of frames per video: in training one drawn from each of as many equal parts, in evaluation "
-            "evenly spaced.",
+            help="Number of frames per video. Training divides a video into as many equal parts and draws a frame from "
+            "each; evaluation takes evenly spaced frames.",
         ),
     ] = 12
     max_words: Annotated[

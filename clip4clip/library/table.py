@@ -29,7 +29,7 @@ except ImportError as error:  # pragma: no cover
 
 METADATA_KEY = b"clip4clip"
 READ_BATCH = 1000  # rows
-EXTENSIONS = (".parquet", ".pq")
+EXTENSION = ".parquet"
 ACCEPTED = "a Parquet table as `clip4clip embed` writes it from videos"
 
 
@@ -222,7 +222,7 @@ def check_table_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a table that can be written, with links resolved.
 
     Raises:
-        LibraryError: the name does not end in ``.parquet`` or ``.pq``, or the file cannot be written.
+        LibraryError: the name does not end in ``.parquet``, or the file cannot be written.
     """
     path = Path(path)
     table = Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -230,7 +230,7 @@ def check_table_path(path: str | os.PathLike[str]) -> Path:
         raise LibraryError(f"{path} cannot be written: expected the name of a file in a folder that exists")
     if path.exists() and not path.is_file():
         raise LibraryError(f"{path} is not a regular file: a table is written in parts and read again")
-    if not path.suffix.lower().endswith(EXTENSIONS):
+    if path.suffix.lower() != EXTENSION:
         raise LibraryError(f"{path}: a table of vectors is written as Parquet, so its name must end in .parquet")
     try:
         check_writable(table)
