@@ -39,8 +39,12 @@ class TrainingLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             logger.info("no TensorBoard scalars: pip install 'towhee-clip4clip[train]'")
-        else:
+            return
+        try:
             self._tensorboard = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        except BaseException:  # a full disk
+            self._file.close()
+            raise
 
     def __enter__(self) -> TrainingLog:
         return self

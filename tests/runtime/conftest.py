@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from constants import DEMO_MODEL
+from constants import DEMO_MODEL, QUICK_GELU
 
 from clip4clip.runtime.onnx_cache import cached_graph
 from clip4clip.weights.locate import locate
@@ -51,3 +51,12 @@ def torch_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def demo_checkpoint(tmp_path: Path) -> Path:
+    """A copy of the demo model's checkpoint. Encoders that other tests have left loaded do not share its towers."""
+    path = tmp_path / "demo.safetensors"
+    shutil.copy(locate(None, DEMO_MODEL), path)
+    path.with_name("open_clip_config.json").write_text(QUICK_GELU)
+    return path

@@ -136,10 +136,10 @@ def test_files_of_a_process_that_was_killed_while_building_are_removed(cache: Pa
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_or_missing_graph_is_rebuilt_at_the_next_start(
-    kind: str, demo_graph: Callable[[], Path], caplog: pytest.LogCaptureFixture
+    kind: str, demo_graph: Callable[[], Path], demo_checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(demo_graph(), kind)
-    vectors = TextEncoder.load(DEMO_MODEL, None, "cpu", "onnxruntime")(CAPTIONS)
+    vectors = TextEncoder.load(DEMO_MODEL, demo_checkpoint, "cpu", "onnxruntime")(CAPTIONS)
     np.testing.assert_allclose(vectors, TextEncoder.load(DEMO_MODEL, None, "cpu", "torch")(CAPTIONS), atol=1e-5)
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == (0 if kind in ("no file", "no cache") else 1)
@@ -148,9 +148,13 @@ def test_a_damaged_or_missing_graph_is_rebuilt_at_the_next_start(
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_or_missing_graph_is_rebuilt_in_a_running_process(
-    kind: str, demo_graph: Callable[[], Path], two_cores: None, caplog: pytest.LogCaptureFixture
+    kind: str,
+    demo_graph: Callable[[], Path],
+    demo_checkpoint: Path,
+    two_cores: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    text = TextEncoder.load(DEMO_MODEL, None, "cpu", "onnxruntime")
+    text = TextEncoder.load(DEMO_MODEL, demo_checkpoint, "cpu", "onnxruntime")
     damage(demo_graph(), kind)
     vectors = text(CAPTIONS * 10)  # the session for many rows is created only now
     np.testing.assert_allclose(vectors, TextEncoder.load(DEMO_MODEL, None, "cpu", "torch")(CAPTIONS * 10), atol=1e-5)
