@@ -295,19 +295,19 @@ class EncoderSpec:
         Raises:
             UnknownNameError, WeightsNotFoundError, CheckpointError: see :mod:`clip4clip.errors`.
         """
-        return identify(self.weights, self.model_name or DEFAULT_MODEL)
+        return identify(self.weights, self._name)
 
     def text_encoder(self) -> TextEncoder:
         """Load the text encoder; see :meth:`TextEncoder.load`."""
-        return TextEncoder.load(
-            self.model_name or DEFAULT_MODEL, self.weights, self.device, self.runtime, self.precision
-        )
+        return TextEncoder.load(self._name, self.weights, self.device, self.runtime, self.precision)
 
     def video_encoder(self) -> VideoEncoder:
         """Load the video encoder; see :meth:`VideoEncoder.load`."""
-        return VideoEncoder.load(
-            self.model_name or DEFAULT_MODEL, self.weights, self.device, self.runtime, self.precision
-        )
+        return VideoEncoder.load(self._name, self.weights, self.device, self.runtime, self.precision)
+
+    @property
+    def _name(self) -> str:
+        return self.model_name or DEFAULT_MODEL
 
 
 DEFAULT_ENCODER = EncoderSpec()

@@ -62,15 +62,14 @@ class VideoTextDataset(Dataset):
         index, epoch = item if isinstance(item, tuple) else (item, None)
         pair = self.pairs[index]
 
-        def choose(count: int) -> list[int]:
-            if epoch is None:
-                return np.linspace(0, count - 1, self.frames).astype(int).tolist()
+        def draw(count: int) -> list[int]:
             edges = np.linspace(0, count, self.frames + 1)
             offsets = np.random.default_rng([self.seed, epoch, index]).random(self.frames)
             return np.minimum(edges[:-1] + offsets * np.diff(edges), count - 1).astype(int).tolist()
 
         # One thread: the other decoding processes need the other cores.
-        frames = list(read_frames(pair.path, indices=choose, limits=Limits(threads=1)))
+        limits = Limits(threads=1)
+        frames = list(read_frames(pair.path, self.frames, indices=None if epoch is None else draw, limits=limits))
         ids = default_tokenizer(self.config.vocab_size).encode(pair.sentence, self.max_words)
         return ids, torch.from_numpy(pixel_values(frames, self.config.resolution))
 
