@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -62,16 +63,17 @@ class VideoTextDataset(Dataset):
         index, epoch = item if isinstance(item, tuple) else (item, None)
         pair = self.pairs[index]
 
-        def draw(count: int) -> list[int]:
-            edges = np.linspace(0, count, self.frames + 1)
-            offsets = np.random.default_rng([self.seed, epoch, index]).random(self.frames)
-            return np.minimum(edges[:-1] + offsets * np.diff(edges), count - 1).astype(int).tolist()
-
+        draw = None if epoch is None else functools.partial(self._draw_frames, index, epoch)
         # One thread: the other decoding processes need the other cores.
-        limits = Limits(threads=1)
-        frames = list(read_frames(pair.path, self.frames, indices=None if epoch is None else draw, limits=limits))
+        frames = list(read_frames(pair.path, self.frames, indices=draw, limits=Limits(threads=1)))
         ids = default_tokenizer(self.config.vocab_size).encode(pair.sentence, self.max_words)
         return ids, torch.from_numpy(pixel_values(frames, self.config.resolution))
+
+    def _draw_frames(self, index: int, epoch: int, count: int) -> list[int]:
+        """Draw one frame from each of ``self.frames`` equal parts of a video; always the same ones in an epoch."""
+        edges = np.linspace(0, count, self.frames + 1)
+        offsets = np.random.default_rng([self.seed, epoch, index]).random(self.frames)
+        return np.minimum(edges[:-1] + offsets * np.diff(edges), count - 1).astype(int).tolist()
 
 
 def collate(samples: Sequence[tuple[list[int], Tensor]]) -> Batch:
