@@ -19,6 +19,7 @@ from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .engine import Failure
 from .field_kinds import FieldKinds
+from .filter_milvus import to_milvus
 from .filters import quote
 from .hit import Hit
 from .values import (
@@ -230,9 +231,10 @@ class MilvusCollection:
         """Return a filter in Milvus's language, empty for none."""
         check_text(text, "a filter")
         info = self.require()
-        if info.spec is None or not text.strip():
+        if info.spec is None:
             return text.strip()
-        return self._field_kinds.translate(text, info, strict)
+        condition = self._field_kinds.parse(text, info, strict=strict, warn=warn)
+        return to_milvus(condition, info.kinds.keys() - info.dims.keys())
 
     def search(
         self,
