@@ -459,7 +459,7 @@ class MilvusCollection:
 
     def _query(
         self,
-        filter: str,
+        filter: str,  # noqa: A002
         fields: list[str],
         limit: int | None = None,
         timeout: float | None = None,
