@@ -16,22 +16,8 @@ _SERVER_FORM = "expected http(s)://HOST:PORT"
 # File systems whose files other machines may have open, too. SQLite's readers and writers share memory, which works on
 # one machine only. Linux puts "fuse." before the names of some of them.
 NETWORK_FILE_SYSTEMS = {
-    *(
-        "nfs",
-        "nfs3",
-        "nfs4",
-        "cifs",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "smbnetfs",
-        "afs",
-        "openafs",
-        "auristorfs",
-        "coda",
-        "ncpfs",
-    ),
-    *("afpfs", "webdav", "davfs", "davfs2", "ftp", "ftpfs", "curlftpfs", "sshfs"),
+    *("nfs", "nfs3", "nfs4", "cifs", "smb2", "smb3", "smbfs", "smbnetfs", "afs", "openafs", "auristorfs", "coda"),
+    *("afpfs", "webdav", "davfs", "davfs2", "ncpfs", "ftp", "ftpfs", "curlftpfs", "sshfs"),
     *("s3fs", "rclone", "gcsfuse", "goofys", "mountpoint-s3", "blobfuse", "blobfuse2", "juicefs"),
     *("ceph", "glusterfs", "lustre", "gpfs", "beegfs", "beegfs_nodev", "moosefs", "mfs", "panfs", "pvfs2", "orangefs"),
     *("ocfs2", "gfs2"),
@@ -104,7 +90,7 @@ def check_not_on_network(path: str) -> None:
         import psutil
     except ImportError as error:
         raise MissingExtraError("a local index needs psutil: pip install 'towhee-clip4clip[retrieval]'") from error
-    if path.startswith("\\\\") and not path.startswith(("\\\\?\\", "\\\\.\\")):  # of Windows
+    if re.match(r"\\\\(\?\\UNC\\|[^?.])", path, re.IGNORECASE):  # of Windows: \\server\share, \\?\UNC\server\share
         raise _network_error(path, "it is a network path")
     mounts = [part for part in psutil.disk_partitions(all=True) if Path(path).is_relative_to(part.mountpoint)]
     if not mounts:
@@ -128,16 +114,19 @@ def _check_local(uri: str) -> str:
     """Return the path of the file of an index. Files of SQLite lie beside it, so a symlink to the file is followed."""
     if not uri.endswith(".db"):
         raise VideoIndexError(f"{uri!r} is not an index: expected a name that ends in .db, or http(s)://HOST:PORT")
-    if os.path.islink(uri):
-        uri = os.path.realpath(uri)
-    path = Path(uri)
-    if path.is_dir():
+    try:
+        if Path(uri).is_symlink():
+            uri = os.path.realpath(uri)
+        is_folder, parent, has_parent = Path(uri).is_dir(), Path(uri).parent, Path(uri).parent.is_dir()
+    except OSError as error:  # such as a name that is too long, or a drive that does not answer
+        raise VideoIndexError(f"{uri!r} cannot be an index: {error.strerror}") from error
+    if is_folder:
         raise VideoIndexError(
             f"{uri!r} is a folder, such as Milvus Lite makes, but a local index is a file: make a new one with "
             "`clip4clip index TABLE.parquet|FOLDER --uri another.db`, or move the folder away"
         )
-    if not path.parent.is_dir():
-        raise VideoIndexError(f"{uri!r} cannot be an index: there is no folder {path.parent}")
+    if not has_parent:
+        raise VideoIndexError(f"{uri!r} cannot be an index: there is no folder {parent}")
     check_not_on_network(os.path.realpath(uri))
     return uri
 
