@@ -27,6 +27,7 @@ from .address import IndexAddress
 from .codes import Codes, CodesLostError, CodesState, encode, open_codes, random_rotation, record_type, write_codes
 from .collection import CollectionInfo, VectorSpec
 from .database import APPLICATION_ID, ChangedError, Database
+from .engine import Failure
 from .hit import Hit
 from .nearest import find_nearest
 from .values import check_limit, check_output_fields, check_text, to_vector
@@ -262,7 +263,7 @@ class LocalCollection:
         """Yield all rows, in the state of the first one.
 
         Args:
-            fields: names of the fields that each row gets, if it has them.
+            fields: names of the fields that each row gets, if it has them, besides ``id``; ``*`` for all but the vector.
             filter: condition on the fields of a row; empty for none.
         """
         collection = self._require()
@@ -278,7 +279,9 @@ class LocalCollection:
                     vectors = _read_vectors(connection, [*rows], collection.dim)
                     for row, vector in zip(rows.values(), vectors, strict=True):
                         row["vector"] = vector
-                yield from ({name: row[name] for name in fields if name in row} for row in rows.values())
+                names = ("id", *fields)
+                for row in rows.values():
+                    yield row if "*" in fields else {name: row[name] for name in names if name in row}
 
     def delete(self, ids: Sequence[Any] = (), *, filter: str = "") -> int:  # noqa: A002
         """Delete rows by their ids, and those that match a filter.
@@ -340,30 +343,30 @@ class LocalCollection:
         collection = self._require()
         return self._database.read(lambda connection: self._read_state(connection, collection).rows)
 
-    def failures(self) -> dict[str, tuple[int | None, int | None, str]]:
-        """Return size, time of modification and error of each video that cannot be decoded, by its path."""
-        collection = self._find()
-        if collection is None:
-            return {}
-        statement = "SELECT path, size, mtime, error FROM failures WHERE collection = ?"
-        number = collection.number
-        return self._database.read(
-            lambda connection: {row[0]: row[1:] for row in connection.execute(statement, (number,))}
-        )
-
-    def record_failures(self, failures: Mapping[str, tuple[int | None, int | None, str]]) -> None:
-        """Remember videos that cannot be decoded.
-
-        Args:
-            failures: size, time of modification and error of each file, by its path.
-        """
+    def failures(self, paths: Sequence[str]) -> dict[str, Failure]:
+        """Return what :meth:`record_failures` has stored about these paths, by path."""
         number = self._require().number
-        rows = [(number, path, *failure) for path, failure in failures.items()]
+
+        def read(connection: sqlite3.Connection) -> dict[str, Failure]:
+            found: dict[str, Failure] = {}
+            for part in _parts(paths):
+                statement = (
+                    f"SELECT path, size, mtime, error FROM failures WHERE path IN {_marks(part)} AND collection = ?"  # noqa: S608
+                )
+                found.update({row[0]: Failure(*row) for row in connection.execute(statement, (*part, number))})
+            return found
+
+        return self._database.read(read)
+
+    def record_failures(self, failures: Iterable[Failure]) -> None:
+        """Remember videos that cannot be decoded, so that they are not tried again."""
+        number = self._require().number
+        rows = [(number, failure.path, failure.size, failure.mtime, failure.error) for failure in failures]
         self._database.write(
             lambda connection: connection.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)", rows)
         )
 
-    def forget_failures(self, paths: Iterable[str]) -> None:
+    def forget_failures(self, paths: Sequence[str]) -> None:
         """Forget videos that could not be decoded, by their paths."""
         number = self._require().number
         rows = [(number, path) for path in paths]
@@ -643,14 +646,13 @@ def _video_numbers(connection: sqlite3.Connection, collection: int, names: Seque
 
 
 def _rename_videos(connection: sqlite3.Connection, collection: int, names: Mapping[str, str]) -> None:
-    """Give videos other names. One that gets the name of another one is merged with it."""
-    for name, new_name in names.items():
-        row = connection.execute(
-            "SELECT number FROM videos WHERE name = ? AND collection = ?", (name, collection)
-        ).fetchone()
-        if row is not None and name != new_name:
-            connection.execute("UPDATE videos SET name = ? WHERE number = ?", (f"\0{row[0]}", row[0]))
-            connection.execute("UPDATE videos SET name = ? WHERE name = ?", (new_name, f"\0{row[0]}"))
+    """Give videos other names."""
+    # First out of each other's way, as for ids.
+    find = "SELECT number FROM videos WHERE name = ? AND collection = ?"
+    rename = "UPDATE videos SET name = ? WHERE number = ?"
+    found = [(row[0], new_name) for name, new_name in names.items() for row in connection.execute(find, (name, collection))]
+    connection.executemany(rename, ((f"\0{number}", number) for number, _ in found))
+    connection.executemany(rename, ((new_name, number) for number, new_name in found))
 
 
 def _read_vectors(connection: sqlite3.Connection, numbers: Sequence[int], dim: int) -> np.ndarray:
