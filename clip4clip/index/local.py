@@ -263,7 +263,8 @@ class LocalCollection:
         """Yield all rows, in the state of the first one.
 
         Args:
-            fields: names of the fields that each row gets, if it has them, besides ``id``; ``*`` for all but the vector.
+            fields: names of the fields that each row gets, if it has them; ``*`` for all but the vector. ``id`` is
+                always among them.
             filter: condition on the fields of a row; empty for none.
         """
         collection = self._require()
@@ -650,7 +651,9 @@ def _rename_videos(connection: sqlite3.Connection, collection: int, names: Mappi
     # First out of each other's way, as for ids.
     find = "SELECT number FROM videos WHERE name = ? AND collection = ?"
     rename = "UPDATE videos SET name = ? WHERE number = ?"
-    found = [(row[0], new_name) for name, new_name in names.items() for row in connection.execute(find, (name, collection))]
+    found = [
+        (row[0], new_name) for name, new_name in names.items() for row in connection.execute(find, (name, collection))
+    ]
     connection.executemany(rename, ((f"\0{number}", number) for number, _ in found))
     connection.executemany(rename, ((new_name, number) for number, new_name in found))
 

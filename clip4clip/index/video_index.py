@@ -318,7 +318,10 @@ class VideoIndex:
         """
         if isinstance(ids, str):
             raise InputTypeError(f"ids must be a list of ids, not the string {brief(ids)}")
-        return self._engine.delete(ids, filter=filter)
+        removed = self._engine.delete(ids, filter=filter)
+        if removed >= UPSERT_BATCH:
+            self._engine.finish()
+        return removed
 
     def relocate(
         self,
@@ -357,8 +360,8 @@ class VideoIndex:
         if not changes:
             raise VideoIndexError(
                 f"none of the {len(report.not_found):,} videos below {os.fspath(old)} is in {os.fspath(new)}; for "
-                f"example, there is no file {next(iter(report.not_found.values()))}. Nothing was changed. If the files "
-                "cannot be seen from this machine, use force"
+                f"example, there is no file {next(iter(report.not_found.values()))}. Nothing was changed. To change "
+                "the paths anyway, pass force (in a shell, --force)"
             )
         check_conflicts(self._engine.rows(["path"]), changes)
         if not dry_run:
