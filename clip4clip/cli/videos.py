@@ -282,14 +282,12 @@ def _confirm(question: str, yes: bool) -> None:
         yes: whether the user has answered already.
 
     Raises:
-        BadParameter: there is no terminal to ask on.
+        VideoIndexError: there is no terminal to ask on.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise typer.BadParameter(
-            "there is no terminal to ask on, so nothing was changed: add --yes", param_hint="--yes"
-        )
+        raise VideoIndexError("nothing was changed, as there is no terminal to ask on: add --yes")
     if not typer.confirm(question, err=True):
         print_summary("nothing was changed")
         raise typer.Exit(1)

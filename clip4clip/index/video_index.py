@@ -25,7 +25,6 @@ from ..weights.identity import Identity
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .engine import Engine, Failure, open_engine
-from .filters import MTIME_FIELD, parse_date
 from .hit import Hit
 from .info import IndexInfo, bytes_on_disk, summarise
 from .relocate import RelocateReport, check_conflicts, make_path_change, plan_relocation
@@ -652,6 +651,10 @@ def _date_conditions(since: str | None, until: str | None) -> list[str]:
         InputTypeError, InputValueError: ``since`` or ``until`` is not a date, or ``since`` is after ``until``.
     """
     periods = {name: _parse_date(text, name) for name, text in (("since", since), ("until", until)) if text is not None}
+    if not periods:
+        return []
+    from .filters import MTIME_FIELD  # imported here, as it imports a parser
+
     if len(periods) == 2 and periods["since"][0] >= periods["until"][1]:
         raise InputValueError(f"since, {since!r}, is after until, {until!r}")
     conditions = {"since": f"{MTIME_FIELD} >= {{0}}", "until": f"{MTIME_FIELD} < {{1}}"}
@@ -659,6 +662,8 @@ def _date_conditions(since: str | None, until: str | None) -> list[str]:
 
 
 def _parse_date(text: str, name: str) -> tuple[int, int]:
+    from .filters import parse_date
+
     check_text(text, name)
     try:
         return parse_date(text)
