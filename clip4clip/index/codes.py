@@ -1,13 +1,15 @@
-"""Vectors as codes of one byte per number: a quarter of the size, and a bound on how wrong each similarity can be.
+"""Vectors as codes of one byte per number: a quarter of the size, and a bound on the error of each similarity.
 
-A vector v, scaled to length 1, becomes ``scale · code · rotationᵀ`` with int8 numbers in ``code``. The rotation, a random
-orthogonal matrix of the collection, spreads the few large numbers that vectors of CLIP have over all numbers of the code,
-as the largest one decides the scale. With ``error = |v − scale · code · rotationᵀ|``, the cosine similarity to a query q of
-length 1 differs from ``scale · (q · rotation) · code`` by at most ``error`` (Cauchy–Schwarz), however good the rotation is.
+A vector of length 1 is multiplied by a random orthogonal matrix, the rotation of the collection, and rounded to
+``scale · code`` with int8 numbers in ``code``. The rotation changes no similarity. It spreads the few large numbers
+that vectors of CLIP have over the whole code, as the largest number decides the scale. Each code has its ``error``, the
+length of what was rounded away. By the inequality of Cauchy and Schwarz, the cosine similarity to a query differs from
+``scale · code · rotated query`` by at most ``error``. All rounding of float32 is included.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from ..runtime.placement import available_cores
 from ..threads import thread_pool
 
 BLOCK = 512  # codes converted to float32 at once: they stay in the cache of a core
-ENCODE_BLOCK = 4096  # vectors encoded at once
+ENCODE_BLOCK = 1024  # vectors encoded at once
 GATHER_LIMIT = 0.25  # share of the codes up to which selected codes are scanned one by one
 
 
@@ -50,30 +52,46 @@ def encode(vectors: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         rotation: float32 of shape (dim, dim).
     """
     records = np.zeros(len(vectors), record_type(vectors.shape[1]))
-    rotation = rotation.astype(np.float64)
     for start in range(0, len(vectors), ENCODE_BLOCK):
-        _encode_block(vectors[start : start + ENCODE_BLOCK], rotation, records[start : start + ENCODE_BLOCK])
+        end = start + ENCODE_BLOCK
+        _encode_block(unit_rows(vectors[start:end]).astype(np.float32) @ rotation, records[start:end])
     return records
 
 
-def _encode_block(vectors: np.ndarray, rotation: np.ndarray, records: np.ndarray) -> None:
-    # In float64, so that rounding is far below the errors that are measured.
-    unit = unit_rows(vectors)
-    rotated = unit @ rotation
-    scale = (np.abs(rotated).max(axis=1) / 127).astype(np.float32)
-    code = np.rint(rotated / scale[:, None])
-    residual = unit - (code * scale[:, None]) @ rotation.T
-    records["code"], records["scale"] = code.clip(-127, 127), scale
-    # Rounded up, and with the error of the scan: a float32 product of dim numbers of norms 1 and |code|.
-    error = np.linalg.norm(residual, axis=1) * (1 + 1e-6) + (vectors.shape[1] + 8) * 2.0**-23
-    records["error"] = np.nextafter(error.astype(np.float32), np.float32(np.inf))
+def _encode_block(rotated: np.ndarray, records: np.ndarray) -> None:
+    scale = np.abs(rotated).max(axis=1) / np.float32(127)
+    code = np.rint(rotated / scale[:, None]).clip(-127, 127)
+    rotated -= code * scale[:, None]
+    records["code"], records["scale"] = code, scale
+    error = np.sqrt(np.einsum("ij,ij->i", rotated, rotated)) * np.float32(
+        1 + 1e-4
+    )  # more than the rounding of this line
+    records["error"] = error + np.float32(_rounding(rotated.shape[1]))
+
+
+def _rounding(dim: int) -> float:
+    """Return how much the rounding of float32 can change a similarity.
+
+    A sum of dim products, in any order, is wrong by at most ``dim · 2⁻²⁴`` times the lengths of the two vectors. This
+    counts once for the scan, and once for each number of the rotated vector. What is added covers single roundings, and
+    those of the rotation.
+    """
+    return (dim + 8) * 2.0**-24 * (2 + dim**0.5)
+
+
+def rotate_query(unit: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Return a query rotated as the codes are, float32 of shape (dim,).
+
+    Args:
+        unit: query of length 1, float64 of shape (dim,).
+        rotation: float32 of shape (dim, dim).
+    """
+    return (unit @ rotation.astype(np.float64)).astype(np.float32)
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
     """Return vectors scaled to length 1, float64 of shape (n, dim)."""
-    vectors = np.asarray(vectors, np.float64)
-    # First by the largest number, as the squares of very small or large ones do not fit.
-    vectors = vectors / np.abs(vectors).max(axis=1, keepdims=True)
+    vectors = vectors.astype(np.float64)
     return vectors / np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
 
 
@@ -130,7 +148,7 @@ def write_codes(path: Path, count: int, batches: Iterable[np.ndarray], mode: int
         batches: records, in arrays of any length.
         mode: access mode of a new file.
     """
-    with open(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0), mode), "wb") as file:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0), mode), "wb") as file:
         for records in batches:
             file.seek(count * records.itemsize)
             file.write(records.data if records.flags.c_contiguous else records.tobytes())
@@ -264,7 +282,7 @@ def _share_out(work: Callable[[int, int], None], total: int) -> None:
         return
     edges: Sequence[int] = np.linspace(0, total, parts + 1).astype(int).tolist()
     pool = thread_pool("scan", cores)
-    futures = [pool.submit(work, *pair) for pair in zip(edges[1:-1], edges[2:], strict=True)]
+    futures = [pool.submit(work, first, last) for first, last in itertools.pairwise(edges[1:])]
     work(edges[0], edges[1])
     for future in futures:
         future.result()

@@ -1,7 +1,7 @@
 """An SQLite file that many processes read while one writes.
 
-Readers never wait: SQLite's write-ahead log gives each transaction the state of its beginning. Writers take turns by the
-lock on a file. All commits and checkpoints happen under this lock, which also avoids SQLite's WAL-reset bug
+Readers never wait: SQLite's write-ahead log gives each transaction the state of its beginning. Writers take turns by a
+lock file. All commits and checkpoints happen under this lock, which also avoids SQLite's WAL-reset bug
 (https://sqlite.org/wal.html#walresetbug, versions before 3.51.3): it needs a commit during a checkpoint.
 """
 
@@ -18,74 +18,17 @@ from typing import TypeVar
 
 import filelock
 
-from ..errors import IndexUnavailableError, VideoIndexError, first_line
+from ..errors import Clip4clipError, IndexUnavailableError, VideoIndexError, first_line
+from .tables import create_tables, has_tables
 
 Result = TypeVar("Result")
 
-APPLICATION_ID = 0x43344331  # "C4C1"
-FORMAT = 1  # of the tables; another one cannot be read
 PAGE_SIZE = 16_384  # seven vectors of 512 numbers; a page of 4 kB holds one and is half empty
 CACHE_KB = 65_536
 CHECKPOINT_BYTES = 64 << 20  # size of the write-ahead log from which it is moved into the database
 LOCK_POLL = 0.005  # seconds
+KEPT = "What was stored before is kept"
 BUSY_TIMEOUT = 10_000  # milliseconds, for programs that do not know our lock
-
-SCHEMA = """
-CREATE TABLE collections (
-    number INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    dim INTEGER NOT NULL,
-    spec TEXT NOT NULL,
-    rotation BLOB NOT NULL,             -- of the codes: float32 of shape (dim, dim)
-    version INTEGER NOT NULL DEFAULT 0, -- increases with every change
-    rows INTEGER NOT NULL DEFAULT 0,
-    codes TEXT NOT NULL DEFAULT '',     -- CodesState
-    code_count INTEGER NOT NULL DEFAULT 0,
-    stamp INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE videos (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    collection INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    UNIQUE (name, collection)
-);
-CREATE TABLE rows (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, -- a replaced row gets a new number
-    collection INTEGER NOT NULL,
-    id TEXT NOT NULL,
-    video INTEGER NOT NULL,
-    path TEXT NOT NULL,
-    start REAL,
-    "end" REAL,
-    duration REAL,
-    frame_count INTEGER,
-    size INTEGER,
-    mtime INTEGER,
-    fields TEXT,                        -- all others, as a JSON object
-    UNIQUE (id, collection)
-);
-CREATE INDEX rows_of_video ON rows (video);
-CREATE TABLE vectors (row INTEGER PRIMARY KEY, vector BLOB NOT NULL);
-CREATE TABLE dead (                     -- rows that were deleted, but whose codes are still in the file
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    collection INTEGER NOT NULL,
-    row INTEGER NOT NULL
-);
-CREATE TABLE field_kinds (              -- every field that a row ever had
-    collection INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    PRIMARY KEY (collection, name, kind)
-) WITHOUT ROWID;
-CREATE TABLE failures (                 -- videos that cannot be decoded
-    collection INTEGER NOT NULL,
-    path TEXT NOT NULL,
-    size INTEGER,
-    mtime INTEGER,
-    error TEXT NOT NULL,
-    PRIMARY KEY (collection, path)
-) WITHOUT ROWID;
-"""
 
 
 class ChangedError(Exception):
@@ -126,8 +69,7 @@ class Database:
         """Yield a connection in a transaction that sees the state of its beginning.
 
         Raises:
-            ChangedError: this process cannot lock the file, and another one changed it in the meantime. What was read is
-                worthless.
+            ChangedError: this process cannot lock the file, and another one changed it. What was read is worthless.
         """
         self._check_open()
         with self._translate_errors(), self._pool.connection() as connection:
@@ -157,7 +99,8 @@ class Database:
         with self._lock(), self._translate_errors(), self._pool.connection(create=True) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                _create_tables(connection, self.path)
+                if not has_tables(connection):
+                    create_tables(connection)
                 result = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
@@ -206,8 +149,8 @@ class Database:
                 raise busy from None
             except OSError as error:
                 raise VideoIndexError(
-                    f"the index {self.path} cannot be written: {error.strerror or error}. The folder {self.path.parent} "
-                    "must be writable"
+                    f"the index {self.path} cannot be written: {error.strerror or error}. It needs permission to write "
+                    f"in {self.path.parent}"
                 ) from error
             try:
                 yield
@@ -223,13 +166,11 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise _translate(error, self.path) from error
+        except Clip4clipError:
+            raise
         except OSError as error:
-            if isinstance(error, IndexUnavailableError):
-                raise
-            raise VideoIndexError(
-                f"the index {self.path} cannot be read or written: {error.strerror or error}. What was stored before is "
-                "kept"
-            ) from error
+            reason = error.strerror or error
+            raise VideoIndexError(f"the index {self.path} cannot be read or written: {reason}. {KEPT}") from error
 
 
 def _translate(error: sqlite3.Error, path: Path) -> VideoIndexError:
@@ -237,29 +178,13 @@ def _translate(error: sqlite3.Error, path: Path) -> VideoIndexError:
     if "locked" in reason or "busy" in reason:
         return IndexUnavailableError(f"the index {path} is in use by another program that locks it: {reason}")
     if "full" in reason:
-        return VideoIndexError(f"the index {path} cannot be written: the disk is full. What was stored before is kept")
+        return VideoIndexError(f"the index {path} cannot be written: the disk is full. {KEPT}")
     if "malformed" in reason or "not a database" in reason or "no such table" in reason or "no such column" in reason:
         return VideoIndexError(
             f"the index {path} is damaged or no index: {reason}. Restore it from a copy, or move it away and create it "
             "again with `clip4clip index`"
         )
-    return VideoIndexError(f"the index {path} cannot be read or written: {reason}. What was stored before is kept")
-
-
-def _create_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables in an empty file."""
-    if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
-        return
-    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise _foreign(path)
-    for statement in SCHEMA.split(";\n"):
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
-
-
-def _foreign(path: Path) -> VideoIndexError:
-    return VideoIndexError(f"{path} is a database of another program, not an index: choose another name")
+    return VideoIndexError(f"the index {path} cannot be read or written: {reason}. {KEPT}")
 
 
 def _checkpoint(connection: sqlite3.Connection) -> None:
@@ -354,18 +279,11 @@ class _Connection:
         execute = self.sqlite.execute
         execute("PRAGMA trusted_schema = OFF")
         execute(f"PRAGMA cache_size = -{CACHE_KB}")
-        application, version = (execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-        if application != APPLICATION_ID and execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise _foreign(self._path)
-        if application == APPLICATION_ID and version != FORMAT:
-            raise VideoIndexError(
-                f"the index {self._path} has the format {version}, and this version of clip4clip reads {FORMAT}: use "
-                "the version that wrote it"
-            )
+        is_index = has_tables(self.sqlite)
         if not can_write:
             return
         execute(f"PRAGMA page_size = {PAGE_SIZE}")  # of a new file
-        if application != APPLICATION_ID:
+        if not is_index:
             execute("PRAGMA journal_mode = WAL")  # recorded in the file
         execute("PRAGMA synchronous = FULL")
         execute("PRAGMA wal_autocheckpoint = 0")

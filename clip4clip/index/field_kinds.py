@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .collection import CollectionInfo
-from .filters import MTIME_FIELD, quote, translate_filter
+from .filter_tree import Condition
+from .filters import MTIME_FIELD, parse_filter, quote
 
 SAMPLE_ROWS = 100
 # Kinds of the fields that come from a table, used as long as no video in the index has a value in them.
@@ -33,9 +34,9 @@ class FieldKinds:
         self._query = query
         self._seen: dict[str, set[str]] = {}  # of fields that are not in the collection's schema
 
-    def translate(self, text: str, info: CollectionInfo, strict: bool = False) -> str:
-        """Return a filter for Milvus; see :func:`clip4clip.index.filters.translate_filter`."""
-        return translate_filter(
+    def parse(self, text: str, info: CollectionInfo, strict: bool = False) -> Condition | None:
+        """Return the tree of a filter; see :func:`clip4clip.index.filters.parse_filter`."""
+        return parse_filter(
             text,
             functools.partial(self._find_kinds, info),
             functools.partial(self._find_names, info),

@@ -18,6 +18,7 @@ from ..errors import IndexUnavailableError, InputValueError, MissingExtraError, 
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .field_kinds import FieldKinds
+from .filter_milvus import to_milvus
 from .filters import quote
 from .hit import Hit
 from .values import MAX_STRING_BYTES, check_limit, check_output_fields, check_text, to_vector
@@ -218,12 +219,14 @@ class MilvusCollection:
             )
 
     def translate_filter(self, text: str, strict: bool = False) -> str:
-        """Return a filter for :meth:`search` and :meth:`delete`, checked and with its dates translated.
+        """Return a filter for :meth:`search` and :meth:`delete`, checked and in Milvus's syntax.
 
-        Arguments and errors are those of :func:`clip4clip.index.filters.translate_filter`.
+        Arguments and errors are those of :func:`clip4clip.index.filters.parse_filter`.
         """
         check_text(text, "a filter")
-        return self._field_kinds.translate(text, self.require(), strict)
+        info = self.require()
+        condition = self._field_kinds.parse(text, info, strict)
+        return to_milvus(condition, info.kinds.keys() - info.dims.keys())
 
     def search(
         self,

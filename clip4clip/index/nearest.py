@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .codes import Codes, unit_rows
+from .codes import Codes, rotate_query, unit_rows
 
-FIRST_CANDIDATES = 32  # more than the rows that are asked for: usually nothing is read twice
+EXTRA_CANDIDATES = 16  # rows that are read at first, beside those that were asked for
 READ_BATCH = 512  # vectors read at once
 
 ReadVectors = Callable[[list[int]], np.ndarray]
@@ -42,12 +42,11 @@ def find_nearest(
     """
     unit = unit_rows(query[None])[0]
     positions = None if selected is None else codes.positions(selected)
-    rotated = (unit @ rotation.astype(np.float64)).astype(np.float32)
-    similarities, highest = codes.bounds(rotated, positions)
+    similarities, highest = codes.bounds(rotate_query(unit, rotation), positions)
     best = _Nearest(codes, unit, read_vectors, limit, per_video)
     remaining = np.isfinite(highest)
     # Those that look nearest first: their similarities decide how many others have to be read.
-    count = 2 * limit + FIRST_CANDIDATES
+    count = limit + EXTRA_CANDIDATES
     while not best.is_full and remaining.any():
         chosen = _largest(np.where(remaining, similarities, -np.inf), min(count, int(remaining.sum())))
         best.read(chosen if positions is None else positions[chosen])
