@@ -57,10 +57,7 @@ def list_videos(
     """
     with address.open() as videos, _closed_pipe_is_the_end():
         if missing:
-            with progress_bars("videos/s") as progress:
-                found = [
-                    *videos.missing(filters.condition, since=filters.since, until=filters.until, track=progress.track)
-                ]
+            found = _missing(videos, filters)
             count = _print_videos(found, as_json)
         else:
             listed = videos.videos(filters.condition, since=filters.since, until=filters.until)
@@ -117,13 +114,12 @@ def delete(
     if bool(ids) == bool(condition.strip() or missing):
         raise typer.BadParameter("give either ids, or --filter, --missing or both", param_hint="ID")
     with address.open() as videos:
-        with progress_bars("videos/s") as progress:
-            if ids:
-                found = [_get(videos, name) for name in dict.fromkeys(ids)]
-            elif missing:
-                found = [*videos.missing(condition, strict=True, track=progress.track)]
-            else:
-                found = [*videos.videos(condition, strict=True)]
+        if ids:
+            found = [_get(videos, name) for name in dict.fromkeys(ids)]
+        elif missing:
+            found = _missing(videos, FilterOptions(condition), strict=True)
+        else:
+            found = [*videos.videos(condition, strict=True)]
         if not found:
             print_summary("there are no such videos in the index")
             return
@@ -180,6 +176,15 @@ def relocate(
 
 def _videos(count: int) -> str:
     return f"{count:,} video{'s' * (count != 1)}"
+
+
+def _missing(videos: VideoIndex, filters: FilterOptions, strict: bool = False) -> list[Hit]:
+    """Return the videos whose files are gone, with a progress bar for the search."""
+    with progress_bars("videos/s") as progress:
+        missing = videos.missing(
+            filters.condition, since=filters.since, until=filters.until, strict=strict, track=progress.track
+        )
+        return list(missing)
 
 
 def _get(videos: VideoIndex, name: str) -> Hit:

@@ -186,7 +186,7 @@ class LocalCollection:
         query = to_vector(vector, collection.dim, "the vector to search for")
 
         def search(connection: sqlite3.Connection) -> list[Hit]:
-            condition = _to_condition(connection, collection, filter)
+            condition = _to_condition(connection, collection, filter, warn=False)
             selected = select_rows(connection, collection.number, *condition) if condition else None
 
             def read(numbers: Sequence[int]) -> np.ndarray:
@@ -228,7 +228,7 @@ class LocalCollection:
         """
         collection, _ = self._require()
         with self._database.reading() as connection:
-            condition = _to_condition(connection, collection, filter) or ("1", [])
+            condition = _to_condition(connection, collection, filter, warn=False) or ("1", [])
             for rows in iterate_rows(connection, collection.number, *condition):
                 if "vector" in fields:
                     vectors = read_vectors(connection, [*rows], collection.dim)
@@ -322,9 +322,17 @@ class LocalCollection:
 
 
 def _to_condition(
-    connection: sqlite3.Connection, collection: Collection, text: str, strict: bool = False
+    connection: sqlite3.Connection, collection: Collection, text: str, strict: bool = False, warn: bool = True
 ) -> tuple[str, list[Any]] | None:
-    """Return a filter as a condition in SQL, with its parameters; None for an empty filter."""
+    """Return a filter as a condition in SQL, with its parameters; None for an empty filter.
+
+    Args:
+        connection: open transaction.
+        collection: the collection.
+        text: the filter.
+        strict: raise an error for a field that no row has.
+        warn: log a warning about such a field, if not ``strict``. :meth:`LocalCollection.check_filter` has done so.
+    """
     check_text(text, "a filter")
     if not text.strip():
         return None
@@ -341,7 +349,7 @@ def _to_condition(
         return None if kind is None else {kind}
 
     def names() -> set[str]:
-        return set() if is_empty else {"id", "path", *kinds}
+        return set() if is_empty or not (strict or warn) else {"id", "path", *kinds}
 
     condition = parse_filter(text, lookup, names, collection.info.spec is not None, strict)
     return None if condition is None else to_sql(condition)
