@@ -82,9 +82,10 @@ def index(
     another folder are left out: `clip4clip relocate` keeps their vectors.
 
     With a table, its rows are added to the index, or replace rows with the same
-    id. --model, if given, must be the table's. All other options are not used.
-    Tables come from `clip4clip embed`: use it if other programs need the
-    vectors, too, or if you fill several indexes. Both commands can be resumed.
+    id. --model, if given, must be the table's. Of the other options, only those
+    for the index are used. Tables come from `clip4clip embed`: use it if other
+    programs need the vectors, too, or if you fill several indexes. Both
+    commands can be resumed.
 
     A video of a folder that cannot be read is listed at the end, and the exit
     code is then 1. A local index remembers files that cannot be decoded: later

@@ -68,7 +68,10 @@ def list_videos(
 
 
 def info(*, address: IndexOptions, as_json: JsonOption = False) -> None:
-    """Describe an index: its model, size, and the fields that filters can use.
+    """Describe an index: its model, its size, and its fields.
+
+    Lists the fields that filters can use, with the kinds of their values. The
+    time in mtime can be used as a date, by the name modified.
 
     Examples:
         clip4clip info
@@ -152,8 +155,8 @@ def relocate(
     """Change the paths of videos in an index after their folder was moved.
 
     Nothing is embedded: vectors and fields are kept. All paths below OLD
-    change; no other video does. A video whose file is not at its new path
-    keeps the old one. The command shows what will change, and asks.
+    change, but a video whose file is not at its new path keeps the old one.
+    Other videos stay as they are. The command shows what will change, and asks.
 
     Examples:
         clip4clip relocate /mnt/old/videos /mnt/new/videos
@@ -162,12 +165,12 @@ def relocate(
         with progress_bars("videos/s") as progress:
             plan = videos.relocate(old, new, force=force, dry_run=True, track=progress.track)
         _show(f"{path} → {new_path}" for path, new_path in plan.relocated.items())
-        if plan.not_found:
-            rest = "they change, too" if force else "they keep their paths"
-            print_summary(
-                f"{_videos(len(plan.not_found))} of {old} have no file at the new path, such as "
-                f"{next(iter(plan.not_found.values()))}: {rest}"
-            )
+        for kept, reason in ((plan.not_found, "there is no file"), (plan.taken, "the index already has a video")):
+            if kept and not (force and kept is plan.not_found):
+                print_summary(
+                    f"{_videos(len(kept))} will not change, as {reason} at the new path, such as "
+                    f"{printable(next(iter(kept.values())))}"
+                )
         _confirm(f"Change the paths of {_videos(len(plan.relocated))}?", yes)
         with progress_bars("videos/s") as progress:
             report = videos.relocate(old, new, force=force, track=progress.track)

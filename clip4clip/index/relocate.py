@@ -6,19 +6,25 @@ import ntpath
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..errors import InputTypeError, InputValueError, VideoIndexError, brief
+from ..errors import InputTypeError, InputValueError, brief
 from ..library.sources import absolute_path
 from ..video.source import is_url
 
 ChangePath = Callable[[str], "str | None"]
 """Return the new path of a video; None for a video that is not below the old folder."""
 
-PathChanges = dict[str, tuple[str, str]]
-"""New id and new path of each row, by its old id."""
+
+class Move(NamedTuple):
+    """The change of the id and the path of a row."""
+
+    id: str
+    path: str
+    new_id: str
+    new_path: str
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,15 @@ class RelocateReport:
 
     Attributes:
         relocated: new path of each video whose path has changed, by its old path.
-        not_found: the same for videos whose files are not at their new paths. They keep their old paths, unless
-            ``force`` is set: they are then in ``relocated``, too.
+        not_found: new paths where there is no file, by the old paths. These videos keep their old paths, unless
+            ``force`` is set.
+        taken: new paths that other videos of the index have already, by the old paths. These videos keep their old
+            paths.
     """
 
-    relocated: dict[str, str]
-    not_found: dict[str, str]
+    relocated: dict[str, str] = field(default_factory=dict)
+    not_found: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
 
 
 def make_path_change(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> ChangePath:
@@ -57,42 +66,49 @@ def make_path_change(old: str | os.PathLike[str], new: str | os.PathLike[str]) -
     return _path_change(old_place, new_place)
 
 
-def plan_relocation(
+def plan_moves(
     rows: Iterable[Mapping[str, Any]], change: ChangePath, force: bool
-) -> tuple[PathChanges, RelocateReport]:
-    """Return the changes of ids and paths, and a report of them.
+) -> tuple[dict[str, Move], dict[str, str]]:
+    """Return the moves of the videos below a folder, by their ids, and the new paths where there is no file.
 
     Args:
         rows: all rows of the index, with their paths.
         change: function that changes a path.
-        force: also change the paths of videos whose files are not at their new paths.
+        force: also move videos whose files are not at their new paths.
     """
-    changes: PathChanges = {}
-    report = RelocateReport({}, {})
+    moves: dict[str, Move] = {}
+    not_found: dict[str, str] = {}
     for row in rows:
         id_, path = row["id"], row.get("path", "")
         new_path = change(path)
         if new_path is None:
             continue
-        is_found = is_url(new_path) or path in report.relocated or os.path.isfile(new_path)
-        if not is_found:
-            report.not_found[path] = new_path
-        if is_found or force:
-            report.relocated[path] = new_path
-            changes[id_] = (new_path if id_ == path else id_, new_path)
-    return changes, report
+        if not (is_url(new_path) or os.path.isfile(new_path)):
+            not_found[path] = new_path
+        if force or path not in not_found:
+            moves[id_] = Move(id_, path, new_path if id_ == path else id_, new_path)
+    return moves, not_found
 
 
-def check_conflicts(rows: Iterable[Mapping[str, Any]], changes: PathChanges) -> None:
-    """Raise VideoIndexError if rows that do not change have one of the new ids or paths."""
-    taken = {value for change in changes.values() for value in change}
-    conflicts = [row for row in rows if row["id"] not in changes and {row["id"], row.get("path")} & taken]
-    if conflicts:
-        others = f" and {len(conflicts) - 1:,} other new paths" if len(conflicts) > 1 else ""
-        raise VideoIndexError(
-            f"the index already has {conflicts[0]['id']}{others}, so nothing was changed. If the files were indexed "
-            "again after they were moved, remove the old rows instead: `clip4clip delete --missing`"
-        )
+def drop_conflicts(rows: Iterable[Mapping[str, Any]], moves: dict[str, Move]) -> dict[str, str]:
+    """Remove the moves to ids and paths that other rows have and keep.
+
+    Args:
+        rows: all rows of the index, with their paths.
+        moves: moves by the ids of their rows.
+
+    Returns:
+        The new paths of the removed moves, by the old paths.
+    """
+    targets = {target for move in moves.values() for target in (move.new_id, move.new_path)}
+    kept = {value for row in rows if row["id"] not in moves for value in (row["id"], row.get("path"))} & targets
+    dropped: dict[str, str] = {}
+    while conflicts := [move for move in moves.values() if move.new_id in kept or move.new_path in kept]:
+        for move in conflicts:  # each keeps its id and path, which may be the target of another one
+            del moves[move.id]
+            kept |= {move.id, move.path}
+            dropped[move.path] = move.new_path
+    return dropped
 
 
 def _parse(place: str | os.PathLike[str], what: str) -> PurePath | str:

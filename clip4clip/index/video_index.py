@@ -27,7 +27,7 @@ from .collection import CollectionInfo, VectorSpec
 from .engine import Engine, Failure, open_engine
 from .hit import Hit
 from .info import IndexInfo, bytes_on_disk, summarise
-from .relocate import RelocateReport, check_conflicts, make_path_change, plan_relocation
+from .relocate import RelocateReport, drop_conflicts, make_path_change, plan_moves
 from .sync import (
     StoredVideos,
     SyncReport,
@@ -333,9 +333,9 @@ class VideoIndex:
     ) -> RelocateReport:
         """Change the paths of all videos below a folder that was moved. Their vectors and fields are kept.
 
-        An id that is the path of its video changes, too; other ids stay. A video whose file is not at its new path
-        keeps its old path. On a local index all paths change at once, or none; on a server, repeat a call that was
-        interrupted.
+        An id that is the path of its video changes, too; other ids stay. A video keeps its old path if its file is not
+        at the new one, or if another video of the index has the new one. On a local index all paths change at once, or
+        none; on a server, repeat a call that was interrupted.
 
         Args:
             old: path that the folder had, or the beginning of URLs. It may also be the path of one video. It need not
@@ -347,26 +347,25 @@ class VideoIndex:
             track: progress callback; see :data:`clip4clip.progress.Track`.
 
         Raises:
-            VideoIndexError: the index has no video below ``old``; no file is at its new path, and ``force`` is not set;
-                or another video in the index has one of the new paths or ids. Nothing was changed.
+            VideoIndexError: the index has no video below ``old``, or none of them can get its new path.
             InputTypeError, InputValueError: ``old`` or ``new`` is invalid, or one is a path and the other a URL.
         """
         change = make_path_change(old, new)
         rows = track(self._engine.rows(["path"]), self.count(), "reading")
-        changes, report = plan_relocation(rows, change, force)
-        if not changes and not report.not_found:
-            raise VideoIndexError(f"the index {self.address.uri} has no videos below {os.fspath(old)}")
-        if not changes:
+        moves, not_found = plan_moves(rows, change, force)
+        if not moves:
+            raise _no_moves_error(old, new, not_found)
+        taken = drop_conflicts(self._engine.rows(["path"]), moves)
+        if not moves:
             raise VideoIndexError(
-                f"none of the {len(report.not_found):,} videos below {os.fspath(old)} is in {os.fspath(new)}; for "
-                f"example, there is no file {next(iter(report.not_found.values()))}. Nothing was changed. To change "
-                "the paths anyway, pass force (in a shell, --force)"
+                f"the index already has all {len(taken):,} videos below {os.fspath(old)} whose files are in "
+                f"{os.fspath(new)}, such as {next(iter(taken.values()))}. To remove the old ones, use `clip4clip "
+                "delete --missing`"
             )
-        check_conflicts(self._engine.rows(["path"]), changes)
         if not dry_run:
-            self._engine.update_paths(changes)
+            self._engine.update_paths({move.id: (move.new_id, move.new_path) for move in moves.values()})
             self._engine.finish()
-        return report
+        return RelocateReport({move.path: move.new_path for move in moves.values()}, not_found, taken)
 
     def count(self) -> int:
         """Return the number of videos."""
@@ -642,6 +641,18 @@ def _to_hit(row: Mapping[str, Any]) -> Hit:
     if fields.get("video") == row["id"]:
         del fields["video"]
     return Hit(row["id"], row.get("path", ""), 1.0, fields)
+
+
+def _no_moves_error(
+    old: str | os.PathLike[str], new: str | os.PathLike[str], not_found: Mapping[str, str]
+) -> VideoIndexError:
+    """Return the error for a relocation without any file at its new path."""
+    if not not_found:
+        return VideoIndexError(f"the index has no video below {os.fspath(old)}: `clip4clip list` shows its paths")
+    return VideoIndexError(
+        f"none of the {len(not_found):,} videos below {os.fspath(old)} is in {os.fspath(new)}; for example, there is "
+        f"no file {next(iter(not_found.values()))}. To change their paths anyway, pass force (in a shell, --force)"
+    )
 
 
 def _date_conditions(since: str | None, until: str | None) -> list[str]:

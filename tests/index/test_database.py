@@ -68,7 +68,9 @@ def test_a_writer_waits_for_its_turn_and_then_gives_up(database: Database) -> No
     thread.start()
     assert writing.wait(60)
     impatient = Database(database.path, timeout=0.05)
-    with pytest.raises(IndexUnavailableError, match=r"been writing to the index .*videos.db for more than 0.05 seconds"):
+    with pytest.raises(
+        IndexUnavailableError, match=r"been writing to the index .*videos.db for more than 0.05 seconds"
+    ):
         impatient.write(add)
     assert impatient.read(paths) == []
     done.set()

@@ -1,4 +1,4 @@
-"""Commands, the page and the tutorial on an index, in a local folder and on a real Milvus server."""
+"""Commands, the page and the tutorial on an index, in a local file and on a real Milvus server."""
 
 from __future__ import annotations
 
