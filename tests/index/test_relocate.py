@@ -98,7 +98,7 @@ def test_a_video_does_not_take_the_path_of_another_one(index: VideoIndex, tmp_pa
     assert report.taken == {paths[0]: str(new / "a.mp4"), paths[1]: str(new / "b.mp4")}
     before[str(new / "c.mp4")] = before.pop(paths[2])
     assert {hit.id: hit.fields["duration"] for hit in index.videos()} == before
-    with pytest.raises(VideoIndexError, match="the index already has all 2 videos below .* `clip4clip delete"):
+    with pytest.raises(VideoIndexError, match=r"the index already has all 2 videos below .* `clip4clip delete"):
         index.relocate(old, new)
     assert {hit.id: hit.fields["duration"] for hit in index.videos()} == before
 
