@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,23 +159,21 @@ def test_without_a_terminal_and_without_yes_nothing_is_changed(
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
-@pytest.mark.parametrize(("answer", "code", "left"), [("n\n", 1, 7), ("y\n", 0, 2), ("\x03", 130, 7)])
-def test_on_a_terminal_the_command_asks(answer: str, code: int, left: int, library: Path) -> None:
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 1, 7), (b"y\n", 0, 2), (None, 130, 7)])
+def test_on_a_terminal_the_command_asks(answer: bytes | None, code: int, left: int, library: Path) -> None:
     import pty
 
     controller, terminal = pty.openpty()
     command = [sys.executable, "-m", "clip4clip", "delete", "--filter", "duration < 5"]
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
-    if answer == "\x03":
-        answer = ""
     os.close(terminal)
     shown = b""
     while b"[y/N]" not in shown:
         shown += os.read(controller, 1000)
-    if answer:
-        os.write(controller, answer.encode())
+    if answer is None:
+        process.send_signal(signal.SIGINT)  # Ctrl-C
     else:
-        process.send_signal(2)
+        os.write(controller, answer)
     assert process.wait(60) == code
     os.close(controller)
     assert b"Remove 5 videos from the index? Their files stay." in shown
