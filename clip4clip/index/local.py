@@ -153,7 +153,7 @@ class LocalCollection:
             strict: raise VideoIndexError instead of the warning.
         """
         collection, _ = self._require()
-        self._database.read(lambda connection: _to_condition(connection, collection, text, strict))
+        self._database.read(lambda connection: _to_condition(connection, collection, text, strict, warn=True))
 
     def search(
         self,
@@ -186,7 +186,7 @@ class LocalCollection:
         query = to_vector(vector, collection.dim, "the vector to search for")
 
         def search(connection: sqlite3.Connection) -> list[Hit]:
-            condition = _to_condition(connection, collection, filter, warn=False)
+            condition = _to_condition(connection, collection, filter)
             selected = select_rows(connection, collection.number, *condition) if condition else None
 
             def read(numbers: Sequence[int]) -> np.ndarray:
@@ -228,7 +228,7 @@ class LocalCollection:
         """
         collection, _ = self._require()
         with self._database.reading() as connection:
-            condition = _to_condition(connection, collection, filter, warn=False) or ("1", [])
+            condition = _to_condition(connection, collection, filter) or ("1", [])
             for rows in iterate_rows(connection, collection.number, *condition):
                 if "vector" in fields:
                     vectors = read_vectors(connection, [*rows], collection.dim)
@@ -322,16 +322,16 @@ class LocalCollection:
 
 
 def _to_condition(
-    connection: sqlite3.Connection, collection: Collection, text: str, strict: bool = False, warn: bool = True
+    connection: sqlite3.Connection, collection: Collection, text: str, strict: bool = False, warn: bool = False
 ) -> tuple[str, list[Any]] | None:
     """Return a filter as a condition in SQL, with its parameters; None for an empty filter.
 
     Args:
         connection: open transaction.
-        collection: the collection.
+        collection: collection that the filter is for.
         text: the filter.
-        strict: raise an error for a field that no row has.
-        warn: log a warning about such a field, if not ``strict``. :meth:`LocalCollection.check_filter` has done so.
+        strict: raise VideoIndexError for a field that no row has.
+        warn: log a warning for such a field.
     """
     check_text(text, "a filter")
     if not text.strip():
@@ -340,7 +340,7 @@ def _to_condition(
     from .filters import parse_filter
 
     kinds = read_field_kinds(connection, collection.number)
-    is_empty = read_state(connection, collection.number).row_count == 0
+    has_fields = (strict or warn) and read_state(connection, collection.number).row_count > 0
 
     def lookup(name: str, _: str | None) -> set[str] | None:
         if name in kinds or name not in KINDS:
@@ -349,7 +349,7 @@ def _to_condition(
         return None if kind is None else {kind}
 
     def names() -> set[str]:
-        return set() if is_empty or not (strict or warn) else {"id", "path", *kinds}
+        return {"id", "path", *kinds} if has_fields else set()
 
     condition = parse_filter(text, lookup, names, collection.info.spec is not None, strict)
     return None if condition is None else to_sql(condition)

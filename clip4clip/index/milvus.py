@@ -191,7 +191,7 @@ class MilvusCollection:
         for name in row.keys() & info.dims.keys():
             row[name] = to_vector(row[name], info.dims[name], f"the {name} of {brief(values[0])}")
         if info.spec is not None:
-            row = {"path": row["id"], "video": row["id"]} | row
+            row |= {"path": check_text(str(row.get("path", row["id"])), "a path"), "video": row["id"]}
         with self._translate_errors():
             write = self._client.upsert if info.id_field in row else self._client.insert
             answer = write(self.address.collection, [row], timeout=self._timeout)
@@ -459,7 +459,7 @@ class MilvusCollection:
 
     def _query(
         self,
-        filter: str,
+        filter: str,  # noqa: A002
         fields: list[str],
         limit: int | None = None,
         timeout: float | None = None,

@@ -161,7 +161,7 @@ def test_a_full_database_keeps_what_it_has(database: Database) -> None:
         for number in range(10_000):
             add(connection, f"{number:0100}")
 
-    with pytest.raises(VideoIndexError, match="the disk is full. What was stored before is kept"):
+    with pytest.raises(VideoIndexError, match=r"the disk is full. What was stored before is kept"):
         database.write(fill)
     assert database.read(paths) == ["a"]
 
