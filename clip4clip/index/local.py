@@ -222,7 +222,8 @@ class LocalCollection:
         """Yield all rows in one state of the index, in the order in which they were added.
 
         Args:
-            fields: names of the fields that each row gets, if it has them; ``vector`` is float32 of shape (dim,).
+            fields: names of the fields that each row gets, if it has them, besides its ``id``; ``*`` for all except the
+                vector. ``vector`` is float32 of shape (dim,).
             filter: condition on the fields of a row; empty for none.
         """
         collection, _ = self._require()
@@ -233,7 +234,8 @@ class LocalCollection:
                     vectors = read_vectors(connection, [*rows], collection.dim)
                     for row, vector in zip(rows.values(), vectors, strict=True):
                         row["vector"] = vector
-                yield from ({name: row[name] for name in fields if name in row} for row in rows.values())
+                for row in rows.values():
+                    yield row if "*" in fields else {name: row[name] for name in ("id", *fields) if name in row}
 
     def delete(self, ids: Sequence[Any] = (), *, filter: str = "") -> int:  # noqa: A002
         """Delete rows by their ids, and those that match a filter.
