@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -13,8 +14,9 @@ from ..errors import InputTypeError, InputValueError, brief, first_line
 
 MAX_STRING_BYTES = 65_535  # Milvus's limit for a string
 MAX_LIMIT = 16_384  # Milvus's limit for the number of results
-REQUIRED_FIELDS = ("id", "path", "vector", "model", "fingerprint")
-COLLECTION_WIDE_FIELDS = ("model", "fingerprint", "error")  # equal in all rows, so not stored with each row
+MIN_INT64, MAX_INT64 = -(1 << 63), (1 << 63) - 1
+REQUIRED_FIELDS = frozenset(("id", "path", "vector", "model", "fingerprint"))
+COLLECTION_WIDE_FIELDS = frozenset(("model", "fingerprint", "error"))  # equal in all rows, so not stored with each row
 
 
 def check_text(value: Any, what: str) -> str:
@@ -79,43 +81,113 @@ def to_vector(vector: Any, dim: int | None, what: str) -> np.ndarray:
     return array
 
 
+def to_vectors(vectors: Sequence[Any], dim: int | None, names: Sequence[str]) -> np.ndarray:
+    """Return vectors as float32 of shape (n, dim). Faster than :func:`to_vector` for each one.
+
+    Args:
+        vectors: arrays or sequences of numbers; at least one.
+        dim: expected length; None for the length of the first one.
+        names: ids of their rows, for the message.
+
+    Raises:
+        InputTypeError: a vector is not numbers.
+        InputValueError: a vector has another shape, is all zeros, or is not finite.
+    """
+    if dim is None:
+        dim = len(to_vector(vectors[0], None, f"the vector of {brief(names[0])}"))
+    shape = (dim,)
+    if all(type(vector) is np.ndarray and vector.shape == shape and vector.dtype.kind in "fiu" for vector in vectors):
+        with np.errstate(over="ignore"):
+            array = np.stack(vectors).astype(np.float32, copy=False)
+        if np.isfinite(array).all() and array.any(axis=1).all():
+            return array
+    # This also finds the invalid one.
+    checked = [
+        to_vector(vector, dim, f"the vector of {brief(name)}") for vector, name in zip(vectors, names, strict=True)
+    ]
+    return np.stack(checked)
+
+
 def to_stored_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a row that is stored: its id, path, vector, and other fields that are not None.
+    """Return the part of a row that is stored: id, path, video, vector, and the other fields that are not None.
+
+    ``video`` is the row's id unless the row has another one. NumPy values become Python values, dates become strings.
+    The vector is not checked: see :func:`to_vectors`.
 
     Args:
         row: row with the keys ``REQUIRED_FIELDS``, and any others.
 
     Raises:
-        InputTypeError: the vector is not numbers, or the name of a field is not a string.
+        InputTypeError: the name of a field is not a string, or a known field has a value of the wrong type.
         InputValueError: a key is missing, or a value cannot be stored.
     """
-    if missing := {*REQUIRED_FIELDS} - row.keys():
-        raise InputValueError(f"a row has no {', '.join(sorted(missing))}: {brief(dict(row))}")
-    for name in ("id", "path", "model", "fingerprint"):
-        if not isinstance(row[name], str) or not 0 < len(check_text(row[name], name).encode()) <= MAX_STRING_BYTES:
-            raise InputValueError(f"{name} must be a string of 1 to {MAX_STRING_BYTES} bytes, not {brief(row[name])}")
-    vector = to_vector(row["vector"], None, f"the vector of {brief(row['id'])}")
-    names = [check_text(name, f"a field of {brief(row['id'])}") for name in row if name not in COLLECTION_WIDE_FIELDS]
-    fields = {
-        name: _to_json_value(row[name], name, row["id"]) for name in names if name != "vector" and row[name] is not None
-    }
-    return fields | {"vector": vector}
+    if not row.keys() >= REQUIRED_FIELDS:
+        raise InputValueError(f"a row has no {', '.join(sorted(REQUIRED_FIELDS - row.keys()))}: {brief(dict(row))}")
+    row_id = _check_name(row["id"], "id")
+    stored: dict[str, Any] = {"id": row_id, "path": _check_name(row["path"], "path"), "video": row_id}
+    _check_name(row["model"], "model")
+    _check_name(row["fingerprint"], "fingerprint")
+    for name, value in row.items():
+        if value is None or name in _OTHER_KEYS:
+            continue
+        if type(name) is not str or not name.isascii():
+            check_text(name, f"a field of {brief(row_id)}")
+        stored[name] = _CONVERSIONS.get(name, _to_json_value)(value, name, row_id)
+    stored["vector"] = row["vector"]
+    return stored
+
+
+def _check_name(value: Any, name: str) -> str:
+    """Return a string of limited length; raise InputTypeError or InputValueError for any other value."""
+    if type(value) is str and value.isascii() and 0 < len(value) <= MAX_STRING_BYTES:
+        return value
+    if not isinstance(value, str) or not 0 < len(check_text(value, name).encode()) <= MAX_STRING_BYTES:
+        raise InputValueError(f"{name} must be a string of 1 to {MAX_STRING_BYTES} bytes, not {brief(value)}")
+    return str(value)
+
+
+def _to_video(value: Any, name: str, row_id: str) -> str:
+    return _check_name(value, f"the field {name} of {brief(row_id)}")
+
+
+def _to_seconds(value: Any, name: str, row_id: str) -> float:
+    if type(value) is not float or not math.isfinite(value):
+        value = _to_json_value(value, name, row_id)
+        if type(value) not in (float, int):
+            raise InputTypeError(f"the field {name} of {brief(row_id)} must be a number of seconds, not {brief(value)}")
+    return float(value)
+
+
+def _to_whole_number(value: Any, name: str, row_id: str) -> int:
+    if type(value) is not int or not MIN_INT64 <= value <= MAX_INT64:
+        value = _to_json_value(value, name, row_id)
+        if type(value) not in (float, int):
+            raise InputTypeError(f"the field {name} of {brief(row_id)} must be a whole number, not {brief(value)}")
+        if value != int(value):
+            raise InputValueError(f"the field {name} of {brief(row_id)} must be a whole number, not {value}")
+        value = _to_json_value(int(value), name, row_id)
+    return int(value)
 
 
 def _to_json_value(value: Any, name: str, row_id: str) -> Any:
     """Return a value in a form that JSON and Milvus can hold: NumPy values as Python values, dates as strings."""
+    kind = type(value)
+    if (
+        (kind is str and value.isascii())
+        or (kind is float and math.isfinite(value))
+        or (kind is int and MIN_INT64 <= value <= MAX_INT64)
+        or kind is bool
+    ):
+        return value
     try:
-        text = json.dumps(value, default=_to_json_type, ensure_ascii=False)
+        text = json.dumps(value, default=_to_json_type, ensure_ascii=False, allow_nan=False)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputValueError(
-            f"the field {name} of {brief(row_id)} cannot be stored, {first_line(error)}: {brief(value)}"
-        ) from error
+        problem = "it is not finite" if kind is float else first_line(error)
+        raise _cannot_be_stored(value, name, row_id, problem) from error
     value = json.loads(text)
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InputValueError(
-            f"the field {name} of {brief(row_id)} cannot be stored, it has more than 64 bits: {brief(value)}"
-        )
+    if type(value) is int and not MIN_INT64 <= value <= MAX_INT64:
+        raise _cannot_be_stored(value, name, row_id, "it has more than 64 bits")
     return value
 
 
@@ -125,3 +197,16 @@ def _to_json_type(value: Any) -> Any:
     if isinstance(value, date):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} is not a type of JSON")
+
+
+def _cannot_be_stored(value: Any, name: str, row_id: str, problem: str) -> InputValueError:
+    return InputValueError(f"the field {name} of {brief(row_id)} cannot be stored, {problem}: {brief(value)}")
+
+
+_OTHER_KEYS = frozenset(("id", "path", "vector")) | COLLECTION_WIDE_FIELDS
+# The conversion of each known field. The fields of a user may have any value.
+_CONVERSIONS: dict[str, Callable[[Any, str, str], Any]] = {
+    "video": _to_video,
+    **dict.fromkeys(("start", "end", "duration"), _to_seconds),
+    **dict.fromkeys(("frame_count", "size", "mtime"), _to_whole_number),
+}

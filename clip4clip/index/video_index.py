@@ -26,7 +26,7 @@ from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .hit import Hit
 from .milvus import MilvusCollection
-from .values import check_limit, check_output_fields, to_stored_row, to_vector
+from .values import check_limit, check_output_fields, to_stored_row, to_vector, to_vectors
 
 if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
     from ..library.table import TableSpec
@@ -391,15 +391,16 @@ class VideoIndex:
 
     def _upsert(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """Check all rows, then add them or replace those with the same ids. Return their number."""
-        batch: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            stored = to_stored_row(row)
-            self._require_collection(Identity(row["model"], row["fingerprint"]), len(stored["vector"]), None)
-            dim = self._engine.require().dims["vector"]
-            to_vector(stored["vector"], dim, f"the vector of {brief(row['id'])}")
-            batch[row["id"]] = stored
-        if batch:
-            self._engine.upsert(batch)
+        if not rows:
+            return 0
+        stored = [to_stored_row(row) for row in rows]
+        names = [row["id"] for row in stored]
+        dim = len(to_vector(rows[0]["vector"], None, f"the vector of {brief(names[0])}"))
+        for model, fingerprint in dict.fromkeys((row["model"], row["fingerprint"]) for row in rows):
+            self._require_collection(Identity(model, fingerprint), dim, None)
+        vectors = to_vectors([row["vector"] for row in rows], self._engine.require().dims["vector"], names)
+        batch = {row["id"]: row | {"vector": vector} for row, vector in zip(stored, vectors, strict=True)}
+        self._engine.upsert(batch)
         return len(batch)
 
     def _stored_videos(self, root: Path) -> dict[str, list[Video]]:

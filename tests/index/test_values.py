@@ -10,6 +10,7 @@ import pytest
 from index_rows import random_rows
 
 from clip4clip import InputTypeError, InputValueError, VideoIndexError
+from clip4clip.index.values import to_stored_row, to_vector, to_vectors
 from clip4clip.retrieval import VideoIndex
 
 
@@ -58,6 +59,70 @@ def test_an_invalid_row_is_rejected_with_its_whole_batch(index: VideoIndex) -> N
         index.add([{name: value for name, value in good.items() if name != "fingerprint"}])
     index.create()
     assert index.count() == 0
+
+
+def test_a_stored_row_has_known_fields_of_one_type_each() -> None:
+    row = random_rows(1)[0] | {"start": 3, "end": np.float32(4.5), "duration": None, "error": None}
+    row |= {"frame_count": 12.0, "size": np.int32(7), "mtime": -1, "note": None, "ok": True, "title": "红色 square"}
+    stored = to_stored_row(row)
+    assert stored.pop("vector") is row["vector"]
+    expected = {"id": "v0", "path": "/videos/v0.mp4", "video": "v0", "start": 3.0, "end": 4.5}
+    assert stored == expected | {"frame_count": 12, "size": 7, "mtime": -1, "ok": True, "title": "红色 square"}
+    assert [type(stored[name]) for name in ("start", "end", "frame_count", "size", "ok")] == [
+        float,
+        float,
+        int,
+        int,
+        bool,
+    ]
+    assert to_stored_row(row | {"video": "v"})["video"] == "v"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("duration", "12", "must be a number of seconds, not '12'"),
+        ("start", True, "must be a number of seconds, not True"),
+        ("end", float("inf"), "cannot be stored, it is not finite: inf"),
+        ("duration", np.float64("nan"), "cannot be stored, Out of range float"),
+        ("size", "12", "must be a whole number, not '12'"),
+        ("frame_count", 2.5, "must be a whole number, not 2.5"),
+        ("frame_count", False, "must be a whole number, not False"),
+        ("mtime", 1e300, "cannot be stored, it has more than 64 bits"),
+        ("size", -(2**63) - 1, "cannot be stored, it has more than 64 bits"),
+        ("video", "", "must be a string of 1 to 65535 bytes, not ''"),
+        ("video", 5, "must be a string of 1 to 65535 bytes, not 5"),
+        ("weight", float("nan"), "cannot be stored, it is not finite: nan"),
+        ("weights", [1.0, float("-inf")], "cannot be stored, Out of range float"),
+    ],
+)
+def test_a_field_that_cannot_be_stored_is_named(field: str, value: object, message: str) -> None:
+    with pytest.raises((InputTypeError, InputValueError), match=f"^the field {field} of 'v0' {message}"):
+        to_stored_row(random_rows(1)[0] | {field: value})
+
+
+def test_vectors_are_checked_at_once_as_one_by_one() -> None:
+    rows = random_rows(5)
+    vectors = [row["vector"] for row in rows]
+    names = [row["id"] for row in rows]
+    for kind in (np.asarray, list, lambda vector: vector.astype(np.float64), lambda vector: np.rint(vector * 100)):
+        batch = to_vectors([kind(vector) for vector in vectors], 128, names)
+        assert (batch.dtype, batch.shape) == (np.float32, (5, 128))
+        np.testing.assert_array_equal(batch, np.stack([to_vector(kind(v), 128, "it") for v in vectors]))
+    assert to_vectors(vectors, None, names).shape == (5, 128)
+    for bad, message in (
+        (np.zeros(128), "is not finite, or all zeros"),
+        (np.full(128, 1e60), "is not finite, or all zeros"),
+        (np.full(128, np.nan), "is not finite, or all zeros"),
+        (np.ones(64), r"has shape \(64,\); this index has vectors of shape \(128,\)"),
+        (np.ones((1, 128)), "has shape"),
+        (np.ones(128, bool), "must be numbers"),
+        ("red", "must be numbers, not 'red'"),
+        (None, "must be numbers, not None"),
+    ):
+        for dim in (128, None):
+            with pytest.raises((InputTypeError, InputValueError), match=f"^the vector of 'v3' {message}"):
+                to_vectors([*vectors[:3], bad, vectors[4]], dim, names)
 
 
 def test_invalid_search_arguments_are_rejected(index: VideoIndex, tmp_path: Path) -> None:

@@ -1,0 +1,288 @@
+"""Vectors as codes of one byte per number: a quarter of the size, and a bound on the error of each similarity.
+
+A vector of length 1 is multiplied by a random orthogonal matrix, the rotation of the collection, and rounded to
+``scale · code`` with int8 numbers in ``code``. The rotation changes no similarity. It spreads the few large numbers
+that vectors of CLIP have over the whole code, as the largest number decides the scale. Each code has its ``error``, the
+length of what was rounded away. By the inequality of Cauchy and Schwarz, the cosine similarity to a query differs from
+``scale · code · rotated query`` by at most ``error``. All rounding of float32 is included.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.placement import available_cores
+from ..threads import thread_pool
+
+BLOCK = 512  # codes converted to float32 at once: they stay in the cache of a core
+ENCODE_BLOCK = 1024  # vectors encoded at once
+GATHER_LIMIT = 0.25  # share of the codes up to which selected codes are scanned one by one
+
+
+def record_type(dim: int) -> np.dtype:
+    """Return the type of a record in a file of codes.
+
+    Its fields are ``code``; ``scale`` and ``error``; ``row`` and ``video``, the numbers of a row and of its video; and
+    ``stamp``, a random number of the transaction that added it.
+
+    Args:
+        dim: length of a vector.
+    """
+    fields = [("code", "i1", (dim,)), ("scale", "<f4"), ("error", "<f4"), ("row", "<i8"), ("video", "<i8")]
+    return np.dtype([*fields, ("stamp", "<u4"), ("_padding", "u1", (-(dim + 28) % 8,))])
+
+
+def random_rotation(dim: int) -> np.ndarray:
+    """Return a random orthogonal matrix, float32 of shape (dim, dim)."""
+    matrix, _ = np.linalg.qr(np.random.default_rng().standard_normal((dim, dim)))
+    return matrix.astype(np.float32)
+
+
+def encode(vectors: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Return the codes of vectors, records of shape (n,) whose numbers of rows and videos are 0.
+
+    Args:
+        vectors: float32 of shape (n, dim), finite, none of them all zeros.
+        rotation: float32 of shape (dim, dim).
+    """
+    records = np.zeros(len(vectors), record_type(vectors.shape[1]))
+    for start in range(0, len(vectors), ENCODE_BLOCK):
+        end = start + ENCODE_BLOCK
+        _encode_block(unit_rows(vectors[start:end]).astype(np.float32) @ rotation, records[start:end])
+    return records
+
+
+def _encode_block(rotated: np.ndarray, records: np.ndarray) -> None:
+    scale = np.abs(rotated).max(axis=1) / np.float32(127)
+    code = np.rint(rotated / scale[:, None]).clip(-127, 127)
+    rotated -= code * scale[:, None]
+    records["code"], records["scale"] = code, scale
+    error = np.sqrt(np.einsum("ij,ij->i", rotated, rotated)) * np.float32(
+        1 + 1e-4
+    )  # more than the rounding of this line
+    records["error"] = error + np.float32(_rounding(rotated.shape[1]))
+
+
+def _rounding(dim: int) -> float:
+    """Return how much the rounding of float32 can change a similarity.
+
+    A sum of dim products, in any order, is wrong by at most ``dim · 2⁻²⁴`` times the lengths of the two vectors. This
+    counts once for the scan, and once for each number of the rotated vector. What is added covers single roundings, and
+    those of the rotation.
+    """
+    return (dim + 8) * 2.0**-24 * (2 + dim**0.5)
+
+
+def rotate_query(unit: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Return a query rotated as the codes are, float32 of shape (dim,).
+
+    Args:
+        unit: query of length 1, float64 of shape (dim,).
+        rotation: float32 of shape (dim, dim).
+    """
+    return (unit @ rotation.astype(np.float64)).astype(np.float32)
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors scaled to length 1, float64 of shape (n, dim)."""
+    vectors = vectors.astype(np.float64)
+    return vectors / np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class CodesState:
+    """Which records of which file are the codes of a collection. A transaction of the database publishes it.
+
+    Attributes:
+        name: ending of the name of the file; empty as long as there is none.
+        count: number of records that count. What follows them in the file is left from a write that was not completed.
+        stamp: stamp of the last of these records.
+    """
+
+    name: str
+    count: int
+    stamp: int
+
+
+class CodesLostError(Exception):
+    """Raised when a file of codes is missing, or does not have the records that the database says."""
+
+
+def open_codes(path: Path, dim: int, state: CodesState) -> np.ndarray:
+    """Map a file of codes into memory.
+
+    Returns:
+        Records of shape (state.count,).
+
+    Raises:
+        CodesLostError: the file does not have these records.
+    """
+    kind = record_type(dim)
+    if state.count == 0:
+        return np.empty(0, kind)
+    try:
+        if path.stat().st_size < state.count * kind.itemsize:
+            raise CodesLostError(f"{path} is too short")
+        # A plain array, as a memmap costs microseconds at each step.
+        records = np.asarray(np.memmap(path, kind, "r", shape=(state.count,)))
+    except (OSError, ValueError) as error:
+        raise CodesLostError(str(error)) from error
+    # The file only grows. So if its last record is the one that was published last, all before it are, too.
+    if records[-1]["stamp"] != state.stamp:
+        raise CodesLostError(f"{path} belongs to another state of the index")
+    return records
+
+
+def write_codes(path: Path, count: int, batches: Iterable[np.ndarray], mode: int) -> None:
+    """Write records behind the first ``count`` ones of a file, and wait until they are on the disk.
+
+    Args:
+        path: file, created if it does not exist.
+        count: number of records before the new ones.
+        batches: records, in arrays of any length.
+        mode: access mode of a new file.
+    """
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0), mode), "wb") as file:
+        for records in batches:
+            file.seek(count * records.itemsize)
+            file.write(records.data if records.flags.c_contiguous else records.tobytes())
+            count += len(records)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes of a collection in one state of its database. Never changed: a new state gets a new object.
+
+    Attributes:
+        state: which records of which file these are.
+        version: version of the collection.
+        last_dead: number of the last entry of the list of dead rows that is applied.
+        records: records of shape (n,), mapped from the file.
+        rows: number of the row of each record, int64 of shape (n,), rising.
+        videos: number of the video of each record, int64 of shape (n,).
+        scales: float32 of shape (n,).
+        errors: float32 of shape (n,); infinite and negative for the records of rows that were deleted.
+    """
+
+    state: CodesState
+    version: int
+    last_dead: int
+    records: np.ndarray
+    rows: np.ndarray
+    videos: np.ndarray
+    scales: np.ndarray
+    errors: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        records: np.ndarray,
+        state: CodesState,
+        version: int,
+        dead: Sequence[tuple[int, int]],
+        previous: Codes | None = None,
+    ) -> Codes:
+        """Return the codes of a state of the database.
+
+        Args:
+            records: records of shape (state.count,).
+            state: which records of which file these are.
+            version: version of the collection.
+            dead: number of the entry, and number of the row, of each deleted row that ``previous`` does not know.
+            previous: codes of an earlier state of the same file, whose columns need not be read again.
+        """
+        start = len(previous.records) if previous is not None else 0
+
+        def column(name: str) -> np.ndarray:
+            new = records[name][start:]
+            return np.concatenate([getattr(previous, f"{name}s"), new]) if previous is not None else new.copy()
+
+        last_dead = dead[-1][0] if dead else previous.last_dead if previous is not None else 0
+        columns = [column(name) for name in ("row", "video", "scale", "error")]
+        codes = cls(state, version, last_dead, records, *columns)
+        codes.errors[codes.positions(np.array([row for _, row in dead], np.int64))] = -np.inf
+        return codes
+
+    def is_before(self, state: CodesState) -> bool:
+        """Return whether a state of the same file has these records and more."""
+        return self.state.name == state.name and self.state.count <= state.count
+
+    def positions(self, rows: np.ndarray) -> np.ndarray:
+        """Return the positions of the records of rows; those without a record are left out.
+
+        Args:
+            rows: numbers of rows, int64 of shape (m,).
+        """
+        if not len(self.rows):
+            return np.empty(0, np.int64)
+        positions = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
+        return positions[self.rows[positions] == rows]
+
+    def live_positions(self) -> np.ndarray:
+        """Return the positions of the records of rows that were not deleted."""
+        return np.flatnonzero(self.errors >= 0)
+
+    def bounds(self, query: np.ndarray, positions: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return an approximate similarity to a query for each record, and a number that the exact one never exceeds.
+
+        Args:
+            query: rotated query of length 1, float32 of shape (dim,).
+            positions: positions of the records, int64 of shape (m,); None for all.
+
+        Returns:
+            Two float32 arrays of shape (m,) or (n,). Both are minus infinity for rows that were deleted.
+        """
+        codes = self.records["code"]
+        if positions is None:
+            similarities = _multiply(codes, query) * self.scales
+            return self._mark_dead(similarities, self.errors)
+        if len(positions) > GATHER_LIMIT * len(codes):
+            similarities = (_multiply(codes, query) * self.scales)[positions]
+        else:
+            similarities = _multiply(codes, query, positions) * self.scales[positions]
+        return self._mark_dead(similarities, self.errors[positions])
+
+    @staticmethod
+    def _mark_dead(similarities: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        similarities[errors < 0] = -np.inf
+        return similarities, similarities + errors
+
+
+def _multiply(codes: np.ndarray, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+    """Return the products of codes, int8 of shape (n, dim), with a query, float32 of shape (n,) or of the positions."""
+    total = len(codes) if positions is None else len(positions)
+    products = np.empty(total, np.float32)
+
+    def multiply(first: int, last: int) -> None:
+        block = np.empty((BLOCK, len(query)), np.float32)
+        for start in range(first, last, BLOCK):
+            end = min(start + BLOCK, last)
+            part = block[: end - start]
+            part[...] = codes[start:end] if positions is None else codes[positions[start:end]]
+            np.dot(part, query, out=products[start:end])
+
+    _share_out(multiply, total)
+    return products
+
+
+def _share_out(work: Callable[[int, int], None], total: int) -> None:
+    """Run ``work(first, last)`` for all of ``range(total)``, in parts on all cores."""
+    cores = available_cores()
+    parts = min(cores, -(-total // (8 * BLOCK)))
+    if parts <= 1:
+        work(0, total)
+        return
+    edges: Sequence[int] = np.linspace(0, total, parts + 1).astype(int).tolist()
+    pool = thread_pool("scan", cores)
+    futures = [pool.submit(work, first, last) for first, last in itertools.pairwise(edges[1:])]
+    work(edges[0], edges[1])
+    for future in futures:
+        future.result()

@@ -1,0 +1,363 @@
+"""Store and search rows in a file on this machine: exactly, and by many processes at once."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..errors import InputValueError, VideoIndexError, brief
+from .address import IndexAddress
+from .code_store import CodeStore
+from .codes import CodesLostError, encode
+from .collection import CollectionInfo, VectorSpec
+from .database import Database
+from .engine import Failure
+from .hit import Hit
+from .nearest import find_nearest
+from .tables import (
+    KINDS,
+    Collection,
+    Row,
+    create_collection,
+    delete_rows,
+    find_collection,
+    find_rows,
+    insert_rows,
+    iterate_rows,
+    move_rows,
+    read_failures,
+    read_field_kinds,
+    read_rows,
+    read_state,
+    read_vectors,
+    select_rows,
+)
+from .values import check_limit, check_output_fields, check_text, to_vector
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+MAX_ROWS = 2_000_000  # of a collection
+
+
+class LocalCollection:
+    """A collection in a local file, which need not exist yet.
+
+    Safe to use from several threads at once, and in forked processes. Any number of processes may read the file while
+    one of them writes; writers take turns.
+
+    Args:
+        address: where the collection is.
+        timeout: seconds to wait for other writers.
+
+    Raises:
+        IndexUnavailableError: others have been writing for longer than ``timeout``. All methods that write raise it.
+        VideoIndexError: the file is damaged or is no index, or it cannot be read or written. All methods raise it.
+    """
+
+    def __init__(self, address: IndexAddress, timeout: float = 10.0) -> None:
+        self.address = address
+        self._database = Database(Path(address.uri), timeout)
+        self._opened: tuple[Collection, CodeStore] | None = None
+        self._identity: tuple[int, ...] | None = None
+        self.find()
+
+    def close(self) -> None:
+        """Close the file. Other objects that have it open are not affected."""
+        self._database.close()
+        self._opened = None
+
+    def find(self) -> CollectionInfo | None:
+        """Return the metadata of the collection; None if it does not exist."""
+        opened = self._find()
+        return opened[0].info if opened else None
+
+    def require(self) -> CollectionInfo:
+        """Return the metadata of the collection; raise VideoIndexError if it does not exist."""
+        return self._require()[0].info
+
+    def create(self, spec: VectorSpec, dim: int) -> None:
+        """Create the collection, and the file if it is missing. Does nothing if the collection exists.
+
+        Args:
+            spec: how the vectors are computed.
+            dim: length of a vector.
+        """
+        if self._find() is None:
+            name = self.address.collection
+            self._database.write(lambda connection: create_collection(connection, name, spec, dim))
+
+    def insert(self, *values: Any) -> str:
+        """Add one row, or replace the row with the same id.
+
+        Args:
+            *values: id and vector, or id, path and vector.
+
+        Returns:
+            The id of the row.
+
+        Raises:
+            InputTypeError, InputValueError: the number of values is wrong, or a value cannot be stored.
+            VideoIndexError: the collection does not exist.
+        """
+        dim = self.require().dims["vector"]
+        if len(values) not in (2, 3):
+            raise InputValueError(
+                f"got {len(values)} values for the fields id, path, vector of {self.address.collection!r}"
+            )
+        row_id = check_text(str(values[0]), "an id")
+        path = check_text(str(values[1]), "a path") if len(values) == 3 else row_id
+        vector = to_vector(values[-1], dim, f"the vector of {brief(values[0])}")
+        self.upsert({row_id: {"id": row_id, "path": path, "vector": vector}})
+        return row_id
+
+    def upsert(self, rows: Mapping[str, Row]) -> None:
+        """Add rows, or replace those with the same ids. They are on the disk when this returns.
+
+        Args:
+            rows: rows from :func:`clip4clip.index.values.to_stored_row`, by id.
+
+        Raises:
+            VideoIndexError: the collection would have more than ``MAX_ROWS`` rows.
+        """
+        if not rows:
+            return
+        collection, store = self._require()
+        records = encode(np.stack([row["vector"] for row in rows.values()]), collection.rotation)
+
+        def write(connection: sqlite3.Connection) -> None:
+            if replaced := find_rows(connection, collection.number, rows):
+                delete_rows(connection, collection.number, replaced)
+            count = read_state(connection, collection.number).row_count
+            if count + len(rows) > MAX_ROWS:
+                raise VideoIndexError(
+                    f"the index has {count:,} rows, and a local index can have {MAX_ROWS:,}: use a Milvus server for "
+                    "more"
+                )
+            records["row"], records["video"] = insert_rows(connection, collection.number, [*rows.values()])
+            store.publish(connection, records)
+
+        self._database.write(write)
+
+    def check_filter(self, text: str, strict: bool = False) -> None:
+        """Raise VideoIndexError for an invalid filter, and log a warning about fields that no row has.
+
+        Args:
+            text: the filter.
+            strict: raise VideoIndexError instead of the warning.
+        """
+        collection, _ = self._require()
+        self._database.read(lambda connection: _to_condition(connection, collection, text, strict))
+
+    def search(
+        self,
+        vector: Any,
+        limit: int = 10,
+        *,
+        filter: str = "",  # noqa: A002  the word of the command line
+        per_video: int | None = None,
+        output_fields: Sequence[str] = ("*",),
+        **options: Any,
+    ) -> list[Hit]:
+        """Return the rows nearest to a vector, the nearest first. The result is exact.
+
+        Args:
+            vector: float32, with the length of the stored vectors.
+            limit: largest number of rows, up to 16,384.
+            filter: condition on the fields of a row; empty for none.
+            per_video: largest number of rows of one video; None for any.
+            output_fields: fields to return; ``*`` for all.
+            **options: options of a search on a server. They change nothing here.
+
+        Raises:
+            InputTypeError, InputValueError: an argument is invalid.
+            VideoIndexError: the collection does not exist, or the filter is invalid.
+        """
+        limit = check_limit(limit)
+        check_output_fields(output_fields)
+        _check_options(options)
+        collection, store = self._require()
+        query = to_vector(vector, collection.dim, "the vector to search for")
+
+        def search(connection: sqlite3.Connection) -> list[Hit]:
+            condition = _to_condition(connection, collection, filter)
+            selected = select_rows(connection, collection.number, *condition) if condition else None
+
+            def read(numbers: Sequence[int]) -> np.ndarray:
+                return read_vectors(connection, numbers, collection.dim)
+
+            codes = store.load(connection)
+            nearest = find_nearest(codes, query, collection.rotation, read, limit, per_video, selected)
+            rows = read_rows(connection, [number for number, _ in nearest])
+            if "vector" in output_fields:
+                for number, row in rows.items():
+                    row["vector"] = read([number])[0].tolist()
+            return [_to_hit(rows[number], score, output_fields) for number, score in nearest]
+
+        try:
+            return self._database.read(search)
+        except CodesLostError as error:
+            logger.warning("rebuilding the codes of %s: %s", self.address.uri, error)
+        store.repair()
+        return self._database.read(search)
+
+    def get(self, id: Any) -> Hit | None:  # noqa: A002
+        """Return the row with an id, with the score 1; None if there is no such row."""
+        collection, _ = self._require()
+        text = check_text(str(id), "an id")
+
+        def get(connection: sqlite3.Connection) -> Hit | None:
+            rows = read_rows(connection, find_rows(connection, collection.number, [text]))
+            return next((_to_hit(row, 1.0, ("*",)) for row in rows.values()), None)
+
+        return self._database.read(get)
+
+    def rows(self, fields: Sequence[str], filter: str = "") -> Iterator[Row]:  # noqa: A002
+        """Yield all rows in one state of the index, in the order in which they were added.
+
+        Args:
+            fields: names of the fields that each row gets, if it has them; ``vector`` is float32 of shape (dim,).
+            filter: condition on the fields of a row; empty for none.
+        """
+        collection, _ = self._require()
+        with self._database.reading() as connection:
+            condition = _to_condition(connection, collection, filter) or ("1", [])
+            for rows in iterate_rows(connection, collection.number, *condition):
+                if "vector" in fields:
+                    vectors = read_vectors(connection, [*rows], collection.dim)
+                    for row, vector in zip(rows.values(), vectors, strict=True):
+                        row["vector"] = vector
+                yield from ({name: row[name] for name in fields if name in row} for row in rows.values())
+
+    def delete(self, ids: Sequence[Any] = (), *, filter: str = "") -> int:  # noqa: A002
+        """Delete rows by their ids, and those that match a filter.
+
+        Args:
+            ids: ids of rows; those that do not exist are ignored.
+            filter: condition on the fields of a row; empty for none. A field that no row has is an error.
+
+        Returns:
+            The number of deleted rows.
+        """
+        collection, _ = self._require()
+        texts = [check_text(str(id_), "an id") for id_ in ids]
+
+        def delete(connection: sqlite3.Connection) -> int:
+            numbers = {*find_rows(connection, collection.number, texts)}
+            if condition := _to_condition(connection, collection, filter, strict=True):
+                numbers.update(select_rows(connection, collection.number, *condition).tolist())
+            if numbers:
+                delete_rows(connection, collection.number, sorted(numbers))
+            return len(numbers)
+
+        return self._database.write(delete)
+
+    def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
+        """Give rows other ids and paths. Their vectors and other fields stay.
+
+        Args:
+            changes: new id and new path of each row, by its id. A ``video`` that equals the old id follows.
+
+        Raises:
+            VideoIndexError: another row has one of the new ids. Nothing is changed.
+        """
+        collection, _ = self._require()
+        self._database.write(lambda connection: move_rows(connection, collection.number, changes))
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        collection, _ = self._require()
+        return self._database.read(lambda connection: read_state(connection, collection.number).row_count)
+
+    def failures(self, paths: Sequence[str]) -> dict[str, Failure]:
+        """Return what :meth:`record_failures` has stored about these paths, by path."""
+        collection, _ = self._require()
+        return self._database.read(lambda connection: read_failures(connection, collection.number, paths))
+
+    def record_failures(self, failures: Iterable[Failure]) -> None:
+        """Remember videos that cannot be decoded, so that they are not tried again."""
+        number = self._require()[0].number
+        rows = [(number, failure.path, failure.size, failure.mtime, failure.error) for failure in failures]
+        statement = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)"
+        self._database.write(lambda connection: connection.executemany(statement, rows))
+
+    def forget_failures(self, paths: Sequence[str]) -> None:
+        """Forget what :meth:`record_failures` has stored about these paths."""
+        number = self._require()[0].number
+        rows = [(number, path) for path in paths]
+        statement = "DELETE FROM failures WHERE collection = ? AND path = ?"
+        self._database.write(lambda connection: connection.executemany(statement, rows))
+
+    def finish(self) -> None:
+        """Tidy up after a series of writes: remove the codes of deleted rows, and empty the write-ahead log."""
+        if opened := self._find():
+            opened[1].compact()
+            self._database.checkpoint()
+
+    def _find(self) -> tuple[Collection, CodeStore] | None:
+        identity = self._database.identity()
+        if self._opened is None or identity != self._identity:  # the file may have been replaced
+            name = self.address.collection
+            found = self._database.read(lambda connection: find_collection(connection, name)) if identity else None
+            self._opened = (found, CodeStore(self._database, found)) if found else None
+            self._identity = identity
+        return self._opened
+
+    def _require(self) -> tuple[Collection, CodeStore]:
+        opened = self._find()
+        if opened is None:
+            raise VideoIndexError(
+                f"there is no collection {self.address.collection!r} in {self.address.uri}: create it with "
+                "`clip4clip index` or VideoIndex.create"
+            )
+        return opened
+
+
+def _to_condition(
+    connection: sqlite3.Connection, collection: Collection, text: str, strict: bool = False
+) -> tuple[str, list[Any]] | None:
+    """Return a filter as a condition in SQL, with its parameters; None for an empty filter."""
+    check_text(text, "a filter")
+    if not text.strip():
+        return None
+    from .filter_sql import to_sql  # imported here, because the parser takes a tenth of a second
+    from .filters import parse_filter
+
+    kinds = read_field_kinds(connection, collection.number)
+    is_empty = read_state(connection, collection.number).row_count == 0
+
+    def lookup(name: str, _: str | None) -> set[str] | None:
+        if name in kinds or name not in KINDS:
+            return kinds.get(name, set())
+        kind = KINDS[name]
+        return None if kind is None else {kind}
+
+    def names() -> set[str]:
+        return set() if is_empty else {"id", "path", *kinds}
+
+    condition = parse_filter(text, lookup, names, collection.info.spec is not None, strict)
+    return None if condition is None else to_sql(condition)
+
+
+def _to_hit(row: Row, score: float, output_fields: Sequence[str]) -> Hit:
+    """Return a row as a hit. Id and vector become fields only if ``output_fields`` names them."""
+    fields = row if "*" in output_fields else {name: row[name] for name in output_fields if name in row}
+    hidden = {"path", *({"id", "vector"} - {*output_fields})}
+    if row["video"] == row["id"] and "video" not in output_fields:
+        hidden.add("video")
+    return Hit(row["id"], row["path"], score, {name: value for name, value in fields.items() if name not in hidden})
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise InputValueError for an option that a local index does not have, or could not obey."""
+    if unknown := options.keys() - {"search_params", "anns_field", "timeout", "consistency_level"}:
+        raise InputValueError(f"a search in a local index has no option {', '.join(sorted(unknown))}")
+    metric = (options.get("search_params") or {}).get("metric_type", "COSINE")
+    if metric != "COSINE" or options.get("anns_field", "vector") != "vector":
+        raise InputValueError("a local index compares its field 'vector' by the metric COSINE only")

@@ -1,0 +1,425 @@
+"""The tables of a local index, and the statements that read and write them."""
+# ruff: noqa: S608  statements are put together from constants, never from what a user typed
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import VideoIndexError, brief
+from .codes import CodesState, random_rotation
+from .collection import CollectionInfo, VectorSpec
+from .engine import Failure
+
+APPLICATION_ID = 0x43344331  # "C4C1"
+FORMAT = 1  # of the tables; another one cannot be read
+PARAMETERS = 500  # values in one statement; old versions of SQLite take 999
+READ_BATCH = 2000  # rows
+
+SCHEMA = """
+CREATE TABLE collections (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    dim INTEGER NOT NULL,
+    spec TEXT NOT NULL,
+    rotation BLOB NOT NULL,                   -- of the codes: float32 of shape (dim, dim)
+    version INTEGER NOT NULL DEFAULT 0,       -- increases with every change
+    row_count INTEGER NOT NULL DEFAULT 0,
+    codes_name TEXT NOT NULL DEFAULT '',      -- these three: CodesState
+    codes_count INTEGER NOT NULL DEFAULT 0,
+    codes_stamp INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE videos (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    collection INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    UNIQUE (name, collection)
+);
+CREATE TABLE rows (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, -- a replaced row gets a new number
+    collection INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    video INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    start REAL,
+    "end" REAL,
+    duration REAL,
+    frame_count INTEGER,
+    size INTEGER,
+    mtime INTEGER,
+    fields TEXT,                              -- all others, as a JSON object
+    UNIQUE (id, collection)
+);
+CREATE INDEX rows_of_video ON rows (video);
+CREATE TABLE vectors (row INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE dead (                           -- rows that were deleted, but whose codes are still in the file
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    collection INTEGER NOT NULL,
+    row INTEGER NOT NULL
+);
+CREATE TABLE field_kinds (                    -- of every field that a row ever had
+    collection INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    PRIMARY KEY (collection, name, kind)
+) WITHOUT ROWID;
+CREATE TABLE failures (                       -- videos that cannot be decoded
+    collection INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    mtime INTEGER NOT NULL,
+    error TEXT NOT NULL,
+    PRIMARY KEY (collection, path)
+) WITHOUT ROWID;
+"""
+
+# Columns of numbers. Other fields of a row are in its JSON object.
+NUMBER_COLUMNS = ("start", "end", "duration", "frame_count", "size", "mtime")
+KINDS: Mapping[str, str | None] = {
+    **dict.fromkeys(("id", "path", "video"), "string"),
+    **dict.fromkeys(NUMBER_COLUMNS, "number"),
+    "vector": None,
+}
+
+_SELECT_ROWS = """
+    SELECT rows.number, id, path, (SELECT name FROM videos WHERE videos.number = rows.video),
+        start, "end", duration, frame_count, size, mtime, fields
+    FROM rows
+"""
+
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What never changes about a collection.
+
+    Attributes:
+        number: its number in the tables.
+        rotation: rotation of the codes, float32 of shape (dim, dim).
+        info: its metadata.
+    """
+
+    number: int
+    rotation: np.ndarray
+    info: CollectionInfo
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return len(self.rotation)
+
+
+class CollectionState(NamedTuple):
+    """What a transaction sees of a collection.
+
+    Attributes:
+        version: a number that increases with every change.
+        row_count: number of rows.
+        codes: where the codes of the rows are.
+    """
+
+    version: int
+    row_count: int
+    codes: CodesState
+
+
+def has_tables(connection: sqlite3.Connection) -> bool:
+    """Return whether the file is an index; False if it is empty.
+
+    Raises:
+        VideoIndexError: the file is a database of another program, or an index of another format.
+    """
+    application, version = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    )
+    if application == APPLICATION_ID:
+        if version != FORMAT:
+            raise VideoIndexError(
+                f"the index has the format {version}, and this version of clip4clip reads {FORMAT}: use the version "
+                "that wrote it"
+            )
+        return True
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise VideoIndexError("the file is a database of another program, not an index: choose another name")
+    return False
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables in an empty file."""
+    for statement in SCHEMA.split(";\n"):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def create_collection(connection: sqlite3.Connection, name: str, spec: VectorSpec, dim: int) -> None:
+    """Create a collection. Does nothing if it exists."""
+    connection.execute(
+        "INSERT OR IGNORE INTO collections (name, dim, spec, rotation) VALUES (?, ?, ?, ?)",
+        (name, dim, spec.to_json(), random_rotation(dim).tobytes()),
+    )
+
+
+def find_collection(connection: sqlite3.Connection, name: str) -> Collection | None:
+    """Return a collection by its name; None if it does not exist."""
+    if not has_tables(connection):
+        return None
+    statement = "SELECT number, dim, spec, rotation FROM collections WHERE name = ?"
+    row = connection.execute(statement, (name,)).fetchone()
+    if row is None:
+        return None
+    number, dim, spec, rotation = row
+    try:
+        matrix = np.frombuffer(rotation, np.float32).reshape(dim, dim)
+    except (TypeError, ValueError) as error:
+        raise VideoIndexError(f"the collection {name!r} is damaged: {error}") from error
+    info = CollectionInfo(
+        spec=VectorSpec.from_json(spec),
+        dims={"vector": dim},
+        id_field="id",
+        id_is_text=True,
+        fields=["id", "path", "vector"],
+        kinds=KINDS,
+        is_dynamic=True,
+    )
+    return Collection(number, matrix, info)
+
+
+def read_state(connection: sqlite3.Connection, collection: int) -> CollectionState:
+    """Return the state of a collection."""
+    statement = "SELECT version, row_count, codes_name, codes_count, codes_stamp FROM collections WHERE number = ?"
+    row = connection.execute(statement, (collection,)).fetchone()
+    if row is None:
+        raise VideoIndexError("the collection is not in the index any more")
+    return CollectionState(row[0], row[1], CodesState(*row[2:]))
+
+
+def change_count(connection: sqlite3.Connection, collection: int, added: int) -> None:
+    """Add to the number of rows, and increase the version."""
+    statement = "UPDATE collections SET row_count = row_count + ?, version = version + 1 WHERE number = ?"
+    connection.execute(statement, (added, collection))
+
+
+def set_codes(connection: sqlite3.Connection, collection: int, state: CodesState) -> None:
+    """Publish the codes of a collection, as part of the transaction."""
+    statement = """
+        UPDATE collections SET codes_name = ?, codes_count = ?, codes_stamp = ?, version = version + 1 WHERE number = ?
+    """
+    connection.execute(statement, (state.name, state.count, state.stamp, collection))
+
+
+def find_rows(connection: sqlite3.Connection, collection: int, ids: Iterable[str]) -> list[int]:
+    """Return the numbers of the rows with these ids; ids that do not exist are left out."""
+    numbers: list[int] = []
+    for part in _parts([*ids]):
+        statement = f"SELECT number FROM rows WHERE id IN {_marks(part)} AND collection = ?"
+        numbers += [number for (number,) in connection.execute(statement, (*part, collection))]
+    return numbers
+
+
+def select_rows(connection: sqlite3.Connection, collection: int, sql: str, parameters: Sequence[Any]) -> np.ndarray:
+    """Return the numbers of the rows that match a condition, int64 of shape (n,).
+
+    Args:
+        connection: open transaction.
+        collection: number of the collection.
+        sql: condition from :func:`clip4clip.index.filter_sql.to_sql`.
+        parameters: its parameters.
+    """
+    statement = f"SELECT number FROM rows WHERE collection = ? AND {sql}"
+    numbers = connection.execute(statement, (collection, *parameters)).fetchall()
+    return np.fromiter((number for (number,) in numbers), np.int64, len(numbers))
+
+
+def insert_rows(
+    connection: sqlite3.Connection, collection: int, rows: Sequence[Row]
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Insert rows whose ids are new, without their codes. Return the numbers of the rows and of their videos."""
+    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'rows'").fetchone()
+    start = last[0] + 1 if last else 1
+    numbers = range(start, start + len(rows))
+    videos = _video_numbers(connection, collection, [row.get("video") or row["id"] for row in rows])
+    connection.executemany(
+        f"INSERT INTO rows VALUES {_marks(range(12))}",
+        (
+            (number, collection, row["id"], video, *_to_columns(row))
+            for number, video, row in zip(numbers, videos, rows, strict=True)
+        ),
+    )
+    connection.executemany(
+        "INSERT INTO vectors VALUES (?, ?)",
+        ((number, row["vector"].tobytes()) for number, row in zip(numbers, rows, strict=True)),
+    )
+    connection.executemany(
+        "INSERT OR IGNORE INTO field_kinds VALUES (?, ?, ?)",
+        ((collection, name, kind) for name, kind in _kinds_of(rows)),
+    )
+    change_count(connection, collection, len(rows))
+    return numbers, videos
+
+
+def delete_rows(connection: sqlite3.Connection, collection: int, numbers: Sequence[int]) -> None:
+    """Delete rows by their numbers, and videos that have no rows then."""
+    videos: set[int] = set()
+    for part in _parts(numbers):
+        marks = _marks(part)
+        videos |= {video for (video,) in connection.execute(f"SELECT video FROM rows WHERE number IN {marks}", part)}
+        connection.execute(f"DELETE FROM rows WHERE number IN {marks}", part)
+        connection.execute(f"DELETE FROM vectors WHERE row IN {marks}", part)
+    dead = ((collection, number) for number in numbers)
+    connection.executemany("INSERT INTO dead (collection, row) VALUES (?, ?)", dead)
+    unused = "DELETE FROM videos WHERE number = ? AND NOT EXISTS (SELECT 1 FROM rows WHERE video = videos.number)"
+    connection.executemany(unused, ((video,) for video in videos))
+    change_count(connection, collection, -len(numbers))
+
+
+def move_rows(connection: sqlite3.Connection, collection: int, changes: Mapping[str, tuple[str, str]]) -> None:
+    """Give rows other ids and paths. A video whose name is the old id gets the new id as its name.
+
+    Args:
+        connection: open transaction.
+        collection: number of the collection.
+        changes: new id and path of each row, by its id; ids that do not exist are ignored.
+
+    Raises:
+        VideoIndexError: another row or video has one of the new ids.
+    """
+    moves = [(number, id_) for id_ in changes for number in find_rows(connection, collection, [id_])]
+    statement = "SELECT number FROM videos WHERE name = ? AND collection = ?"
+    videos = [(number, id_) for _, id_ in moves for (number,) in connection.execute(statement, (id_, collection))]
+    # First to names that nothing has: a new id may be the old one of another row.
+    connection.executemany("UPDATE rows SET id = ? WHERE number = ?", ((f"\0{number}", number) for number, _ in moves))
+    connection.executemany(
+        "UPDATE videos SET name = ? WHERE number = ?", ((f"\0{number}", number) for number, _ in videos)
+    )
+    for number, id_ in moves:
+        _update_unique(connection, "UPDATE rows SET id = ?, path = ? WHERE number = ?", (*changes[id_], number))
+    for number, id_ in videos:
+        _update_unique(connection, "UPDATE videos SET name = ? WHERE number = ?", (changes[id_][0], number))
+    change_count(connection, collection, 0)
+
+
+def _update_unique(connection: sqlite3.Connection, statement: str, values: Sequence[Any]) -> None:
+    try:
+        connection.execute(statement, values)
+    except sqlite3.IntegrityError:
+        raise VideoIndexError(
+            f"the index already has a video with the id {brief(values[0])}: delete one of the two first"
+        ) from None
+
+
+def read_rows(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, Row]:
+    """Return rows by their numbers, without their vectors."""
+    rows: dict[int, Row] = {}
+    for part in _parts(numbers):
+        for values in connection.execute(f"{_SELECT_ROWS} WHERE rows.number IN {_marks(part)}", part):
+            rows[values[0]] = _to_row(values)
+    return rows
+
+
+def iterate_rows(
+    connection: sqlite3.Connection, collection: int, sql: str, parameters: Sequence[Any]
+) -> Iterator[dict[int, Row]]:
+    """Yield the rows that match a condition in batches, by their numbers, without their vectors.
+
+    Arguments are those of :func:`select_rows`.
+    """
+    statement = f"{_SELECT_ROWS} WHERE collection = ? AND {sql} ORDER BY rows.number"
+    cursor = connection.execute(statement, (collection, *parameters))
+    while batch := cursor.fetchmany(READ_BATCH):
+        yield {values[0]: _to_row(values) for values in batch}
+
+
+def read_vectors(connection: sqlite3.Connection, numbers: Sequence[int], dim: int) -> np.ndarray:
+    """Return the vectors of rows by their numbers, float32 of shape (n, dim), in this order."""
+    vectors = np.empty((len(numbers), dim), np.float32)
+    position = {number: index for index, number in enumerate(numbers)}
+    for part in _parts(numbers):
+        for number, vector in connection.execute(f"SELECT row, vector FROM vectors WHERE row IN {_marks(part)}", part):
+            vectors[position[number]] = np.frombuffer(vector, np.float32)
+    return vectors
+
+
+def iterate_vectors(
+    connection: sqlite3.Connection, collection: int, dim: int, batch_size: int
+) -> Iterator[tuple[Sequence[int], Sequence[int], np.ndarray]]:
+    """Yield all rows in batches: their numbers in rising order, the numbers of their videos, and their vectors."""
+    cursor = connection.execute(
+        "SELECT number, video, vector FROM rows JOIN vectors ON row = number WHERE collection = ? ORDER BY number",
+        (collection,),
+    )
+    while batch := cursor.fetchmany(batch_size):
+        numbers, videos, vectors = zip(*batch, strict=True)
+        yield numbers, videos, np.frombuffer(b"".join(vectors), np.float32).reshape(len(batch), dim)
+
+
+def read_field_kinds(connection: sqlite3.Connection, collection: int) -> dict[str, set[str]]:
+    """Return the kinds of values that rows ever had in a field, by its name."""
+    kinds: dict[str, set[str]] = {}
+    for name, kind in connection.execute("SELECT name, kind FROM field_kinds WHERE collection = ?", (collection,)):
+        kinds.setdefault(name, set()).add(kind)
+    return kinds
+
+
+def read_failures(connection: sqlite3.Connection, collection: int, paths: Sequence[str]) -> dict[str, Failure]:
+    """Return the failures of files by their paths."""
+    failures: dict[str, Failure] = {}
+    for part in _parts(paths):
+        statement = f"SELECT path, size, mtime, error FROM failures WHERE path IN {_marks(part)} AND collection = ?"
+        failures.update((row[0], Failure(*row)) for row in connection.execute(statement, (*part, collection)))
+    return failures
+
+
+def _video_numbers(connection: sqlite3.Connection, collection: int, names: Sequence[str]) -> list[int]:
+    """Return the number of each video, and add those that are new."""
+    distinct = [*dict.fromkeys(names)]
+    insert = "INSERT OR IGNORE INTO videos (collection, name) VALUES (?, ?)"
+    connection.executemany(insert, ((collection, name) for name in distinct))
+    numbers: dict[str, int] = {}
+    for part in _parts(distinct):
+        statement = f"SELECT name, number FROM videos WHERE name IN {_marks(part)} AND collection = ?"
+        numbers.update(connection.execute(statement, (*part, collection)).fetchall())
+    return [numbers[name] for name in names]
+
+
+def _to_columns(row: Row) -> tuple[Any, ...]:
+    """Return the path, the numbers, and the other fields of a row as JSON."""
+    others = row.keys() - KINDS.keys()
+    fields = _encode_json({name: row[name] for name in row if name in others}) if others else None
+    get = row.get
+    return row["path"], *[get(name) for name in NUMBER_COLUMNS], fields
+
+
+def _to_row(values: Sequence[Any]) -> Row:
+    """Return what :data:`_SELECT_ROWS` gives as a dictionary, without fields that are missing."""
+    _, row_id, path, video, *numbers, others = values
+    fields = {name: value for name, value in zip(NUMBER_COLUMNS, numbers, strict=True) if value is not None}
+    return {"id": row_id, "path": path, "video": video, **fields, **(json.loads(others) if others else {})}
+
+
+def _kinds_of(rows: Iterable[Row]) -> set[tuple[str, str]]:
+    """Return name and kind of the values in the fields of rows, except those that every row has."""
+    types = {(name, type(value)) for row in rows for name, value in row.items()}
+    return {(name, KIND_OF_TYPE[kind]) for name, kind in types if name not in ("id", "path", "video", "vector")}
+
+
+KIND_OF_TYPE = {bool: "boolean", int: "number", float: "number", str: "string", list: "list", dict: "object"}
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield values in parts that fit into one statement."""
+    for start in range(0, len(values), PARAMETERS):
+        yield values[start : start + PARAMETERS]
+
+
+def _marks(values: Sequence[Any]) -> str:
+    """Return the parameter marks for a list of values in SQL."""
+    return f"({', '.join('?' * len(values))})"
