@@ -90,15 +90,13 @@ def milvus_server(folder: Path) -> Iterator[str]:
 
 
 def server_memory(folder: Path) -> float:
-    """Return the resident megabytes of the processes of a server, which all belong to one session."""
-    sessions: dict[int, int] = {}
-    launchers: set[int] = set()
-    for process in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
-        with contextlib.suppress(OSError):
-            sessions[process] = os.getsid(process)
-            if str(folder / "data").encode() in Path(f"/proc/{process}/cmdline").read_bytes():
-                launchers.add(sessions[process])
-    return sum(memory_status(process).get("VmRSS", 0) for process, session in sessions.items() if session in launchers)
+    """Return the resident megabytes of the processes of a server; the commands of all name its folder."""
+    total = 0.0
+    for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
+        with contextlib.suppress(OSError):  # it has exited
+            if str(folder / "data").encode() in (process / "cmdline").read_bytes():
+                total += memory_status(process.name).get("VmRSS", 0)
+    return total
 
 
 # Measurements
@@ -117,7 +115,7 @@ def measure(kind: str, rows: int, names: Sequence[str], rounds: int, options: Op
     """
     data = folder / "data"
     data.mkdir()
-    queries = QUERIES if rows < LARGE else QUERIES_IF_LARGE
+    queries, clients = QUERIES if rows < LARGE else QUERIES_IF_LARGE, options.clients
     say(kind, rows, f"made in {run('make', data, kind, rows, queries)['wall s']:.1f} s")
     with contextlib.ExitStack() as stack:
         places, inserted = {}, {}
@@ -137,7 +135,7 @@ def measure(kind: str, rows: int, names: Sequence[str], rounds: int, options: Op
         if SERVER in names:
             inserted[SERVER] |= {"server MB": server_memory(folder / SERVER), "disk MB": size_of(folder / SERVER)}
     figures = {name: {**inserted[name], **summary} for name, summary in summarise(runs).items()}
-    return {"kind": kind, "rows": rows, "rounds": rounds, "contenders": figures}
+    return {"kind": kind, "rows": rows, "rounds": rounds, "clients": clients, "contenders": figures}
 
 
 def measure_once(name: str, place: str, data: Path, options: Options) -> dict[str, Any]:
@@ -219,7 +217,7 @@ def show(title: str, lines: Sequence[Sequence[str]]) -> None:
 
 def show_report(report: Mapping[str, Any], markdown: bool) -> None:
     """Print all tables."""
-    tables = {title_of(each["kind"], each["rows"]): lines_of(each["contenders"]) for each in report["tables"]}
+    tables = {title_of(each["kind"], each["rows"]): lines_of(each) for each in report["tables"]}
     if len(bars := list(check_bars(report["tables"]))) > 1:
         tables["Required figures"] = bars
     if memory := report.get("memory"):

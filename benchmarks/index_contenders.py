@@ -97,9 +97,9 @@ class Ours(Contender):
     data_sets = ("clustered", "random")
     is_exact = True
     options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        PLAIN: {},
-        FILTERED: {"filter": FILTER},
-        FIELD_FILTERED: {"filter": FIELD_FILTER},
+        PLAIN: {"per_video": None},
+        FILTERED: {"per_video": None, "filter": FILTER},
+        FIELD_FILTERED: {"per_video": None, "filter": FIELD_FILTER},
         PER_VIDEO: {"per_video": 1},
     }
 

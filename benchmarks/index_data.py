@@ -3,7 +3,7 @@
 Two kinds of vectors, 512 numbers of float32, of norm 1, ten rows a video:
 
 - ``random``: every direction is as likely. All rows are almost equally far from a query.
-- ``clustered``: as the vectors of CLIP are. Videos lie around 1,000 centres, and the rows of a video are close together.
+- ``clustered``: as the vectors of CLIP are. Videos lie around 1,000 centres, and the rows of a video near each other.
   The variances fall like 1, 1/2, 1/3, … over the dimensions. In CLIP's vectors a few dimensions are far larger than all
   others and almost the same in every vector: here one has half of the norm, and another one a quarter.
 

@@ -96,20 +96,21 @@ def title_of(kind: str, rows: int) -> str:
     return f"{rows:,} rows, {kind}"
 
 
-def lines_of(contenders: Mapping[str, Figures]) -> Lines:
+def lines_of(table: Mapping[str, Any]) -> Lines:
     """Return a table with a column for each contender, and a line for each figure that any of them has."""
+    contenders = table["contenders"]
     lines = [["", *(CONTENDERS[name].title for name in contenders)]]
-    for what, cell in _cells():
+    for what, cell in _cells(table["clients"]):
         cells = [cell(figures) for figures in contenders.values()]
         if any(each != "–" for each in cells):
             lines.append([what, *cells])
     return lines
 
 
-def _cells() -> Iterator[tuple[str, Callable[[Figures], str]]]:
+def _cells(clients: int) -> Iterator[tuple[str, Callable[[Figures], str]]]:
     """Yield the name of each line, and a function that returns the cell of a contender."""
     for crowd in CROWDS:
-        who = {"one client": "", "threads": "8 threads: ", "processes": "8 processes: "}[crowd]
+        who = "" if crowd == CROWDS[0] else f"{clients} {crowd}: "
         for mode in MODES:
             yield f"{who}{mode}, p50 / p99 ms", lambda own, crowd=crowd, mode=mode: _cell_of_times(own, crowd, mode)
             if crowd == CROWDS[0]:
