@@ -53,6 +53,7 @@ class Contender:
         data_sets: kinds of vectors it is measured with. Times of a plain scan do not depend on the vectors.
         environment: additional environment variables of its processes.
         is_exact: whether a wrong answer is an error of the benchmark.
+        indexing_seconds: time after :meth:`insert` until searches are as fast as they get; None if they are at once.
     """
 
     title: ClassVar[str]
@@ -61,6 +62,7 @@ class Contender:
     data_sets: ClassVar[tuple[str, ...]] = ("clustered",)
     environment: ClassVar[Mapping[str, str]] = {}
     is_exact: ClassVar[bool] = False
+    indexing_seconds: float | None = None
 
     def __init__(self, place: str, data: DataSet) -> None:
         self.place, self.data = place, data
@@ -171,7 +173,9 @@ class Server(Ours):
 
     def insert(self) -> float:
         seconds = super().insert()
+        start = time.perf_counter()
         self._wait_until_indexed()
+        self.indexing_seconds = time.perf_counter() - start
         return seconds
 
     def _wait_until_indexed(self) -> None:
