@@ -119,10 +119,10 @@ class Engine(Protocol):
         Args:
             vector: float32, with the length of the stored vectors.
             limit: largest number of rows, up to 16,384.
-            filter: filter, checked as by :meth:`check_filter`; empty for none.
+            filter: filter; empty for none. Unlike :meth:`check_filter`, this logs no warning.
             per_video: largest number of rows of each video, its nearest ones; None for all.
-            output_fields: fields to return; ``*`` for all except the vector.
-            **options: options of one engine only.
+            output_fields: fields to return; ``*`` for all except the vector, and except ``video`` where it is the id.
+            **options: options of ``MilvusClient.search``, for a server only.
 
         Raises:
             InputTypeError, InputValueError: an argument is invalid.
@@ -140,7 +140,7 @@ class Engine(Protocol):
         Args:
             fields: names of fields, such as ``path`` and ``vector``; ``*`` for all except the vector. A row lacks those
                 that it does not have. It always has its ``id``.
-            filter: filter, checked as by :meth:`check_filter`; empty for none.
+            filter: filter; empty for none. Unlike :meth:`check_filter`, this logs no warning.
 
         Raises:
             VideoIndexError: the filter is invalid.

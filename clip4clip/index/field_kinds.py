@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from .collection import CollectionInfo
-from .filters import MTIME_FIELD, quote, translate_filter
+from .filter_tree import Condition
+from .filters import MTIME_FIELD, parse_filter, quote
 
 SAMPLE_ROWS = 100
 # Kinds of the fields that come from a table, used as long as no video in the index has a value in them.
-TABLE_KINDS = dict.fromkeys(("duration", "frame_count", "size", MTIME_FIELD), "number")
+TABLE_KINDS = dict.fromkeys(("start", "end", "duration", "frame_count", "size", MTIME_FIELD), "number")
 # Filters for the rows that have a value of a kind in a field. There is no such filter for lists and objects.
 KIND_FILTERS = {
     "string": '{0} >= ""',
@@ -33,12 +34,19 @@ class FieldKinds:
         self._query = query
         self._seen: dict[str, set[str]] = {}  # of fields that are not in the collection's schema
 
-    def translate(self, text: str, info: CollectionInfo, strict: bool = False) -> str:
-        """Return a filter for Milvus; see :func:`clip4clip.index.filters.translate_filter`."""
-        return translate_filter(
+    def parse(self, text: str, info: CollectionInfo, *, strict: bool = False, warn: bool = True) -> Condition | None:
+        """Return the tree of a filter; see :func:`clip4clip.index.filters.parse_filter`.
+
+        Args:
+            text: the filter.
+            info: metadata of the collection.
+            strict: raise an error for a field that no row has.
+            warn: otherwise, log a warning about such a field.
+        """
+        return parse_filter(
             text,
             functools.partial(self._find_kinds, info),
-            functools.partial(self._find_names, info),
+            functools.partial(self._find_names, info) if strict or warn else set,
             has_dates=info.spec is not None,
             strict=strict,
         )

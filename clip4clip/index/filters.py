@@ -1,8 +1,7 @@
-"""Check the filter of a search, its field names and kinds of values, and translate its dates for Milvus."""
+"""Parse the filter of a search, check its field names and kinds of values, and resolve its dates."""
 
 from __future__ import annotations
 
-import ast
 import difflib
 import logging
 import re
@@ -10,77 +9,42 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ..errors import MissingExtraError, VideoIndexError
-
-try:
-    from lark import Lark, Token, Tree
-    from lark.exceptions import UnexpectedInput
-except ImportError as error:  # pragma: no cover
-    raise MissingExtraError("a filter needs lark: pip install 'towhee-clip4clip[retrieval]'") from error
+from ..errors import VideoIndexError
+from .filter_arithmetic import MAX_INTEGER
+from .filter_error import point_at
+from .filter_grammar import Chain, Draft, Exclusion, Rejected, parse_text
+from .filter_tree import (
+    And,
+    Comparison,
+    Condition,
+    Contains,
+    Field,
+    Leaf,
+    Match,
+    Membership,
+    Not,
+    Or,
+    Presence,
+    Remainder,
+    Value,
+    iterate_leaves,
+)
 
 logger = logging.getLogger(__name__)
 
 DATE_FIELD = "modified"  # the name that a filter uses for MTIME_FIELD, which holds nanoseconds since 1970
 MTIME_FIELD = "mtime"
 DATE_EXAMPLE = f'{DATE_FIELD} > "2025-06-01"'
-MAX_INTEGER = 2**63 - 1
-
-# Accepts more than any one version of Milvus does. A filter that does not match is passed on: Milvus reports the error.
-_GRAMMAR = r"""
-    ?start: conjunction (_OR conjunction)*
-    ?conjunction: negation (_AND negation)*
-    ?negation: _NOT negation | condition
-    ?condition: sum
-        | sum (COMPARE sum)+        -> comparison
-        | sum IN sum                -> membership
-        | sum _NOT IN sum           -> exclusion
-        | sum LIKE sum              -> match
-        | sum _IS _NOT? _NULL       -> presence
-        | _EXISTS sum               -> presence
-    ?sum: operand | operand ((_SIGN | _ARITHMETIC) operand)+ -> arithmetic
-    ?operand: _SIGN operand -> signed
-        | "(" start ")"     -> parenthesis
-        | STRING | NUMBER | BOOLEAN | field | path | call | list | typed | template
-    field: NAME | META "[" STRING "]"
-    path: field ("[" (STRING | NUMBER) "]")+
-    call: NAME "(" [start ("," start)*] ")"
-    list: "[" [start ("," start)* ","?] "]"
-    typed: NAME STRING
-    template: "{" NAME "}"
-
-    _OR.2: /or\b/i | "||"
-    _AND.2: /and\b/i | "&&"
-    _NOT.2: /not\b/i | /!(?!=)/
-    IN.2: /in\b/i
-    LIKE.2: /like\b/i
-    _IS.2: /is\b/i
-    _NULL.2: /null\b/i
-    _EXISTS.2: /exists\b/i
-    BOOLEAN.2: /(true|false)\b/i
-    COMPARE: /[=!<>]=|[<>]/
-    _SIGN: /[-+~]/
-    _ARITHMETIC.2: /\*\*|<<|>>|[*\/%^]|&(?!&)|\|(?!\|)/
-    META: "$meta"
-    NAME: /[^\W\d]\w*/
-    STRING: /"(\\.|[^"\\])*"|'(\\.|[^'\\])*'/s
-    NUMBER: /0[xX][0-9a-fA-F]+|(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?/
-    %ignore /\s+/
-"""
-_parser = Lark(_GRAMMAR, parser="lalr", propagate_positions=True)
-
-_TOKEN_KINDS = {"STRING": "string", "NUMBER": "number", "BOOLEAN": "boolean"}
-_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-_CONDITIONS = ("comparison", "membership", "exclusion", "match", "presence")
 
 # Takes a field and the kind that it is compared with, or None. Returns the kinds of the values that videos have in the
 # field: an empty set if no video has the field, None if the kinds cannot be known.
 Lookup = Callable[[str, "str | None"], "set[str] | None"]
 
 
-def translate_filter(
+def parse_filter(
     text: str, lookup: Lookup, names: Callable[[], Iterable[str]], has_dates: bool = True, strict: bool = False
-) -> str:
-    """Return a filter in the syntax of Milvus. Only comparisons of ``modified`` with dates are changed.
+) -> Condition | None:
+    """Return the tree of a filter, checked, and with its dates as conditions on ``mtime``; None for a blank filter.
 
     A date means the whole day; a date with a time means the whole minute, second or microsecond. ``==`` is true within
     it, ``>`` after its end, and ``>=`` from its beginning.
@@ -93,39 +57,49 @@ def translate_filter(
         strict: raise an error for a field that no video has, rather than log a warning.
 
     Raises:
-        VideoIndexError: a field is compared with a value of another kind, a date is invalid, or an integer has more
-            than 64 bits.
+        VideoIndexError: the filter is invalid, a field is compared with a value of another kind, or a date is invalid.
     """
-    try:
-        tree: Any = _parser.parse(text)
-    except UnexpectedInput:
-        return text  # Milvus reports the error, or understands more than this grammar
-    if isinstance(tree, Token):
-        return text
-    _check_integers(tree)
+    if not text.strip():
+        return None
+    draft = parse_text(text)
     # If videos have a field of their own that is called "modified", the name means that field.
-    if has_dates and any(map(_is_date_field, tree.find_data("field"))) and lookup(DATE_FIELD, None):
+    if has_dates and any(map(_is_date, _fields(draft))) and lookup(DATE_FIELD, None):
         has_dates = False
-    edits: list[tuple[int, int, str]] = []  # start, end, replacement
-    translated: set[int] = set()  # id() of the nodes in these edits
-    for node in tree.iter_subtrees():
-        operands = [_unwrap(child) for child in node.children]
-        if node.data in _CONDITIONS and has_dates and any(map(_is_date_field, operands)):
-            edits.append((node.meta.start_pos, node.meta.end_pos, _translate_dates(node, operands, text)))
-            translated.update(map(id, operands))
-        elif node.data in _CONDITIONS and node.data != "presence":
-            for field, operator, value in _comparisons(node, operands):
-                _check_kind(field, operator, value, lookup)
-        elif node.data == "arithmetic":
-            for field in filter(_is_field, operands):
-                if not (has_dates and _is_date_field(field)):
-                    _check_number(field, lookup)
-    if has_dates and any(_is_date_field(node) and id(node) not in translated for node in tree.find_data("field")):
-        raise _date_error(f"uses {DATE_FIELD} outside of a comparison")
-    _check_names(tree, lookup, names, has_dates, strict)
-    for start, end, replacement in sorted(edits, reverse=True):
-        text = text[:start] + replacement + text[end:]
-    return text
+    condition = _resolve(draft, text, has_dates)
+    for leaf in iterate_leaves(condition):
+        _check_kinds(leaf, lookup)
+    _check_names(condition, lookup, names, has_dates, strict)
+    return condition
+
+
+def _fields(draft: Draft) -> Iterable[Field]:
+    for leaf in iterate_leaves(draft):  # type: ignore[arg-type]
+        yield from leaf.fields if isinstance(leaf, Rejected) else [leaf.field]
+
+
+def _is_date(field: Field) -> bool:
+    return field.name == DATE_FIELD
+
+
+def _resolve(draft: Draft, text: str, has_dates: bool) -> Condition:
+    """Return a parsed filter without its dates and chains; raise VideoIndexError for what is not in the language."""
+    if (
+        isinstance(draft, Exclusion)
+        and has_dates
+        and isinstance(draft.condition, Membership)
+        and _is_date(draft.condition.field)
+    ):
+        return _resolve_exclusion(draft.condition)
+    if isinstance(draft, Not):
+        return Not(_resolve(draft.condition, text, has_dates))
+    if isinstance(draft, And | Or):
+        kind = And if isinstance(draft, Chain) else type(draft)
+        return kind(tuple(_resolve(part, text, has_dates) for part in draft.conditions))
+    if has_dates and any(map(_is_date, draft.fields if isinstance(draft, Rejected) else [draft.field])):
+        return _resolve_dates(draft)
+    if isinstance(draft, Rejected):
+        raise point_at(text, draft.position, draft.problem)
+    return draft
 
 
 def parse_date(text: str) -> tuple[int, int]:
@@ -166,115 +140,61 @@ def _nanoseconds(moment: datetime) -> int:
 
 
 def quote(text: str) -> str:
-    """Return a text as a string literal for a filter, with the only escapes that milvus-lite supports."""
+    """Return a text as a string literal for a filter."""
     return '"' + text.translate(_ESCAPES) + '"'
 
 
-_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+_CONTROL_CHARACTERS = {code: f"\\u{code:04x}" for code in (*range(1, 32), 127)}
+_ESCAPES = str.maketrans(_CONTROL_CHARACTERS | {"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
-def _unwrap(node: Any) -> Any:
-    """Return a node without the parentheses around it."""
-    while isinstance(node, Tree) and node.data == "parenthesis":
-        node = node.children[0]
-    return node
-
-
-def _is_field(node: Any) -> bool:
-    return isinstance(node, Tree) and node.data == "field"
-
-
-def _is_date_field(node: Any) -> bool:
-    return _is_field(node) and _field_name(node) == DATE_FIELD
-
-
-def _field_name(field: Any) -> str:
-    token = field.children[-1]
-    return _unquote(token) if token.type == "STRING" else str(token)
-
-
-def _unquote(literal: str) -> str:
-    try:
-        return str(ast.literal_eval(literal))
-    except (ValueError, SyntaxError):
-        return literal[1:-1]
-
-
-def _kind_of(node: Any) -> str | None:
-    """Return the kind of a value, or None if only Milvus knows it."""
-    if isinstance(node, Token):
-        return _TOKEN_KINDS.get(node.type)
-    return "number" if node.data in ("arithmetic", "signed") else None
-
-
-def _check_integers(tree: Any) -> None:
-    for node in tree.iter_subtrees():
-        for token in node.children:
-            is_integer = isinstance(token, Token) and token.type == "NUMBER" and token.isdecimal()
-            if is_integer and len(token.lstrip("0")) > 19:
-                raise VideoIndexError(f"the filter has the integer {_short(token)}, which does not fit into 64 bits")
-
-
-def _comparisons(node: Any, operands: list[Any]) -> Iterable[tuple[Any, str, Any]]:
-    """Yield field, operator and value for each field that a condition compares with a value."""
-    if node.data == "comparison":
-        for left, operator, right in _operator_pairs(operands):
-            if _is_field(left):
-                yield left, operator, right
-            elif _is_field(right):
-                yield right, _MIRRORED.get(operator, operator), left
-    elif _is_field(operands[0]):
-        values = operands[2:] if node.data == "match" else _list_items(operands[2])
-        one_of_each_kind = {_kind_of(value): value for value in values}
-        for value in one_of_each_kind.values():
-            yield operands[0], str(operands[1]), value
-
-
-def _operator_pairs(operands: list[Any]) -> Iterable[tuple[Any, str, Any]]:
-    """Yield left side, operator and right side of each step of a comparison such as ``0 < duration <= 60``."""
-    for left, operator, right in zip(operands[::2], operands[1::2], operands[2::2], strict=False):
-        yield left, str(operator), right
-
-
-def _list_items(node: Any) -> list[Any]:
-    """Return the values of a list; an empty list for any other node, which only Milvus can check."""
-    is_list = isinstance(node, Tree) and node.data == "list"
-    return [_unwrap(item) for item in node.children if item is not None] if is_list else []
-
-
-def _check_kind(field: Any, operator: str, value: Any, lookup: Lookup) -> None:
-    """Raise VideoIndexError if videos have values in the field, but none of that kind."""
-    name, kind = _field_name(field), _kind_of(value)
-    kinds = lookup(name, kind) if kind else None
-    if not kind or not kinds or kind in kinds:
+def _check_kinds(leaf: Leaf, lookup: Lookup) -> None:
+    """Raise VideoIndexError if videos have values in the field, but none of the kind that it is compared with."""
+    if leaf.field.keys:
         return
-    example = _example(name, operator.lower(), min(kinds), _short(value))
+    if isinstance(leaf, Remainder) or (isinstance(leaf, Comparison) and leaf.is_computed):
+        _check_number(leaf.field, lookup)
+    elif isinstance(leaf, Comparison):
+        _check_kind(leaf.field, leaf.operator, leaf.value, lookup)
+    elif isinstance(leaf, Membership):
+        one_of_each_kind = {value.kind: value for value in leaf.values}
+        for value in one_of_each_kind.values():
+            _check_kind(leaf.field, "in", value, lookup)
+    elif isinstance(leaf, Match):
+        _check_kind(leaf.field, "like", leaf.value, lookup)
+
+
+def _check_kind(field: Field, operator: str, value: Value, lookup: Lookup) -> None:
+    kinds = lookup(field.name, value.kind)
+    if not kinds or value.kind in kinds:
+        return
+    literal = _short(value)
     raise VideoIndexError(
-        f"the filter compares {name}, which is {_alternatives(kinds)}, with the {kind} {_short(value)}: write {example}"
+        f"the filter compares {field.name}, which is {_alternatives(kinds)}, with the {value.kind} {literal}: write "
+        + _example(field.name, operator, min(kinds), value)
     )
 
 
-def _check_number(field: Any, lookup: Lookup) -> None:
-    name = _field_name(field)
-    kinds = lookup(name, "number")
+def _check_number(field: Field, lookup: Lookup) -> None:
+    kinds = lookup(field.name, "number")
     if kinds and "number" not in kinds:
-        raise VideoIndexError(f"the filter computes with {name}, which is {_alternatives(kinds)} and not a number")
+        raise VideoIndexError(
+            f"the filter computes with {field.name}, which is {_alternatives(kinds)} and not a number"
+        )
 
 
 def _alternatives(kinds: set[str]) -> str:
     return " or ".join(f"an {kind}" if kind == "object" else f"a {kind}" for kind in sorted(kinds))
 
 
-def _short(value: Any) -> str:
+def _short(value: Value) -> str:
     """Return a value for a message."""
-    if not isinstance(value, Token):
-        return "of an expression"
-    return value if len(value) <= 100 else f"{value[:100]}…"
+    return value.text if len(value.text) <= 100 else f"{value.text[:100]}…"
 
 
-def _example(name: str, operator: str, kind: str, literal: str) -> str:
+def _example(name: str, operator: str, kind: str, value: Value) -> str:
     """Return a correct comparison with a field of this kind, using the value in the filter where it fits."""
-    content = _unquote(literal) if literal[:1] in ("'", '"') else literal
+    content, literal = str(value.value), _short(value)
     if name == MTIME_FIELD:
         return f"nanoseconds since 1970, or a date as in {DATE_EXAMPLE}"
     if kind == "object":
@@ -282,54 +202,60 @@ def _example(name: str, operator: str, kind: str, literal: str) -> str:
     if kind == "list":
         return f"json_contains({name}, {literal})"
     if kind == "string":
-        value = f'"{content}"'
+        example = f'"{content[:100]}"'
     elif kind == "boolean":
-        value = "true"
+        example = "true"
     else:
-        value = content if re.fullmatch(r"-?\d+(\.\d+)?", content) else "60"
-    return f"{name} in [{value}]" if operator == "in" else f"{name} {'==' if operator == 'like' else operator} {value}"
+        example = content if re.fullmatch(r"-?\d{1,100}(\.\d{1,100})?", content) else "60"
+    if operator == "in":
+        return f"{name} in [{example}]"
+    is_ordered = kind != "boolean" and operator != "like"
+    return f"{name} {operator if is_ordered or operator == '!=' else '=='} {example}"
 
 
-def _translate_dates(node: Any, operands: list[Any], text: str) -> str:
+def _resolve_dates(leaf: Any) -> Condition:
     """Return a condition on ``modified`` as a condition on ``mtime``."""
-    if node.data == "presence":
-        field = operands[0].meta
-        return text[node.meta.start_pos : field.start_pos] + MTIME_FIELD + text[field.end_pos : node.meta.end_pos]
-    if node.data == "match":
+    if isinstance(leaf, Rejected):
+        raise _date_error(leaf.date_problem.format(DATE_FIELD))
+    mtime = Field(MTIME_FIELD, (), leaf.field.position)
+    if leaf.field.keys or isinstance(leaf, Contains | Remainder) or getattr(leaf, "is_computed", False):
+        raise _date_error(f"uses {DATE_FIELD} outside of a comparison")
+    if isinstance(leaf, Match):
         raise _date_error(f"compares {DATE_FIELD} by like")
-    if node.data in ("membership", "exclusion"):
-        if not _is_date_field(operands[0]) or (isinstance(operands[2], Token) or operands[2].data != "list"):
-            raise _date_error(f"looks for {DATE_FIELD} in something other than a list")
-        operator, word = ("==", " or ") if node.data == "membership" else ("!=", " and ")
-        conditions = [_translate_date(operator, value) for value in _list_items(operands[2])]
-        empty = f"{MTIME_FIELD} {'in' if operator == '==' else 'not in'} []"
-        return f"({word.join(conditions)})" if conditions else empty
-    conditions = []
-    for left, operator, right in _operator_pairs(operands):
-        if _is_date_field(left):
-            conditions.append(_translate_date(operator, right))
-        elif _is_date_field(right):
-            conditions.append(_translate_date(_MIRRORED.get(operator, operator), left))
-        else:
-            raise _date_error(f"compares other values in one chain with {DATE_FIELD}")
-    return f"({' and '.join(conditions)})"
+    if isinstance(leaf, Presence):
+        return Presence(mtime)
+    if isinstance(leaf, Membership):
+        return (
+            Or(tuple(_resolve_date(mtime, "==", value) for value in leaf.values))
+            if leaf.values
+            else Membership(mtime, ())
+        )
+    return _resolve_date(mtime, leaf.operator, leaf.value)
 
 
-def _translate_date(operator: str, value: Any) -> str:
-    if _kind_of(value) != "string":
-        raise _date_error(f"compares {DATE_FIELD} with {value if isinstance(value, Token) else 'an expression'}")
+def _resolve_exclusion(leaf: Membership) -> Condition:
+    """Return ``modified not in [...]`` as a condition that, like ``!=``, is false for a row without a time."""
+    mtime = Field(MTIME_FIELD, (), leaf.field.position)
+    return (
+        And(tuple(_resolve_date(mtime, "!=", value) for value in leaf.values))
+        if leaf.values
+        else Not(Membership(mtime, ()))
+    )
+
+
+def _resolve_date(mtime: Field, operator: str, value: Value) -> Condition:
+    if value.kind != "string":
+        raise _date_error(f"compares {DATE_FIELD} with {_short(value)}")
     try:
-        start, end = parse_date(_unquote(value))
+        start, end = parse_date(str(value.value))
     except ValueError as error:
         raise _date_error(f"compares {DATE_FIELD} with {_short(value)}, {error}") from error
-    return {
-        "<": f"{MTIME_FIELD} < {start}",
-        "<=": f"{MTIME_FIELD} < {end}",
-        ">": f"{MTIME_FIELD} >= {end}",
-        ">=": f"{MTIME_FIELD} >= {start}",
-        "==": f"({MTIME_FIELD} >= {start} and {MTIME_FIELD} < {end})",
-        "!=": f"({MTIME_FIELD} < {start} or {MTIME_FIELD} >= {end})",
-    }[operator]
+    begins = Comparison(mtime, ">=", Value(start, str(start)))
+    ends = Comparison(mtime, "<", Value(end, str(end)))
+    before = Comparison(mtime, "<", Value(start, str(start)))
+    after = Comparison(mtime, ">=", Value(end, str(end)))
+    results = {"<": before, "<=": ends, ">": after, ">=": begins, "==": And((begins, ends)), "!=": Or((before, after))}
+    return results[operator]
 
 
 def _date_error(problem: str) -> VideoIndexError:
@@ -338,12 +264,11 @@ def _date_error(problem: str) -> VideoIndexError:
     )
 
 
-def _check_names(tree: Any, lookup: Lookup, names: Callable[[], Iterable[str]], has_dates: bool, strict: bool) -> None:
+def _check_names(
+    condition: Condition, lookup: Lookup, names: Callable[[], Iterable[str]], has_dates: bool, strict: bool
+) -> None:
     """Report the fields of a filter that no video has: as an error if ``strict``, else as a warning."""
-    fields = dict.fromkeys(
-        MTIME_FIELD if has_dates and _is_date_field(node) else _field_name(node) for node in tree.find_data("field")
-    )
-    for name in fields:
+    for name in dict.fromkeys(leaf.field.name for leaf in iterate_leaves(condition)):
         if lookup(name, None) != set():
             continue
         existing = {*names()}

@@ -1,4 +1,4 @@
-"""Store and search rows in a Milvus collection: in a local folder (milvus-lite), on a server or in Zilliz Cloud.
+"""Store and search rows in a collection of a Milvus server or of Zilliz Cloud.
 
 pymilvus is imported here and nowhere else.
 """
@@ -8,34 +8,48 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
+import re
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import IndexUnavailableError, InputValueError, MissingExtraError, VideoIndexError, brief, first_line
+from ..errors import IndexUnavailableError, InputValueError, MissingExtraError, VideoIndexError, brief
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
+from .engine import Failure
 from .field_kinds import FieldKinds
+from .filter_milvus import to_milvus
 from .filters import quote
 from .hit import Hit
-from .values import MAX_STRING_BYTES, check_limit, check_output_fields, check_text, to_vector
+from .values import (
+    MAX_LIMIT,
+    MAX_STRING_BYTES,
+    check_limit,
+    check_output_fields,
+    check_per_video,
+    check_text,
+    to_vector,
+    to_vectors,
+)
 
 try:
     import grpc
     from pymilvus import DataType, MilvusClient, MilvusException
-    from pymilvus.exceptions import ConnectionConfigException, ParamError
+    from pymilvus.exceptions import ParamError
 except ImportError as error:  # pragma: no cover
-    raise MissingExtraError("an index needs pymilvus: pip install 'towhee-clip4clip[retrieval]'") from error
+    raise MissingExtraError("an index on a server needs pymilvus: pip install 'towhee-clip4clip[milvus]'") from error
 
 SPEC_PROPERTY = "clip4clip"  # property of a collection that holds its VectorSpec
-DELETE_BATCH = 500
+ID_BATCH = 500
 READ_BATCH = 10_000
 SLOW_TIMEOUT = 60.0  # minimum, in seconds, for operations that take a server longer than a search
 
 # Parameters of a server's HNSW index. HNSW_EF, the number of candidates in a search, determines the recall.
 HNSW_M, HNSW_EF_CONSTRUCTION, HNSW_EF = 16, 200, 256
+
+OVERFETCH = 4  # factor between the numbers of rows that are searched for until there are enough of different videos
+GROUPING_VERSION = (2, 5)  # of a server that can return several rows of each group; others ignore the option
 
 CONSISTENCY = "Session"  # a search finds what this process has written
 CONSISTENCY_AFTER_FAILURE = "Strong"  # waits until a restarted server has read its log, without which rows are missed
@@ -52,28 +66,24 @@ KIND_BY_TYPE = {
     **dict.fromkeys((DataType.FLOAT, DataType.DOUBLE), "number"),
 }
 
-# All clients of a local folder in this process share one milvus-lite server, which takes one writer at a time.
-_local_lock = threading.Lock()
-_local_clients: Counter[str] = Counter()
-_local_write_locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
-
-# pymilvus also logs the errors that it raises. milvus-lite's server logs an optional call that it does not support.
-for name in ("pymilvus", "grpc._server", "milvus_lite"):
-    logging.getLogger(name).setLevel(logging.CRITICAL)
+logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it also logs the errors that it raises
 
 
 class MilvusCollection:
-    """A collection of Milvus, which need not exist yet. Safe to use from several threads at once.
+    """A collection on a Milvus server, which need not exist yet: an :class:`clip4clip.index.engine.Engine`.
+
+    Safe to use from several threads at once. A search is approximate: an HNSW index may miss a row.
+
+    A collection of another program may have any schema. Its filters are in the server's own language, and are neither
+    checked nor changed.
 
     Args:
         address: where the collection is.
-        timeout: seconds to wait for an answer from a server.
+        timeout: seconds to wait for an answer from the server.
 
     Raises:
-        IndexUnavailableError: the server does not answer, or another process uses the local folder. All methods raise
-            it as well.
-        VideoIndexError: the local folder cannot be opened. All methods raise it for errors that Milvus reports.
-        MissingExtraError: the address is a local folder, and milvus-lite is not installed.
+        IndexUnavailableError: the server does not answer. All methods raise it as well.
+        VideoIndexError: the server reports an error. All methods raise it as well.
     """
 
     def __init__(self, address: IndexAddress, timeout: float = 10.0) -> None:
@@ -85,29 +95,14 @@ class MilvusCollection:
         self._field_kinds = FieldKinds(self._query)
         self._closed = False
         options = {"grpc.max_reconnect_backoff_ms": 1000}  # by default a restarted server is noticed after minutes
-        if address.is_local:
-            options["grpc.keepalive_time_ms"] = 2**31 - 1  # milvus-lite takes pymilvus's pings for an attack
-        no_lock = contextlib.nullcontext()
-        self._connection_lock = _local_lock if address.is_local else no_lock
-        with self._connection_lock, self._translate_errors():
-            self._write_lock = _local_write_locks[address.uri] if address.is_local else no_lock
+        with self._translate_errors():
             self._client = MilvusClient(address.uri, token=address.token or "", timeout=timeout, grpc_options=options)
-            if address.is_local:
-                _local_clients[address.uri] += 1
 
     def close(self) -> None:
-        """Close the connection. The last one to close a local folder frees it for other processes."""
-        if self._closed:
-            return
-        self._closed = True
-        with self._connection_lock:
+        """Close the connection. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
             self._client.close()
-            if self.address.is_local:
-                _local_clients[self.address.uri] -= 1
-                if _local_clients[self.address.uri] == 0:
-                    from milvus_lite.server_manager import server_manager_instance
-
-                    server_manager_instance.release_server(self.address.uri)
 
     def find(self) -> CollectionInfo | None:
         """Return the metadata of the collection, and load it for searches; None if it does not exist."""
@@ -135,29 +130,26 @@ class MilvusCollection:
         return info
 
     def create(self, spec: VectorSpec, dim: int) -> None:
-        """Create the collection for rows of videos (``id``, ``path``, ``vector`` and any other fields).
+        """Create the collection for rows of videos: ``id``, ``path``, ``video``, ``vector`` and any other fields.
 
-        Does nothing if the collection exists, for example because another thread has just created it.
+        Do nothing if the collection exists, for example because another thread has just created it.
 
         Args:
             spec: how the vectors are computed.
             dim: length of a vector.
         """
-        with self._write_lock, self._info_lock:
+        with self._info_lock:
             if self.find() is not None:
                 return
-            # milvus-lite loses a description, and some servers lose properties: the record is stored as both.
-            record = spec.to_json()
+            record = spec.to_json()  # some servers lose properties: the record is stored as the description, too
             schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True, description=record)
             schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=MAX_STRING_BYTES)
             schema.add_field("path", DataType.VARCHAR, max_length=MAX_STRING_BYTES)
+            schema.add_field("video", DataType.VARCHAR, max_length=MAX_STRING_BYTES)
             schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
             index = MilvusClient.prepare_index_params()
-            # An exact search by milvus-lite is as fast as its HNSW.
-            kind: dict[str, Any] = {"index_type": "FLAT"} if self.address.is_local else {"index_type": "HNSW"}
-            if not self.address.is_local:
-                kind["params"] = {"M": HNSW_M, "efConstruction": HNSW_EF_CONSTRUCTION}
-            index.add_index("vector", metric_type="COSINE", **kind)
+            parameters = {"M": HNSW_M, "efConstruction": HNSW_EF_CONSTRUCTION}
+            index.add_index("vector", index_type="HNSW", metric_type="COSINE", params=parameters)
             with self._translate_errors():
                 self._client.create_collection(
                     self.address.collection,
@@ -184,46 +176,65 @@ class MilvusCollection:
             VideoIndexError: the collection does not exist.
         """
         info = self.require()
-        names = [name for name in info.fields if name != "path" or info.spec is None or len(values) > 2]
+        names = list(info.fields)
+        if info.spec is not None:
+            names = ["id", "path", "vector"] if len(values) > 2 else ["id", "vector"]
         if len(values) != len(names):
+            fields = info.fields if info.spec is None else ("id", "path", "vector")
             raise InputValueError(
-                f"got {len(values)} values for the fields {', '.join(info.fields)} of the collection "
+                f"got {len(values)} values for the fields {', '.join(fields)} of the collection "
                 f"{self.address.collection!r}"
             )
         row = dict(zip(names, values, strict=True))
-        if info.spec is not None:
-            row = {"path": str(values[0])} | row
         if info.id_is_text and info.id_field in row:
             row[info.id_field] = check_text(str(row[info.id_field]), "an id")
         for name in row.keys() & info.dims.keys():
             row[name] = to_vector(row[name], info.dims[name], f"the {name} of {brief(values[0])}")
-        with self._write_lock, self._translate_errors():
-            if info.spec is not None:
-                [row] = self._clear_stale_fields({row["id"]: row}, info)
+        if info.spec is not None:
+            row |= {"path": check_text(str(row.get("path", row["id"])), "a path"), "video": row["id"]}
+        with self._translate_errors():
             write = self._client.upsert if info.id_field in row else self._client.insert
             answer = write(self.address.collection, [row], timeout=self._timeout)
         return answer["ids"][0] if answer.get("ids") else row.get(info.id_field)
 
     def upsert(self, rows: Mapping[str, dict[str, Any]]) -> None:
-        """Add rows of videos, or replace those with the same ids.
+        """Add rows, or replace those with the same ids with all their fields. They are stored when this returns.
 
         Args:
             rows: rows from :func:`clip4clip.index.values.to_stored_row`, by id. Their ids must differ, because a server
                 would store two rows with the same id.
-        """
-        info = self.require()
-        with self._write_lock, self._translate_errors():
-            self._client.upsert(
-                self.address.collection, self._clear_stale_fields(rows, info), timeout=self._slow_timeout
-            )
 
-    def translate_filter(self, text: str, strict: bool = False) -> str:
-        """Return a filter for :meth:`search` and :meth:`delete`, checked and with its dates translated.
-
-        Arguments and errors are those of :func:`clip4clip.index.filters.translate_filter`.
+        Raises:
+            InputTypeError, InputValueError: a vector has the wrong length or cannot be stored.
         """
+        if not rows:
+            return
+        vectors = to_vectors([row["vector"] for row in rows.values()], self.require().dims["vector"], [*rows])
+        stored = [row | {"vector": vector} for row, vector in zip(rows.values(), vectors, strict=True)]
+        with self._translate_errors():
+            self._client.upsert(self.address.collection, stored, timeout=self._slow_timeout)
+
+    def check_filter(self, text: str, strict: bool = False) -> None:
+        """Check a filter without running it. Log a warning about fields that no row has.
+
+        Args:
+            text: filter; empty for none.
+            strict: raise an error for a field that no row has, rather than log a warning.
+
+        Raises:
+            InputTypeError, InputValueError: ``text`` is not a string of valid Unicode.
+            VideoIndexError: the filter is invalid. Only the server can check a filter of another program's collection.
+        """
+        self._translate_filter(text, strict)
+
+    def _translate_filter(self, text: str, strict: bool = False, warn: bool = True) -> str:
+        """Return a filter in Milvus's language, empty for none."""
         check_text(text, "a filter")
-        return self._field_kinds.translate(text, self.require(), strict)
+        info = self.require()
+        if info.spec is None:
+            return text.strip()
+        condition = self._field_kinds.parse(text, info, strict=strict, warn=warn)
+        return to_milvus(condition, info.kinds.keys() - info.dims.keys())
 
     def search(
         self,
@@ -231,6 +242,7 @@ class MilvusCollection:
         limit: int = 10,
         *,
         filter: str = "",  # noqa: A002  Milvus's word
+        per_video: int | None = None,
         output_fields: Sequence[str] = ("*",),
         **options: Any,
     ) -> list[Hit]:
@@ -239,8 +251,10 @@ class MilvusCollection:
         Args:
             vector: float32, with the length of the stored vectors.
             limit: largest number of rows, up to 16,384.
-            filter: filter from :meth:`translate_filter`; empty for none.
-            output_fields: fields to return; ``*`` for all.
+            filter: filter, as for :meth:`check_filter`; empty for none.
+            per_video: largest number of rows of each video, its nearest ones; None for all. There may be fewer than
+                ``limit`` hits if the nearest 16,384 rows, as many as a server returns, are of few videos.
+            output_fields: fields to return; ``*`` for all except the vector.
             **options: options of ``MilvusClient.search``, such as ``search_params`` and ``anns_field``.
 
         Raises:
@@ -248,6 +262,7 @@ class MilvusCollection:
             VideoIndexError: the collection does not exist, or the filter is invalid.
         """
         limit = check_limit(limit)
+        check_per_video(per_video)
         check_output_fields(output_fields)
         info = self.require()
         field = options.pop("anns_field", next(iter(info.dims), "vector"))
@@ -256,23 +271,68 @@ class MilvusCollection:
                 f"{field!r} is not a field of float vectors in {self.address.collection!r}; "
                 f"its fields of float vectors are: {', '.join(info.dims) or 'none'}"
             )
-        vector = to_vector(vector, info.dims[field], "the vector to search for")
-        if not self.address.is_local and info.spec is not None:
+        if per_video is not None and info.spec is None:
+            raise InputValueError(
+                f"per_video needs a collection that clip4clip created, which {self.address.collection!r} is not"
+            )
+        options |= {
+            "data": [to_vector(vector, info.dims[field], "the vector to search for")],
+            "anns_field": field,
+            "filter": self._translate_filter(filter, warn=False),
+            "output_fields": [*output_fields],
+        }
+        if per_video is None:
+            rows = self._search(info, limit, options)
+        else:
+            rows = self._search_per_video(info, limit, per_video, options)
+        return [_to_hit(row, info, output_fields) for row in rows]
+
+    def _search(self, info: CollectionInfo, limit: int, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        options = {"timeout": self._timeout, "consistency_level": self._consistency, **options}
+        if info.spec is not None:
             options.setdefault("search_params", {"params": {"ef": max(HNSW_EF, limit)}})
         with self._translate_errors():
-            answer = self._client.search(
-                self.address.collection,
-                data=[vector],
-                filter=filter,
-                limit=limit,
-                output_fields=[*output_fields],
-                anns_field=field,
-                timeout=options.pop("timeout", self._timeout),
-                consistency_level=options.pop("consistency_level", self._consistency),
-                **options,
-            )
+            answer = self._client.search(self.address.collection, limit=limit, **options)
         self._consistency = CONSISTENCY
-        return [_to_hit(row, info, output_fields) for row in answer[0]]
+        return list(answer[0])
+
+    def _search_per_video(
+        self, info: CollectionInfo, limit: int, per_video: int, options: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Search for more and more rows, until enough of them are left without those too many of a video."""
+        names = options["output_fields"]
+        options["output_fields"] = list(dict.fromkeys([*names, "video"]))
+        size = limit
+        while True:
+            size = min(size * OVERFETCH, MAX_LIMIT)
+            rows = self._search(info, size, options)
+            best = _best_per_video(rows, per_video)
+            if len(best) >= limit or len(rows) < size:
+                break
+            if size == MAX_LIMIT:
+                grouped = self._search_groups(info, limit, per_video, options)
+                best = max(best, grouped, key=len)
+                break
+        for row in best:
+            if "*" not in names and "video" not in names:
+                row["entity"].pop("video")
+        return best[:limit]
+
+    def _search_groups(
+        self, info: CollectionInfo, limit: int, per_video: int, options: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Let the server look for the nearest videos and the best rows of each; no rows if it cannot.
+
+        The best ``limit`` rows are of at most as many videos.
+        """
+        with self._translate_errors():
+            version = re.search(r"(\d+)\.(\d+)", self._client.get_server_version(timeout=self._timeout))
+        if version is None or (int(version[1]), int(version[2])) < GROUPING_VERSION:
+            return []
+        groups = {"group_by_field": "video", "group_size": per_video, "strict_group_size": True}
+        rows = self._search(info, limit, {**options, **groups})
+        rows.sort(key=lambda row: -row["distance"])
+        return _best_per_video(rows, per_video)
 
     def get(self, id: Any) -> Hit | None:  # noqa: A002
         """Return the row with an id, with the score 1; None if there is no such row."""
@@ -280,39 +340,68 @@ class MilvusCollection:
         rows = self._query(_id_filter(info, [id]), ["*"])
         return _to_hit({"id": id, "distance": 1.0, "entity": rows[0]}, info) if rows else None
 
-    def rows(self, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield all rows, each with these fields."""
-        with self._translate_errors():
-            iterator = self._client.query_iterator(
-                self.address.collection,
-                batch_size=READ_BATCH,
-                filter="",
-                output_fields=[*fields],
-                consistency_level="Strong",
-                timeout=self._slow_timeout,
-            )
-            while batch := iterator.next():
-                yield from batch
-            iterator.close()
+    def rows(self, fields: Sequence[str], filter: str = "") -> Iterator[dict[str, Any]]:  # noqa: A002
+        """Yield all rows in the order of their ids, each with these fields.
+
+        A server of version 2.3 may or may not return rows that are written during the iteration; a newer one returns
+        the rows as they were at its beginning.
+
+        Args:
+            fields: names of fields; ``*`` for all except the vector. A row lacks those that it does not have.
+            filter: filter, as for :meth:`check_filter`; empty for none.
+
+        Raises:
+            VideoIndexError: the filter is invalid.
+        """
+        info = self.require()
+        check_output_fields(fields)
+        return self._iterate(info, [*fields, info.id_field], self._translate_filter(filter, warn=False))
+
+    def _iterate(self, info: CollectionInfo, fields: list[str], condition: str) -> Iterator[dict[str, Any]]:
+        """Yield all rows that match a condition. pymilvus's iterator breaks at a quote or a backslash in an id."""
+        options: dict[str, Any] = {"consistency_level": "Strong"}
+        batch: Any = []
+        while True:
+            cursor = f"{info.id_field} > {_id_literal(info, batch[-1][info.id_field])}" if batch else ""
+            both = f"{cursor} and ({condition})" if cursor and condition else cursor or condition
+            with self._translate_errors():
+                # Only an iterator gets its rows in the order of their ids, from all segments.
+                batch = self._client.query(
+                    self.address.collection,
+                    filter=both,
+                    output_fields=fields,
+                    limit=READ_BATCH,
+                    iterator="True",
+                    reduce_stop_for_best="True",
+                    timeout=self._slow_timeout,
+                    **options,
+                )
+            if not batch:
+                return
+            if moment := batch.extra.get("iterator_session_ts"):  # a newer server's name for the state it reads from
+                options = {"guarantee_timestamp": moment}
+            yield from ({name: value for name, value in row.items() if value is not None} for row in batch)
 
     def delete(self, ids: Sequence[Any] = (), *, filter: str = "") -> int:  # noqa: A002
         """Delete rows by their ids, and those that match a filter.
 
         Args:
             ids: ids of rows; those that do not exist are ignored.
-            filter: filter from :meth:`translate_filter`; empty for none.
+            filter: filter, as for :meth:`check_filter`; empty for none.
 
         Returns:
             The number of deleted rows.
+
+        Raises:
+            VideoIndexError: the filter is invalid, or has a field that no row has: some servers would delete all rows.
         """
         info = self.require()
-        with self._write_lock, self._translate_errors():
+        condition = self._translate_filter(filter, strict=True)
+        conditions = [*_id_filters(info, ids), *([condition] if condition else [])]
+        with self._translate_errors():
             count_before = self.count()
-            for start in range(0, len(ids), DELETE_BATCH):
-                matching = _id_filter(info, ids[start : start + DELETE_BATCH])
+            for matching in conditions:
                 self._client.delete(self.address.collection, filter=matching, timeout=self._timeout)
-            if filter:
-                self._client.delete(self.address.collection, filter=filter, timeout=self._timeout)
             return count_before - self.count()
 
     def count(self) -> int:
@@ -328,13 +417,53 @@ class MilvusCollection:
             )
         return int(answer[0]["count(*)"])
 
-    def flush(self) -> None:
+    def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
+        """Give rows new ids and paths. Their vectors and all other fields stay.
+
+        The field ``video`` of a row changes with its id if they are equal. A row that has one of the new ids already is
+        replaced. If the call is interrupted, some rows exist under both ids.
+
+        Args:
+            changes: new id and new path of each row, by its old id. Ids that do not exist are ignored.
+        """
+        info = self.require()
+        for batch in _in_order(changes):
+            moved: dict[str, dict[str, Any]] = {}
+            for condition in _id_filters(info, batch):
+                for row in self._query(condition, ["*", *info.dims], timeout=self._slow_timeout):
+                    old_id, (new_id, path) = row["id"], changes[row["id"]]
+                    video = new_id if row.get("video", old_id) == old_id else row["video"]
+                    moved[new_id] = row | {"id": new_id, "path": path, "video": video}
+            if not moved:
+                continue
+            with self._translate_errors():
+                self._client.upsert(self.address.collection, [*moved.values()], timeout=self._slow_timeout)
+                for condition in _id_filters(info, [id_ for id_ in batch if id_ not in moved]):
+                    self._client.delete(self.address.collection, filter=condition, timeout=self._timeout)
+
+    def failures(self, paths: Sequence[str]) -> dict[str, Failure]:  # noqa: ARG002
+        """Return nothing: a server has no place for the failures of videos."""
+        return {}
+
+    def record_failures(self, failures: Iterable[Failure]) -> None:
+        """Do nothing: a server has no place for the failures of videos, which are tried again each time."""
+
+    def forget_failures(self, paths: Sequence[str]) -> None:
+        """Do nothing: a server has no place for the failures of videos."""
+
+    def finish(self) -> None:
         """Move new rows from the log into the index. Rows in the log are safe too, but slower to search."""
         if self.find() is not None:
-            with self._write_lock, self._translate_errors():
+            with self._translate_errors():
                 self._client.flush(self.address.collection, timeout=self._slow_timeout)
 
-    def _query(self, filter: str, fields: list[str], limit: int | None = None) -> list[dict[str, Any]]:  # noqa: A002
+    def _query(
+        self,
+        filter: str,  # noqa: A002
+        fields: list[str],
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> list[dict[str, Any]]:
         with self._translate_errors():
             return list(
                 self._client.query(
@@ -342,23 +471,10 @@ class MilvusCollection:
                     filter=filter,
                     output_fields=fields,
                     consistency_level=self._consistency,
-                    timeout=self._timeout,
+                    timeout=timeout or self._timeout,
                     **({"limit": limit} if limit else {}),
                 )
             )
-
-    def _clear_stale_fields(self, rows: Mapping[str, dict[str, Any]], info: CollectionInfo) -> list[dict[str, Any]]:
-        """Return the rows, with None in each field that only the replaced row has; milvus-lite would keep its value."""
-        stored: list[dict[str, Any]] = []
-        if self.address.is_local:
-            stored = self._client.query(
-                self.address.collection,
-                filter=_id_filter(info, [*rows]),
-                output_fields=["$meta"],
-                timeout=self._slow_timeout,
-            )
-        cleared = {old["id"]: dict.fromkeys(old) for old in stored}
-        return [cleared.get(name, {}) | row for name, row in rows.items()]
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -370,14 +486,10 @@ class MilvusCollection:
             message = getattr(error, "message", None) or str(error)
             if self._closed:
                 raise VideoIndexError(f"the index at {uri} has been closed: open another one") from error
-            if self.address.is_local and isinstance(error, ConnectionConfigException):
-                raise _explain_open_failure(uri, error) from error
             if self._is_unavailable(error) or any(words in message for words in NOT_READY_WORDS):
                 self._info = None  # a restarted server may have to load the collection again
                 self._consistency = CONSISTENCY_AFTER_FAILURE
                 raise IndexUnavailableError(f"the index at {uri} does not answer: {message}") from error
-            if "recursion depth" in message:
-                message = "the filter is nested too deeply, it has too many brackets"
             raise VideoIndexError(f"the index {self.address.collection!r} at {uri} says: {message}") from error
 
     def _is_unavailable(self, error: MilvusException | grpc.RpcError | grpc.FutureTimeoutError) -> bool:
@@ -387,34 +499,9 @@ class MilvusCollection:
         code = error.code() if isinstance(error, grpc.RpcError) else error.code
         if isinstance(code, grpc.StatusCode):
             return code in UNAVAILABLE_STATUS
-        if self.address.is_local:  # milvus-lite uses 1 for all errors that it does not expect
-            return code in UNAVAILABLE_CODES - {1}
         if code not in UNAVAILABLE_CODES:
             return False
         return not isinstance(error, ParamError) and not error.message.startswith(CLIENT_SIDE_PREFIX)
-
-
-def _explain_open_failure(folder: str, error: ConnectionConfigException) -> VideoIndexError | MissingExtraError:
-    """Return the error for a local folder that cannot be opened. pymilvus gives no reason, so open it without."""
-    try:
-        from milvus_lite.db import MilvusLite
-        from milvus_lite.exceptions import DataDirLockedError
-    except ImportError:
-        return MissingExtraError("a local index needs milvus-lite: pip install 'towhee-clip4clip[retrieval]'")
-    if Path(folder).is_file():
-        return VideoIndexError(f"{folder} is a file, but a local index is a folder: choose another name")
-    try:
-        MilvusLite(folder).close()
-    except DataDirLockedError:
-        return IndexUnavailableError(f"the index {folder} cannot be opened: another process is using it")
-    except OSError as reason:
-        return VideoIndexError(
-            f"the index {folder} cannot be opened: {reason}. It must be on a disk that can be written to, even for "
-            "searches"
-        )
-    except Exception as reason:  # damaged files raise many types of errors
-        return VideoIndexError(f"the index {folder} is damaged and cannot be opened: {first_line(reason)}")
-    return IndexUnavailableError(f"the index {folder} could not be opened; try again: {error.message}")
 
 
 def _parse_collection(description: Mapping[str, Any]) -> CollectionInfo:
@@ -433,12 +520,57 @@ def _parse_collection(description: Mapping[str, Any]) -> CollectionInfo:
 
 
 def _to_hit(row: Mapping[str, Any], info: CollectionInfo, output_fields: Sequence[str] = ()) -> Hit:
-    """Return a row from Milvus as a hit. The key and the vectors become fields only if ``output_fields`` names them."""
+    """Return a row from Milvus as a hit.
+
+    The key and the vectors become fields only if ``output_fields`` names them, and so does ``video`` if it is the key.
+    """
     fields = {name: value for name, value in row["entity"].items() if value is not None}
+    id_ = row.get(info.id_field, row.get("id"))
     path = str(fields.pop("path", ""))
-    for name in {*info.dims, info.id_field} - {*output_fields}:
+    hidden = {*info.dims, info.id_field}
+    if info.spec is not None and fields.get("video") == id_:
+        hidden.add("video")
+    for name in hidden - {*output_fields}:
         fields.pop(name, None)
-    return Hit(row.get(info.id_field, row.get("id")), path, float(row["distance"]), fields)
+    return Hit(id_, path, float(row["distance"]), fields)
+
+
+def _best_per_video(rows: Iterable[dict[str, Any]], per_video: int) -> list[dict[str, Any]]:
+    """Return the first rows of each video, in the same order."""
+    counts: Counter[str] = Counter()
+    best = []
+    for row in rows:
+        video = row["entity"]["video"]
+        counts[video] += 1
+        if counts[video] <= per_video:
+            best.append(row)
+    return best
+
+
+def _in_order(changes: Mapping[str, tuple[str, str]]) -> Iterator[list[str]]:
+    """Yield the ids to change in batches, such that a row is changed before another one gets its id.
+
+    Rows that exchange their ids are in one batch.
+    """
+    batch: list[str] = []
+    done: set[str] = set()
+    for first in changes:
+        chain, id_ = [], first
+        while id_ in changes and id_ not in done:
+            done.add(id_)
+            chain.append(id_)
+            id_ = changes[id_][0]
+        batch += reversed(chain)
+        if len(batch) >= ID_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _id_filters(info: CollectionInfo, ids: Sequence[Any]) -> list[str]:
+    """Return filters that match these ids, which may be many."""
+    return [_id_filter(info, ids[start : start + ID_BATCH]) for start in range(0, len(ids), ID_BATCH)]
 
 
 def _id_filter(info: CollectionInfo, ids: Sequence[Any]) -> str:

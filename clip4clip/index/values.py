@@ -46,6 +46,12 @@ def check_limit(limit: Any) -> int:
     return int(limit)
 
 
+def check_per_video(number: Any) -> None:
+    """Raise InputValueError unless the value is None or a whole number from 1."""
+    if number is not None and (isinstance(number, bool) or not (isinstance(number, int | np.integer) and number > 0)):
+        raise InputValueError(f"per_video must be a whole number from 1, not {brief(number)}")
+
+
 def check_output_fields(names: Sequence[str]) -> None:
     """Raise InputTypeError or InputValueError if the value is not a list of names."""
     if isinstance(names, str):

@@ -24,8 +24,8 @@ from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from ..weights.identity import Identity
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
+from .engine import open_engine
 from .hit import Hit
-from .milvus import MilvusCollection
 from .values import check_limit, check_output_fields, to_stored_row, to_vector, to_vectors
 
 if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
@@ -90,7 +90,7 @@ class VideoIndex:
     ) -> None:
         self.address = IndexAddress(os.fspath(uri) if isinstance(uri, os.PathLike) else uri, collection, token)
         self._encoder = encoder
-        self._engine = MilvusCollection(self.address, timeout)
+        self._engine = open_engine(self.address, timeout)
 
     def __enter__(self) -> VideoIndex:
         return self
@@ -182,7 +182,7 @@ class VideoIndex:
                 added += self._upsert(batch)
                 batch = []
         added += self._upsert(batch)
-        self._engine.flush()
+        self._engine.finish()
         return added
 
     def search(
@@ -226,7 +226,7 @@ class VideoIndex:
             raise InputValueError(f"the text to search for is empty: {brief(text)}")
         limit = check_limit(limit)
         check_output_fields(output_fields)
-        filter = self._engine.translate_filter(filter)  # noqa: A001  an error here costs no decoding
+        self._engine.check_filter(filter)  # an error here costs no decoding
         if vector is None:
             vector = self._embed_query(text, video, limits)
         return self._engine.search(vector, limit, filter=filter, output_fields=output_fields, **options)
@@ -248,7 +248,7 @@ class VideoIndex:
         """
         if isinstance(ids, str):
             raise InputTypeError(f"ids must be a list of ids, not the string {brief(ids)}")
-        return self._engine.delete(ids, filter=self._engine.translate_filter(filter, strict=True))
+        return self._engine.delete(ids, filter=filter)
 
     def count(self) -> int:
         """Return the number of videos."""
@@ -297,7 +297,7 @@ class VideoIndex:
         if to_remove:
             report.removed = self.delete(to_remove)
         if to_embed or to_remove:
-            self._engine.flush()
+            self._engine.finish()
         return report
 
     @functools.cached_property

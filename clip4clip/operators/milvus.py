@@ -1,4 +1,7 @@
-"""``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``: add rows to a Milvus collection, search it."""
+"""``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``: add rows to a collection, search it.
+
+The collection is on a Milvus server, or in the file of a local index.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from towhee.operator import PyOperator
 
-from ..errors import InputValueError, MissingExtraError, first_line
+from ..errors import InputValueError, MissingExtraError
 
 if TYPE_CHECKING:
+    from ..index.engine import Engine
     from ..index.hit import Hit
-    from ..index.milvus import MilvusCollection
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,14 @@ class InsertResult:
 
 
 class MilvusInsert(PyOperator):
-    """``ops.ann_insert.milvus_client``: add a row to an existing Milvus collection.
+    """``ops.ann_insert.milvus_client``: add a row to an existing collection.
 
     Args:
         host: host name of the server.
         port: port of the server.
         collection_name: name of the collection; required.
-        uri: address to use instead of ``host`` and ``port``: a local folder whose name ends in ``.db``, or a server as
-            ``http(s)://HOST:PORT``.
+        uri: address to use instead of ``host`` and ``port``: the file of a local index, whose name ends in ``.db``, or
+            a server as ``http(s)://HOST:PORT``.
         user: user name, if the server needs one. If ``password`` is set too, the connection is encrypted.
         password: password of the user.
         token: ``USER:PASSWORD`` or a key, instead of ``user`` and ``password``.
@@ -45,7 +48,7 @@ class MilvusInsert(PyOperator):
     Raises:
         IndexUnavailableError, VideoIndexError, InputTypeError: see :class:`clip4clip.retrieval.VideoIndex`.
         InputValueError: ``collection_name`` is missing, or ``token`` is invalid.
-        MissingExtraError: pymilvus or, for a local folder, milvus-lite is not installed; see the extra ``retrieval``.
+        MissingExtraError: the extra ``milvus`` or, for a local index, ``retrieval`` is not installed.
     """
 
     def __init__(
@@ -65,31 +68,32 @@ class MilvusInsert(PyOperator):
         """Add a row, or replace the row with the same primary key.
 
         Args:
-            *values: one for each field, in the order of the collection's schema. A collection made by ``VideoIndex``
-                takes the id and the vector, or the id, the path and the vector.
+            *values: the id and the vector, or the id, the path and the vector. A collection that was not made by
+                ``VideoIndex`` takes one value for each field, in the order of its schema.
 
         Raises:
             InputTypeError, InputValueError: the number of values is not the number of fields, or a value cannot be
                 stored.
-            IndexUnavailableError: the server does not answer.
+            IndexUnavailableError: the server does not answer, or another process keeps the file locked.
             VideoIndexError: the collection does not exist.
         """
         return InsertResult(1, [self._collection.insert(*values)])
 
 
 class MilvusSearch(PyOperator):
-    """``ops.ann_search.milvus_client``: find the rows of a Milvus collection that are nearest to a vector.
+    """``ops.ann_search.milvus_client``: find the rows of a collection that are nearest to a vector.
 
     Args:
         host: as for :class:`MilvusInsert`, like all arguments up to ``token``.
         port: port of the server.
         collection_name: name of the collection; required.
-        uri: a local folder or a server.
+        uri: a local index or a server.
         user: user name.
         password: password of the user.
         token: ``USER:PASSWORD`` or a key.
-        **kwargs: options of the search: ``limit`` (default 10), ``output_fields`` (default none), ``expr`` or
-            ``filter`` (Milvus's boolean expression), ``param`` (``{'metric_type': …, 'params': {…}}``),
+        **kwargs: options of the search: ``limit`` (default 10), ``output_fields`` (default none), and ``expr`` or
+            ``filter``, as in ``VideoIndex.search``; for a collection that was not made by ``VideoIndex``, the filter is
+            in Milvus's own language. For a server also ``param`` (``{'metric_type': …, 'params': {…}}``),
             ``metric_type``, ``anns_field``, and ``timeout`` in seconds.
 
     Raises:
@@ -129,11 +133,11 @@ class MilvusSearch(PyOperator):
         Raises:
             InputTypeError, InputValueError: the vector is not numbers, has the wrong shape or is not finite, or an
                 option of the search is invalid.
-            IndexUnavailableError: the server does not answer.
+            IndexUnavailableError: the server does not answer, or another process keeps the file locked.
             VideoIndexError: the collection does not exist, or the filter is invalid.
         """
-        filter = self._collection.translate_filter(self._filter)  # noqa: A001
-        hits = self._collection.search(query, filter=filter, output_fields=self._fields, **self._options)
+        self._collection.check_filter(self._filter)  # logs a warning about unknown fields
+        hits = self._collection.search(query, filter=self._filter, output_fields=self._fields, **self._options)
         return [[hit.id, hit.score, *(_field(hit, name) for name in self._fields)] for hit in hits]
 
 
@@ -145,21 +149,22 @@ def _open_collection(
     user: str | None,
     password: str | None,
     token: str | None,
-) -> MilvusCollection:
-    try:
-        from ..index.address import IndexAddress
-        from ..index.milvus import MilvusCollection
-    except MissingExtraError as error:  # its message does not name the operators
-        raise MissingExtraError(
-            "ops.ann_insert.milvus_client and ops.ann_search.milvus_client need the extra 'retrieval' "
-            f"({first_line(error.__cause__ or error)}): pip install 'towhee-clip4clip[retrieval]'"
-        ) from error
+) -> Engine:
+    from ..index.address import IndexAddress
+    from ..index.engine import open_engine
+
     if not collection:
-        raise InputValueError("collection_name is missing: pass the name of an existing Milvus collection")
+        raise InputValueError("collection_name is missing: pass the name of an existing collection")
     if user and password:
         token = token or f"{user}:{password}"
     uri = uri or f"{'https' if user and password else 'http'}://{host}:{port}"
-    return MilvusCollection(IndexAddress(os.fspath(uri) if isinstance(uri, os.PathLike) else uri, collection, token))
+    address = IndexAddress(os.fspath(uri) if isinstance(uri, os.PathLike) else uri, collection, token)
+    try:
+        return open_engine(address)
+    except MissingExtraError as error:  # Towhee shows only the message, which does not name the operators
+        raise MissingExtraError(
+            f"ops.ann_insert.milvus_client and ops.ann_search.milvus_client cannot open {address.uri}: {error}"
+        ) from error
 
 
 def _field(hit: Hit, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""An empty index, in a local folder and on a real Milvus server."""
+"""An empty index, in a local file and on a real Milvus server."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from clip4clip.retrieval import VideoIndex
 numbers = itertools.count()
 
 
-@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", pytest.param("server", marks=pytest.mark.slow)])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A local folder that does not exist yet, or the address of the Milvus server."""
-    if request.param == "lite":
+    """A local file that does not exist yet, or the address of the Milvus server."""
+    if request.param == "local":
         return str(tmp_path / "videos.db")
     return str(request.getfixturevalue("milvus_server").uri)
 

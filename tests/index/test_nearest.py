@@ -1,0 +1,122 @@
+"""The exact nearest rows, compared with a plain product in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip4clip.index.codes import Codes, CodesState, encode, random_rotation, unit_rows
+from clip4clip.index.nearest import find_nearest
+
+
+def make_codes(
+    vectors: np.ndarray, rotation: np.ndarray, videos: Sequence[int] = (), dead: Sequence[int] = ()
+) -> Codes:
+    """The codes of rows 10, 20, 30, …, some of which were deleted."""
+    records = encode(vectors, rotation)
+    records["row"] = np.arange(1, len(vectors) + 1) * 10
+    records["video"] = videos if len(videos) else records["row"]
+    return Codes.of(records, CodesState("name", len(records), 0), 1, [*enumerate(dead)])
+
+
+def nearest_by_product(
+    vectors: np.ndarray, query: np.ndarray, limit: int, per_video: int | None, videos: Sequence[int], allowed: set[int]
+) -> list[tuple[int, float]]:
+    scores = (unit_rows(vectors) * unit_rows(query[None])[0]).sum(axis=1)
+    result: list[tuple[int, float]] = []
+    rows_of: dict[int, int] = {}
+    for index in np.argsort(-scores, kind="stable").tolist():
+        row, video = 10 * (index + 1), videos[index] if len(videos) else index
+        if row in allowed and (per_video is None or rows_of.get(video, 0) < per_video):
+            rows_of[video] = rows_of.get(video, 0) + 1
+            result.append((row, scores[index]))
+            if len(result) == limit:
+                break
+    return result
+
+
+DATA = ["random", "clustered", "equal", "nearly equal"]
+
+
+def make_vectors(kind: str, count: int, dim: int) -> np.ndarray:
+    rng = np.random.default_rng(count)
+    vectors = rng.standard_normal((count, dim)).astype(np.float32)
+    if kind == "clustered":
+        vectors = vectors[rng.integers(0, 5, count)] + 0.05 * vectors
+    elif kind == "equal":
+        vectors = vectors[rng.integers(0, 3, count)]
+    elif kind == "nearly equal":  # differences that the codes cannot tell apart
+        vectors = vectors[0] + 1e-4 * vectors
+    return vectors
+
+
+@pytest.mark.parametrize("per_video", [None, 1, 3])
+@pytest.mark.parametrize("kind", DATA)
+def test_the_nearest_rows_are_those_of_a_plain_product(kind: str, per_video: int | None) -> None:
+    vectors, rotation = make_vectors(kind, 2000, 48), random_rotation(48)
+    rng = np.random.default_rng(1)
+    videos = rng.integers(0, 400, len(vectors)).tolist()
+    rows = [10 * (index + 1) for index in range(len(vectors))]
+    dead = rng.choice(rows, 300, replace=False).tolist()
+    codes = make_codes(vectors, rotation, videos, dead)
+    for number, query in enumerate([vectors[5], rng.standard_normal(48).astype(np.float32)]):
+        for limit in (1, 10, 3000):
+            for selected in (None, rng.choice(rows, 1500, replace=False), rng.choice(rows, 7, replace=False)):
+                allowed = ({*rows} if selected is None else {*selected.tolist()}) - {*dead}
+                nearest = find_nearest(
+                    codes, query, rotation, lambda rows: vectors[np.array(rows) // 10 - 1], limit, per_video, selected
+                )
+                expected = nearest_by_product(vectors, query, limit, per_video, videos, allowed)
+                assert [row for row, _ in nearest] == [row for row, _ in expected], (number, limit)
+                np.testing.assert_allclose(
+                    [score for _, score in nearest], [score for _, score in expected], rtol=1e-12
+                )
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 12), st.sampled_from([None, 1, 2]), st.data())
+def test_small_collections_of_any_vectors_are_searched_exactly(
+    count: int, dim: int, limit: int, per_video: int | None, data: st.DataObject
+) -> None:
+    numbers = st.lists(st.integers(-3, 3), min_size=dim, max_size=dim).filter(any)
+    vectors = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), np.float32)
+    query = np.array(data.draw(numbers), np.float32)
+    videos = data.draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
+    rotation = random_rotation(dim)
+    nearest = find_nearest(
+        make_codes(vectors, rotation, videos),
+        query,
+        rotation,
+        lambda rows: vectors[np.array(rows) // 10 - 1],
+        limit,
+        per_video,
+    )
+    rows = {10 * (index + 1) for index in range(count)}
+    expected = nearest_by_product(vectors, query, limit, per_video, videos, rows)
+    assert [row for row, _ in nearest] == [row for row, _ in expected]
+
+
+def test_few_vectors_are_read_for_vectors_like_those_of_clip() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((50, 512))
+    vectors = (centres[rng.integers(0, 50, 8000)] + rng.standard_normal((8000, 512))).astype(np.float32)
+    vectors[:, 7] += 20
+    rotation, reads = random_rotation(512), []
+
+    def read(rows: Sequence[int]) -> np.ndarray:
+        reads.append(len(rows))
+        return vectors[np.array(rows) // 10 - 1]
+
+    codes = make_codes(vectors, rotation)
+    for query in vectors[:20]:
+        find_nearest(codes, query, rotation, read, 10)
+    assert sum(reads) / 20 < 200  # of 8,000
+
+
+def test_an_empty_collection_has_no_nearest_rows() -> None:
+    codes = make_codes(np.empty((0, 4), np.float32), random_rotation(4))
+    assert find_nearest(codes, np.ones(4, np.float32), random_rotation(4), lambda rows: np.empty((0, 4)), 5) == []
