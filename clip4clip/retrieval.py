@@ -12,21 +12,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .index.hit import Hit as Hit
-    from .index.video_index import SyncReport as SyncReport
+    from .index.info import IndexInfo as IndexInfo
+    from .index.relocate import RelocateReport as RelocateReport
+    from .index.sync import SyncReport as SyncReport
     from .index.video_index import VideoIndex as VideoIndex
     from .library.embed import EmbedReport as EmbedReport
     from .library.embed import embed_library as embed_library
 
-# Imported on first use, as they import pymilvus and pyarrow.
+# Imported on first use, as they import numpy and pyarrow.
 _LAZY = {
     "EmbedReport": ".library.embed",
     "Hit": ".index.hit",
-    "SyncReport": ".index.video_index",
+    "IndexInfo": ".index.info",
+    "RelocateReport": ".index.relocate",
+    "SyncReport": ".index.sync",
     "VideoIndex": ".index.video_index",
     "embed_library": ".library.embed",
 }
 
-__all__ = ["EmbedReport", "Hit", "SyncReport", "VideoIndex", "embed_library"]
+__all__ = ["EmbedReport", "Hit", "IndexInfo", "RelocateReport", "SyncReport", "VideoIndex", "embed_library"]
 
 
 def __getattr__(name: str) -> object:

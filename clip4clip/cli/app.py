@@ -20,12 +20,15 @@ from .console import err, out
 from .demo import demo
 from .embed import embed, embed_text, embed_video
 from .evaluate import evaluate
-from .index import index, search, serve
+from .index import index
 from .operators import install_operators
 from .option_groups import expand_option_groups
 from .progress import INTERRUPTED
+from .search import search
+from .serve import serve
 from .synthetic import synthetic
 from .train import train
+from .videos import delete, info, list_videos, relocate
 
 FAILED = 2  # exit code of a command that failed
 
@@ -37,6 +40,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "index": index,
     "search": search,
     "serve": serve,
+    "list": list_videos,
+    "info": info,
+    "delete": delete,
+    "relocate": relocate,
     "demo": demo,
     "install-operators": install_operators,
     "eval": evaluate,

@@ -88,7 +88,8 @@ WorkersOption = Annotated[
 class EncoderOptions:
     """Which encoder to use.
 
-    Commands that search an index take :class:`clip4clip.cli.index.IndexEncoderOptions`, where the model may be None.
+    Commands that work with an index take :class:`clip4clip.cli.index_options.IndexEncoderOptions`, where the model may
+    be None.
     """
 
     model: ModelOption = "clip_vit_b32"

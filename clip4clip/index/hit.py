@@ -1,4 +1,4 @@
-"""A video found by a search."""
+"""A video of an index: found by a search, looked up by its id, or listed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Hit:
-    """A video found by a search, or looked up by its id.
+    """A video of an index: found by a search, looked up by its id, or listed.
 
     Attributes:
         id: id of the video; an integer in a collection whose keys are integers.
         path: local path or URL; empty in a collection without a field ``path``.
-        score: cosine similarity to the query, -1 to 1; higher is nearer. In a collection with another metric, that
-            metric's value.
-        fields: all other stored fields, such as ``duration`` in seconds.
+        score: cosine similarity to the query, -1 to 1; higher is nearer; 1 for a video that was not searched for. In a
+            collection with another metric, that metric's value.
+        fields: all other stored fields, such as ``duration`` in seconds. ``video``, which the rows of one video share,
+            is left out if it is the id.
     """
 
     id: Any

@@ -153,7 +153,7 @@ class LocalCollection:
             strict: raise VideoIndexError instead of the warning.
         """
         collection, _ = self._require()
-        self._database.read(lambda connection: _to_condition(connection, collection, text, strict))
+        self._database.read(lambda connection: _to_condition(connection, collection, text, strict, warn=True))
 
     def search(
         self,
@@ -222,7 +222,8 @@ class LocalCollection:
         """Yield all rows in one state of the index, in the order in which they were added.
 
         Args:
-            fields: names of the fields that each row gets, if it has them; ``vector`` is float32 of shape (dim,).
+            fields: names of the fields that each row gets, if it has them, besides its ``id``; ``*`` for all except the
+                vector. ``vector`` is float32 of shape (dim,).
             filter: condition on the fields of a row; empty for none.
         """
         collection, _ = self._require()
@@ -233,7 +234,8 @@ class LocalCollection:
                     vectors = read_vectors(connection, [*rows], collection.dim)
                     for row, vector in zip(rows.values(), vectors, strict=True):
                         row["vector"] = vector
-                yield from ({name: row[name] for name in fields if name in row} for row in rows.values())
+                for row in rows.values():
+                    yield row if "*" in fields else {name: row[name] for name in ("id", *fields) if name in row}
 
     def delete(self, ids: Sequence[Any] = (), *, filter: str = "") -> int:  # noqa: A002
         """Delete rows by their ids, and those that match a filter.
@@ -320,9 +322,17 @@ class LocalCollection:
 
 
 def _to_condition(
-    connection: sqlite3.Connection, collection: Collection, text: str, strict: bool = False
+    connection: sqlite3.Connection, collection: Collection, text: str, strict: bool = False, warn: bool = False
 ) -> tuple[str, list[Any]] | None:
-    """Return a filter as a condition in SQL, with its parameters; None for an empty filter."""
+    """Return a filter as a condition in SQL, with its parameters; None for an empty filter.
+
+    Args:
+        connection: open transaction.
+        collection: collection that the filter is for.
+        text: the filter.
+        strict: raise VideoIndexError for a field that no row has.
+        warn: log a warning for such a field.
+    """
     check_text(text, "a filter")
     if not text.strip():
         return None
@@ -330,7 +340,7 @@ def _to_condition(
     from .filters import parse_filter
 
     kinds = read_field_kinds(connection, collection.number)
-    is_empty = read_state(connection, collection.number).row_count == 0
+    has_fields = (strict or warn) and read_state(connection, collection.number).row_count > 0
 
     def lookup(name: str, _: str | None) -> set[str] | None:
         if name in kinds or name not in KINDS:
@@ -339,7 +349,7 @@ def _to_condition(
         return None if kind is None else {kind}
 
     def names() -> set[str]:
-        return set() if is_empty else {"id", "path", *kinds}
+        return {"id", "path", *kinds} if has_fields else set()
 
     condition = parse_filter(text, lookup, names, collection.info.spec is not None, strict)
     return None if condition is None else to_sql(condition)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +13,32 @@ import numpy as np
 
 from ..config import DEFAULT_MODEL, get_model
 from ..encoder import DEFAULT_ENCODER, EncoderSpec, TextEncoder, VideoEncoder
-from ..errors import InputTypeError, InputValueError, LibraryError, ModelMismatchError, brief
+from ..errors import InputTypeError, InputValueError, LibraryError, ModelMismatchError, VideoIndexError, brief
 from ..library.local_engine import embed_videos
 from ..library.sources import Video, absolute_path, list_videos
 from ..progress import Track, no_progress
 from ..video.limits import DEFAULT_LIMITS, Limits
 from ..video.reader import read_frames
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
+from ..video.source import is_url
 from ..weights.identity import Identity
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
-from .engine import open_engine
+from .engine import Engine, Failure, open_engine
 from .hit import Hit
-from .values import check_limit, check_output_fields, to_stored_row, to_vector, to_vectors
+from .info import IndexInfo, bytes_on_disk, summarise
+from .relocate import RelocateReport, drop_conflicts, make_path_change, plan_moves
+from .sync import (
+    StoredVideos,
+    SyncReport,
+    find_moved,
+    has_failed,
+    is_gone,
+    is_stored,
+    read_stored_videos,
+    videos_to_remove,
+)
+from .values import check_limit, check_output_fields, check_text, to_stored_row, to_vector, to_vectors
 
 if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
     from ..library.table import TableSpec
@@ -34,49 +46,29 @@ if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server do
 UPSERT_BATCH = 500  # rows: 1 MB of vectors
 
 
-@dataclass
-class SyncReport:
-    """What :meth:`VideoIndex.sync` did.
-
-    Attributes:
-        added: number of new videos.
-        changed: number of videos that were re-embedded because their files had changed.
-        removed: number of videos that were removed because their files were deleted or can no longer be read.
-        unchanged: number of videos whose files have not changed.
-        failed: error of each video that could not be embedded, by its path.
-        unlisted: error of each folder that could not be listed, by its path. The index keeps the videos in it.
-    """
-
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    unlisted: dict[str, str] = field(default_factory=dict)
-
-
 class VideoIndex:
     """An index of videos. Safe to use from several threads at once.
 
-    The index is a collection in Milvus, on a server or in a local folder. Only one process at a time can use a local
-    folder. Opening an index does not create the collection; :meth:`create`, :meth:`add` and :meth:`sync` do.
+    The index is a collection in a local file, or on a Milvus server. Any number of processes may read and write a local
+    index at once: readers see what others have written, and writers take turns. Opening an index does not create the
+    collection; :meth:`create`, :meth:`add` and :meth:`sync` do.
 
     Args:
-        uri: a local folder whose name ends in ``.db``, created if it is missing; or a server, ``http(s)://HOST:PORT``,
+        uri: a local file whose name ends in ``.db``, created if it is missing; or a server, ``http(s)://HOST:PORT``,
             such as Zilliz Cloud.
         collection: name of the collection.
         token: ``USER:PASSWORD`` or a key, if the server needs one.
         encoder: which model embeds queries and new videos. If ``model_name`` is None, it is the model of the vectors in
             the index, or ``clip_vit_b32`` for a new index.
-        timeout: seconds to wait for an answer from the server.
+        timeout: seconds to wait for an answer from the server, or for another process that writes to the local file.
 
     Raises:
-        IndexUnavailableError: the server does not answer, or another process uses the local folder. All methods raise
-            it as well.
-        VideoIndexError: ``uri`` or ``collection`` is invalid, or the local folder cannot be opened.
+        IndexUnavailableError: the server does not answer, or another process keeps the local file locked. All methods
+            raise it as well.
+        VideoIndexError: ``uri`` or ``collection`` is invalid, or the local file cannot be opened.
         InputTypeError, InputValueError: ``uri``, ``collection`` or ``token`` has the wrong type, or ``token`` has
             control characters.
-        MissingExtraError: ``uri`` is a local folder, and milvus-lite is not installed.
+        MissingExtraError: a package of the extra ``retrieval`` or, for a server, ``milvus`` is not installed.
     """
 
     def __init__(
@@ -90,7 +82,7 @@ class VideoIndex:
     ) -> None:
         self.address = IndexAddress(os.fspath(uri) if isinstance(uri, os.PathLike) else uri, collection, token)
         self._encoder = encoder
-        self._engine = open_engine(self.address, timeout)
+        self._engine: Engine = open_engine(self.address, timeout)
 
     def __enter__(self) -> VideoIndex:
         return self
@@ -99,7 +91,7 @@ class VideoIndex:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. Once all indexes in a local folder are closed, other processes can use it."""
+        """Close the file, or the connection to the server."""
         self._engine.close()
 
     @property
@@ -193,6 +185,9 @@ class VideoIndex:
         vector: np.ndarray | None = None,
         limit: int = 10,
         filter: str = "",  # noqa: A002  Milvus's word
+        since: str | None = None,
+        until: str | None = None,
+        per_video: int | None = 1,
         output_fields: Sequence[str] = ("*",),
         limits: Limits = DEFAULT_LIMITS,
         **options: Any,
@@ -205,11 +200,16 @@ class VideoIndex:
             vector: float32, with the length of the vectors in the index. It must come from the same model, which is not
                 checked.
             limit: largest number of videos, up to 16,384.
-            filter: Milvus's boolean expression over the fields, such as ``'duration < 60 and path like "/srv/%"'``,
-                with dates such as ``'modified > "2025-06-01"'``. A field that no video has is logged as a warning.
+            filter: condition on the fields, such as ``'duration < 60 and path like "/srv/%"'``, with dates such as
+                ``'modified > "2025-06-01"'``. A field that no video has is logged as a warning.
+            since: date, such as ``"2025-06-01"`` or ``"2025-06-01T14:30"``, as in filters. Only files that were last
+                changed in or after this day, minute or second are found. Files of unknown date, such as those behind
+                URLs, are not.
+            until: likewise, for files that were last changed in or before it.
+            per_video: largest number of rows of each video, if videos have several; None for all.
             output_fields: names of the fields that ``Hit.fields`` gets; ``*`` for all.
             limits: how much work decoding ``video`` may take.
-            **options: passed to ``MilvusClient.search``.
+            **options: passed to ``MilvusClient.search``, for a server.
 
         Raises:
             ModelMismatchError: the vectors in the index are from a different model, or different weights, than the
@@ -225,11 +225,80 @@ class VideoIndex:
         if isinstance(text, str) and not text.strip():
             raise InputValueError(f"the text to search for is empty: {brief(text)}")
         limit = check_limit(limit)
+        if per_video is not None and (isinstance(per_video, bool) or not isinstance(per_video, int) or per_video < 1):
+            raise InputValueError(f"per_video must be a whole number from 1, or None for all, not {brief(per_video)}")
         check_output_fields(output_fields)
-        self._engine.check_filter(filter)  # an error here costs no decoding
+        condition = self._make_condition(filter, since, until)  # an error here costs no decoding
         if vector is None:
             vector = self._embed_query(text, video, limits)
-        return self._engine.search(vector, limit, filter=filter, output_fields=output_fields, **options)
+        if self._engine.require().spec is None:  # in a collection of another program, each row is a video
+            per_video = None
+        return self._engine.search(
+            vector, limit, filter=condition, per_video=per_video, output_fields=output_fields, **options
+        )
+
+    def videos(
+        self,
+        filter: str = "",  # noqa: A002
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        strict: bool = False,
+    ) -> Iterator[Hit]:
+        """Return an iterator over the videos of the index as they are now, in any order, each with the score 1.
+
+        Args:
+            filter, since, until: which videos; see :meth:`search`.
+            strict: raise an error for a field that no video has, rather than log a warning.
+
+        Raises:
+            VideoIndexError: the collection does not exist, or the filter is invalid.
+            InputTypeError, InputValueError: an argument is invalid.
+        """
+        condition = self._make_condition(filter, since, until, strict)
+        return map(_to_hit, self._engine.rows(["*"], condition))
+
+    def missing(
+        self,
+        filter: str = "",  # noqa: A002
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        strict: bool = False,
+        track: Track = no_progress,
+    ) -> Iterator[Hit]:
+        """Return an iterator over the videos whose files are gone. Videos behind URLs do not count.
+
+        A file counts as gone only if that is certain: not if its folder may not be searched or its server does not
+        answer. The files of a disk that is not mounted are gone.
+
+        Args:
+            filter, since, until, strict: which videos; see :meth:`videos`.
+            track: progress callback; see :data:`clip4clip.progress.Track`. The number of videos is 0 if it is unknown.
+
+        Raises:
+            VideoIndexError, InputTypeError, InputValueError: as for :meth:`videos`.
+        """
+        videos = self.videos(filter, since=since, until=until, strict=strict)
+        is_whole = not filter.strip() and since is None and until is None
+        checked = track(videos, self.count() if is_whole else 0, "checking")
+        return (hit for hit in checked if hit.path and not is_url(hit.path) and is_gone(hit.path))
+
+    def info(self) -> IndexInfo:
+        """Return a summary of the index. It reads all rows, which takes seconds for millions of them."""
+        info = self._engine.require()
+        content = summarise(self._engine.rows(["*"]))
+        return IndexInfo(
+            uri=self.address.uri,
+            collection=self.address.collection,
+            model=info.spec.model if info.spec else None,
+            sampling=info.spec.sampling if info.spec else None,
+            videos=content.videos,
+            rows=content.rows,
+            dim=next(iter(info.dims.values()), 0),
+            fields=content.fields,
+            bytes=bytes_on_disk(self.address.uri) if self.address.is_local else None,
+        )
 
     def get(self, id: str) -> Hit | None:  # noqa: A002
         """Return the video with an id, with the score 1; None if the index does not have it."""
@@ -248,7 +317,55 @@ class VideoIndex:
         """
         if isinstance(ids, str):
             raise InputTypeError(f"ids must be a list of ids, not the string {brief(ids)}")
-        return self._engine.delete(ids, filter=filter)
+        removed = self._engine.delete(ids, filter=filter)
+        if removed >= UPSERT_BATCH:
+            self._engine.finish()
+        return removed
+
+    def relocate(
+        self,
+        old: str | os.PathLike[str],
+        new: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        track: Track = no_progress,
+    ) -> RelocateReport:
+        """Change the paths of all videos below a folder that was moved. Their vectors and fields are kept.
+
+        An id that is the path of its video changes, too; other ids stay. A video keeps its old path if its file is not
+        at the new one, or if another video of the index has the new one. On a local index all paths change at once, or
+        none; on a server, repeat a call that was interrupted.
+
+        Args:
+            old: path that the folder had, or the beginning of URLs. It may also be the path of one video. It need not
+                exist, and ``/videos/a`` does not mean ``/videos/ab``.
+            new: its path now.
+            force: also change the paths of videos whose files are not at their new paths, such as those that another
+                machine sees under other paths.
+            dry_run: change nothing, and only return the report.
+            track: progress callback; see :data:`clip4clip.progress.Track`.
+
+        Raises:
+            VideoIndexError: the index has no video below ``old``, or none of them can get its new path.
+            InputTypeError, InputValueError: ``old`` or ``new`` is invalid, or one is a path and the other a URL.
+        """
+        change = make_path_change(old, new)
+        rows = track(self._engine.rows(["path"]), self.count(), "reading")
+        moves, not_found = plan_moves(rows, change, force)
+        if not moves:
+            raise _no_moves_error(old, new, not_found)
+        taken = drop_conflicts(self._engine.rows(["path"]), moves)
+        if not moves:
+            raise VideoIndexError(
+                f"the index already has all {len(taken):,} videos below {os.fspath(old)} whose files are in "
+                f"{os.fspath(new)}, such as {next(iter(taken.values()))}. To remove the old ones, use `clip4clip "
+                "delete --missing`"
+            )
+        if not dry_run:
+            self._engine.update_paths({move.id: (move.new_id, move.new_path) for move in moves.values()})
+            self._engine.finish()
+        return RelocateReport({move.path: move.new_path for move in moves.values()}, not_found, taken)
 
     def count(self) -> int:
         """Return the number of videos."""
@@ -260,13 +377,20 @@ class VideoIndex:
         sampling: FrameSampling | None = None,
         *,
         workers: int | None = None,
+        retry_failed: bool = False,
+        embed_moved: bool = False,
         track: Track = no_progress,
     ) -> SyncReport:
         """Synchronise the index with a folder: add new videos, re-embed changed ones, remove deleted ones.
 
-        If nothing has changed, a repeated call only tries failed videos again. Videos of other folders are left alone.
-        Videos are compared by path: a video that was added under an id of its own keeps this id and its fields. If the
-        call is interrupted, the finished part of the work is kept.
+        Videos of other folders are left alone. Videos are compared by path: a video that was added under an id of its
+        own keeps this id and its fields. If the call is interrupted, the finished part of the work is kept.
+
+        A file that was moved within the folder, by its name, size and modification time, keeps its vector and fields. A
+        file that looks like one that is gone from another folder is left out: see :attr:`SyncReport.moved`.
+
+        A local index remembers files that cannot be decoded, and tries them again only when they change. Other
+        failures, such as files that must not be read, are tried again each time; on a server, all are.
 
         A folder without any video is an error, and nothing is removed, because its disk may not be mounted. A video is
         not removed either while its folder cannot be listed.
@@ -276,6 +400,8 @@ class VideoIndex:
             sampling: which frames of each video are embedded; None for the sampling of the index, or
                 ``FrameSampling()`` for a new one.
             workers: number of videos decoded at once; None for one per core.
+            retry_failed: also try files that could not be decoded before and have not changed.
+            embed_moved: also embed files that look like those that are gone from other folders.
             track: progress callback; see :data:`clip4clip.progress.Track`.
 
         Raises:
@@ -288,15 +414,22 @@ class VideoIndex:
         report = SyncReport()
         videos = list_videos(root, unlisted=report.unlisted)
         sampling = self._require_collection(self._identity, self._dim, sampling).sampling
-        stored = self._stored_videos(root)
-        to_embed = [video for video in videos if not _is_stored(video, stored)]
+        stored = read_stored_videos(self._engine, root, videos)
+        to_embed = [video for video in videos if not is_stored(video, stored)]
         report.unchanged = len(videos) - len(to_embed)
+        failures = self._engine.failures([video.id for video in to_embed])
+        if not retry_failed:
+            known = [video for video in to_embed if has_failed(video, failures)]
+            report.failed_before = {video.id: failures[video.id].error for video in known}
+            to_embed = [video for video in to_embed if video.id not in report.failed_before]
+        moved = self._follow_moves(videos, to_embed, stored, report, embed_moved)
+        to_embed = [video for video in to_embed if video.id not in moved]
         rows = embed_videos(to_embed, self._video_encoder, sampling, workers)
-        self._store_embedded(track(rows, len(to_embed), "embedding"), stored, report)
-        to_remove = _videos_to_remove(videos, stored, report)
+        undecodable = self._store_embedded(track(rows, len(to_embed), "embedding"), stored, failures, report)
+        to_remove = videos_to_remove(videos, stored, undecodable | report.failed_before.keys(), report.unlisted)
         if to_remove:
             report.removed = self.delete(to_remove)
-        if to_embed or to_remove:
+        if to_embed or to_remove or report.relocated:
             self._engine.finish()
         return report
 
@@ -403,34 +536,93 @@ class VideoIndex:
         self._engine.upsert(batch)
         return len(batch)
 
-    def _stored_videos(self, root: Path) -> dict[str, list[Video]]:
-        """Return the videos in the index whose paths are below a folder, by path. Several ids may share a path."""
-        videos: defaultdict[str, list[Video]] = defaultdict(list)
-        for row in self._engine.rows(["id", "path", "size", "mtime"]):
-            if Path(row["path"]).is_relative_to(root):
-                videos[row["path"]].append(Video(row["id"], row["path"], row.get("size"), row.get("mtime")))
-        return dict(videos)
+    def _make_condition(self, filter: str, since: str | None, until: str | None, strict: bool = False) -> str:  # noqa: A002
+        """Return a filter that also checks the dates.
+
+        Raises:
+            VideoIndexError: the filter is invalid.
+            InputTypeError, InputValueError: an argument is invalid.
+        """
+        conditions = _date_conditions(since, until)
+        self._engine.check_filter(filter, strict)  # on its own: "a) or (b" must not become a part of a valid filter
+        if filter.strip():
+            conditions = [f"({filter})", *conditions] if conditions else [filter]
+        return " and ".join(conditions)
+
+    def _follow_moves(
+        self,
+        videos: Sequence[Video],
+        to_embed: Iterable[Video],
+        stored: StoredVideos,
+        report: SyncReport,
+        embed_moved: bool,
+    ) -> set[str]:
+        """Find moved files. Change the paths of those that were moved within the folder; report the others.
+
+        Returns:
+            The new paths, which need not be embedded. Videos that were moved within the folder are no longer in
+            ``stored`` under their old paths.
+        """
+        new = [video for video in to_embed if video.id not in stored.below]
+        listed = {video.id for video in videos}
+        gone = [path for path in stored.below if path not in listed and is_gone(path, report.unlisted)]
+        within = find_moved(new, (video for path in gone for video in stored.below[path]))
+        within = {path: old for path, old in within.items() if self._engine.get(path) is None}
+        self._engine.update_paths(
+            {
+                video.id: (path if video.id == video.path else video.id, path)
+                for path in within
+                for video in within[path]
+            }
+        )
+        report.relocated = len(within)
+        for old in within.values():
+            del stored.below[old[0].path]
+        if not embed_moved:
+            rest = (video for video in new if video.id not in within)
+            into = find_moved(rest, (video for video in stored.elsewhere if is_gone(video.path)))
+            report.moved = {path: old[0].path for path, old in into.items()}
+        return within.keys() | report.moved.keys()
 
     def _store_embedded(
-        self, embedded: Iterable[dict[str, Any]], stored: Mapping[str, list[Video]], report: SyncReport
-    ) -> None:
-        """Store rows of embedded videos, and count them in the report. The last rows are stored even after an error."""
+        self,
+        embedded: Iterable[dict[str, Any]],
+        stored: StoredVideos,
+        failures: Mapping[str, Failure],
+        report: SyncReport,
+    ) -> set[str]:
+        """Store rows of embedded videos, and count them in the report. The last rows are stored even after an error.
+
+        Returns:
+            The paths of the files that were opened and could not be decoded. The index remembers them.
+        """
         rows: list[dict[str, Any]] = []
+        undecodable: dict[str, Failure] = {}
+        recovered: list[str] = []
         try:
             for row in embedded:
                 path = row["path"]
+                if row.pop("undecodable") and row["size"] is not None:
+                    undecodable[path] = Failure(path, row["size"], row["mtime"], row["error"])
                 if row["error"] is not None:
                     report.failed[path] = row["error"]
                     continue
-                report.changed += path in stored
-                report.added += path not in stored
+                report.changed += path in stored.below
+                report.added += path not in stored.below
+                if path in failures:
+                    recovered.append(path)
                 row |= {"model": self._identity.model, "fingerprint": self._identity.fingerprint}
-                rows += self._with_stored_fields(row, stored.get(path, ()))
+                rows += self._with_stored_fields(row, stored.below.get(path, ()))
                 if len(rows) >= UPSERT_BATCH:
                     self._upsert(rows)
                     rows = []
         finally:
             self._upsert(rows)
+            if undecodable:
+                self._engine.record_failures(undecodable.values())
+            if recovered:
+                self._engine.forget_failures(recovered)
+        return {*undecodable}
 
     def _with_stored_fields(self, row: dict[str, Any], stored: Iterable[Video]) -> Iterator[dict[str, Any]]:
         """Yield a row for each id that the video has in the index, with the other fields stored for that id."""
@@ -443,23 +635,53 @@ class VideoIndex:
             yield row
 
 
-def _is_stored(video: Video, stored: Mapping[str, list[Video]]) -> bool:
-    """Return whether the index has the current state of a video's file, under every id that the file has there."""
-    same_path = stored.get(video.id, [])  # the id of a video in a folder is its path
-    return bool(same_path) and all(video.is_same_file(other) for other in same_path)
+def _to_hit(row: Mapping[str, Any]) -> Hit:
+    """Return a row of the engine as a hit."""
+    fields = {name: value for name, value in row.items() if name not in ("id", "path") and value is not None}
+    if fields.get("video") == row["id"]:
+        del fields["video"]
+    return Hit(row["id"], row.get("path", ""), 1.0, fields)
 
 
-def _videos_to_remove(videos: Sequence[Video], stored: Mapping[str, list[Video]], report: SyncReport) -> list[str]:
-    """Return the ids of stored videos whose files were deleted, or were opened and could not be decoded."""
-    listed = {video.id for video in videos}
-    gone = {path for path in stored if path not in listed and _is_gone(path, report.unlisted)}
-    unreadable = {video.id for video in videos if video.id in report.failed and video.size is not None}
-    return [video.id for path in gone | (unreadable & stored.keys()) for video in stored[path]]
+def _no_moves_error(
+    old: str | os.PathLike[str], new: str | os.PathLike[str], not_found: Mapping[str, str]
+) -> VideoIndexError:
+    """Return the error for a relocation without any file at its new path."""
+    if not not_found:
+        return VideoIndexError(f"the index has no video below {os.fspath(old)}: `clip4clip list` shows its paths")
+    return VideoIndexError(
+        f"none of the {len(not_found):,} videos below {os.fspath(old)} is in {os.fspath(new)}; for example, there is "
+        f"no file {next(iter(not_found.values()))}. To change their paths anyway, pass force (in a shell, --force)"
+    )
 
 
-def _is_gone(path: str, unlisted: Iterable[str]) -> bool:
-    """Return whether a file no longer exists. A file that was not listed may be hidden or in an unreadable folder."""
-    return not os.path.lexists(path) and not any(Path(path).is_relative_to(folder) for folder in unlisted)
+def _date_conditions(since: str | None, until: str | None) -> list[str]:
+    """Return conditions of a filter on the time of the last change.
+
+    Raises:
+        InputTypeError, InputValueError: ``since`` or ``until`` is not a date, or ``since`` is after ``until``.
+    """
+    periods = {name: _parse_date(text, name) for name, text in (("since", since), ("until", until)) if text is not None}
+    if not periods:
+        return []
+    from .filters import MTIME_FIELD  # imported here, as it imports a parser
+
+    if len(periods) == 2 and periods["since"][0] >= periods["until"][1]:
+        raise InputValueError(f"since, {since!r}, is after until, {until!r}")
+    conditions = {"since": f"{MTIME_FIELD} >= {{0}}", "until": f"{MTIME_FIELD} < {{1}}"}
+    return [conditions[name].format(*period) for name, period in periods.items()]
+
+
+def _parse_date(text: str, name: str) -> tuple[int, int]:
+    from .filters import parse_date
+
+    check_text(text, name)
+    try:
+        return parse_date(text)
+    except ValueError as error:
+        raise InputValueError(
+            f'{name} is {brief(text)}, {error}: expected a date such as "2025-06-01" or "2025-06-01T14:30"'
+        ) from error
 
 
 def _read_table_spec(table: str | os.PathLike[str]) -> TableSpec:

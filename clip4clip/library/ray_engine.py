@@ -111,7 +111,7 @@ class EmbedActor:
         videos = [Video(**row) for row in batch.to_pylist()]
         rows: list[dict[str, Any]] = list(embed_videos(videos, self._encoder, self._sampling, self._workers))
         types = {"vector": pa.list_(pa.float32()), "duration": pa.float64(), "frame_count": pa.int64()}
-        types |= {"size": pa.int64(), "mtime": pa.int64(), "error": pa.string()}
+        types |= {"size": pa.int64(), "mtime": pa.int64(), "error": pa.string(), "undecodable": pa.bool_()}
         return pa.table(
             {name: pa.array([_to_list(row[name]) for row in rows], types.get(name, pa.string())) for name in rows[0]}
         )

@@ -10,7 +10,8 @@ from typer.main import get_command
 
 from clip4clip.cli import app
 from clip4clip.cli.embed import EngineOptions
-from clip4clip.cli.index import IndexEncoderOptions, IndexOptions, IndexSamplingOptions
+from clip4clip.cli.index import IndexSamplingOptions
+from clip4clip.cli.index_options import IndexEncoderOptions, IndexOptions
 from clip4clip.cli.options import EncoderOptions, Precision, Runtime, SamplingOptions, Seek
 from clip4clip.encoder import EncoderSpec
 from clip4clip.video import FrameSampling

@@ -68,7 +68,9 @@ def test_a_writer_waits_for_its_turn_and_then_gives_up(database: Database) -> No
     thread.start()
     assert writing.wait(60)
     impatient = Database(database.path, timeout=0.05)
-    with pytest.raises(IndexUnavailableError, match=r"been writing to the index .*videos.db for more than 0.05 seconds"):
+    with pytest.raises(
+        IndexUnavailableError, match=r"been writing to the index .*videos.db for more than 0.05 seconds"
+    ):
         impatient.write(add)
     assert impatient.read(paths) == []
     done.set()
@@ -159,7 +161,7 @@ def test_a_full_database_keeps_what_it_has(database: Database) -> None:
         for number in range(10_000):
             add(connection, f"{number:0100}")
 
-    with pytest.raises(VideoIndexError, match="the disk is full. What was stored before is kept"):
+    with pytest.raises(VideoIndexError, match=r"the disk is full. What was stored before is kept"):
         database.write(fill)
     assert database.read(paths) == ["a"]
 

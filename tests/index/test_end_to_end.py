@@ -1,8 +1,10 @@
-"""Commands, the page and the tutorial on an index, in a local folder and on a real Milvus server."""
+"""Commands, the page and the tutorial on an index, in a local file and on a real Milvus server."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from constants import DEMO_MODEL, REPOSITORY
-from page_client import ask
+from page_client import RUN, ask, event_number
 from servers import MilvusServer, PageServer
 from typer.testing import CliRunner
 
@@ -90,6 +92,52 @@ def test_the_page_reports_in_one_sentence_that_its_server_is_down(
             ask(tab, caption)
             tab.wait_for_timeout(2000)
         first.get_by_text(name).wait_for()
+        assert "Traceback" not in page.stop()
+
+
+@pytest.mark.slow
+def test_an_open_page_shows_what_commands_add_move_and_delete(
+    drawings: Path, captions: dict[str, str], easy: tuple[str, str], uri: str, collection: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("gradio")
+    caption, name = easy
+    folder, clip = tmp_path / "clips", Path(captions[caption])
+    folder.mkdir()
+    for other in sorted(clip.parent.iterdir())[:4]:
+        if other != clip:
+            shutil.copy2(other, folder)
+    address = ["--uri", uri, "--collection", collection]
+
+    def command(*arguments: object) -> str:
+        words = [sys.executable, "-m", "clip4clip", *map(str, arguments), *address]
+        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    command("index", folder, "-m", DEMO_MODEL)
+    with PageServer(*address[1:]) as page:
+        config = json.loads(page.get("/config")[1])
+        body = json.dumps({"fn_index": event_number(config, "click"), "data": [caption]})
+
+        def shown() -> str:
+            headers = {"Content-Type": "application/json"}
+            status, _, answer = page.request("POST", RUN, body=body, headers=headers)
+            assert status == 200, answer
+            return "".join(map(str, json.loads(answer)["data"]))
+
+        assert name not in shown()
+        shutil.copy2(clip, folder)
+        assert "1 added" in command("index", folder)
+        assert name in shown()
+        assert page.get(f"/library/video?id={quote(str(folder / name), safe='')}")[0] == 200
+        (folder / "sub").mkdir()
+        (folder / name).rename(folder / "sub" / name)
+        assert "1 moved within the folder" in command("index", folder)
+        assert quote(f"/sub/{name}", safe="") in shown()
+        assert page.get(f"/library/video?id={quote(str(folder / 'sub' / name), safe='')}")[0] == 200
+        assert "1 video removed" in command("delete", folder / "sub" / name, "--yes")
+        assert name not in shown()
+        assert page.get(f"/library/video?id={quote(str(folder / 'sub' / name), safe='')}")[0] == 404
         assert "Traceback" not in page.stop()
 
 

@@ -13,7 +13,9 @@ from clip4clip.index.codes import Codes, CodesState, encode, random_rotation, un
 from clip4clip.index.nearest import find_nearest
 
 
-def make_codes(vectors: np.ndarray, rotation: np.ndarray, videos: Sequence[int] = (), dead: Sequence[int] = ()) -> Codes:
+def make_codes(
+    vectors: np.ndarray, rotation: np.ndarray, videos: Sequence[int] = (), dead: Sequence[int] = ()
+) -> Codes:
     """The codes of rows 10, 20, 30, …, some of which were deleted."""
     records = encode(vectors, rotation)
     records["row"] = np.arange(1, len(vectors) + 1) * 10
@@ -70,7 +72,9 @@ def test_the_nearest_rows_are_those_of_a_plain_product(kind: str, per_video: int
                 )
                 expected = nearest_by_product(vectors, query, limit, per_video, videos, allowed)
                 assert [row for row, _ in nearest] == [row for row, _ in expected], (number, limit)
-                np.testing.assert_allclose([score for _, score in nearest], [score for _, score in expected], rtol=1e-12)
+                np.testing.assert_allclose(
+                    [score for _, score in nearest], [score for _, score in expected], rtol=1e-12
+                )
 
 
 @settings(deadline=None, max_examples=50)
@@ -84,7 +88,12 @@ def test_small_collections_of_any_vectors_are_searched_exactly(
     videos = data.draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
     rotation = random_rotation(dim)
     nearest = find_nearest(
-        make_codes(vectors, rotation, videos), query, rotation, lambda rows: vectors[np.array(rows) // 10 - 1], limit, per_video
+        make_codes(vectors, rotation, videos),
+        query,
+        rotation,
+        lambda rows: vectors[np.array(rows) // 10 - 1],
+        limit,
+        per_video,
     )
     rows = {10 * (index + 1) for index in range(count)}
     expected = nearest_by_product(vectors, query, limit, per_video, videos, rows)

@@ -1,12 +1,14 @@
-"""The video index, in a local folder and on a real Milvus server."""
+"""The video index, in a local file and on a real Milvus server."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,20 @@ from constants import DEMO_MODEL
 from index_rows import ids, random_rows
 from safetensors.torch import save_file
 
-from clip4clip import LibraryError, ModelMismatchError, TextEncoder, UnknownNameError, VideoIndexError
+from clip4clip import (
+    InputTypeError,
+    InputValueError,
+    LibraryError,
+    ModelMismatchError,
+    TextEncoder,
+    UnknownNameError,
+    VideoIndexError,
+)
 from clip4clip.config import MODELS
 from clip4clip.encoder import EncoderSpec
+from clip4clip.index.sync import moved_folders
 from clip4clip.library.table import read_rows
-from clip4clip.retrieval import VideoIndex, embed_library
+from clip4clip.retrieval import Hit, VideoIndex, embed_library
 from clip4clip.video import FrameSampling
 from clip4clip.weights.identity import identify
 
@@ -203,6 +214,134 @@ def test_a_file_that_is_not_a_table_is_rejected_and_nothing_is_created(tmp_path:
             index.count()
 
 
+def rows_changed_on(*dates: str) -> list[dict[str, Any]]:
+    """Rows ``v0``, ``v1``, … whose files were last changed at noon on these days, in the local time zone."""
+    times = [datetime.fromisoformat(f"{date}T12:00").timestamp() for date in dates]
+    rows = random_rows(len(dates))
+    return [row | {"mtime": round(time * 1e9)} for row, time in zip(rows, times, strict=True)]
+
+
+def test_dates_select_whole_days_and_are_combined_with_a_filter(index: VideoIndex) -> None:
+    index.add([*rows_changed_on("2025-05-31", "2025-06-01", "2025-06-02", "2025-06-03"), *random_rows(1, start=4)])
+    vector = random_rows(1)[0]["vector"]
+
+    def found(**conditions: str) -> set[str]:
+        listed = {hit.id for hit in index.videos(**conditions)}
+        assert {hit.id for hit in index.search(vector=vector, **conditions)} == listed
+        return listed
+
+    assert found() == {"v0", "v1", "v2", "v3", "v4"}
+    assert found(since="2025-06-01") == {"v1", "v2", "v3"}  # the file of v4 has no date
+    assert found(until="2025-06-01") == {"v0", "v1"}
+    assert found(since="2025-06-01", until="2025-06-02") == {"v1", "v2"}
+    assert found(since="2025-06-01 12:01", until="2025-06-02T12:00") == {"v2"}
+    assert found(since="2025-06-02", filter="duration == 0 or duration == 2") == {"v2"}  # not v0: "and" binds tighter
+    assert found(since="2025-06-01", filter='modified < "2025-06-02"') == {"v1"}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "error", "message"),
+    [
+        ({"since": "yesterday"}, InputValueError, "since is 'yesterday', which is not a date: expected a date such as"),
+        ({"until": "2025-13-01"}, InputValueError, "until is '2025-13-01', which is not a date"),
+        ({"until": 2025}, InputTypeError, "until must be a string"),
+        ({"since": "2025-06-02", "until": "2025-06-01"}, InputValueError, "since, '2025-06-02', is after until"),
+        ({"filter": "duration > 1) or (duration < 2", "since": "2025-06-01"}, VideoIndexError, "the filter is invalid"),
+    ],
+)
+def test_invalid_dates_and_filters_are_errors(
+    conditions: dict[str, Any], error: type[Exception], message: str, index: VideoIndex
+) -> None:
+    index.add(random_rows(3))
+    for ask in (
+        lambda: index.search("a red square", **conditions),
+        lambda: index.videos(**conditions),
+        lambda: index.missing(**conditions),
+    ):
+        with pytest.raises(error, match=re.escape(message)):
+            ask()
+
+
+def test_a_search_returns_the_best_row_of_each_video_unless_it_is_asked_for_more(index: VideoIndex) -> None:
+    rows = [row | {"video": f"clip{number // 3}"} for number, row in enumerate(random_rows(9))]
+    index.add([*rows, *random_rows(1, start=9)])
+    vector = rows[4]["vector"]
+    every = index.search(vector=vector, per_video=None)
+    assert [len({hit.id for hit in hits}) for hits in (every, index.search(vector=vector, per_video=3))] == [10, 10]
+    videos = [hit.fields.get("video", hit.id) for hit in every]
+    best = [hit for number, hit in enumerate(every) if videos[number] not in videos[:number]]
+    assert ids(index.search(vector=vector)) == ids(best)
+    assert ids(best)[0] == "v4"
+    assert len(best) == 4
+    assert len(index.search(vector=vector, per_video=2)) == 7
+    assert len(index.search(vector=vector, per_video=2, limit=5)) == 5
+    assert "video" not in next(hit for hit in every if hit.id == "v9").fields  # its id
+    for invalid in (0, -1, True, 1.5, "1"):
+        with pytest.raises(InputValueError, match="per_video must be a whole number from 1, or None for all, not"):
+            index.search(vector=vector, per_video=invalid)  # type: ignore[arg-type]
+
+
+def test_the_videos_of_an_index_are_listed_with_their_fields(
+    index: VideoIndex, caplog: pytest.LogCaptureFixture
+) -> None:
+    index.add([row | {"camera": {"place": "door"}} for row in random_rows(1200)])
+    listed = {hit.id: hit for hit in index.videos()}
+    assert listed.keys() == {f"v{number}" for number in range(1200)}
+    assert listed["v7"] == Hit("v7", "/videos/v7.mp4", 1.0, {"duration": 7.0, "camera": {"place": "door"}})
+    assert listed["v7"] == index.get("v7")
+    assert {hit.id for hit in index.videos("duration < 2")} == {"v0", "v1"}
+    assert list(index.videos('title == "a"')) == []
+    assert len([record for record in caplog.records if "the filter has the field title" in record.message]) == 1
+    with pytest.raises(VideoIndexError, match="the filter has the field title, but no video in the index does"):
+        index.videos('title == "a"', strict=True)
+
+
+def test_videos_whose_files_are_gone_are_missing(index: VideoIndex, tmp_path: Path) -> None:
+    (tmp_path / "there.mp4").touch()
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    paths = [tmp_path / "there.mp4", tmp_path / "gone.mp4", tmp_path / "no" / "folder.mp4", tmp_path / "link.mp4"]
+    names = [*map(str, paths), "https://example.org/a.mp4", "relative.mp4"]
+    index.add(row | {"path": path, "id": path} for row, path in zip(random_rows(len(names)), names, strict=True))
+    assert {hit.path for hit in index.missing()} == {str(paths[1]), str(paths[2])}
+    assert {hit.path for hit in index.missing("duration == 2")} == {str(paths[2])}
+    assert list(index.missing(until="2025-06-01")) == []
+
+    counts: list[tuple[int, str]] = []
+
+    def track(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+        counts.append((total, description))
+        return items
+
+    assert len([*index.missing(track=track)]) == 2
+    assert len([*index.missing("duration == 2", track=track)]) == 1
+    assert counts == [(6, "checking"), (0, "checking")]
+
+
+def test_info_describes_the_index(index: VideoIndex) -> None:
+    rows = random_rows(4)
+    rows[0] |= {"title": "a", "seen": True, "tags": ["x"], "place": {"city": "Bern"}, "mixed": 1}
+    rows[1] |= {"mixed": "one", "video": "v0"}
+    index.add(rows)
+    info = index.info()
+    assert (info.uri, info.collection) == (index.address.uri, index.address.collection)
+    assert (info.model, info.sampling) == (identify(None, DEMO_MODEL), FrameSampling())
+    assert (info.rows, info.videos, info.dim) == (4, 3, 128)
+    assert info.fields == {
+        "duration": ("number",),
+        "mixed": ("number", "string"),
+        "place": ("object",),
+        "seen": ("boolean",),
+        "tags": ("list",),
+        "title": ("string",),
+    }
+    if index.address.is_local:
+        folder, name = os.path.split(index.address.uri)
+        files = [path for path in Path(folder).iterdir() if path.name.startswith(name)]
+        assert info.bytes == sum(path.stat().st_size for path in files) > 4 * 128 * 4
+    else:
+        assert info.bytes is None
+
+
 def test_sync_follows_a_folder(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
     folder, other = tmp_path / "clips", tmp_path / "clips-of-others"
     shutil.copytree(drawings / "eval", folder)
@@ -306,6 +445,116 @@ def test_sync_keeps_existing_files_that_it_does_not_list(index: VideoIndex, draw
     assert (report.removed, report.unchanged, index.count()) == (0, 1, 4)
     (folder / "link").unlink()
     assert index.sync(folder).removed == 1
+
+
+def copy_clips(drawings: Path, *targets: Path) -> None:
+    """Copy clips of the data set, each a different one, with their modification times."""
+    for clip, target in zip(sorted((drawings / "eval").iterdir()), targets, strict=False):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(clip, target)
+
+
+def vectors_of(index: VideoIndex) -> dict[str, list[float]]:
+    """The vector of each video by its id."""
+    vector = random_rows(1)[0]["vector"]
+    hits = index.search(vector=vector, limit=100, output_fields=["vector"])
+    return {hit.id: [*map(float, hit.fields["vector"])] for hit in hits}
+
+
+def test_sync_keeps_the_vectors_of_files_that_were_moved_within_the_folder(
+    index: VideoIndex, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "clips"
+    copy_clips(drawings, folder / "2024" / "a.mp4", folder / "2024" / "b.mp4", folder / "c.mp4")
+    index.sync(folder)
+    # One of the two was added under an id of its own, too.
+    row = {name: value for name, value in random_rows(1)[0].items() if name != "duration"}
+    stored = index.get(str(folder / "2024" / "a.mp4"))
+    assert stored is not None
+    index.add([row | stored.fields | {"id": "own", "path": stored.path, "title": "mine"}])
+    before = vectors_of(index)
+
+    (folder / "archive").mkdir()
+    (folder / "2024").rename(folder / "archive" / "2024")
+    monkeypatch.setattr("clip4clip.video.reader._read", lambda *_: pytest.fail("a video was decoded again"))
+    report = index.sync(folder)
+    assert (report.relocated, report.added, report.changed, report.removed) == (2, 0, 0, 0)
+    assert (report.unchanged, report.moved, report.failed) == (1, {}, {})
+    after = vectors_of(index)
+    moved = folder / "archive" / "2024"
+    assert after.keys() == {str(moved / "a.mp4"), str(moved / "b.mp4"), str(folder / "c.mp4"), "own"}
+    assert after[str(moved / "b.mp4")] == before[str(folder / "2024" / "b.mp4")]
+    own = index.get("own")
+    assert own is not None
+    assert (own.path, own.fields["title"]) == (str(moved / "a.mp4"), "mine")
+    report = index.sync(folder)
+    assert (report.relocated, report.unchanged) == (0, 3)
+
+
+def test_sync_leaves_out_files_that_are_gone_from_another_folder(
+    index: VideoIndex, drawings: Path, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    copy_clips(drawings, old / "a.mp4", old / "sub" / "b.mp4", old / "c.mp4", old / "kept.mp4")
+    index.sync(old)
+    new.mkdir()
+    for name in ("a.mp4", "sub", "c.mp4"):
+        (old / name).rename(new / name)
+    os.utime(new / "c.mp4", ns=(0, 1))  # it may be another video
+    shutil.copy2(old / "kept.mp4", new / "kept.mp4")
+    report = index.sync(new)
+    assert report.moved == {
+        str(new / "a.mp4"): str(old / "a.mp4"),
+        str(new / "sub" / "b.mp4"): str(old / "sub" / "b.mp4"),
+    }
+    assert (report.added, report.relocated, report.removed, index.count()) == (2, 0, 0, 6)
+    assert moved_folders(report.moved, new) == {(str(old), str(new)): 2}
+
+    # What the report advises keeps the vectors of the files that were left out.
+    vectors = vectors_of(index)
+    new_paths = {path: new_path for new_path, path in report.moved.items()}
+    assert index.relocate(old, new).relocated == new_paths
+    expected = {new_paths.get(path, path): vector for path, vector in vectors.items()}
+    assert vectors_of(index) == expected
+    again = index.sync(new)
+    assert (again.unchanged, again.moved) == (4, {})
+
+
+def test_sync_embeds_files_that_are_gone_from_another_folder_if_it_is_told_to(
+    index: VideoIndex, drawings: Path, tmp_path: Path
+) -> None:
+    copy_clips(drawings, tmp_path / "old" / "a.mp4")
+    index.sync(tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    report = index.sync(tmp_path / "new", embed_moved=True)
+    assert (report.added, report.moved, index.count()) == (1, {}, 2)
+
+
+def test_a_local_index_tries_a_file_that_cannot_be_decoded_again_only_when_it_has_changed(
+    index: VideoIndex, drawings: Path, tmp_path: Path
+) -> None:
+    folder, bad = tmp_path / "clips", tmp_path / "clips" / "bad.mp4"
+    copy_clips(drawings, folder / "a.mp4")
+    bad.write_text("not a video")
+    (folder / "nowhere.mp4").symlink_to(folder / "none")  # it may come back without a change of the link
+    first = index.sync(folder)
+    assert (first.added, first.failed_before) == (1, {})
+    assert first.failed.keys() == {str(bad), str(folder / "nowhere.mp4")}
+    again = index.sync(folder)
+    is_remembered = index.address.is_local
+    assert again.failed_before == ({str(bad): first.failed[str(bad)]} if is_remembered else {})
+    assert again.failed.keys() == first.failed.keys() - again.failed_before.keys()
+    assert index.sync(folder, retry_failed=True).failed.keys() == first.failed.keys()
+    bad.write_text("still not a video")
+    assert str(bad) in index.sync(folder).failed
+    copy_clips(drawings, bad)
+    report = index.sync(folder)
+    assert (report.added, report.failed_before) == (1, {})
+    # A good file that is damaged leaves the index, and is remembered, too.
+    bad.write_text("damaged")
+    assert index.sync(folder).removed == 1
+    report = index.sync(folder)
+    assert (report.removed, str(bad) in report.failed_before) == (0, is_remembered)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -32,6 +33,29 @@ def test_an_unexpected_error_while_decoding_becomes_the_error_of_the_row(
     (clips / "3.mp4").rename(clips / "3\x1b.mp4")
     report = embed(clips, tmp_path / "vectors.parquet")
     assert report.failed == {f"{clips}/3\x1b.mp4": rf"{clips}/3\x1b.mp4: ZeroDivisionError: a fault\n\x1bof a library"}
+
+
+def test_rows_say_which_files_are_undecodable(
+    clips: Path, tmp_path: Path, bigbuckbunny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "cut.mp4").write_bytes(bigbuckbunny.read_bytes()[:100_000])  # its index was at the end
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "disk.mp4").touch()
+
+    def read(path: str, *arguments: Any, **options: Any) -> Any:
+        if path.endswith("disk.mp4"):
+            raise OSError(errno.EIO, "Input/output error")
+        return read_frames(path, *arguments, **options)
+
+    monkeypatch.setattr(local_engine, "read_frames", read)
+    names = ["text.mp4", "empty.mp4", "cut.mp4", "folder.mp4", "disk.mp4", "none.mp4"]
+    paths = [str(tmp_path / name) for name in names] + [str(clips / "1.mp4"), "http://127.0.0.1:9/a.mp4"]
+    videos = [Video(path, path, None, None) for path in paths]
+    rows = list(local_engine.embed_videos(videos, VideoEncoder.load(DEMO_MODEL)))
+    assert [row["error"] is None for row in rows] == [False] * 6 + [True, False]
+    assert [Path(row["path"]).name for row in rows if row["undecodable"]] == ["text.mp4", "empty.mp4", "cut.mp4"]
 
 
 class Frames(list[np.ndarray]):

@@ -1,0 +1,88 @@
+"""A summary of an index: its model, its size and the fields of its videos."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..video.sampling import FrameSampling
+from ..weights.identity import Identity
+
+COMPANIONS = ("", "-wal", "-shm", "-lock", "-journal", "-codes-*")  # endings of the files of a local index
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """A summary of an index.
+
+    Attributes:
+        uri: the local file or the server.
+        collection: name of the collection.
+        model: model and weights that computed the vectors; None for a collection that this package did not create.
+        sampling: which frames of each video are embedded; None as for ``model``.
+        videos: number of videos.
+        rows: number of vectors; a video may have several.
+        dim: length of a vector.
+        fields: fields that filters can use, besides ``id`` and ``path``, each with the kinds of its values: string,
+            number, boolean, list or object.
+        bytes: size of the local files; None for a server.
+    """
+
+    uri: str
+    collection: str
+    model: Identity | None
+    sampling: FrameSampling | None
+    videos: int
+    rows: int
+    dim: int
+    fields: Mapping[str, tuple[str, ...]]
+    bytes: int | None
+
+
+class Content(NamedTuple):
+    """The content of an index; see the attributes of :class:`IndexInfo`."""
+
+    videos: int
+    rows: int
+    fields: Mapping[str, tuple[str, ...]]
+
+
+def summarise(rows: Iterable[Mapping[str, Any]]) -> Content:
+    """Return how many videos and rows there are, and the kinds of values in their fields."""
+    videos: set[Any] = set()
+    count = 0
+    kinds: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        count += 1
+        videos.add(row.get("video", row["id"]))
+        for name, value in row.items():
+            kinds[name].add(_kind_of(value))
+    names = sorted(kinds.keys() - {"id", "path", "video"})
+    return Content(len(videos), count, {name: tuple(sorted(kinds[name])) for name in names})
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "string"
+    return "list" if isinstance(value, list) else "object"
+
+
+def bytes_on_disk(file: str) -> int:
+    """Return the size of a local index, with the files beside it."""
+    path = Path(file)
+    pattern = path.name.translate({ord(character): f"[{character}]" for character in "[*?"})
+    sizes = []
+    for ending in COMPANIONS:
+        for companion in path.parent.glob(pattern + ending):
+            try:
+                sizes.append(companion.stat().st_size)
+            except FileNotFoundError:  # another process has just removed it
+                continue
+    return sum(sizes)

@@ -1,0 +1,341 @@
+"""The local index among processes that read, write and are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_rows import DIM, SPEC, Model, group_rows, make_rows, next_operation, vector_of
+from processes import file_size_limit, in_a_fork, needs_fork
+
+from clip4clip import InputValueError, VideoIndexError
+from clip4clip.index import code_store, local
+from clip4clip.index.address import IndexAddress
+from clip4clip.index.local import LocalCollection
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Iterator[LocalCollection]:
+    """An empty collection in a new file."""
+    opened = open_collection(tmp_path / "videos.db")
+    opened.create(SPEC, DIM)
+    yield opened
+    opened.close()
+
+
+def open_collection(path: Path) -> LocalCollection:
+    return LocalCollection(IndexAddress(str(path), "videos"))
+
+
+def code_files(collection: LocalCollection) -> list[Path]:
+    return sorted(Path(collection.address.uri).parent.glob("*-codes-*"))
+
+
+def assert_finds_all(collection: LocalCollection, rows: dict) -> None:
+    """Each row is found by its vector, and nothing else is stored."""
+    assert {row["id"] for row in collection.rows(["id"])} == rows.keys()
+    for row in rows.values():
+        hit = collection.search(row["vector"], 1)[0]
+        assert (hit.id, hit.score) == (row["id"], pytest.approx(1, abs=1e-12))
+    assert collection.count() == len(rows)
+
+
+def test_new_rows_are_found_by_those_who_have_the_index_open(collection: LocalCollection) -> None:
+    reader = open_collection(Path(collection.address.uri))
+    rows = make_rows(range(20))
+    for id_, row in rows.items():
+        collection.upsert({id_: row})
+        assert reader.search(row["vector"], 1)[0].id == id_
+    collection.delete(["v3"])
+    collection.finish()
+    assert reader.search(rows["v3"]["vector"], 1)[0].id != "v3"
+    assert reader.count() == 19
+    reader.close()
+
+
+@needs_fork
+def test_a_forked_process_searches_and_adds(collection: LocalCollection) -> None:
+    rows = make_rows(range(40))
+    collection.upsert(make_rows(range(20)))
+
+    def work() -> int:
+        assert collection.search(rows["v7"]["vector"], 1)[0].id == "v7"
+        collection.upsert(make_rows(range(20, 40)))
+        return collection.count()
+
+    assert in_a_fork(work) == 40
+    assert_finds_all(collection, rows)
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut", "overwritten"])
+def test_codes_that_are_lost_are_rebuilt(collection: LocalCollection, damage: str) -> None:
+    rows = make_rows(range(50))
+    collection.upsert(rows)
+    [file] = code_files(collection)
+    if damage == "lost":
+        file.unlink()
+    else:
+        content = file.read_bytes()
+        file.write_bytes(content[:-100] if damage == "cut" else bytes(len(content)))
+    fresh = open_collection(Path(collection.address.uri))
+    assert_finds_all(fresh, rows)
+    fresh.finish()
+    assert [path.name for path in code_files(collection)] != [file.name]
+    collection.upsert(make_rows(range(50, 60)))
+    assert_finds_all(fresh, make_rows(range(60)))
+    fresh.close()
+
+
+def test_a_database_restored_from_a_copy_does_not_use_the_codes_of_later_rows(
+    collection: LocalCollection, tmp_path: Path
+) -> None:
+    path = Path(collection.address.uri)
+
+    def copy(source: Path, target: Path) -> None:
+        opened = open_collection(path)
+        opened.finish()
+        opened.close()
+        shutil.copy(source, target)
+
+    collection.upsert(make_rows(range(10)))
+    copy(path, tmp_path / "ten")
+    collection.upsert(make_rows(range(10, 20)))
+    copy(path, tmp_path / "twenty")
+    collection.close()
+    (tmp_path / "ten").replace(path)
+    restored = open_collection(path)
+    restored.upsert(make_rows(range(20, 30)))
+    assert_finds_all(restored, make_rows([*range(10), *range(20, 30)]))
+    restored.close()
+    (tmp_path / "twenty").replace(path)
+    restored = open_collection(path)
+    assert_finds_all(restored, make_rows(range(20)))
+    restored.close()
+
+
+def test_codes_of_deleted_rows_are_removed_once_they_are_many(
+    collection: LocalCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_store, "COMPACT_ROWS", 10)
+    collection.upsert(make_rows(range(200)))
+    reader = open_collection(Path(collection.address.uri))
+    assert reader.search(vector_of(5), 1)[0].id == "v5"
+    collection.delete([f"v{number}" for number in range(5)])
+    collection.finish()
+    size = code_files(collection)[0].stat().st_size
+    collection.delete([f"v{number}" for number in range(5, 100)])
+    collection.finish()
+    assert [file.stat().st_size for file in code_files(collection)] == [size / 2]
+    for opened in (collection, reader):
+        assert_finds_all(opened, make_rows(range(100, 200)))
+    reader.close()
+
+
+def test_two_collections_share_a_file_and_nothing_else(collection: LocalCollection) -> None:
+    path = Path(collection.address.uri)
+    other = LocalCollection(IndexAddress(str(path), "others"))
+    other.create(SPEC, DIM)
+    collection.upsert(make_rows(range(10)))
+    other.upsert(make_rows(range(5, 15)))
+    collection.delete(["v7"])
+    assert other.get("v7") is not None
+    assert_finds_all(other, make_rows(range(5, 15)))
+    assert [hit.id for hit in other.search(vector_of(1), 20, filter="duration < 8")] == [
+        hit.id for hit in other.search(vector_of(1), 20) if hit.fields["duration"] < 8
+    ]
+    assert len(code_files(collection)) == 2
+    other.close()
+
+
+def test_an_index_that_is_too_large_is_refused(collection: LocalCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_ROWS", 20)
+    collection.upsert(make_rows(range(15)))
+    with pytest.raises(VideoIndexError, match="has 15 rows, and a local index can have 20: use a Milvus server"):
+        collection.upsert(make_rows(range(15, 25)))
+    collection.upsert(make_rows(range(5, 20)))
+    assert collection.count() == 20
+
+
+def test_options_of_a_server_that_would_change_the_result_are_refused(collection: LocalCollection) -> None:
+    collection.upsert(make_rows(range(3)))
+    collection.search(vector_of(1), search_params={"metric_type": "COSINE"}, consistency_level="Strong", timeout=1)
+    for options in ({"search_params": {"metric_type": "L2"}}, {"anns_field": "other"}, {"offset": 3}):
+        with pytest.raises(InputValueError, match="a local index"):
+            collection.search(vector_of(1), **options)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+def test_a_full_disk_loses_nothing(collection: LocalCollection) -> None:
+    rows = make_rows(range(100))
+    collection.upsert(rows)
+    for limit in (60_000, 300_000):  # less than the codes need, and less than the database needs
+        with file_size_limit(limit), pytest.raises(VideoIndexError, match="What was stored before is kept"):
+            collection.upsert(make_rows(range(100, 5000)))
+        assert_finds_all(collection, rows)
+    collection.upsert(make_rows(range(100, 120)))
+    assert_finds_all(open_collection(Path(collection.address.uri)), make_rows(range(120)))
+
+
+def test_threads_add_and_search_at_once(collection: LocalCollection) -> None:
+    errors: list[BaseException] = []
+
+    def work(thread: int) -> None:
+        try:
+            for number in range(10):
+                rows = make_rows(range(1000 * thread + 10 * number, 1000 * thread + 10 * number + 10))
+                collection.upsert(rows)
+                for row in rows.values():
+                    assert collection.search(row["vector"], 1)[0].id == row["id"]
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert collection.count() == 600
+
+
+WRITER = """
+import os, random, signal, sys
+from pathlib import Path
+from clip4clip.index import code_store
+from local_rows import apply, next_operation, open_for_tests
+code_store.COMPACT_ROWS = 5
+path, first, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+rng = random.Random(seed)
+kill_at = rng.randrange(1, 60)
+calls = 0
+fsync = os.fsync
+def counting_fsync(descriptor):
+    global calls
+    calls += 1
+    if calls == kill_at and rng.random() < 0.5:
+        os.kill(os.getpid(), signal.SIGKILL)  # codes are written, the transaction is not committed
+    fsync(descriptor)
+os.fsync = counting_fsync
+collection = open_for_tests(path)
+for number in range(first, 100_000):
+    print(number, flush=True)  # begins operation `number`: all before are acknowledged
+    apply(collection, path, *next_operation(number))
+"""
+
+
+def environment() -> dict[str, str]:
+    """Environment of a process that imports ``local_rows``."""
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+def kill_while_writing(path: Path, first: int, seed: int) -> int:
+    """Run operations from ``first`` on in a process that is killed. Return the number of the one that was running."""
+    command = [sys.executable, "-c", WRITER, path, str(first), str(seed)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        timer = threading.Timer(random.Random(seed).uniform(0, 1.5), process.send_signal, [signal.SIGKILL])
+        timer.start()
+        lines += process.stdout.read().splitlines()
+        process.wait()
+        timer.cancel()
+    assert process.returncode == -signal.SIGKILL, lines
+    return int(lines[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_process_killed_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "videos.db"
+    model, first = Model(), 0
+    for seed in range(12):
+        running = kill_while_writing(path, first, seed)
+        for number in range(first, running):
+            model.apply(*next_operation(number))
+        collection = open_collection(path)
+        if collection.find() is None:
+            assert running == 0
+            continue
+        stored = {row["id"]: row["duration"] for row in collection.rows(["id", "duration"])}
+        if stored != model.durations():  # then the one that was running is complete
+            model.apply(*next_operation(running))
+        assert stored == model.durations(), (seed, running)
+        assert_finds_all(collection, model.rows)
+        collection.close()
+        first = running + 1
+    assert first > 100
+
+
+READER = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from local_rows import GROUP, open_for_tests, vector_of_generation
+collection = open_for_tests(Path(sys.argv[1]))
+end, latest, reads = time.monotonic() + float(sys.argv[2]), [0, 0], 0
+while time.monotonic() < end:
+    for writer in range(2):
+        rows = [*collection.rows(["id", "generation"], f'writer == {writer}')]
+        generations = {row["generation"] for row in rows}
+        assert len(rows) == GROUP and len(generations) == 1, rows  # a batch is seen whole
+        [generation] = generations
+        assert generation >= latest[writer], (generation, latest)  # and never an older one again
+        latest[writer] = generation
+    for hit in collection.search(vector_of_generation(reads % GROUP, 0, latest[0]), 5, output_fields=["*", "vector"]):
+        fields = hit.fields
+        expected = vector_of_generation(fields["number"], fields["writer"], fields["generation"])
+        np.testing.assert_array_equal(np.float32(fields["vector"]), expected)  # the vector belongs to the row
+    reads += 1
+print(json.dumps([reads, latest]))
+"""
+
+BUSY_WRITER = """
+import json, sys, time
+from pathlib import Path
+from clip4clip.index import code_store
+from local_rows import GROUP, group_rows, open_for_tests
+code_store.COMPACT_ROWS = 100
+collection, writer = open_for_tests(Path(sys.argv[1])), int(sys.argv[3])
+end, generation = time.monotonic() + float(sys.argv[2]), 0
+while time.monotonic() < end:
+    generation += 1
+    collection.upsert(group_rows(writer, generation))
+    if generation % 20 == 0:
+        collection.finish()
+print(json.dumps([generation]))
+"""
+
+
+@pytest.mark.slow
+def test_four_readers_and_two_writers_for_a_minute(tmp_path: Path) -> None:
+    path = tmp_path / "videos.db"
+    collection = open_collection(path)
+    collection.create(SPEC, DIM)
+    for writer in range(2):
+        collection.upsert(group_rows(writer, 0))
+    start = time.monotonic()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, path, "60", str(number)], stdout=subprocess.PIPE, env=environment()
+        )
+        for program, count in ((READER, 4), (BUSY_WRITER, 2))
+        for number in range(count)
+    ]
+    results = [json.loads(process.communicate(timeout=300)[0] or "null") for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6
+    assert time.monotonic() - start > 60
+    generations = [result[0] for result in results[4:]]
+    assert min(generations) > 20  # both writers had their turns
+    assert all(result[0] > 20 for result in results[:4])
+    assert collection.count() == 2 * len(group_rows(0, 0))
+    collection.close()
