@@ -1,42 +1,31 @@
-"""Compare this project's library functions with plain code: embedding videos, and searching 100,000 vectors in Milvus.
+"""Compare `clip4clip embed` with plain code: embedding the videos of a library.
 
-Embedding: `clip4clip embed`, with its default runtime and with torch, is compared with a straightforward script in the
-manner of Towhee's tutorial. The script uses the published model code (`towhee.models`, torch), decodes every frame of a
-video, keeps twelve, and processes one video after the other. All have the same random weights, the same torch and the
-same videos, which are made from the real frames of bigbuckbunny.mp4. Every measurement is the whole run of a process;
-the tools take turns within a round. clip4clip exports a checkpoint to a graph for ONNX Runtime once; this is done
-before, and its time is reported separately.
-
-Index: `VideoIndex` is compared with a plain `MilvusClient` with the same parameters and with brute force by numpy, in a
-local folder (milvus-lite) and on a server (the wheel `milvus`). The vectors lie around 1,000 centres. The variances of
-the centres, and of the vectors around them, fall like 1, 1/2, 1/3, … over the 512 dimensions, as those of embeddings
-do. The queries are drawn in the same way and are not in the index. The clients of the server are processes. Those of a
-local folder are threads, as only one process can open the folder.
+`clip4clip embed`, with its default runtime and with torch, is compared with a straightforward script in the manner of
+Towhee's tutorial. The script uses the published model code (`towhee.models`, torch), decodes every frame of a video,
+keeps twelve, and processes one video after the other. All have the same random weights, the same torch and the same
+videos, which are made from the real frames of bigbuckbunny.mp4. Every measurement is the whole run of a process; the
+tools take turns within a round. clip4clip exports a checkpoint to a graph for ONNX Runtime once; this is done before,
+and its time is reported separately. benchmarks/index.py measures searches.
 
 The published model code needs torchvision, which needs the torch it was built for. On Linux, x86-64:
 
     python3 -m venv /tmp/library
     grep -v -e '^torch==' -e '^torchmetrics==' constraints.txt > /tmp/library/constraints.txt
-    /tmp/library/bin/pip install -c /tmp/library/constraints.txt -e '.[peers,retrieval]' milvus
+    /tmp/library/bin/pip install -c /tmp/library/constraints.txt -e '.[peers,retrieval]'
     /tmp/library/bin/python benchmarks/library.py --json docs/library.json
-    /tmp/library/bin/python benchmarks/library.py --videos 4 --seconds 10 --vectors 2000 --rounds 1   # a short trial
+    /tmp/library/bin/python benchmarks/library.py --videos 4 --seconds 10 --rounds 1   # a short trial
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
-import importlib.util
 import json
-import multiprocessing
 import os
-import queue
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -62,23 +51,13 @@ TOOLS = {  # with the options of clip4clip
 TIMES = "times clip4clip's"
 REQUIRED_SPEEDUP, REQUIRED_COSINE = 2.0, 0.9999  # to the tutorial's script
 
-DIM, CENTRES, NEAREST, CLIENTS, SEARCHES = 512, 1000, 10, 8, 400
-BACKENDS = {"milvus-lite": "a folder, clients are threads", "server": "Milvus 2.3.5, clients are processes"}
-VIDEO_INDEX, PLAIN, BRUTE_FORCE = "VideoIndex", "plain pymilvus", "numpy, brute force"
-REQUIRED_RECALL = 0.99
-INSERT_BATCH_SIZE = 500  # of the plain client, as of VideoIndex
-REQUIREMENTS = {
-    "embedding": ("torchvision", "towhee.models", "av", "scikit-video", "pyarrow", "onnx", "onnxruntime"),
-    "index": ("pymilvus", "milvus-lite", "pyarrow"),
-}
+REQUIREMENTS = ("torchvision", "towhee.models", "av", "scikit-video", "pyarrow", "onnx", "onnxruntime")
+VERSIONS = ("torch", "torchvision", "onnxruntime", "towhee.models", "av", "numpy")
 
-VERSIONS = ("torch", "torchvision", "onnxruntime", "towhee.models", "av", "numpy", "pymilvus", "milvus-lite", "milvus")
-
-Search = Callable[[np.ndarray], list[str]]
 console = Console(width=200, stderr=True, highlight=False)
 
 
-# Embedding: the inputs
+# The inputs
 
 
 def make_segment(number: int, path: Path) -> None:
@@ -172,7 +151,7 @@ def make_graph(weights: str) -> None:
     VideoEncoder.load(MODEL, weights, "cpu", "onnxruntime")
 
 
-# Embedding: the tutorial's script
+# The tutorial's script
 
 
 def embed_by_tutorial(tool: str, listing: str, weights: str, out: str, start: str) -> None:
@@ -209,7 +188,7 @@ def embed_by_tutorial(tool: str, listing: str, weights: str, out: str, start: st
     np.savez(out, paths=paths, vectors=np.stack(vectors))
 
 
-# Embedding: the figures
+# The figures
 
 
 def run_command(command: Sequence[str]) -> dict[str, Any]:
@@ -321,275 +300,12 @@ def rows_of_embedding(report: Mapping[str, Any]) -> Iterator[list[str]]:
         ]
 
 
-# The index: its vectors
-
-
-def random_vectors(count: int, seed: int) -> np.ndarray:
-    """Return unit vectors around centres; the centres are the same for every seed."""
-    spread = np.arange(1, DIM + 1, dtype=np.float32) ** -0.5
-    centres = np.random.default_rng(0).standard_normal((CENTRES, DIM), np.float32)
-    generator = np.random.default_rng(seed)
-    vectors = generator.standard_normal((count, DIM), np.float32)
-    vectors += centres[generator.integers(0, CENTRES, count)]
-    vectors *= spread
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def rows_for(vectors: np.ndarray) -> list[dict[str, Any]]:
-    """Return rows like those of a table of vectors."""
-    columns = {"duration": 30.0, "frame_count": 750, "size": 6_000_000, "mtime": 1_700_000_000_000_000_000}
-    return [
-        {"id": f"v{number}", "path": f"/videos/{number}.mp4", "vector": vector, **columns}
-        for number, vector in enumerate(vectors)
-    ]
-
-
-def insert_by_video_index(uri: str, rows: list[dict[str, Any]]) -> float:
-    """Return the seconds that inserting takes, without opening and closing the index."""
-    from clip4clip.retrieval import VideoIndex
-
-    complete_rows = ({**row, "model": MODEL, "fingerprint": "made up"} for row in rows)
-    with VideoIndex(uri, "ours") as index:
-        start = time.perf_counter()
-        index.add(track(complete_rows, f"{VIDEO_INDEX}: adding", len(rows), console=console))
-        return time.perf_counter() - start
-
-
-def insert_by_pymilvus(uri: str, rows: list[dict[str, Any]]) -> float:
-    from pymilvus import DataType, MilvusClient
-
-    local = "://" not in uri
-    client = plain_client(uri)
-    start = time.perf_counter()
-    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=65_535)
-    schema.add_field("path", DataType.VARCHAR, max_length=65_535)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIM)
-    index = MilvusClient.prepare_index_params()
-    kind = {"index_type": "FLAT"} if local else {"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}
-    index.add_index("vector", metric_type="COSINE", **kind)
-    client.create_collection("plain", schema=schema, index_params=index, consistency_level="Session")
-    for first in track(range(0, len(rows), INSERT_BATCH_SIZE), f"{PLAIN}: inserting", console=console):
-        client.insert("plain", rows[first : first + INSERT_BATCH_SIZE], timeout=60)
-    client.flush("plain", timeout=60)
-    seconds = time.perf_counter() - start
-    client.close()
-    return seconds
-
-
-def search_by_video_index(uri: str) -> Search:
-    from clip4clip.retrieval import VideoIndex
-
-    index = VideoIndex(uri, "ours", timeout=60)
-    return lambda vector: [hit.id for hit in index.search(vector=vector, limit=NEAREST)]
-
-
-def plain_client(uri: str) -> Any:
-    from pymilvus import MilvusClient
-
-    # As VideoIndex does: milvus-lite closes connections that send pymilvus's frequent keep-alive pings.
-    return MilvusClient(uri, grpc_options={} if "://" in uri else {"grpc.keepalive_time_ms": 2**31 - 1})
-
-
-def search_by_pymilvus(uri: str) -> Search:
-    client = plain_client(uri)
-    parameters = {} if "://" not in uri else {"params": {"ef": 256}}
-
-    def search(vector: np.ndarray) -> list[str]:
-        results = client.search(
-            "plain", data=[vector], limit=NEAREST, output_fields=["path"], search_params=parameters, timeout=60
-        )
-        return [hit["id"] for hit in results[0]]
-
-    return search
-
-
-INSERTS = {VIDEO_INDEX: insert_by_video_index, PLAIN: insert_by_pymilvus}
-SEARCHES_BY = {VIDEO_INDEX: search_by_video_index, PLAIN: search_by_pymilvus}
-COLLECTIONS = {VIDEO_INDEX: "ours", PLAIN: "plain"}
-
-
-def wait_until_indexed(uri: str, collection: str, rows: int) -> float:
-    """Wait until a server has loaded its finished index, and return the seconds. Until then searches are less exact."""
-    from pymilvus import MilvusClient
-
-    if "://" not in uri:
-        return 0.0
-    start = time.monotonic()
-    client = MilvusClient(uri)
-    with console.status(f"the server builds the index of {collection!r}"):
-        while True:
-            index = client.describe_index(collection, "vector")
-            segments = client.list_loaded_segments(collection)
-            loaded = sum(segment.num_rows for segment in segments if segment.index_name)
-            if index["pending_index_rows"] == 0 and loaded >= rows and all(segment.index_name for segment in segments):
-                client.close()
-                return time.monotonic() - start
-            if time.monotonic() - start > 1800:
-                raise SystemExit(f"the server has not built its index in half an hour: {index}, {segments}")
-            time.sleep(1)
-
-
-# The index: its clients
-
-
-def run_client(kind: str, uri: str, queries: np.ndarray, ready: Any, results: Any) -> None:
-    """Search for every query, once all other clients are ready."""
-    try:
-        search = SEARCHES_BY[kind](uri)
-        search(queries[0])
-        ready.wait(300)
-        first_start, latencies = time.time(), []
-        for vector in queries:
-            start = time.perf_counter()
-            search(vector)
-            latencies.append(time.perf_counter() - start)
-        results.put((first_start, time.time(), latencies))
-    except Exception as error:
-        ready.abort()
-        results.put(f"{type(error).__name__}: {error}")
-
-
-def search_concurrently(kind: str, uri: str, queries: np.ndarray, clients: int) -> tuple[list[float], float]:
-    """Return the seconds of each search, and the searches per second of all clients together."""
-    shares = np.array_split(queries, clients)
-    if "://" in uri:
-        context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["clip4clip.index.video_index"])  # imported once for all clients
-        ready, results, worker = context.Barrier(clients), context.Queue(), context.Process
-    else:
-        ready, results, worker = threading.Barrier(clients), queue.Queue(), threading.Thread
-    workers = [worker(target=run_client, args=(kind, uri, share, ready, results), daemon=True) for share in shares]
-    for client in workers:
-        client.start()
-    reports = [results.get(timeout=1200) for _ in workers]
-    for client in workers:
-        client.join()
-    if failed := {report for report in reports if isinstance(report, str)}:
-        raise SystemExit(f"{kind} failed with {clients} clients: {'; '.join(failed)}")
-    seconds = max(end for _, end, _ in reports) - min(start for start, _, _ in reports)
-    return [latency for _, _, latencies in reports for latency in latencies], len(queries) / seconds
-
-
-# The index: the figures
-
-
-def measure_backend(backend: str, count: str, queries: str, rounds: str, folder: str) -> None:
-    """Measure all kinds of clients; runs in a process of its own, and prints their figures as JSON."""
-    importlib.import_module("clip4clip.index.video_index")  # not timed: it imports torch
-    vectors, query_vectors = random_vectors(int(count), 1), random_vectors(int(queries), 2)
-    if backend == "server":
-        server = import_servers().MilvusServer(Path(folder))
-        try:
-            with console.status("a Milvus server starts"):
-                server.start()
-            report = measure_clients(dict.fromkeys(INSERTS, server.uri), vectors, query_vectors, int(rounds))
-        except AssertionError as error:
-            raise SystemExit(f"the Milvus server did not start (only one can run at a time): {error}") from error
-        finally:
-            server.kill()
-    else:
-        uris = {kind: str(Path(folder) / f"{collection}.db") for kind, collection in COLLECTIONS.items()}
-        report = measure_clients(uris, vectors, query_vectors, int(rounds))
-    print(json.dumps(report))
-
-
-def measure_clients(uris: dict[str, str], vectors: np.ndarray, queries: np.ndarray, rounds: int) -> dict[str, Any]:
-    nearest = [set(row) for row in np.argsort(-(queries @ vectors.T), axis=1)[:, :NEAREST].tolist()]
-
-    def recall(search: Search) -> float:
-        results = [{int(name[1:]) for name in search(query)} for query in queries]
-        return sum(len(ids & right) for ids, right in zip(results, nearest, strict=True)) / (NEAREST * len(queries))
-
-    rows = rows_for(vectors)
-    report: dict[str, Any] = {}
-    for kind, uri in uris.items():
-        report[kind] = {"vectors per second": len(rows) / INSERTS[kind](uri, rows)}
-        report[kind]["recall at once"] = recall(SEARCHES_BY[kind](uri))
-        report[kind]["seconds until indexed"] = wait_until_indexed(uri, COLLECTIONS[kind], len(rows))
-        report[kind]["recall"] = recall(SEARCHES_BY[kind](uri))
-    report[BRUTE_FORCE] = {"recall": 1.0}
-
-    def exact(query: np.ndarray) -> np.ndarray:
-        similarity = vectors @ query
-        best = np.argpartition(similarity, -NEAREST)[-NEAREST:]
-        return best[np.argsort(-similarity[best])]
-
-    repeated = np.resize(queries, (SEARCHES, DIM))
-    timed: dict[tuple[str, int], list[tuple[list[float], float]]] = {}
-    for number in track(range(rounds), "searching", console=console):
-        for clients in (1, CLIENTS):
-            kinds = list(uris)
-            for kind in kinds[number % 2 :] + kinds[: number % 2]:
-                timed.setdefault((kind, clients), []).append(search_concurrently(kind, uris[kind], repeated, clients))
-        latencies = []
-        for query in repeated:
-            start = time.perf_counter()
-            exact(query)
-            latencies.append(time.perf_counter() - start)
-        timed.setdefault((BRUTE_FORCE, 1), []).append((latencies, len(repeated) / sum(latencies)))
-    for (kind, clients), measured in timed.items():
-        pooled = 1000 * np.concatenate([latencies for latencies, _ in measured])
-        report[kind][f"{clients} at once"] = {
-            "p50": float(np.percentile(pooled, 50)),
-            "p99": float(np.percentile(pooled, 99)),
-            "searches per second": statistics.median(rate for _, rate in measured),
-        }
-    return report
-
-
-def measure_index(vectors: int, queries: int, rounds: int, temporary: Path) -> dict[str, Any]:
-    report: dict[str, Any] = {"vectors": vectors, "queries": queries, "rounds": rounds, "searches": SEARCHES}
-    report["backends"] = {}
-    for backend in BACKENDS:
-        if backend == "server" and not installed(["milvus"]):
-            console.print("the wheel milvus is not installed: the server is skipped")
-            continue
-        folder = temporary / backend
-        folder.mkdir()
-        figures = run_command(child("measure_backend", backend, str(vectors), str(queries), str(rounds), str(folder)))
-        report["backends"][backend] = {kind: figures[kind] for kind in (VIDEO_INDEX, PLAIN, BRUTE_FORCE)}
-    return report
-
-
-def rows_of_index(report: Mapping[str, Any]) -> Iterator[list[str]]:
-    head = ["", "vectors/s in", "until indexed", f"recall@{NEAREST}", "at once"]
-    yield head + [f"{clients}: {what}" for clients in (1, CLIENTS) for what in ("p50 ms", "p99 ms", "searches/s")]
-    for backend, kinds in report["backends"].items():
-        for kind, figures in kinds.items():
-            cells = [
-                f"{figures['vectors per second']:,.0f}" if kind != BRUTE_FORCE else "–",
-                f"{figures['seconds until indexed']:.0f} s" if kind != BRUTE_FORCE else "–",
-                f"{figures['recall']:.4f}",
-                f"{figures['recall at once']:.4f}" if kind != BRUTE_FORCE else "–",
-            ]
-            for clients in (1, CLIENTS):
-                times = figures.get(f"{clients} at once")
-                cells += (
-                    [f"{times['p50']:.1f}", f"{times['p99']:.1f}", f"{times['searches per second']:.0f}"]
-                    if times
-                    else ["–"] * 3
-                )
-            yield [f"{backend}, {kind}", *cells]
-
-
-# Both
+# The report
 
 
 def child(function: str, *arguments: str) -> list[str]:
     """Return a command that calls a function of this file in a process of its own."""
     return [sys.executable, "-W", "ignore", __file__, "--child", function, *arguments]
-
-
-def import_servers() -> Any:
-    """Import tests/servers.py, which is not part of a package."""
-    path = Path(__file__).parent.parent / "tests" / "servers.py"
-    specification = importlib.util.spec_from_file_location("servers", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def show(title: str, rows: Iterator[list[str]], markdown: bool) -> None:
@@ -608,19 +324,17 @@ def verdicts(report: Mapping[str, Any]) -> Iterator[str]:
     def verdict(what: str, value: float, bar: float, digits: int) -> str:
         return f"{'met' if value >= bar else 'MISSED'}: {what} {value:.{digits}f}, required {bar}"
 
-    if embedding := report.get("embedding"):
-        ours, theirs = embedding["tools"][OURS], embedding["tools"][TUTORIAL]
-        yield verdict("times as fast as the tutorial's script", theirs[TIMES], REQUIRED_SPEEDUP, 2)
-        yield verdict("least cosine to its vectors", ours["cosine"], REQUIRED_COSINE, 6)
-        yield f"seconds to export the graph, once for each checkpoint: {embedding['seconds to make the graph']:.1f}"
-        yield f"for comparison, the greatest cosine between two videos: {embedding['nearest other video']:.6f}"
-    for backend, kinds in report.get("index", {}).get("backends", {}).items():
-        yield verdict(f"recall@{NEAREST} of {VIDEO_INDEX}, {backend}", kinds[VIDEO_INDEX]["recall"], REQUIRED_RECALL, 4)
+    embedding = report["embedding"]
+    ours, theirs = embedding["tools"][OURS], embedding["tools"][TUTORIAL]
+    yield verdict("times as fast as the tutorial's script", theirs[TIMES], REQUIRED_SPEEDUP, 2)
+    yield verdict("least cosine to its vectors", ours["cosine"], REQUIRED_COSINE, 6)
+    yield f"seconds to export the graph, once for each checkpoint: {embedding['seconds to make the graph']:.1f}"
+    yield f"for comparison, the greatest cosine between two videos: {embedding['nearest other video']:.6f}"
 
 
-def check_requirements(parts: Sequence[str]) -> None:
-    versions = installed({name for part in parts for name in REQUIREMENTS[part]})
-    missing = [name for part in parts for name in REQUIREMENTS[part] if name not in versions]
+def check_requirements() -> None:
+    versions = installed(REQUIREMENTS)
+    missing = [name for name in REQUIREMENTS if name not in versions]
     if missing:
         raise SystemExit(
             f"not installed: {', '.join(missing)}. The docstring of this file has the commands to install them."
@@ -643,42 +357,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=40, help="number of videos to embed")
     parser.add_argument("--seconds", type=int, default=30, help="length of each video, a multiple of ten")
-    parser.add_argument("--vectors", type=int, default=100_000, help="number of vectors in the index")
-    parser.add_argument("--queries", type=int, default=200, help="number of different queries")
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds")
     parser.add_argument("--folder", type=Path, help="folder to keep the videos and the weights in")
-    parser.add_argument("--only", choices=list(REQUIREMENTS), help="measure this part; keep the other in --json")
     parser.add_argument("--markdown", action="store_true", help="also print the tables as Markdown")
     parser.add_argument("--json", type=Path, help="report to write")
     arguments = parser.parse_args()
-    if min(arguments.videos, arguments.queries, arguments.rounds) < 1 or arguments.vectors < NEAREST:
-        parser.error(f"--videos, --queries and --rounds must be at least 1, and --vectors at least {NEAREST}")
+    if min(arguments.videos, arguments.rounds) < 1:
+        parser.error("--videos and --rounds must be at least 1")
     if arguments.seconds < 1 or arguments.seconds % SEGMENT_SECONDS:
         parser.error(f"--seconds must be a multiple of {SEGMENT_SECONDS}")
-    parts = [arguments.only] if arguments.only else list(REQUIREMENTS)
-    check_requirements(parts)
-    report: dict[str, Any] = {}
-    if arguments.only and arguments.json and arguments.json.exists():
-        report = json.loads(arguments.json.read_text("utf-8"))
-    report |= {"cores": len(os.sched_getaffinity(0)), "versions": installed(VERSIONS)}
+    check_requirements()
+    report: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "versions": installed(VERSIONS)}
     with tempfile.TemporaryDirectory() as temporary_folder:
         temporary = Path(temporary_folder)
-        if "embedding" in parts:
-            folder = (arguments.folder or temporary).absolute()
-            folder.mkdir(parents=True, exist_ok=True)
-            report["embedding"] = measure_embedding(
-                arguments.videos, arguments.seconds, arguments.rounds, folder, temporary
-            )
-        if "index" in parts:
-            report["index"] = measure_index(arguments.vectors, arguments.queries, arguments.rounds, temporary)
+        folder = (arguments.folder or temporary).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        embedding = measure_embedding(arguments.videos, arguments.seconds, arguments.rounds, folder, temporary)
+        report["embedding"] = embedding
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    if embedding := report.get("embedding"):
-        title = f"{embedding['videos']} videos of {embedding['length']} s, 1280×720, {MODEL}, {report['cores']} cores"
-        show(title, rows_of_embedding(embedding), arguments.markdown)
-    if index := report.get("index"):
-        backends = "; ".join(f"{backend}: {what}" for backend, what in BACKENDS.items())
-        show(f"{index['vectors']:,} vectors; {backends}", rows_of_index(index), arguments.markdown)
+    title = f"{embedding['videos']} videos of {embedding['length']} s, 1280×720, {MODEL}, {report['cores']} cores"
+    show(title, rows_of_embedding(embedding), arguments.markdown)
     for line in verdicts(report):
         print(line)
 

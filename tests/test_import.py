@@ -26,7 +26,9 @@ HEAVY = {
     "rich",
     "typer",
     "pymilvus",
-    "milvus_lite",
+    "grpc",
+    "pandas",
+    "psutil",
     "pyarrow",
     "gradio",
     "ray",
@@ -99,6 +101,23 @@ def test_the_factory_of_the_operator_imports_towhee_only_when_it_is_used() -> No
     from clip4clip.operators import clip4clip as operator
 
     assert factory is operator
+
+
+# Fills an index in a file, and searches it by a vector.
+LOCAL_INDEX = """
+sys.path.insert(0, {tests!r})
+from index_rows import random_rows
+from clip4clip.retrieval import VideoIndex
+with VideoIndex({uri!r}) as index:
+    index.add(random_rows(5))
+    assert index.search(vector=random_rows(5)[3]["vector"], limit=1, filter="duration > 1")[0].id == "v3"
+"""
+
+
+def test_an_index_in_a_file_imports_no_client_of_a_server(tmp_path: Path) -> None:
+    loaded = modules_after(LOCAL_INDEX.format(tests=str(Path(__file__).parent), uri=str(tmp_path / "videos.db")))
+    assert {"sqlite3", "numpy"} <= loaded
+    assert loaded & {"pymilvus", "grpc", "pandas", "pyarrow", "gradio", "towhee"} == set()
 
 
 def test_no_file_imports_a_module_that_only_posix_has() -> None:

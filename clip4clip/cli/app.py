@@ -53,7 +53,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 # The extra of this distribution that installs each optional package.
 EXTRAS = {
-    **dict.fromkeys(("pyarrow", "pymilvus", "milvus_lite", "gradio", "fastapi", "starlette", "uvicorn"), "retrieval"),
+    **dict.fromkeys(("pyarrow", "lark", "psutil", "gradio", "fastapi", "starlette", "uvicorn"), "retrieval"),
+    **dict.fromkeys(("pymilvus", "grpc"), "milvus"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     "ray": "ray",
     "matplotlib": "plot",

@@ -169,11 +169,13 @@ class Engine(Protocol):
     def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
         """Give rows new ids and paths. Their vectors and all other fields stay.
 
-        The field ``video`` of a row changes with its id if they are equal. A row that has one of the new ids already is
-        replaced.
+        All rows whose ``video`` is the old id of one of these rows get the new id as their ``video``.
 
         Args:
             changes: new id and new path of each row, by its old id. Ids that do not exist are ignored.
+
+        Raises:
+            VideoIndexError: another row or video has one of the new ids. Nothing is changed then.
         """
         ...
 

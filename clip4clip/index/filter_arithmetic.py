@@ -1,4 +1,4 @@
-"""Solve the arithmetic of a filter for its field, so that no engine has to compute: ``size / 1000 > 5`` is ``size > 5000``.
+"""Solve the arithmetic of a filter for its field: ``size / 1000 > 5`` becomes ``size > 5000``. No engine computes.
 
 Engines differ in integer division, overflow and decimals, and a Milvus server crashes when a filter divides by zero.
 """

@@ -1,4 +1,4 @@
-"""Parse the text of a filter. The language is a subset of Milvus's expressions, with the same meaning on every engine."""
+"""Parse the text of a filter. The language is that of Milvus's expressions, in part, and equal on every engine."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from .filter_tree import (
     Value,
     Wildcard,
     is_index,
+    is_large,
     iterate_leaves,
 )
 
@@ -42,7 +43,7 @@ MAX_CHARACTERS = 65_536
 MAX_CONDITIONS = 300  # SQLite may be built to take no more than 999 parameters
 MAX_DEPTH = 100  # levels of and, or, not; the parser of a server takes about 400
 MAX_VALUES = 10_000  # of one list
-MAX_ELEMENT = 2**53  # a server compares larger integers in lists in another way than other numbers
+MAX_LARGE_VALUES = 100  # of one list: numbers of 2**53 and more, each of which is a condition of its own on a server
 MAX_KEYS = 20  # of one field
 MAX_INDEXES = 3  # of one field
 MAX_PATTERN = 10_000  # characters; SQLite takes 50,000 bytes
@@ -213,7 +214,11 @@ def _to_values(part: _Part) -> tuple[Value, ...]:
         raise InvalidPartError(
             part.position, f"the list has {len(part.meaning.items):,} values, but at most {MAX_VALUES:,} are possible"
         )
-    return tuple(map(_to_value, part.meaning.items))
+    values = tuple(map(_to_value, part.meaning.items))
+    if sum(map(is_large, values)) > MAX_LARGE_VALUES:
+        problem = f"the list has more than {MAX_LARGE_VALUES} numbers of 2**53 and more"
+        raise InvalidPartError(part.position, problem)
+    return values
 
 
 @v_args(meta=True)
@@ -312,10 +317,13 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
             raise InvalidPartError(meta.start_pos, 'expected the name of a field, as in $meta["camera"]')
         return _Part(_make_field(name, keys, meta.start_pos), meta.start_pos)
 
-    def key(self, meta: Any, tokens: list[Token]) -> str | int:
+    def key(self, _meta: Any, tokens: list[Token]) -> str | int:
         token = tokens[0]
         if token.type == "STRING":
-            return unquote(token, token.start_pos)
+            key = unquote(token, token.start_pos)
+            if not key:
+                raise InvalidPartError(token.start_pos, "a key cannot be empty")
+            return key
         if not re.fullmatch(r"0|[1-9][0-9]{0,8}", token):
             raise InvalidPartError(token.start_pos, "expected a key, or the index of an element: 0, 1, 2, …")
         return int(token)
@@ -407,7 +415,7 @@ def _call(name: Token, parts: Sequence[_Part]) -> Contains:
 def _to_element(part: _Part) -> Value:
     """Return a value to look for in a list."""
     value = _to_value(part)
-    if value.kind == "number" and abs(value.value) >= MAX_ELEMENT:  # type: ignore[arg-type]
+    if is_large(value):
         raise InvalidPartError(part.position, "numbers of 2**53 and more cannot be looked for in a list")
     return value
 

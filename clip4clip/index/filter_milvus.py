@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import VideoIndexError
 from .filter_tree import (
+    EXACT_INTEGER,
     And,
     Comparison,
     Condition,
@@ -22,12 +23,12 @@ from .filter_tree import (
     Remainder,
     Value,
     Wildcard,
+    is_large,
     prefix_range,
 )
 from .filters import quote
 
 SCHEMA_FIELDS = ("id", "path", "video")  # strings that all rows have; other fields are dynamic
-MAX_DIVIDEND = 2**62  # above, the remainder of a float cannot be computed in 64 bits
 
 
 def to_milvus(condition: Condition | None, schema_fields: Collection[str] = SCHEMA_FIELDS) -> str:
@@ -70,7 +71,7 @@ class _Renderer:
             return f"({_always(name) if self._is_plain(leaf.field) else f'exists {name}'})"
         if isinstance(leaf, Contains):
             return _contain(name, leaf)
-        bounds = f"{name} > -{MAX_DIVIDEND} and {name} < {MAX_DIVIDEND}"
+        bounds = f"{name} > -{EXACT_INTEGER} and {name} < {EXACT_INTEGER}"
         return f"({bounds} and {name} % {leaf.divisor} == {leaf.remainder})"
 
     def _render_text(self, name: str, leaf: Leaf) -> str:
@@ -121,9 +122,14 @@ def _list(values: Sequence[Any]) -> str:
 
 
 def _find_in_list(name: str, values: Sequence[Value]) -> str:
-    """Return a condition with one list for each type, because a server cannot read a list of several types."""
-    groups = [[v.value for v in values if type(v.value) is type_] for type_ in (str, int, float, bool)]
+    """Return a condition with one list for each type, because a server cannot read a list of several types.
+
+    A server compares a large integer in a list in another way than by ``==``.
+    """
+    small = [value.value for value in values if not is_large(value)]
+    groups = [[value for value in small if type(value) is type_] for type_ in (str, int, float, bool)]
     parts = [f"{name} in {_list(group)}" for group in groups if group]
+    parts += [f"{name} == {_literal(value.value)}" for value in values if is_large(value)]
     return _join("or", parts or [_never(name)])
 
 

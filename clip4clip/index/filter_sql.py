@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .filter_tree import (
+    EXACT_INTEGER,
     And,
     Comparison,
     Condition,
@@ -35,9 +36,6 @@ TEXT_COLUMNS = ("id", "path", "video")
 REAL_COLUMNS = ("start", "end", "duration")
 INTEGER_COLUMNS = ("frame_count", "size", "mtime")
 COLUMNS = (*TEXT_COLUMNS, *REAL_COLUMNS, *INTEGER_COLUMNS)
-
-EXACT_INTEGER = 2**53  # a float holds all whole numbers below
-MAX_DIVIDEND = 2**62  # above, the remainder of a float cannot be computed in 64 bits
 
 
 class _Sql(NamedTuple):
@@ -197,7 +195,7 @@ def _walk(keys: Sequence[str | int], column: str) -> _Sql:
         inner = f"CASE WHEN k{level}.type IN ('object', 'array') THEN k{level}.value END"
         tables.append(f"json_each({inner}) AS k{level + 1}")
     conditions = " AND ".join(f"CAST(k{level}.key AS TEXT) = {{}}" for level in range(len(keys)))
-    query = f"(SELECT k{len(keys) - 1}.{column} FROM {', '.join(tables)} WHERE {conditions})"
+    query = f"(SELECT k{len(keys) - 1}.{column} FROM {', '.join(tables)} WHERE {conditions})"  # noqa: S608  no keys in it
     return _sql(query, *map(str, keys))
 
 
@@ -331,5 +329,5 @@ def _divide(operand: _Operand, leaf: Remainder) -> _Sql:
     if "number" not in operand.kinds:
         return _NEVER
     value = operand.value
-    bounds = _sql(f"{{}} > {-MAX_DIVIDEND} AND {{}} < {MAX_DIVIDEND}", value, value)
+    bounds = _sql(f"{{}} > {-EXACT_INTEGER} AND {{}} < {EXACT_INTEGER}", value, value)
     return operand.restrict(_sql("({} AND {} % {} = {})", bounds, value, leaf.divisor, leaf.remainder), "number")

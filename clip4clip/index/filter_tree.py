@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
+EXACT_INTEGER = 2**53  # a float holds all smaller whole numbers
 KIND_BY_TYPE = {str: "string", bool: "boolean", int: "number", float: "number"}
-
-
-def _detail(default: Any) -> Any:
-    """Return a dataclass field that is used in messages only."""
-    return field(default=default, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Field:
 
     name: str
     keys: tuple[str | int, ...] = ()
-    position: int = _detail(0)
+    position: int = dataclasses.field(compare=False, repr=False, default=0)
 
     def __str__(self) -> str:
         return self.name + "".join(f"[{key}]" if isinstance(key, int) else f'["{key}"]' for key in self.keys)
@@ -44,7 +41,7 @@ class Value:
     """
 
     value: str | int | float | bool
-    text: str = _detail("")
+    text: str = dataclasses.field(compare=False, repr=False, default="")
 
     @property
     def kind(self) -> str:
@@ -75,14 +72,14 @@ class Comparison:
     field: Field
     operator: str
     value: Value
-    is_computed: bool = _detail(False)
+    is_computed: bool = dataclasses.field(compare=False, repr=False, default=False)
 
 
 @dataclass(frozen=True)
 class Remainder:
     """True if a number divided by ``divisor`` leaves ``remainder``. Decimals are cut off before the division.
 
-    The remainder has the sign of the number. Numbers of 2**63 and above, or -2**63 and below, match nothing.
+    The remainder has the sign of the number. Numbers of 2**53 and above, or -2**53 and below, match nothing.
     """
 
     field: Field
@@ -110,7 +107,7 @@ class Match:
 
     field: Field
     pattern: Pattern
-    value: Value | None = _detail(None)
+    value: Value | None = dataclasses.field(compare=False, repr=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -163,6 +160,11 @@ def iterate_leaves(condition: Condition) -> Iterator[Leaf]:
             yield from iterate_leaves(part)
     else:
         yield condition
+
+
+def is_large(value: Value) -> bool:
+    """Return whether a value is a number of which a float may hold only a neighbour."""
+    return not isinstance(value.value, str | bool) and abs(value.value) >= EXACT_INTEGER
 
 
 def is_index(key: str | int) -> bool:

@@ -37,7 +37,7 @@ from .tables import (
     read_vectors,
     select_rows,
 )
-from .values import check_limit, check_output_fields, check_text, to_vector
+from .values import check_limit, check_output_fields, check_per_video, check_text, to_vector, to_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -124,12 +124,15 @@ class LocalCollection:
             rows: rows from :func:`clip4clip.index.values.to_stored_row`, by id.
 
         Raises:
+            InputTypeError, InputValueError: a vector has the wrong length or cannot be stored.
             VideoIndexError: the collection would have more than ``MAX_ROWS`` rows.
         """
         if not rows:
             return
         collection, store = self._require()
-        records = encode(np.stack([row["vector"] for row in rows.values()]), collection.rotation)
+        vectors = to_vectors([row["vector"] for row in rows.values()], collection.dim, [*rows])
+        stored = [row | {"vector": vector} for row, vector in zip(rows.values(), vectors, strict=True)]
+        records = encode(vectors, collection.rotation)
 
         def write(connection: sqlite3.Connection) -> None:
             if replaced := find_rows(connection, collection.number, rows):
@@ -140,7 +143,7 @@ class LocalCollection:
                     f"the index has {count:,} rows, and a local index can have {MAX_ROWS:,}: use a Milvus server for "
                     "more"
                 )
-            records["row"], records["video"] = insert_rows(connection, collection.number, [*rows.values()])
+            records["row"], records["video"] = insert_rows(connection, collection.number, stored)
             store.publish(connection, records)
 
         self._database.write(write)
@@ -180,6 +183,7 @@ class LocalCollection:
             VideoIndexError: the collection does not exist, or the filter is invalid.
         """
         limit = check_limit(limit)
+        check_per_video(per_video)
         check_output_fields(output_fields)
         _check_options(options)
         collection, store = self._require()

@@ -337,7 +337,8 @@ class MilvusCollection:
     def get(self, id: Any) -> Hit | None:  # noqa: A002
         """Return the row with an id, with the score 1; None if there is no such row."""
         info = self.require()
-        rows = self._query(_id_filter(info, [id]), ["*"])
+        [condition] = _filters(info, info.id_field, [id])
+        rows = self._query(condition, ["*"])
         return _to_hit({"id": id, "distance": 1.0, "entity": rows[0]}, info) if rows else None
 
     def rows(self, fields: Sequence[str], filter: str = "") -> Iterator[dict[str, Any]]:  # noqa: A002
@@ -355,17 +356,21 @@ class MilvusCollection:
         """
         info = self.require()
         check_output_fields(fields)
-        return self._iterate(info, [*fields, info.id_field], self._translate_filter(filter, warn=False))
+        names = {*fields, info.id_field}
+        if "*" in names:  # which a server takes to mean the vectors as well
+            names = (names - {"*"}) | (info.kinds.keys() - info.dims.keys()) | ({"$meta"} if info.is_dynamic else set())
+        return self._iterate(info, sorted(names), self._translate_filter(filter, warn=False))
 
     def _iterate(self, info: CollectionInfo, fields: list[str], condition: str) -> Iterator[dict[str, Any]]:
         """Yield all rows that match a condition. pymilvus's iterator breaks at a quote or a backslash in an id."""
-        options: dict[str, Any] = {"consistency_level": "Strong"}
+        self.count()  # waits for what others have written, which an iterator does not
+        options: dict[str, Any] = {}
         batch: Any = []
         while True:
             cursor = f"{info.id_field} > {_id_literal(info, batch[-1][info.id_field])}" if batch else ""
             both = f"{cursor} and ({condition})" if cursor and condition else cursor or condition
             with self._translate_errors():
-                # Only an iterator gets its rows in the order of their ids, from all segments.
+                # Only an iterator gets the rows of all segments in the order of their ids.
                 batch = self._client.query(
                     self.address.collection,
                     filter=both,
@@ -378,7 +383,7 @@ class MilvusCollection:
                 )
             if not batch:
                 return
-            if moment := batch.extra.get("iterator_session_ts"):  # a newer server's name for the state it reads from
+            if moment := batch.extra.get("iterator_session_ts"):  # of the state that a newer server reads from
                 options = {"guarantee_timestamp": moment}
             yield from ({name: value for name, value in row.items() if value is not None} for row in batch)
 
@@ -397,7 +402,7 @@ class MilvusCollection:
         """
         info = self.require()
         condition = self._translate_filter(filter, strict=True)
-        conditions = [*_id_filters(info, ids), *([condition] if condition else [])]
+        conditions = [*_filters(info, info.id_field, ids), *([condition] if condition else [])]
         with self._translate_errors():
             count_before = self.count()
             for matching in conditions:
@@ -420,26 +425,50 @@ class MilvusCollection:
     def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
         """Give rows new ids and paths. Their vectors and all other fields stay.
 
-        The field ``video`` of a row changes with its id if they are equal. A row that has one of the new ids already is
-        replaced. If the call is interrupted, some rows exist under both ids.
+        All rows whose ``video`` is the old id of one of these rows get the new id as their ``video``. If the call is
+        interrupted, some rows exist under both ids: repeat it.
 
         Args:
             changes: new id and new path of each row, by its old id. Ids that do not exist are ignored.
+
+        Raises:
+            VideoIndexError: another row or video has one of the new ids. Nothing is changed then.
         """
         info = self.require()
+        self.count()  # waits for what others have written
+        self._check_unused(changes, info)
         for batch in _in_order(changes):
-            moved: dict[str, dict[str, Any]] = {}
-            for condition in _id_filters(info, batch):
-                for row in self._query(condition, ["*", *info.dims], timeout=self._slow_timeout):
-                    old_id, (new_id, path) = row["id"], changes[row["id"]]
-                    video = new_id if row.get("video", old_id) == old_id else row["video"]
-                    moved[new_id] = row | {"id": new_id, "path": path, "video": video}
-            if not moved:
+            stored: dict[str, dict[str, Any]] = {}
+            for field in ("id", "video"):
+                for condition in _filters(info, field, batch):
+                    rows = self._query(condition, ["*", *info.dims], timeout=self._slow_timeout)
+                    stored |= {row["id"]: row for row in rows}
+            new_ids = {id_: changes[id_][0] for id_ in batch if id_ in stored}
+            moved = [
+                row
+                | ({"id": new_ids[id_], "path": changes[id_][1]} if id_ in new_ids else {})
+                | {"video": new_ids.get(row["video"], row["video"])}
+                for id_, row in stored.items()
+            ]
+            if not new_ids:
                 continue
             with self._translate_errors():
-                self._client.upsert(self.address.collection, [*moved.values()], timeout=self._slow_timeout)
-                for condition in _id_filters(info, [id_ for id_ in batch if id_ not in moved]):
+                self._client.upsert(self.address.collection, moved, timeout=self._slow_timeout)
+                for condition in _filters(info, "id", list(new_ids.keys() - new_ids.values())):
                     self._client.delete(self.address.collection, filter=condition, timeout=self._timeout)
+
+    def _check_unused(self, changes: Mapping[str, tuple[str, str]], info: CollectionInfo) -> None:
+        """Raise VideoIndexError if a row or video that is not changed has one of the new ids."""
+        uses = Counter(new_id for new_id, _ in changes.values())
+        used = [id_ for id_, count in uses.items() if count > 1]
+        new_ids = [id_ for id_ in uses if id_ not in changes]
+        for field in ("id", "video"):
+            for condition in _filters(info, field, new_ids):
+                used += [row[field] for row in self._query(condition, [field], limit=1)]
+        if used:
+            raise VideoIndexError(
+                f"the index already has a video with the id {brief(used[0])}: delete one of the two first"
+            )
 
     def failures(self, paths: Sequence[str]) -> dict[str, Failure]:  # noqa: ARG002
         """Return nothing: a server has no place for the failures of videos."""
@@ -568,14 +597,11 @@ def _in_order(changes: Mapping[str, tuple[str, str]]) -> Iterator[list[str]]:
         yield batch
 
 
-def _id_filters(info: CollectionInfo, ids: Sequence[Any]) -> list[str]:
-    """Return filters that match these ids, which may be many."""
-    return [_id_filter(info, ids[start : start + ID_BATCH]) for start in range(0, len(ids), ID_BATCH)]
-
-
-def _id_filter(info: CollectionInfo, ids: Sequence[Any]) -> str:
-    """Return a filter that matches these ids. pymilvus's own filter breaks at a quote in an id."""
-    return f"{info.id_field} in [{', '.join(_id_literal(info, id_) for id_ in ids)}]"
+def _filters(info: CollectionInfo, field: str, ids: Sequence[Any]) -> list[str]:
+    """Return filters that match the rows with one of these ids in a field. A filter has a limited length."""
+    parts = [ids[start : start + ID_BATCH] for start in range(0, len(ids), ID_BATCH)]
+    # pymilvus's own filter breaks at a quote in an id.
+    return [f"{field} in [{', '.join(_id_literal(info, id_) for id_ in part)}]" for part in parts]
 
 
 def _id_literal(info: CollectionInfo, id_: Any) -> str:

@@ -395,7 +395,8 @@ def _to_columns(row: Row) -> tuple[Any, ...]:
     others = row.keys() - KINDS.keys()
     fields = _encode_json({name: row[name] for name in row if name in others}) if others else None
     get = row.get
-    return row["path"], *[get(name) for name in NUMBER_COLUMNS], fields
+    numbers = (get("start"), get("end"), get("duration"), get("frame_count"), get("size"), get("mtime"))
+    return row["path"], *numbers, fields
 
 
 def _to_row(values: Sequence[Any]) -> Row:

@@ -29,7 +29,7 @@ from .hit import Hit
 from .info import IndexInfo, bytes_on_disk, summarise
 from .relocate import RelocateReport, drop_conflicts, make_path_change, plan_moves
 from .sync import UPSERT_BATCH, FolderSync, SyncReport, is_gone
-from .values import check_limit, check_output_fields, check_text, to_stored_row, to_vector, to_vectors
+from .values import check_limit, check_output_fields, check_text, to_stored_row, to_vector
 
 if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
     from ..library.table import TableSpec
@@ -506,12 +506,10 @@ class VideoIndex:
         if not rows:
             return 0
         stored = [to_stored_row(row) for row in rows]
-        names = [row["id"] for row in stored]
-        dim = len(to_vector(rows[0]["vector"], None, f"the vector of {brief(names[0])}"))
+        dim = len(to_vector(rows[0]["vector"], None, f"the vector of {brief(rows[0]['id'])}"))
         for model, fingerprint in dict.fromkeys((row["model"], row["fingerprint"]) for row in rows):
             self._require_collection(Identity(model, fingerprint), dim, None)
-        vectors = to_vectors([row["vector"] for row in rows], self._engine.require().dims["vector"], names)
-        batch = {row["id"]: row | {"vector": vector} for row, vector in zip(stored, vectors, strict=True)}
+        batch = {row["id"]: row for row in stored}
         self._engine.upsert(batch)
         return len(batch)
 
