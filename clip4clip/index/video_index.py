@@ -29,7 +29,7 @@ from .hit import Hit
 from .info import IndexInfo, bytes_on_disk, summarise
 from .relocate import RelocateReport, drop_conflicts, make_path_change, plan_moves
 from .sync import UPSERT_BATCH, FolderSync, SyncReport, is_gone
-from .values import check_limit, check_output_fields, check_text, to_stored_row, to_vector
+from .values import check_limit, check_output_fields, check_per_video, check_text, to_stored_row, to_vector
 
 if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
     from ..library.table import TableSpec
@@ -214,8 +214,7 @@ class VideoIndex:
         if isinstance(text, str) and not text.strip():
             raise InputValueError(f"the text to search for is empty: {brief(text)}")
         limit = check_limit(limit)
-        if per_video is not None and (isinstance(per_video, bool) or not isinstance(per_video, int) or per_video < 1):
-            raise InputValueError(f"per_video must be a whole number from 1, or None for all, not {brief(per_video)}")
+        check_per_video(per_video)
         check_output_fields(output_fields)
         condition = self._make_condition(filter, since, until)  # an error here costs no decoding
         if vector is None:
