@@ -97,9 +97,9 @@ def test_the_short_form_compares_the_index_with_exact_answers(tmp_path: Path) ->
     for table in tables:
         for name in (OURS, PRODUCT):
             own = table["contenders"][name]
-            assert own["processes"].keys() == own["threads"].keys() == set(CONTENDERS[name].modes)
+            assert own["processes"].keys() == own["threads"].keys() == {PLAIN, FILTERED, PER_VIDEO}
             assert [each["recall"] for each in own["checked"].values()] == [1] * len(own["checked"])
-        assert all(each["queries"] == 100 for each in table["contenders"][OURS]["checked"].values())
+        assert all(each["queries"] == 60 for each in table["contenders"][OURS]["checked"].values())
     assert "clip4clip" in done.stdout
 
 
