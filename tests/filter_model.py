@@ -220,7 +220,7 @@ def make_database(rows: Sequence[Row]) -> sqlite3.Connection:
         columns = ", ".join(f'"{name}"' for name in STORED_COLUMNS)
         database.execute(
             f"INSERT INTO rows(collection, video, fields, {columns}) VALUES (1, "
-            f"(SELECT number FROM videos WHERE name = ?), ?{', ?' * len(STORED_COLUMNS)})",
+            f"(SELECT number FROM videos WHERE collection = 1 AND name = ?), ?{', ?' * len(STORED_COLUMNS)})",
             (video, text, *map(row.get, STORED_COLUMNS)),
         )
     return database

@@ -40,8 +40,8 @@ except ImportError as error:  # pragma: no cover
     raise MissingExtraError("a filter needs lark: pip install 'towhee-clip4clip[retrieval]'") from error
 
 MAX_CHARACTERS = 65_536
-MAX_CONDITIONS = 300  # SQLite may be built to take no more than 999 parameters
-MAX_DEPTH = 100  # levels of and, or, not; the parser of a server takes about 400
+MAX_CONDITIONS = 300  # SQLite may be built for 999 parameters, and for expressions of 1,000 levels
+MAX_DEPTH = 12  # levels of and, or, not; the parser of SQLite has a stack of 100 entries, and a level takes up to 3
 MAX_VALUES = 10_000  # of one list
 MAX_LARGE_VALUES = 100  # of one list: numbers of 2**53 and more, each of which is a condition of its own on a server
 MAX_KEYS = 20  # of one field

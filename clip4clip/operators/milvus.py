@@ -91,9 +91,9 @@ class MilvusSearch(PyOperator):
         user: user name.
         password: password of the user.
         token: ``USER:PASSWORD`` or a key.
-        **kwargs: options of the search: ``limit`` (default 10), ``output_fields`` (default none), and ``expr`` or
-            ``filter``, as in ``VideoIndex.search``; for a collection that was not made by ``VideoIndex``, the filter is
-            in Milvus's own language. For a server also ``param`` (``{'metric_type': …, 'params': {…}}``),
+        **kwargs: options of the search: ``limit`` (default 10), ``output_fields`` (default none), ``per_video``, and
+            ``expr`` or ``filter``, as in ``VideoIndex.search``; for a collection that was not made by ``VideoIndex``,
+            the filter is in Milvus's own language. For a server also ``param`` (``{'metric_type': …, 'params': {…}}``),
             ``metric_type``, ``anns_field``, and ``timeout`` in seconds.
 
     Raises:

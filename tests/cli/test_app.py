@@ -160,12 +160,16 @@ INDEX, SEARCH, SERVE = (
     ["search", "a", "--uri", "v.db"],
     ["serve", "--uri", "v.db"],
 )
+INDEX_ON_SERVER, SEARCH_ON_SERVER, SERVE_SERVER = (
+    [*command[:-1], "http://127.0.0.1:1"] for command in (INDEX, SEARCH, SERVE)
+)
 EVALUATE = ["eval", "none.csv", "--videos", ".", "--histogram", "x.png", *WITH_DEMO_MODEL]
 # Package, the extra that installs it, and the commands that need it; all other commands work without it.
 NEEDED = [
-    ("pyarrow", "retrieval", [EMBED, SEARCH, SERVE]),  # index reads the table or the folder first
-    ("pymilvus", "retrieval", [INDEX, SEARCH, SERVE]),
-    ("milvus_lite", "retrieval", [INDEX, SEARCH, SERVE]),
+    ("pyarrow", "retrieval", [EMBED, INDEX]),
+    ("lark", "retrieval", []),  # only for a filter
+    ("psutil", "retrieval", [INDEX, SEARCH, SERVE]),
+    ("pymilvus", "milvus", [INDEX_ON_SERVER, SEARCH_ON_SERVER, SERVE_SERVER]),
     ("gradio", "retrieval", [SERVE]),
     ("starlette", "retrieval", [SERVE]),
     ("uvicorn", "retrieval", [SERVE]),
@@ -181,7 +185,7 @@ NEEDED = [
 def inputs(tmp_path: Path) -> Path:
     """A folder with what the commands above read."""
     (tmp_path / "v.csv").write_text("video,sentence\nnone.mp4,a\n")
-    (tmp_path / "v.db").mkdir()
+    (tmp_path / "v.db").touch()
     (tmp_path / "v.parquet").touch()
     return tmp_path
 
@@ -211,8 +215,9 @@ def test_a_command_without_its_optional_package_names_the_extra(inputs: Path) ->
     cases = []
     for package, extra, commands in NEEDED:
         # These are missed only after gradio is imported, which takes long: they are left to the slow test below.
-        is_slow = package in ("pyarrow", "milvus_lite", "starlette", "uvicorn")
-        cases.append((package, extra, [command for command in commands if not (is_slow and command is SERVE)]))
+        is_slow = package in ("lark", "psutil", "pymilvus", "starlette", "uvicorn")
+        fast = [command for command in commands if not (is_slow and command in (SERVE, SERVE_SERVER))]
+        cases.append((package, extra, fast))
     arguments = json.dumps([(package, commands) for package, _, commands in cases])
     done = subprocess.run(
         [sys.executable, "-c", BLOCK_IN_TURN, arguments],
@@ -254,7 +259,7 @@ def test_without_an_optional_package_only_the_commands_that_need_it_name_the_ext
         ["install-operators", "--towhee-home", "home"],
         ["demo", "--out", ".", "-d", "cuda:99"],
     ]
-    commands += [INDEX] if package != "pyarrow" else []
+    commands += [INDEX, *([INDEX_ON_SERVER, SEARCH_ON_SERVER, SERVE_SERVER] if package == "pymilvus" else [])]
     for command, _, errors in run_without([package], commands, inputs):
         assert "Traceback" not in errors, errors
         assert re.search(r"^exit [012]$", errors, re.M), errors

@@ -277,7 +277,7 @@ def test_a_search_returns_the_best_row_of_each_video_unless_it_is_asked_for_more
     assert len(index.search(vector=vector, per_video=2, limit=5)) == 5
     assert "video" not in next(hit for hit in every if hit.id == "v9").fields  # its id
     for invalid in (0, -1, True, 1.5, "1"):
-        with pytest.raises(InputValueError, match="per_video must be a whole number from 1, or None for all, not"):
+        with pytest.raises(InputValueError, match="per_video must be a whole number from 1, not"):
             index.search(vector=vector, per_video=invalid)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``, on a local folder and on a server."""
+"""``ops.ann_insert.milvus_client`` and ``ops.ann_search.milvus_client``, on a local index and on a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clip4clip.operators import MilvusInsert, MilvusSearch
 from clip4clip.retrieval import VideoIndex
 
 
-def test_rows_are_inserted_and_found_in_a_local_folder(tmp_path: Path) -> None:
+def test_rows_are_inserted_and_found_in_a_local_index(tmp_path: Path) -> None:
     check_operators(str(tmp_path / "videos.db"), "videos")
 
 
@@ -40,8 +40,23 @@ def check_operators(uri: str, collection: str) -> None:
         np.testing.assert_allclose(values[3], rows[1]["vector"], atol=1e-6)
         filtered = MilvusSearch(collection_name=collection, uri=uri, expr="duration < 1")
         assert [hit[0] for hit in filtered(rows[1]["vector"])] == ["v0"]
-        for operator in (insert, search, filtered):
+        per_video = MilvusSearch(collection_name=collection, uri=uri, per_video=1, output_fields=["video"])
+        insert("v3", "/videos/v3.mp4", rows[0]["vector"])
+        assert {video: name for name, _, video in per_video(rows[1]["vector"])} == {f"v{n}": f"v{n}" for n in range(4)}
+        for operator in (insert, search, filtered, per_video):
             operator._collection.close()
+
+
+def test_a_path_and_user_and_password_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = []
+    monkeypatch.setattr("clip4clip.index.engine.open_engine", addresses.append)
+    MilvusSearch(collection_name="a", uri=tmp_path / "videos.db")  # type: ignore[arg-type]
+    MilvusSearch("milvus", 443, collection_name="a", user="me", password="secret")
+    MilvusInsert(collection_name="a")
+    uris = [str(tmp_path / "videos.db"), "https://milvus:443", "http://localhost:19530"]
+    assert [(address.uri, address.token) for address in addresses] == [
+        *zip(uris, [None, "me:secret", None], strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", ["ann_insert", "ann_search"])
@@ -49,7 +64,7 @@ def test_an_operator_without_its_extra_names_itself_and_the_extra(name: str, mon
     for module in [name for name in sys.modules if name.startswith(("clip4clip.retrieval", "clip4clip.index"))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(RuntimeError, match=rf"ops\.{name}\.milvus_client.*pymilvus.*\[retrieval\]"):
+    with pytest.raises(RuntimeError, match=rf"ops\.{name}\.milvus_client.*pymilvus.*\[milvus\]"):
         getattr(ops, name).milvus_client(collection_name="a").get_op()
 
 
