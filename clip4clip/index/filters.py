@@ -12,12 +12,14 @@ from typing import Any
 from ..errors import VideoIndexError
 from .filter_arithmetic import MAX_INTEGER
 from .filter_error import point_at
-from .filter_grammar import Chain, Draft, Exclusion, Rejected, parse_text
 from .filter_tree import (
     And,
+    Chain,
     Comparison,
     Condition,
     Contains,
+    Draft,
+    Exclusion,
     Field,
     Leaf,
     Match,
@@ -25,6 +27,7 @@ from .filter_tree import (
     Not,
     Or,
     Presence,
+    Rejected,
     Remainder,
     Value,
     iterate_leaves,
@@ -58,9 +61,12 @@ def parse_filter(
 
     Raises:
         VideoIndexError: the filter is invalid, a field is compared with a value of another kind, or a date is invalid.
+        MissingExtraError: lark is not installed.
     """
     if not text.strip():
         return None
+    from .filter_grammar import parse_text  # slow to import, and most searches have no filter
+
     draft = parse_text(text)
     # If videos have a field of their own that is called "modified", the name means that field.
     if has_dates and any(map(_is_date, _fields(draft))) and lookup(DATE_FIELD, None):
@@ -73,7 +79,7 @@ def parse_filter(
 
 
 def _fields(draft: Draft) -> Iterable[Field]:
-    for leaf in iterate_leaves(draft):  # type: ignore[arg-type]
+    for leaf in iterate_leaves(draft):
         yield from leaf.fields if isinstance(leaf, Rejected) else [leaf.field]
 
 
