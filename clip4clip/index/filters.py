@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 DATE_FIELD = "modified"  # the name that a filter uses for MTIME_FIELD, which holds nanoseconds since 1970
 MTIME_FIELD = "mtime"
 DATE_EXAMPLE = f'{DATE_FIELD} > "2025-06-01"'
+MAX_RESOLVED_CONDITIONS = 600  # SQLite may be built for 999 parameters
 
 # Takes a field and the kind that it is compared with, or None. Returns the kinds of the values that videos have in the
 # field: an empty set if no video has the field, None if the kinds cannot be known.
@@ -72,6 +73,11 @@ def parse_filter(
     if has_dates and any(map(_is_date, _fields(draft))) and lookup(DATE_FIELD, None):
         has_dates = False
     condition = _resolve(draft, text, has_dates)
+    if (count := sum(1 for _ in iterate_leaves(condition))) > MAX_RESOLVED_CONDITIONS:
+        raise VideoIndexError(
+            f"the filter has {count} conditions, of which a date takes two, but at most {MAX_RESOLVED_CONDITIONS} are "
+            "possible: write a range of dates"
+        )
     for leaf in iterate_leaves(condition):
         _check_kinds(leaf, lookup)
     _check_names(condition, lookup, names, has_dates, strict)
