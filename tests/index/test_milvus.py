@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from constants import REPOSITORY
 from index_rows import random_rows
@@ -105,6 +107,43 @@ def test_a_filter_of_another_programs_collection_is_in_milvuss_own_language(
         rows.search(made[0]["vector"], filter="k <")
     assert rows.delete(filter="k > 2 ** 0") == 2
     rows.close()
+
+
+def test_where_the_nearest_rows_are_of_few_videos_a_server_with_grouping_finds_more(
+    milvus: MilvusServer, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = random_rows(130)
+    query = rows[0]["vector"]
+    for number, row in enumerate(rows):
+        row["video"] = "near" if number < 100 else f"far{number % 10}"
+        row["vector"] = row["vector"] * (0.1 if number < 100 else 1) + query
+    monkeypatch.setattr(milvus_module, "MAX_LIMIT", 64)  # as if there were more rows than a server returns
+    search = MilvusClient.search
+    with VideoIndex(milvus.uri, collection) as index:
+        index.add(rows)
+        assert [hit.fields["video"] for hit in index.search(vector=query, limit=5, per_video=2)] == ["near"] * 2
+
+        # No server with grouping can be run here. This does what its documentation says.
+        def search_groups(client: MilvusClient, name: str, *, limit: int, **options: Any) -> Any:
+            if "group_by_field" not in options:
+                return search(client, name, limit=limit, **options)
+            grouping = [options.pop(key) for key in ("group_by_field", "group_size", "strict_group_size")]
+            assert grouping == ["video", 2, True]
+            groups: defaultdict[str, list[dict]] = defaultdict(list)
+            for row in search(client, name, limit=130, **options)[0]:
+                groups[row["entity"]["video"]].append(row)
+            return [[row for group in [*groups.values()][:limit] for row in group[:2]]]
+
+        monkeypatch.setattr(MilvusClient, "search", search_groups)
+        monkeypatch.setattr(MilvusClient, "get_server_version", lambda *_, **__: "v2.5.4")
+        hits = index.search(vector=query, limit=5, per_video=2)
+    assert [hit.fields["video"] for hit in hits[:2]] == ["near"] * 2
+    videos = Counter(hit.fields["video"] for hit in hits)
+    assert len(hits) == 5
+    assert max(videos.values()) <= 2
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    norms = {row["id"]: float(row["vector"] @ query / np.linalg.norm(row["vector"])) for row in rows[100:]}
+    assert hits[2].id == max(norms, key=norms.__getitem__)
 
 
 def test_a_collection_without_float_vectors_cannot_be_searched(milvus: MilvusServer, collection: str) -> None:
