@@ -38,7 +38,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from index_contenders import CONTENDERS, OURS, PRODUCT, SERVER, environment_of
+from index_contenders import CONTENDERS, OURS, PRODUCT, SERVER
 from index_data import DRAW, ROWS_PER_VIDEO
 from index_report import check_bars, lines_of, markdown_of, memory_lines, plot, summarise, title_of, wrong_results
 from index_work import Options, memory_status
@@ -48,7 +48,7 @@ from rich.table import Table
 WORK = Path(__file__).with_name("index_work.py")
 SIZES = (10_000, 100_000, 1_000_000)
 LARGE = 1_000_000  # from this number of rows on, fewer rounds and queries
-ROUNDS_IF_LARGE, QUERIES, QUERIES_IF_LARGE = 2, 100, 40
+ROUNDS_IF_LARGE, QUERIES, QUERIES_IF_LARGE = 2, 60, 30
 COMPUTED_ROWS = 10_000_000  # whose memory is computed
 SHORT_ROWS, SHORT_OPTIONS = 2000, Options(seconds=0, clients=2, client_seconds=0, check_all=True)
 VERSIONS = ("numpy", "usearch", "numkong", "sqlite-vec", "apsw", "lancedb", "pymilvus", "milvus")
@@ -56,11 +56,11 @@ VERSIONS = ("numpy", "usearch", "numkong", "sqlite-vec", "apsw", "lancedb", "pym
 console = Console(width=200, stderr=True, highlight=False)
 
 
-def run(*arguments: object, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def run(*arguments: object) -> dict[str, Any]:
     """Run a task of index_work.py in a process of its own; return the figures that it prints, and its seconds."""
     command = [sys.executable, "-W", "ignore", str(WORK), *map(str, arguments)]
     start = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=dict(environment))
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"a task failed with exit code {done.returncode}: {' '.join(command)}")
@@ -123,7 +123,7 @@ def measure(kind: str, rows: int, names: Sequence[str], rounds: int, options: Op
             place = folder / name
             place.mkdir()
             places[name] = stack.enter_context(milvus_server(place)) if name == SERVER else str(place)
-            inserted[name] = run("insert", name, places[name], data, environment=environment_of(name))
+            inserted[name] = run("insert", name, places[name], data)
             say(kind, rows, f"{name} inserted in {inserted[name].pop('wall s'):.1f} s")
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for number in range(rounds):
@@ -140,10 +140,9 @@ def measure(kind: str, rows: int, names: Sequence[str], rounds: int, options: Op
 
 def measure_once(name: str, place: str, data: Path, options: Options) -> dict[str, Any]:
     """Return the figures of one round for a contender; ``first`` is the whole time of a process that searches once."""
-    environment = environment_of(name)
-    first = run("first", name, place, data, environment=environment)["wall s"]
+    first = run("first", name, place, data)["wall s"]
     own = replace(options, check_all=options.check_all and CONTENDERS[name].is_exact)
-    return {**run("search", name, place, data, own.to_json(), environment=environment), "first": first}
+    return {**run("search", name, place, data, own.to_json()), "first": first}
 
 
 def measure_memory(rows: int, folder: Path) -> dict[str, Any]:
@@ -152,8 +151,8 @@ def measure_memory(rows: int, folder: Path) -> dict[str, Any]:
     data.mkdir()
     place.mkdir()
     run("make", data, "clustered", rows, 1)
-    run("insert", OURS, place, data, environment=environment_of(OURS))
-    return run("memory", OURS, place, data, environment=environment_of(OURS))
+    run("insert", OURS, place, data)
+    return run("memory", OURS, place, data)
 
 
 def size_of(folder: Path) -> float:

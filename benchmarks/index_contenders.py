@@ -9,7 +9,6 @@ Libraries are imported in methods: a child process imports what its own contende
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,8 +32,6 @@ from index_data import (
 
 MODEL, FINGERPRINT = "clip_vit_b32", "benchmark"
 INSERT_BLOCK = 10_000  # rows
-# What turns the accelerator of the local index off, in the environment of the process.
-WITHOUT_ACCELERATOR: Mapping[str, str] = {}
 
 Client = Callable[[np.ndarray, str], list[Result]]  # of a vector and a mode
 
@@ -51,7 +48,6 @@ class Contender:
         modules: what has to be installed.
         modes: what it can be asked for.
         data_sets: kinds of vectors it is measured with. Times of a plain scan do not depend on the vectors.
-        environment: additional environment variables of its processes.
         is_exact: whether a wrong answer is an error of the benchmark.
         indexing_seconds: time after :meth:`insert` until searches are as fast as they get; None if they are at once.
     """
@@ -60,7 +56,6 @@ class Contender:
     modules: ClassVar[tuple[str, ...]] = ()
     modes: ClassVar[tuple[str, ...]] = (PLAIN, FILTERED, PER_VIDEO)
     data_sets: ClassVar[tuple[str, ...]] = ("clustered",)
-    environment: ClassVar[Mapping[str, str]] = {}
     is_exact: ClassVar[bool] = False
     indexing_seconds: float | None = None
 
@@ -149,11 +144,6 @@ class Ours(Contender):
 
     def close(self) -> None:
         self.index.close()
-
-
-class OursWithoutAccelerator(Ours):
-    title = "clip4clip, numpy only"
-    environment = WITHOUT_ACCELERATOR
 
 
 class Server(Ours):
@@ -376,7 +366,6 @@ def best_of_videos(results: list[Result]) -> list[Result]:
 
 CONTENDERS: dict[str, type[Contender]] = {
     "ours": Ours,
-    "ours-numpy": OursWithoutAccelerator,
     "numpy": Numpy,
     "usearch": Usearch,
     "sqlite-vec": SqliteVec,
@@ -384,8 +373,3 @@ CONTENDERS: dict[str, type[Contender]] = {
     "server": Server,
 }
 OURS, PRODUCT, SERVER = "ours", "numpy", "server"
-
-
-def environment_of(name: str) -> dict[str, str]:
-    """Return the environment of a contender's processes."""
-    return {**os.environ, **CONTENDERS[name].environment}

@@ -235,7 +235,6 @@ def _memory_values(own: Mapping[str, Any]) -> list[float]:
 
 COLOURS = {
     "ours": "#d1495b",
-    "ours-numpy": "#e89aa5",
     "numpy": "#444b53",
     "usearch": "#2e86ab",
     "sqlite-vec": "#3d9a5f",

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 from index_contenders import CONTENDERS, Client, Contender
-from index_data import PLAIN, DataSet, Judgement, Result
+from index_data import FILTERED, PER_VIDEO, PLAIN, DataSet, Judgement, Result
 
 WARM_UP = 2  # searches in each mode that are not timed
-SLOW = 0.3  # seconds of a search from which on many clients search in one mode only
+CROWD_MODES = (PLAIN, FILTERED, PER_VIDEO)  # of many clients at once
+SLOW = 0.3  # seconds of a search from which on they search in the first mode only
 PATIENCE = 600  # seconds for the slowest step of a client
 
 
@@ -37,9 +38,9 @@ class Options:
         check_all: whether every query is asked, however long it takes.
     """
 
-    seconds: float = 1.0
+    seconds: float = 0.8
     clients: int = 8
-    client_seconds: float = 0.6
+    client_seconds: float = 0.5
     check_all: bool = False
 
     def to_json(self) -> str:
@@ -99,7 +100,7 @@ def search(name: str, place: str, folder: str, options_json: str) -> dict[str, A
         figures["checked"][mode] = summarise(judged)
     if options.clients:
         is_slow = np.median(figures["one client"][PLAIN]["ms"]) > 1e3 * SLOW
-        modes = contender.modes[:1] if is_slow else contender.modes
+        modes = CROWD_MODES[:1] if is_slow else CROWD_MODES
         figures["threads"] = search_in_threads(contender, modes, options)
     contender.close()
     if options.clients:

@@ -1,4 +1,4 @@
-"""Random rows and filters, the meaning of a filter in plain Python, and a small database with the local engine's tables.
+"""Random rows and filters, the meaning of a filter in plain Python, and a database with the local engine's tables.
 
 The tests of the filter language compare the three of SQL, Milvus's expressions and this model.
 """
@@ -184,10 +184,10 @@ def _random_leaf(random: Random, field: str) -> str:
         return random.choice(
             [f"json_contains({field}, {elements[0]})", f"{function}({field}, [{', '.join(elements)}])"]
         )
-    small = random.choice(["2", "0.5", "10", "-4"])
+    small, divisor = random.choice(["2", "0.5", "10", "-4"]), random.choice([1, 2, 3, 7, 2**40])
     return random.choice(
         [
-            f"{field} % {random.choice([1, 2, 3, 7, 2**40])} {random.choice(['==', '!='])} {random.choice([-1, 0, 1, 2])}",
+            f"{field} % {divisor} {random.choice(['==', '!='])} {random.choice([-1, 0, 1, 2])}",
             f"{field} {random.choice('+-*/')} {small} {random.choice(['<', '>=', '==', '!='])} {number}",
             f"{number} > {small} {random.choice('+-*')} {field}",
         ]
@@ -220,7 +220,7 @@ def make_database(rows: Sequence[Row]) -> sqlite3.Connection:
         columns = ", ".join(f'"{name}"' for name in STORED_COLUMNS)
         database.execute(
             f"INSERT INTO rows(collection, video, fields, {columns}) VALUES (1, "
-            f"(SELECT number FROM videos WHERE name = ?), ?{', ?' * len(STORED_COLUMNS)})",
+            f"(SELECT number FROM videos WHERE collection = 1 AND name = ?), ?{', ?' * len(STORED_COLUMNS)})",
             (video, text, *map(row.get, STORED_COLUMNS)),
         )
     return database

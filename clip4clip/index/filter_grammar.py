@@ -40,8 +40,8 @@ except ImportError as error:  # pragma: no cover
     raise MissingExtraError("a filter needs lark: pip install 'towhee-clip4clip[retrieval]'") from error
 
 MAX_CHARACTERS = 65_536
-MAX_CONDITIONS = 300  # SQLite may be built to take no more than 999 parameters
-MAX_DEPTH = 100  # levels of and, or, not; the parser of a server takes about 400
+MAX_CONDITIONS = 300  # SQLite may be built for 999 parameters, and for expressions of 1,000 levels
+MAX_DEPTH = 12  # levels of and, or, not; the parser of SQLite has a stack of 100 entries, and a level takes up to 3
 MAX_VALUES = 10_000  # of one list
 MAX_LARGE_VALUES = 100  # of one list: numbers of 2**53 and more, each of which is a condition of its own on a server
 MAX_KEYS = 20  # of one field
@@ -171,15 +171,16 @@ def parse_text(text: str) -> Draft:
     except InvalidPartError as error:
         raise point_at(text, error.position, error.problem) from None
     except UnexpectedCharacters as error:
-        raise point_at(text, error.pos_in_stream, _explain_character(text, error.pos_in_stream)) from None
+        position = error.pos_in_stream or 0
+        raise point_at(text, position, _explain_character(text, position)) from None
     except UnexpectedToken as error:
-        position = len(text.rstrip()) if error.token.type == "$END" else error.token.start_pos
-        raise point_at(text, position, _explain_token(text, error)) from None
+        start = len(text.rstrip()) if error.token.type == "$END" else error.token.start_pos
+        raise point_at(text, start, _explain_token(text, error)) from None
 
 
 def _check_count(condition: Draft) -> None:
     """Raise InvalidPartError at the first condition beyond the limit."""
-    leaves = itertools.islice(iterate_leaves(condition), MAX_CONDITIONS, None)
+    leaves = itertools.islice(iterate_leaves(condition), MAX_CONDITIONS, None)  # type: ignore[arg-type]
     for leaf in leaves:
         raise InvalidPartError(
             leaf.field.position, f"at most {MAX_CONDITIONS} conditions are possible, but in takes a long list"
@@ -317,7 +318,7 @@ class _Builder(Transformer_NonRecursive[Any, Any]):
             raise InvalidPartError(meta.start_pos, 'expected the name of a field, as in $meta["camera"]')
         return _Part(_make_field(name, keys, meta.start_pos), meta.start_pos)
 
-    def key(self, _meta: Any, tokens: list[Token]) -> str | int:
+    def key(self, _meta: Any, tokens: list[Any]) -> str | int:
         token = tokens[0]
         if token.type == "STRING":
             key = unquote(token, token.start_pos)
@@ -352,7 +353,7 @@ def _fields_of(condition: Any) -> list[Field]:
     return list(condition.fields) if isinstance(condition, Rejected) else [condition.field]
 
 
-def _compare(left: _Part, operator: Token, right: _Part) -> Any:
+def _compare(left: _Part, operator: Any, right: _Part) -> Any:
     """Return the comparison of two parts, of which one has a field and the other one is a value."""
     sides = [left.meaning, right.meaning]
     has_field = [isinstance(side, Field | Computed) for side in sides]
@@ -394,7 +395,7 @@ def _presence(field: _Part) -> Presence:
     return Presence(_to_field(field, "whose presence is checked"))
 
 
-def _call(name: Token, parts: Sequence[_Part]) -> Contains:
+def _call(name: Any, parts: Sequence[_Part]) -> Contains:
     function = name.lower()
     if function not in _FUNCTIONS:
         known = ", ".join(_FUNCTIONS)
@@ -511,6 +512,7 @@ _EXPECTATIONS = (
     ("_IN", "expected in or like after not"),
     ("COMMA", "expected a comma or a closing bracket"),
     ("RSQB", "expected a closing bracket"),
+    ("RPAR", "expected and, or"),
     ("_OR", "expected and, or"),
 )
 

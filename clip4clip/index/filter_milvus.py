@@ -145,15 +145,15 @@ def _match(name: str, match: Match) -> str:
         return f"({name} >= {quote(smallest)}{upper})"
     if Wildcard.CHARACTER in pattern:
         raise VideoIndexError(
-            f"the filter has the pattern {match.value.text}, but a Milvus server cannot find any one character by _: "
-            r"write \\_ for the character _ itself"
+            f"the filter has the pattern {quote(_to_pattern(pattern))}, but a Milvus server cannot find any one "
+            r"character by _: write \\_ for the character _ itself"
         )
     return f"({name} like {quote(_to_pattern(pattern))})"
 
 
 def _to_pattern(pattern: Pattern) -> str:
-    """Return a pattern with % inside. Milvus 2.3 refuses it, later versions find it."""
-    return "".join("%" if isinstance(part, Wildcard) else part.translate(_PATTERN_ESCAPES) for part in pattern)
+    """Return the text of a pattern. Milvus 2.3 refuses one with % inside, later versions find it."""
+    return "".join(part.value if isinstance(part, Wildcard) else part.translate(_PATTERN_ESCAPES) for part in pattern)
 
 
 _PATTERN_ESCAPES = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
@@ -162,7 +162,7 @@ _PATTERN_ESCAPES = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
 def _contain(name: str, leaf: Contains) -> str:
     """Return a condition with floats for all numbers: in a list, a server compares an integer with integers only."""
     numbers = [float(v.value) for v in leaf.values if v.kind == "number"]
-    groups = [[v.value for v in leaf.values if v.kind == "string"], numbers]
+    groups: list[Any] = [[v.value for v in leaf.values if v.kind == "string"], numbers]
     groups.append([v.value for v in leaf.values if v.kind == "boolean"])
     function = "json_contains_all" if leaf.needs_all else "json_contains_any"
     parts = [f"{function}({name}, {_list(group)})" for group in groups if group]

@@ -91,11 +91,9 @@ def _render(condition: Condition) -> _Sql:
 
 
 def _join(word: str, parts: Sequence[_Sql]) -> _Sql:
-    """Join conditions in pairs of pairs: SQLite takes expressions of up to 1,000 levels."""
     if len(parts) == 1:
         return parts[0]
-    middle = len(parts) // 2
-    return _sql("({} " + word + " {})", _join(word, parts[:middle]), _join(word, parts[middle:]))
+    return _sql("(" + f" {word} ".join(["{}"] * len(parts)) + ")", *parts)
 
 
 def _render_leaf(leaf: Leaf) -> _Sql:

@@ -160,7 +160,7 @@ def _check_kinds(leaf: Leaf, lookup: Lookup) -> None:
         one_of_each_kind = {value.kind: value for value in leaf.values}
         for value in one_of_each_kind.values():
             _check_kind(leaf.field, "in", value, lookup)
-    elif isinstance(leaf, Match):
+    elif isinstance(leaf, Match) and leaf.value:
         _check_kind(leaf.field, "like", leaf.value, lookup)
 
 
@@ -254,7 +254,14 @@ def _resolve_date(mtime: Field, operator: str, value: Value) -> Condition:
     ends = Comparison(mtime, "<", Value(end, str(end)))
     before = Comparison(mtime, "<", Value(start, str(start)))
     after = Comparison(mtime, ">=", Value(end, str(end)))
-    results = {"<": before, "<=": ends, ">": after, ">=": begins, "==": And((begins, ends)), "!=": Or((before, after))}
+    results: dict[str, Condition] = {
+        "<": before,
+        "<=": ends,
+        ">": after,
+        ">=": begins,
+        "==": And((begins, ends)),
+        "!=": Or((before, after)),
+    }
     return results[operator]
 
 

@@ -356,7 +356,10 @@ class MilvusCollection:
         """
         info = self.require()
         check_output_fields(fields)
-        return self._iterate(info, [*fields, info.id_field], self._translate_filter(filter, warn=False))
+        names = {*fields, info.id_field}
+        if "*" in names:  # which a server takes to mean the vectors as well
+            names = (names - {"*"}) | (info.kinds.keys() - info.dims.keys()) | ({"$meta"} if info.is_dynamic else set())
+        return self._iterate(info, sorted(names), self._translate_filter(filter, warn=False))
 
     def _iterate(self, info: CollectionInfo, fields: list[str], condition: str) -> Iterator[dict[str, Any]]:
         """Yield all rows that match a condition. pymilvus's iterator breaks at a quote or a backslash in an id."""

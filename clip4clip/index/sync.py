@@ -1,16 +1,19 @@
-"""Compare the videos of a folder with those that an index has of it: which are new, changed, gone or moved."""
+"""Make an index match a folder: find out which files are new, changed, gone or moved, and store what was embedded."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..library.sources import Video
+from ..weights.identity import Identity
 from .engine import Engine, Failure
 
+STORE_BATCH = 32  # embedded videos that are stored together: those that a kill may lose
 NOT_FOUND_WINDOWS = (None, 2, 3)  # codes of Windows for a missing file or folder; a share that is offline has others
 
 
@@ -43,50 +46,137 @@ class SyncReport:
     unlisted: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
-class StoredVideos:
-    """The videos that an index has, as far as they concern a folder. Several ids may share a path.
-
-    Attributes:
-        below: videos whose paths are below the folder, by path.
-        elsewhere: videos of other folders that have the file name, size and modification time of a file in the folder.
-    """
-
-    below: dict[str, list[Video]]
-    elsewhere: list[Video]
-
-
-def read_stored_videos(engine: Engine, root: Path, videos: Iterable[Video]) -> StoredVideos:
-    """Read the videos that an index has of a folder, and those that may have been moved into it.
+class FolderSync:
+    """One synchronisation of an index with a folder. Call :meth:`plan`, :meth:`store` and :meth:`remove_gone` in turn.
 
     Args:
-        engine: the index.
+        engine: the index, whose collection exists.
         root: the folder.
         videos: videos in the folder.
+        report: receives what is done. Its ``unlisted`` has been filled.
     """
-    files = {_file_key(video) for video in videos}
-    below: defaultdict[str, list[Video]] = defaultdict(list)
-    elsewhere: list[Video] = []
-    for row in engine.rows(["path", "size", "mtime"]):
-        path = row.get("path", "")
-        video = Video(row["id"], path, row.get("size"), row.get("mtime"))
-        if Path(path).is_relative_to(root):
-            below[path].append(video)
-        elif video.size is not None and _file_key(video) in files:
-            elsewhere.append(video)
-    return StoredVideos(dict(below), elsewhere)
 
+    def __init__(self, engine: Engine, root: Path, videos: Sequence[Video], report: SyncReport) -> None:
+        self._engine, self._videos, self._report = engine, videos, report
+        self._stored: defaultdict[str, list[Video]] = defaultdict(list)  # in the folder, by path: ids may share a path
+        self._elsewhere: list[Video] = []  # in other folders, with name, size and time of a file in this one
+        self._failures: dict[str, Failure] = {}  # of earlier calls
+        self._undecodable: dict[str, Failure] = {}
+        files = {_file_key(video) for video in videos}
+        for row in engine.rows(["path", "size", "mtime"]):
+            video = Video(row["id"], row.get("path", ""), row.get("size"), row.get("mtime"))
+            if Path(video.path).is_relative_to(root):
+                self._stored[video.path].append(video)
+            elif video.size is not None and _file_key(video) in files:
+                self._elsewhere.append(video)
 
-def is_stored(video: Video, stored: StoredVideos) -> bool:
-    """Return whether the index has the current state of a video's file, under every id that the file has there."""
-    same_path = stored.below.get(video.id, [])  # the id of a video in a folder is its path
-    return bool(same_path) and all(video.is_same_file(other) for other in same_path)
+    def plan(self, retry_failed: bool, embed_moved: bool) -> list[Video]:
+        """Return the videos to embed, and give those that were moved within the folder their new paths.
 
+        Args:
+            retry_failed: also embed files that could not be decoded before and have not changed.
+            embed_moved: also embed files that look like those that are gone from other folders.
+        """
+        report = self._report
+        to_embed = [video for video in self._videos if not self._is_stored(video)]
+        report.unchanged = len(self._videos) - len(to_embed)
+        self._failures = self._engine.failures([video.id for video in to_embed])
+        if not retry_failed:
+            report.failed_before = {
+                video.id: self._failures[video.id].error for video in to_embed if self._has_failed(video)
+            }
+        new = [video for video in to_embed if video.id not in self._stored and video.id not in report.failed_before]
+        report.relocated = len(relocated := self._follow_moves(new))
+        if not embed_moved:
+            missing = [video for video in self._elsewhere if is_gone(video.path)]
+            moved = find_moved((video for video in new if video.id not in relocated), missing)
+            report.moved = {path: old[0].path for path, old in moved.items()}
+        left_out = report.failed_before.keys() | relocated | report.moved.keys()
+        return [video for video in to_embed if video.id not in left_out]
 
-def has_failed(video: Video, failures: Mapping[str, Failure]) -> bool:
-    """Return whether the current state of a video's file could not be decoded by an earlier call."""
-    failure = failures.get(video.id)
-    return failure is not None and (failure.size, failure.mtime) == (video.size, video.mtime)
+    def store(
+        self,
+        embedded: Iterable[dict[str, Any]],
+        model: Identity,
+        upsert: Callable[[Sequence[Mapping[str, Any]]], object],
+    ) -> None:
+        """Store rows of embedded videos, and remember files that cannot be decoded, even if an error ends the rows.
+
+        Args:
+            embedded: rows of :func:`clip4clip.library.local_engine.embed_videos`.
+            model: model and weights that computed the vectors.
+            upsert: function that stores rows.
+        """
+        rows: list[dict[str, Any]] = []
+        recovered: list[str] = []
+        try:
+            for row in embedded:
+                path = row["path"]
+                if row.pop("undecodable") and row["size"] is not None:
+                    self._undecodable[path] = Failure(path, row["size"], row["mtime"], row["error"])
+                if row["error"] is not None:
+                    self._report.failed[path] = row["error"]
+                    continue
+                self._report.changed += path in self._stored
+                self._report.added += path not in self._stored
+                if path in self._failures:
+                    recovered.append(path)
+                rows += self._with_stored_fields(row | {"model": model.model, "fingerprint": model.fingerprint})
+                if len(rows) >= STORE_BATCH:
+                    upsert(rows)
+                    rows = []
+        finally:
+            upsert(rows)
+            if self._undecodable:
+                self._engine.record_failures(self._undecodable.values())
+            if recovered:
+                self._engine.forget_failures(recovered)
+
+    def remove_gone(self) -> None:
+        """Remove videos whose files were deleted, or were opened and could not be decoded."""
+        unreadable = (self._undecodable.keys() | self._report.failed_before.keys()) & self._stored.keys()
+        ids = [video.id for path in {*self._gone()} | unreadable for video in self._stored[path]]
+        if ids:
+            self._report.removed = self._engine.delete(ids)
+
+    def _is_stored(self, video: Video) -> bool:
+        """Return whether the index has the current state of a file, under every id that the file has there."""
+        same_path = self._stored.get(video.id, [])  # the id of a video in a folder is its path
+        return bool(same_path) and all(video.is_same_file(other) for other in same_path)
+
+    def _has_failed(self, video: Video) -> bool:
+        """Return whether the current state of a file could not be decoded by an earlier call."""
+        failure = self._failures.get(video.id)
+        return failure is not None and (failure.size, failure.mtime) == (video.size, video.mtime)
+
+    def _gone(self) -> list[str]:
+        """Return the paths of stored videos whose files were deleted."""
+        listed = {video.id for video in self._videos}
+        return [path for path in self._stored if path not in listed and is_gone(path, self._report.unlisted)]
+
+    def _follow_moves(self, new: Iterable[Video]) -> set[str]:
+        """Change the paths of videos that were moved within the folder. Return the new paths."""
+        moved = find_moved(new, [video for path in self._gone() for video in self._stored[path]])
+        moved = {path: old for path, old in moved.items() if self._engine.get(path) is None}
+        changes = {
+            video.id: (path if video.id == video.path else video.id, path)
+            for path, old in moved.items()
+            for video in old
+        }
+        if changes:
+            self._engine.update_paths(changes)
+        for old in moved.values():
+            del self._stored[old[0].path]
+        return {*moved}
+
+    def _with_stored_fields(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield a row for each id that the video has in the index, with the other fields stored for that id."""
+        stored = self._stored.get(row["path"], [])
+        for video in stored:
+            hit = self._engine.get(video.id)
+            yield (hit.fields if hit else {}) | row | {"id": video.id}
+        if not stored:
+            yield row
 
 
 def find_moved(videos: Iterable[Video], missing: Iterable[Video]) -> dict[str, list[Video]]:
@@ -129,22 +219,6 @@ def moved_folders(moved: Mapping[str, str], root: str | os.PathLike[str]) -> dic
         common = min(len(_common_end(old, new)), depth)
         folders[str(Path(old).parents[common - 1]), str(Path(new).parents[common - 1])] += 1
     return dict(folders)
-
-
-def videos_to_remove(
-    videos: Sequence[Video], stored: StoredVideos, undecodable: Iterable[str], unlisted: Iterable[str]
-) -> list[str]:
-    """Return the ids of stored videos whose files were deleted or could not be decoded.
-
-    Args:
-        videos: videos in the folder.
-        stored: videos in the index.
-        undecodable: paths of files that were opened and could not be decoded.
-        unlisted: folders that could not be listed.
-    """
-    listed = {video.id for video in videos}
-    gone = {path for path in stored.below if path not in listed and is_gone(path, unlisted)}
-    return [video.id for path in gone | ({*undecodable} & stored.below.keys()) for video in stored.below[path]]
 
 
 def is_gone(path: str, unlisted: Iterable[str] = ()) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -236,7 +237,7 @@ def select_rows(connection: sqlite3.Connection, collection: int, sql: str, param
     """
     statement = f"SELECT number FROM rows WHERE collection = ? AND {sql}"
     numbers = connection.execute(statement, (collection, *parameters)).fetchall()
-    return np.fromiter((number for (number,) in numbers), np.int64, len(numbers))
+    return np.fromiter(itertools.chain.from_iterable(numbers), np.int64, len(numbers))
 
 
 def insert_rows(

@@ -14,36 +14,25 @@ import numpy as np
 from ..config import DEFAULT_MODEL, get_model
 from ..encoder import DEFAULT_ENCODER, EncoderSpec, TextEncoder, VideoEncoder
 from ..errors import InputTypeError, InputValueError, LibraryError, ModelMismatchError, VideoIndexError, brief
-from ..library.local_engine import embed_videos
-from ..library.sources import Video, absolute_path, list_videos
+from ..library.sources import absolute_path, list_videos
 from ..progress import Track, no_progress
 from ..video.limits import DEFAULT_LIMITS, Limits
-from ..video.reader import read_frames
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from ..video.source import is_url
 from ..weights.identity import Identity
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
-from .engine import Engine, Failure, open_engine
+from .engine import Engine, open_engine
 from .hit import Hit
 from .info import IndexInfo, bytes_on_disk, summarise
 from .relocate import RelocateReport, drop_conflicts, make_path_change, plan_moves
-from .sync import (
-    StoredVideos,
-    SyncReport,
-    find_moved,
-    has_failed,
-    is_gone,
-    is_stored,
-    read_stored_videos,
-    videos_to_remove,
-)
-from .values import check_limit, check_output_fields, check_text, to_stored_row, to_vector
+from .sync import FolderSync, SyncReport, is_gone
+from .values import check_limit, check_output_fields, check_per_video, check_text, to_stored_row, to_vector
 
 if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
     from ..library.table import TableSpec
 
-UPSERT_BATCH = 500  # rows: 1 MB of vectors
+ADD_BATCH = 2000  # rows that are checked and stored together: 4 MB of vectors
 
 
 class VideoIndex:
@@ -170,7 +159,7 @@ class VideoIndex:
             has_failed = "vector" in row and row["vector"] is None  # a missing vector is an error instead
             if not has_failed:
                 batch.append(row)
-            if len(batch) == UPSERT_BATCH:
+            if len(batch) == ADD_BATCH:
                 added += self._upsert(batch)
                 batch = []
         added += self._upsert(batch)
@@ -225,8 +214,7 @@ class VideoIndex:
         if isinstance(text, str) and not text.strip():
             raise InputValueError(f"the text to search for is empty: {brief(text)}")
         limit = check_limit(limit)
-        if per_video is not None and (isinstance(per_video, bool) or not isinstance(per_video, int) or per_video < 1):
-            raise InputValueError(f"per_video must be a whole number from 1, or None for all, not {brief(per_video)}")
+        check_per_video(per_video)
         check_output_fields(output_fields)
         condition = self._make_condition(filter, since, until)  # an error here costs no decoding
         if vector is None:
@@ -245,7 +233,7 @@ class VideoIndex:
         until: str | None = None,
         strict: bool = False,
     ) -> Iterator[Hit]:
-        """Return an iterator over the videos of the index as they are now, in any order, each with the score 1.
+        """Return an iterator over the videos, in any order, as they are when it begins. Each has the score 1.
 
         Args:
             filter, since, until: which videos; see :meth:`search`.
@@ -318,7 +306,7 @@ class VideoIndex:
         if isinstance(ids, str):
             raise InputTypeError(f"ids must be a list of ids, not the string {brief(ids)}")
         removed = self._engine.delete(ids, filter=filter)
-        if removed >= UPSERT_BATCH:
+        if removed >= ADD_BATCH:
             self._engine.finish()
         return removed
 
@@ -414,22 +402,14 @@ class VideoIndex:
         report = SyncReport()
         videos = list_videos(root, unlisted=report.unlisted)
         sampling = self._require_collection(self._identity, self._dim, sampling).sampling
-        stored = read_stored_videos(self._engine, root, videos)
-        to_embed = [video for video in videos if not is_stored(video, stored)]
-        report.unchanged = len(videos) - len(to_embed)
-        failures = self._engine.failures([video.id for video in to_embed])
-        if not retry_failed:
-            known = [video for video in to_embed if has_failed(video, failures)]
-            report.failed_before = {video.id: failures[video.id].error for video in known}
-            to_embed = [video for video in to_embed if video.id not in report.failed_before]
-        moved = self._follow_moves(videos, to_embed, stored, report, embed_moved)
-        to_embed = [video for video in to_embed if video.id not in moved]
+        work = FolderSync(self._engine, root, videos, report)
+        to_embed = work.plan(retry_failed, embed_moved)
+        from ..library.local_engine import embed_videos  # imported here, as it imports PyAV
+
         rows = embed_videos(to_embed, self._video_encoder, sampling, workers)
-        undecodable = self._store_embedded(track(rows, len(to_embed), "embedding"), stored, failures, report)
-        to_remove = videos_to_remove(videos, stored, undecodable | report.failed_before.keys(), report.unlisted)
-        if to_remove:
-            report.removed = self.delete(to_remove)
-        if to_embed or to_remove or report.relocated:
+        work.store(track(rows, len(to_embed), "embedding"), self._identity, self._upsert)
+        work.remove_gone()
+        if to_embed or report.relocated or report.removed:
             self._engine.finish()
         return report
 
@@ -468,6 +448,8 @@ class VideoIndex:
         self._check_model(info, self._identity)
         if text is not None:
             return self._text_encoder(text)
+        from ..video.reader import read_frames  # imported here, as it imports PyAV
+
         sampling = info.spec.sampling
         return self._video_encoder(read_frames(video, sampling.frames, seek=sampling.seek, limits=limits))  # type: ignore[arg-type]
 
@@ -546,91 +528,6 @@ class VideoIndex:
         if filter.strip():
             conditions = [f"({filter})", *conditions] if conditions else [filter]
         return " and ".join(conditions)
-
-    def _follow_moves(
-        self,
-        videos: Sequence[Video],
-        to_embed: Iterable[Video],
-        stored: StoredVideos,
-        report: SyncReport,
-        embed_moved: bool,
-    ) -> set[str]:
-        """Find moved files. Change the paths of those that were moved within the folder; report the others.
-
-        Returns:
-            The new paths, which need not be embedded. Videos that were moved within the folder are no longer in
-            ``stored`` under their old paths.
-        """
-        new = [video for video in to_embed if video.id not in stored.below]
-        listed = {video.id for video in videos}
-        gone = [path for path in stored.below if path not in listed and is_gone(path, report.unlisted)]
-        within = find_moved(new, (video for path in gone for video in stored.below[path]))
-        within = {path: old for path, old in within.items() if self._engine.get(path) is None}
-        self._engine.update_paths(
-            {
-                video.id: (path if video.id == video.path else video.id, path)
-                for path in within
-                for video in within[path]
-            }
-        )
-        report.relocated = len(within)
-        for old in within.values():
-            del stored.below[old[0].path]
-        if not embed_moved:
-            rest = (video for video in new if video.id not in within)
-            into = find_moved(rest, (video for video in stored.elsewhere if is_gone(video.path)))
-            report.moved = {path: old[0].path for path, old in into.items()}
-        return within.keys() | report.moved.keys()
-
-    def _store_embedded(
-        self,
-        embedded: Iterable[dict[str, Any]],
-        stored: StoredVideos,
-        failures: Mapping[str, Failure],
-        report: SyncReport,
-    ) -> set[str]:
-        """Store rows of embedded videos, and count them in the report. The last rows are stored even after an error.
-
-        Returns:
-            The paths of the files that were opened and could not be decoded. The index remembers them.
-        """
-        rows: list[dict[str, Any]] = []
-        undecodable: dict[str, Failure] = {}
-        recovered: list[str] = []
-        try:
-            for row in embedded:
-                path = row["path"]
-                if row.pop("undecodable") and row["size"] is not None:
-                    undecodable[path] = Failure(path, row["size"], row["mtime"], row["error"])
-                if row["error"] is not None:
-                    report.failed[path] = row["error"]
-                    continue
-                report.changed += path in stored.below
-                report.added += path not in stored.below
-                if path in failures:
-                    recovered.append(path)
-                row |= {"model": self._identity.model, "fingerprint": self._identity.fingerprint}
-                rows += self._with_stored_fields(row, stored.below.get(path, ()))
-                if len(rows) >= UPSERT_BATCH:
-                    self._upsert(rows)
-                    rows = []
-        finally:
-            self._upsert(rows)
-            if undecodable:
-                self._engine.record_failures(undecodable.values())
-            if recovered:
-                self._engine.forget_failures(recovered)
-        return {*undecodable}
-
-    def _with_stored_fields(self, row: dict[str, Any], stored: Iterable[Video]) -> Iterator[dict[str, Any]]:
-        """Yield a row for each id that the video has in the index, with the other fields stored for that id."""
-        is_new = True
-        for video in stored:
-            is_new = False
-            hit = self.get(video.id)
-            yield (hit.fields if hit else {}) | row | {"id": video.id}
-        if is_new:
-            yield row
 
 
 def _to_hit(row: Mapping[str, Any]) -> Hit:

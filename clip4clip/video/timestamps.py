@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 
-from .container import Container
+if TYPE_CHECKING:  # sampling needs no PyAV
+    import av
+
+    from .container import Container
 
 TIME_TOLERANCE = 1e-6  # seconds; times that differ by less are the same
 MAX_TIMESTAMP_FALL = 1.0  # seconds by which time stamps may fall within one recording
