@@ -23,6 +23,7 @@ from clip4clip import IndexUnavailableError, InputValueError, ModelMismatchError
 from clip4clip.index import milvus as milvus_module
 from clip4clip.index.address import IndexAddress
 from clip4clip.index.milvus import MilvusCollection
+from clip4clip.index.video_index import ADD_BATCH
 from clip4clip.retrieval import VideoIndex
 
 
@@ -185,12 +186,13 @@ ADDING = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from index_rows import random_rows
+from clip4clip.index.video_index import ADD_BATCH
 from clip4clip.retrieval import VideoIndex
 with VideoIndex(sys.argv[1], sys.argv[2]) as index:
     def track(rows, total, what):
         for number, row in enumerate(rows):
             yield row
-            if number == 1600:
+            if number == ADD_BATCH:  # the first batch has been stored
                 print("half", flush=True)
     while True:
         index.add(random_rows(int(sys.argv[4])), track)
@@ -198,7 +200,7 @@ with VideoIndex(sys.argv[1], sys.argv[2]) as index:
 
 
 def start_adding(uri: str, collection: str, count: int) -> subprocess.Popen[str]:
-    """Start a process that adds random rows again and again, and wait until the index has 1,500 of them."""
+    """Start a process that adds random rows again and again, and wait until the index has a batch of them."""
     command = [sys.executable, "-c", ADDING, uri, collection, str(REPOSITORY / "tests"), str(count)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -227,7 +229,7 @@ def test_a_server_killed_during_an_upsert_loses_and_duplicates_nothing(milvus: M
     process = start_adding(milvus.uri, collection, 5000)
     rows = random_rows(5000)
     with VideoIndex(milvus.uri, collection, timeout=20) as index:
-        assert index.count() >= 1500  # unlike a search it waits for what other processes have written
+        assert index.count() >= ADD_BATCH  # unlike a search it waits for what other processes have written
         assert index.search(vector=rows[3]["vector"], limit=1)[0].id == "v3"
         milvus.kill()
         errors = process.communicate(timeout=300)[1]
@@ -244,7 +246,7 @@ def test_a_server_killed_during_an_upsert_loses_and_duplicates_nothing(milvus: M
             except IndexUnavailableError:
                 assert time.monotonic() < end
                 time.sleep(0.5)
-        assert 1500 <= index.count() <= 5000
+        assert ADD_BATCH <= index.count() <= 5000
         index.add(rows)
         assert_complete(index, 5000)
     client = MilvusClient(milvus.uri)
