@@ -22,6 +22,7 @@ from .field_kinds import FieldKinds
 from .filter_milvus import to_milvus
 from .filters import quote
 from .hit import Hit
+from .info import Content, summarise
 from .values import (
     MAX_LIMIT,
     MAX_STRING_BYTES,
@@ -421,6 +422,10 @@ class MilvusCollection:
                 timeout=self._timeout,
             )
         return int(answer[0]["count(*)"])
+
+    def content(self) -> Content:
+        """Return how many rows and videos there are, and which fields they have. It reads all rows."""
+        return summarise(self.rows(["*"]))
 
     def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
         """Give rows new ids and paths. Their vectors and all other fields stay.
