@@ -330,7 +330,7 @@ class MilvusCollection:
             version = re.search(r"(\d+)\.(\d+)", self._client.get_server_version(timeout=self._timeout))
         if version is None or (int(version[1]), int(version[2])) < GROUPING_VERSION:
             return []
-        groups = {"group_by_field": "video", "group_size": per_video, "strict_group_size": True}
+        groups = {"group_by_field": "video", "group_size": int(per_video), "strict_group_size": True}
         rows = self._search(info, limit, {**options, **groups})
         rows.sort(key=lambda row: -row["distance"])
         return _best_per_video(rows, per_video)

@@ -13,7 +13,7 @@ from ..library.sources import Video
 from ..weights.identity import Identity
 from .engine import Engine, Failure
 
-UPSERT_BATCH = 500  # rows: 1 MB of vectors
+STORE_BATCH = 32  # embedded videos that are stored together: those that a kill may lose
 NOT_FOUND_WINDOWS = (None, 2, 3)  # codes of Windows for a missing file or folder; a share that is offline has others
 
 
@@ -122,7 +122,7 @@ class FolderSync:
                 if path in self._failures:
                     recovered.append(path)
                 rows += self._with_stored_fields(row | {"model": model.model, "fingerprint": model.fingerprint})
-                if len(rows) >= UPSERT_BATCH:
+                if len(rows) >= STORE_BATCH:
                     upsert(rows)
                     rows = []
         finally:

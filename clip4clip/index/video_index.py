@@ -14,11 +14,9 @@ import numpy as np
 from ..config import DEFAULT_MODEL, get_model
 from ..encoder import DEFAULT_ENCODER, EncoderSpec, TextEncoder, VideoEncoder
 from ..errors import InputTypeError, InputValueError, LibraryError, ModelMismatchError, VideoIndexError, brief
-from ..library.local_engine import embed_videos
 from ..library.sources import absolute_path, list_videos
 from ..progress import Track, no_progress
 from ..video.limits import DEFAULT_LIMITS, Limits
-from ..video.reader import read_frames
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from ..video.source import is_url
 from ..weights.identity import Identity
@@ -28,11 +26,13 @@ from .engine import Engine, open_engine
 from .hit import Hit
 from .info import IndexInfo, bytes_on_disk
 from .relocate import RelocateReport, drop_conflicts, make_path_change, plan_moves
-from .sync import UPSERT_BATCH, FolderSync, SyncReport, is_gone
+from .sync import FolderSync, SyncReport, is_gone
 from .values import check_limit, check_output_fields, check_per_video, check_text, to_stored_row, to_vector
 
 if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
     from ..library.table import TableSpec
+
+ADD_BATCH = 2000  # rows that are checked and stored together: 4 MB of vectors
 
 
 class VideoIndex:
@@ -159,7 +159,7 @@ class VideoIndex:
             has_failed = "vector" in row and row["vector"] is None  # a missing vector is an error instead
             if not has_failed:
                 batch.append(row)
-            if len(batch) == UPSERT_BATCH:
+            if len(batch) == ADD_BATCH:
                 added += self._upsert(batch)
                 batch = []
         added += self._upsert(batch)
@@ -306,7 +306,7 @@ class VideoIndex:
         if isinstance(ids, str):
             raise InputTypeError(f"ids must be a list of ids, not the string {brief(ids)}")
         removed = self._engine.delete(ids, filter=filter)
-        if removed >= UPSERT_BATCH:
+        if removed >= ADD_BATCH:
             self._engine.finish()
         return removed
 
@@ -404,6 +404,8 @@ class VideoIndex:
         sampling = self._require_collection(self._identity, self._dim, sampling).sampling
         work = FolderSync(self._engine, root, videos, report)
         to_embed = work.plan(retry_failed, embed_moved)
+        from ..library.local_engine import embed_videos  # imported here, as it imports PyAV
+
         rows = embed_videos(to_embed, self._video_encoder, sampling, workers)
         work.store(track(rows, len(to_embed), "embedding"), self._identity, self._upsert)
         work.remove_gone()
@@ -446,6 +448,8 @@ class VideoIndex:
         self._check_model(info, self._identity)
         if text is not None:
             return self._text_encoder(text)
+        from ..video.reader import read_frames  # imported here, as it imports PyAV
+
         sampling = info.spec.sampling
         return self._video_encoder(read_frames(video, sampling.frames, seek=sampling.seek, limits=limits))  # type: ignore[arg-type]
 

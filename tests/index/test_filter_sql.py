@@ -18,7 +18,7 @@ from clip4clip.index.filters import quote
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_random_filter_finds_the_rows_of_the_model(seed: int) -> None:
     random = Random(seed)
@@ -30,7 +30,7 @@ def test_a_random_filter_finds_the_rows_of_the_model(seed: int) -> None:
         assert select(database, condition) == matching(rows, condition), text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(TEXT, TEXT, st.sampled_from([*FIELDS, *KEYS]))
 def test_any_key_and_any_value_are_found_and_never_become_sql(key: str, value: str, other: str) -> None:
     rows = [

@@ -87,17 +87,17 @@ def test_adding_rows_again_replaces_them(index: VideoIndex) -> None:
 def test_an_interrupted_add_is_completed_by_repeating_it(index: VideoIndex) -> None:
     def stop(rows: Iterable[Any], total: int, what: str) -> Iterator[Any]:
         for number, row in enumerate(rows):
-            if number == 600:
+            if number == 2100:
                 raise KeyboardInterrupt
             yield row
 
-    rows = random_rows(700)
+    rows = random_rows(2200)
     with pytest.raises(KeyboardInterrupt):
         index.add(rows, stop)
-    assert index.count() == 500  # one batch
-    assert index.add(rows) == 700
-    assert index.count() == 700
-    assert index.search(vector=rows[650]["vector"], limit=1)[0].id == "v650"
+    assert index.count() == 2000  # one batch
+    assert index.add(rows) == 2200
+    assert index.count() == 2200
+    assert index.search(vector=rows[2150]["vector"], limit=1)[0].id == "v2150"
 
 
 def test_the_last_of_two_rows_with_the_same_id_is_stored(index: VideoIndex) -> None:
