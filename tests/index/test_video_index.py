@@ -494,6 +494,20 @@ def test_sync_keeps_the_vectors_of_files_that_were_moved_within_the_folder(
     assert (report.relocated, report.unchanged) == (0, 3)
 
 
+def test_a_video_that_has_the_new_path_as_its_id_is_replaced(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    copy_clips(drawings, folder / "2024" / "a.mp4", folder / "b.mp4")
+    index.sync(folder)
+    (folder / "2024").rename(folder / "2025")
+    path = str(folder / "2025" / "a.mp4")
+    index.add([random_rows(1)[0] | {"id": path}])
+    report = index.sync(folder)
+    assert (report.relocated, report.added, report.removed, report.unchanged) == (0, 1, 1, 1)
+    hit = index.get(path)
+    assert hit is not None
+    assert (hit.path, index.count()) == (path, 2)
+
+
 def test_sync_leaves_out_files_that_are_gone_from_another_folder(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
