@@ -196,6 +196,18 @@ class Engine(Protocol):
         """Forget what :meth:`record_failures` has stored about these paths. On a server: do nothing."""
         ...
 
+    def index_field(self, name: str) -> None:
+        """Make filters on a field faster.
+
+        Args:
+            name: name of the field.
+
+        Raises:
+            InputTypeError, InputValueError: ``name`` is invalid, or the field cannot have an index.
+            VideoIndexError: the index is on a server, which has means of its own.
+        """
+        ...
+
     def finish(self) -> None:
         """Tidy up after a series of writes, so that searches are fast. What was written is stored already."""
         ...
