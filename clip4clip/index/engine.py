@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .hit import Hit
+from .info import Content
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,10 @@ class Engine(Protocol):
 
     def count(self) -> int:
         """Return the number of rows."""
+        ...
+
+    def content(self) -> Content:
+        """Return how many rows and videos there are, and which fields they have."""
         ...
 
     def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:

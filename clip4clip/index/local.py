@@ -19,6 +19,7 @@ from .collection import CollectionInfo, VectorSpec
 from .database import ChangedError, Database
 from .engine import Failure
 from .hit import Hit
+from .info import Content
 from .nearest import find_nearest
 from .tables import (
     KINDS,
@@ -32,6 +33,7 @@ from .tables import (
     insert_rows,
     iterate_rows,
     move_rows,
+    read_content,
     read_failures,
     read_field_kinds,
     read_rows,
@@ -280,6 +282,11 @@ class LocalCollection:
         """Return the number of rows."""
         collection = self._require().collection
         return self._database.read(lambda connection: read_state(connection, collection.number).row_count)
+
+    def content(self) -> Content:
+        """Return how many rows and videos there are, and which fields they have or had."""
+        collection, _ = self._require()
+        return self._database.read(lambda connection: read_content(connection, collection.number))
 
     def failures(self, paths: Sequence[str]) -> dict[str, Failure]:
         """Return what :meth:`record_failures` has stored about these paths, by path."""

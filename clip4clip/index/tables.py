@@ -17,6 +17,7 @@ from ..errors import VideoIndexError, brief, first_line
 from .codes import CodesState, random_rotation
 from .collection import CollectionInfo, VectorSpec
 from .engine import Failure
+from .info import Content
 
 APPLICATION_ID = 0x43344331  # "C4C1"
 FORMAT = 1  # of the tables; another one cannot be read
@@ -407,6 +408,14 @@ def read_field_kinds(connection: sqlite3.Connection, collection: int) -> dict[st
     for name, kind in connection.execute("SELECT name, kind FROM field_kinds WHERE collection = ?", (collection,)):
         kinds.setdefault(name, set()).add(kind)
     return kinds
+
+
+def read_content(connection: sqlite3.Connection, collection: int) -> Content:
+    """Return the number of videos and rows, and the kinds of values that rows ever had in a field."""
+    statement = "SELECT count(*) FROM videos WHERE collection = ?"
+    (videos,) = connection.execute(statement, (collection,)).fetchone()
+    kinds = read_field_kinds(connection, collection)
+    return Content(videos, read_state(connection, collection).row_count, kinds)
 
 
 def create_field_index(connection: sqlite3.Connection, name: str, expression: str) -> None:
