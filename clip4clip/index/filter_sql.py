@@ -205,6 +205,8 @@ def _compare(operand: _Operand, operator: str, value: Value) -> _Sql:
     if isinstance(value.value, bool):
         return _sql("({} = {})", operand.type, _Sql("'true'" if value.value else "'false'"))
     if isinstance(value.value, str):
+        if operand.column == "video" and operator == "==":
+            return _find_video(_sql("(videos.name = {})", value.value))
         is_needed = operator != "==" or value.value[:1] in ("{", "[")
         return operand.restrict(
             _sql(f"({{}} {_SIGNS[operator]} {{}})", operand.value, value.value), "string", is_needed
@@ -247,6 +249,8 @@ def _find_among(operand: _Operand, kind: str, values: list[Any]) -> _Sql:
     """Return SQL for a value that is equal to one of several values of one kind."""
     if kind == "boolean" or len(values) == 1:
         return _join("OR", [_compare(operand, "==", Value(value)) for value in dict.fromkeys(values)])
+    if kind == "string" and operand.column == "video":
+        return _find_video(_among(_Sql("videos.name"), values))
     if kind == "string":
         is_needed = any(value[:1] in ("{", "[") for value in values)
         return operand.restrict(_among(operand.value, values), "string", is_needed)
@@ -259,6 +263,11 @@ def _find_among(operand: _Operand, kind: str, values: list[Any]) -> _Sql:
     if large:
         parts.append(_find_large(operand, large))
     return _join("OR", parts)
+
+
+def _find_video(condition: _Sql) -> _Sql:
+    """Return SQL for rows whose video fulfils a condition. It finds the video first, and its rows by an index."""
+    return _sql("(rows.video IN (SELECT videos.number FROM videos WHERE {}))", condition)
 
 
 def _among(value: _Sql, values: list[Any]) -> _Sql:

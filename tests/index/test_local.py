@@ -446,6 +446,7 @@ def test_an_index_makes_filters_on_a_field_read_only_the_rows_that_match(collect
     collection.upsert(rows)
     filters = ['camera == "c5"', "Camera == 5", "duration < 3", "end == 7", 'path == "/videos/v9.mp4"']
     before = {text: [row["id"] for row in collection.rows(["id"], text)] for text in filters}
+    assert all(before.values())
     assert all(count_steps(collection, text) > 5000 for text in filters)
     for name in names * 2:
         collection.index_field(name)
@@ -453,6 +454,22 @@ def test_an_index_makes_filters_on_a_field_read_only_the_rows_that_match(collect
     for text in filters:
         assert count_steps(collection, text) < 500, text
         assert [row["id"] for row in collection.rows(["id"], text)] == before[text]
+
+
+@pytest.mark.parametrize("text", ['video == "a"', 'video in ["a", "none"]', 'id == "v7"', 'id in ["v7", "v8"]'])
+def test_filters_on_ids_and_videos_read_only_the_rows_that_match(collection: LocalCollection, text: str) -> None:
+    rows = make_rows(range(2000))
+    for row in [*rows.values()][7:9]:
+        row["video"] = "a"
+    collection.upsert(rows)
+    other = LocalCollection(IndexAddress(collection.address.uri, "others"))
+    other.create(SPEC, DIM)
+    other.upsert(rows)
+    expected = ["v7"] if text == 'id == "v7"' else ["v7", "v8"]
+    assert [row["id"] for row in collection.rows(["id"], text)] == expected
+    assert len([*collection.rows(["id"], f"not ({text})")]) == 2000 - len(expected)
+    assert count_steps(collection, text) < 500
+    other.close()
 
 
 def count_steps(collection: LocalCollection, text: str) -> int:
