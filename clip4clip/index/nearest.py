@@ -96,8 +96,11 @@ class _Nearest:
 
         Args:
             videos: numbers of videos, int64 of shape (m,).
+
+        Returns:
+            float64 of shape (m,), or of shape () if it is the same for all.
         """
-        least = np.full(len(videos), self._scores[-1] if self.is_full else -np.inf)
+        least = np.asarray(self._scores[-1] if self.is_full else -np.inf)
         if self._per_video is None or not len(self._scores):
             return least
         # The last row of each video is its least similar one.

@@ -140,6 +140,8 @@ def test_codes_of_deleted_rows_are_removed_once_they_are_many(
     collection.delete([f"v{number}" for number in range(5, 100)])
     collection.finish()
     assert [file.stat().st_size for file in code_files(collection)] == [size / 2]
+    statement = "SELECT count(*) FROM dead"
+    assert collection._database.read(lambda connection: connection.execute(statement).fetchone()) == (0,)
     for opened in (collection, reader):
         assert_finds_all(opened, make_rows(range(100, 200)))
     reader.close()
@@ -212,7 +214,9 @@ def test_threads_add_and_search_at_once(collection: LocalCollection) -> None:
     assert collection.count() == 600
 
 
-def test_a_restored_copy_never_mixes_codes_of_two_histories(collection: LocalCollection, tmp_path: Path) -> None:
+def test_a_restored_copy_never_mixes_codes_of_two_histories(
+    collection: LocalCollection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = Path(collection.address.uri)
 
     def replace_by(copy: Path) -> LocalCollection:
@@ -234,6 +238,7 @@ def test_a_restored_copy_never_mixes_codes_of_two_histories(collection: LocalCol
     collection = replace_by(tmp_path / "thirty")
     assert_finds_all(collection, make_rows(range(30)))
     collection.close()
+    assert caplog.messages == []  # both have codes of their own, and none are rebuilt
 
 
 HOSTILE = {
@@ -364,6 +369,41 @@ def test_a_reader_that_began_before_a_compaction_repairs_nothing(
     assert did_compact
     assert caplog.messages == []
     reader.close()
+
+
+def test_a_search_that_began_before_another_thread_saw_later_rows_finds_them_too(
+    collection: LocalCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.upsert(make_rows(range(20)))
+    read_state, done = code_store.read_state, []
+
+    def add_meanwhile(*args: Any) -> Any:
+        state = read_state(*args)
+        if not done:
+            done.append(True)
+            collection.upsert(make_rows([20]))
+            assert collection.search(vector_of(20), 1)[0].id == "v20"
+        return state
+
+    monkeypatch.setattr(code_store, "read_state", add_meanwhile)
+    assert collection.search(vector_of(20), 1)[0].id == "v20"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be replaced")
+def test_an_index_that_was_replaced_by_another_one_is_found(collection: LocalCollection, tmp_path: Path) -> None:
+    collection.upsert(make_rows(range(300)))
+    assert collection.search(vector_of(3), 1)[0].id == "v3"
+    other = LocalCollection(IndexAddress(str(tmp_path / "other.db"), "videos"))
+    other.create(SPEC, DIM)
+    other.upsert(make_rows(range(300), version=1))  # as many rows, with another rotation
+    other.finish()
+    other.close()
+    for ending in ("-wal", "-shm"):
+        Path(f"{collection.address.uri}{ending}").unlink(missing_ok=True)
+    (tmp_path / "other.db").replace(collection.address.uri)
+    assert_finds_all(collection, make_rows(range(300), version=1))
+    collection.upsert(make_rows(range(300, 600), version=1))
+    assert_finds_all(collection, make_rows(range(600), version=1))
 
 
 def test_codes_of_replaced_rows_are_removed_without_finish(
