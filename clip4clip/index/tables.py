@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -168,10 +169,13 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def create_collection(connection: sqlite3.Connection, name: str, spec: VectorSpec, dim: int) -> None:
-    """Create a collection. Does nothing if it exists."""
+    """Create a collection. Does nothing if it exists.
+
+    Its number is random, so that the collection of another file that took the place of this one has another number.
+    """
     connection.execute(
-        "INSERT OR IGNORE INTO collections (name, dim, spec, rotation) VALUES (?, ?, ?, ?)",
-        (name, dim, spec.to_json(), random_rotation(dim).tobytes()),
+        "INSERT OR IGNORE INTO collections (number, name, dim, spec, rotation) VALUES (?, ?, ?, ?, ?)",
+        (secrets.randbits(31), name, dim, spec.to_json(), random_rotation(dim).tobytes()),
     )
 
 
@@ -210,7 +214,7 @@ def read_state(connection: sqlite3.Connection, collection: int) -> CollectionSta
     statement = "SELECT version, row_count, codes_name, codes_count, codes_stamp FROM collections WHERE number = ?"
     row = connection.execute(statement, (collection,)).fetchone()
     if row is None:
-        raise VideoIndexError("the collection is not in the index any more")
+        raise VideoIndexError("the index was replaced by another one: open it again")
     version, row_count, codes_name, codes_count, stamp = row
     numbers = (version, row_count, codes_count, stamp)
     if not all(type(number) is int and number >= 0 for number in numbers):

@@ -403,7 +403,30 @@ def test_an_index_that_was_replaced_by_another_one_is_found(collection: LocalCol
     (tmp_path / "other.db").replace(collection.address.uri)
     assert_finds_all(collection, make_rows(range(300), version=1))
     collection.upsert(make_rows(range(300, 600), version=1))
-    assert_finds_all(collection, make_rows(range(600), version=1))
+    fresh = open_collection(Path(collection.address.uri))
+    for opened in (collection, fresh):
+        assert_finds_all(opened, make_rows(range(600), version=1))
+    fresh.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be replaced")
+def test_rows_are_not_added_to_an_index_that_takes_its_place_in_that_moment(
+    collection: LocalCollection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = LocalCollection(IndexAddress(str(tmp_path / "other.db"), "videos"))
+    other.create(SPEC, DIM)
+    other.finish()
+    other.close()
+    identity = collection._database.identity()
+    collection.finish()
+    (tmp_path / "other.db").replace(collection.address.uri)
+    with monkeypatch.context() as context:
+        context.setattr(collection._database, "identity", lambda: identity)  # as it was just before
+        for use in (lambda: collection.upsert(make_rows(range(5))), lambda: collection.search(vector_of(1))):
+            with pytest.raises(VideoIndexError, match="the index was replaced by another one: open it again"):
+                use()
+    collection.upsert(make_rows(range(5)))
+    assert_finds_all(collection, make_rows(range(5)))
 
 
 def test_codes_of_replaced_rows_are_removed_without_finish(
