@@ -148,10 +148,13 @@ def write_codes(path: Path, batches: Iterable[np.ndarray], mode: int) -> None:
     Args:
         path: file, created if it does not exist.
         batches: records, in arrays of any length.
-        mode: access mode of a new file.
+        mode: access mode of the file, whatever the umask is.
     """
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0), mode)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
+        if hasattr(os, "fchmod"):
+            with contextlib.suppress(OSError):  # the file may belong to another user
+                os.fchmod(descriptor, mode)
         end = file.seek(0, os.SEEK_END)
         try:
             for records in batches:

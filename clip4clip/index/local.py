@@ -70,7 +70,11 @@ class LocalCollection:
         self.address = address
         self._database = Database(Path(address.uri), timeout)
         self._opened: _Opened | None = None
-        self.find()
+        try:
+            self.find()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file. Other objects that have it open are not affected."""
@@ -326,11 +330,12 @@ class LocalCollection:
         """
         from .filter_sql import index_expression
 
+        check_text(name, "the name of a field")
         self._require()
-        if name in ("id", "video"):
+        if name in ("id", "video"):  # they have one
             return
         is_column = name in KINDS and name != "vector"
-        expression = f'"{name}"' if is_column else index_expression(check_text(name, "the name of a field"))
+        expression = f'"{name}"' if is_column else index_expression(name)
         if expression is None or name == "vector":
             raise InputValueError(
                 f"the field {brief(name)} cannot have an index: expected a name of ASCII letters, digits and _"

@@ -558,7 +558,7 @@ def test_a_field_that_cannot_have_an_index_is_refused(collection: LocalCollectio
         collection.index_field(name)
     assert collection.index_field("id") is collection.index_field("video") is None
     with pytest.raises(InputTypeError, match="the name of a field must be a string"):
-        collection.index_field(5)  # type: ignore[arg-type]
+        collection.index_field([])  # type: ignore[arg-type]
 
 
 WRITER = """
