@@ -249,7 +249,7 @@ def select_rows(connection: sqlite3.Connection, collection: int, sql: str, param
     Args:
         connection: open transaction.
         collection: number of the collection.
-        sql: condition from :func:`clip4clip.index.filter_sql.to_sql`.
+        sql: condition from :func:`clip4clip.index.filters.sql.to_sql`.
         parameters: its parameters.
     """
     statement = f"SELECT number FROM rows WHERE collection = ? AND {sql}"
@@ -424,7 +424,7 @@ def create_field_index(connection: sqlite3.Connection, name: str, expression: st
     Args:
         connection: open transaction.
         name: name of the field.
-        expression: the field in SQL, a column or what :func:`clip4clip.index.filter_sql.index_expression` returns.
+        expression: the field in SQL, a column or what :func:`clip4clip.index.filters.sql.index_expression` returns.
     """
     label = name.encode().hex()  # names in SQL are the same in upper and lower case
     # The field comes first: an index that begins with the collection would be used by every filter.

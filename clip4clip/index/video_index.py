@@ -559,7 +559,7 @@ def _date_conditions(since: str | None, until: str | None) -> list[str]:
     periods = {name: _parse_date(text, name) for name, text in (("since", since), ("until", until)) if text is not None}
     if not periods:
         return []
-    from .filters import MTIME_FIELD  # imported here, as it imports a parser
+    from .filters.parse import MTIME_FIELD  # imported here, as it imports a parser
 
     if len(periods) == 2 and periods["since"][0] >= periods["until"][1]:
         raise InputValueError(f"since, {since!r}, is after until, {until!r}")
@@ -568,7 +568,7 @@ def _date_conditions(since: str | None, until: str | None) -> list[str]:
 
 
 def _parse_date(text: str, name: str) -> tuple[int, int]:
-    from .filters import parse_date
+    from .filters.parse import parse_date
 
     check_text(text, name)
     try:
