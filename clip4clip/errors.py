@@ -61,7 +61,7 @@ class ModelMismatchError(VideoIndexError, ValueError):
 
 
 class IndexUnavailableError(VideoIndexError, ConnectionError):
-    """Raised when the server of an index does not answer, or when another process uses the folder of an index."""
+    """Raised when the server of an index does not answer, or when another process keeps its file locked."""
 
 
 class ExportError(Clip4clipError, RuntimeError):

@@ -64,6 +64,11 @@ def is_regular(path: Path) -> bool:
     return not target.exists() or (target.is_file() and not target.is_symlink())
 
 
+def is_writable(path: Path) -> bool:
+    """Return whether this process may write to a file or folder; False if it does not exist."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def check_writable(path: Path) -> None:
     """Raise the OSError that :func:`atomic_write` would raise if the file cannot be written. Change nothing."""
     with contextlib.suppress(_CheckOnlyError), atomic_write(path):

@@ -26,6 +26,30 @@ def _thread_pool_of(process_id: int, name: str, size: int) -> ThreadPoolExecutor
     return ThreadPoolExecutor(size, thread_name_prefix=f"clip4clip-{name}")
 
 
+class ForkSafeLock:
+    """A lock that is free in a forked process, where the thread that held it does not exist."""
+
+    def __init__(self) -> None:
+        self._locks: dict[int, threading.Lock] = {}
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """Return whether the lock was acquired within a number of seconds; -1 waits forever."""
+        return self._of_process().acquire(timeout=timeout)
+
+    def release(self) -> None:
+        """Release the lock."""
+        self._of_process().release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _of_process(self) -> threading.Lock:
+        return self._locks.setdefault(os.getpid(), threading.Lock())
+
+
 def fork_safe(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """Wrap a function that computes with torch, so that it can be called in a forked process.
 

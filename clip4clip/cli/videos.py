@@ -117,12 +117,7 @@ def delete(
     if bool(ids) == bool(condition.strip() or missing):
         raise typer.BadParameter("give either ids, or --filter, --missing or both", param_hint="ID")
     with address.open() as videos:
-        if ids:
-            found = [_get(videos, name) for name in dict.fromkeys(ids)]
-        elif missing:
-            found = _missing(videos, FilterOptions(condition), strict=True)
-        else:
-            found = [*videos.videos(condition, strict=True)]
+        found = _select(videos, ids or [], condition, missing)
         if not found:
             print_summary("there are no such videos in the index")
             return
@@ -179,6 +174,15 @@ def relocate(
 
 def _videos(count: int) -> str:
     return f"{count:,} video{'s' * (count != 1)}"
+
+
+def _select(videos: VideoIndex, ids: Iterable[str], condition: str, missing: bool) -> list[Hit]:
+    """Return the videos to delete: those with these ids, or those that meet the conditions."""
+    if ids:
+        return [_get(videos, name) for name in dict.fromkeys(ids)]
+    if missing:
+        return _missing(videos, FilterOptions(condition), strict=True)
+    return [*videos.videos(condition, strict=True)]
 
 
 def _missing(videos: VideoIndex, filters: FilterOptions, strict: bool = False) -> list[Hit]:

@@ -1,28 +1,30 @@
 """The files of codes beside a local index: publish, load, rebuild and compact them.
 
 The database says how many records of which file count. New records are written behind them and synchronised first, and
-count once the transaction is committed. So nobody sees a torn write, and readers need no lock. The file is derived: one
-that is lost or belongs to another state is rebuilt from the vectors in the database.
+count once the transaction is committed. So nobody sees a torn write, and readers need no lock. If a file has more
+records than count, because a process was killed or because the database was restored from a copy, new ones go to a new
+file. The file is derived: one that is lost or belongs to another state is rebuilt from the vectors in the database.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import logging
 import secrets
 import sqlite3
 import stat
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import VideoIndexError
-from .codes import Codes, CodesLostError, CodesState, encode, open_codes, record_type, write_codes
+from ..threads import ForkSafeLock
+from .codes import Codes, CodesLostError, CodesState, can_append, encode, open_codes, record_type, write_codes
 from .database import ChangedError, Database
-from .tables import Collection, iterate_vectors, read_state, set_codes
+from .tables import Collection, iterate_vectors, read_dead, read_state, set_codes
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class CodeStore:
     def __init__(self, database: Database, collection: Collection) -> None:
         self._database, self._collection = database, collection
         self._codes: Codes | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._is_repairable = True
 
     def load(self, connection: sqlite3.Connection) -> Codes:
@@ -54,17 +56,14 @@ class CodeStore:
         state = read_state(connection, self._collection.number)
         with self._lock:
             previous = self._codes
-            if previous is not None and previous.version == state.version:
+            if previous is not None and (previous.version, previous.state) == (state.version, state.codes):
                 return previous
             if previous is not None and previous.version > state.version:
                 raise ChangedError
             if previous is not None and not previous.is_before(state.codes):
                 previous = None
             records = self._open(connection, state.codes)
-            dead = connection.execute(
-                "SELECT number, row FROM dead WHERE collection = ? AND number > ? ORDER BY number",
-                (self._collection.number, previous.last_dead if previous else 0),
-            ).fetchall()
+            dead = read_dead(connection, self._collection.number, previous.last_dead if previous else 0)
             self._codes = Codes.of(records, state.codes, state.version, dead, previous)
             return self._codes
 
@@ -76,17 +75,18 @@ class CodeStore:
             records: codes of the rows, in the order of their numbers.
         """
         state = read_state(connection, self._collection.number).codes
+        path, dim = self._path(state.name), self._collection.dim
         try:
-            open_codes(self._path(state.name), self._collection.dim, state)
+            stored = open_codes(path, dim, state)
         except CodesLostError:
             self._replace(connection, self._encode_all(connection))
             return
-        if not state.name:
-            self._replace(connection, [records])
+        if not can_append(path, dim, state):
+            self._replace(connection, itertools.chain(_in_batches(stored), [records]))
             return
         stamp = secrets.randbits(32)
         records["stamp"] = stamp
-        write_codes(self._path(state.name), state.count, [records], self._mode())
+        write_codes(path, [records], self._mode())
         set_codes(connection, self._collection.number, CodesState(state.name, state.count + len(records), stamp))
 
     def repair(self) -> None:
@@ -104,6 +104,11 @@ class CodeStore:
         except VideoIndexError as error:
             logger.warning("codes are kept in memory: %s", error)
             self._is_repairable = False
+
+    def is_wasteful(self, connection: sqlite3.Connection) -> bool:
+        """Return whether most codes are those of deleted rows."""
+        state = read_state(connection, self._collection.number)
+        return state.codes.count > 2 * state.row_count + COMPACT_ROWS
 
     def compact(self) -> None:
         """Remove the codes of deleted rows if they are many, and files that are not used any more."""
@@ -138,7 +143,7 @@ class CodeStore:
                 count += len(records)
                 yield records
 
-        write_codes(self._path(name), 0, stamped(), self._mode())
+        write_codes(self._path(name), stamped(), self._mode())
         connection.execute("DELETE FROM dead WHERE collection = ?", (self._collection.number,))
         set_codes(connection, self._collection.number, CodesState(name, count, stamp))
 
@@ -151,9 +156,10 @@ class CodeStore:
 
     def _remove_unused(self, connection: sqlite3.Connection) -> None:
         """Remove files that no collection uses. Called by a writer, as another one may just write a new file."""
-        used = {self._path(name) for (name,) in connection.execute("SELECT codes_name FROM collections")}
+        names = connection.execute("SELECT codes_name FROM collections")
+        used = {f"{self._path('').name}{name}" for (name,) in names}
         for path in self._database.path.parent.glob(f"{glob.escape(self._path('').name)}*"):
-            if path not in used:
+            if path.name not in used:
                 with contextlib.suppress(OSError):  # Windows keeps a file that a process has mapped
                     path.unlink()
 
@@ -161,8 +167,14 @@ class CodeStore:
         return self._database.beside(f"codes-{name}")
 
     def _mode(self) -> int:
-        """Return the access mode of a file: that of the database."""
+        """Return the access mode of a new file: that of the database."""
         return stat.S_IMODE(self._database.path.stat().st_mode)
+
+
+def _in_batches(records: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield copies of records, in batches."""
+    for start in range(0, len(records), BATCH):
+        yield records[start : start + BATCH].copy()
 
 
 def _live_records(codes: Codes) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ length of what was rounded away. By the inequality of Cauchy and Schwarz, the co
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import is_writable
 from ..runtime.placement import available_cores
 from ..threads import thread_pool
 
@@ -63,10 +65,9 @@ def _encode_block(rotated: np.ndarray, records: np.ndarray) -> None:
     code = np.rint(rotated / scale[:, None]).clip(-127, 127)
     rotated -= code * scale[:, None]
     records["code"], records["scale"] = code, scale
-    error = np.sqrt(np.einsum("ij,ij->i", rotated, rotated)) * np.float32(
-        1 + 1e-4
-    )  # more than the rounding of this line
-    records["error"] = error + np.float32(_rounding(rotated.shape[1]))
+    dim = rotated.shape[1]
+    error = np.sqrt(np.einsum("ij,ij->i", rotated, rotated)) * (1 + (dim + 8) * 2.0**-24)  # the rounding of this line
+    records["error"] = error + _rounding(dim)
 
 
 def _rounding(dim: int) -> float:
@@ -101,7 +102,8 @@ class CodesState:
 
     Attributes:
         name: ending of the name of the file; empty as long as there is none.
-        count: number of records that count. What follows them in the file is left from a write that was not completed.
+        count: number of records that count. What follows them in the file belongs to a write that was not completed, or
+            to another copy of the database.
         stamp: stamp of the last of these records.
     """
 
@@ -133,28 +135,41 @@ def open_codes(path: Path, dim: int, state: CodesState) -> np.ndarray:
         records = np.asarray(np.memmap(path, kind, "r", shape=(state.count,)))
     except (OSError, ValueError) as error:
         raise CodesLostError(str(error)) from error
-    # The file only grows. So if its last record is the one that was published last, all before it are, too.
+    # Nothing in it is overwritten. So if its last record is the one that was published last, all before it are, too.
     if records[-1]["stamp"] != state.stamp:
         raise CodesLostError(f"{path} belongs to another state of the index")
     return records
 
 
-def write_codes(path: Path, count: int, batches: Iterable[np.ndarray], mode: int) -> None:
-    """Write records behind the first ``count`` ones of a file, and wait until they are on the disk.
+def write_codes(path: Path, batches: Iterable[np.ndarray], mode: int) -> None:
+    """Append records to a file, and wait until they are on the disk. What is in the file is never overwritten.
 
     Args:
         path: file, created if it does not exist.
-        count: number of records before the new ones.
         batches: records, in arrays of any length.
         mode: access mode of a new file.
     """
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0), mode), "wb") as file:
-        for records in batches:
-            file.seek(count * records.itemsize)
-            file.write(records.data if records.flags.c_contiguous else records.tobytes())
-            count += len(records)
-        file.flush()
-        os.fsync(file.fileno())
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_BINARY", 0), mode)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            for records in batches:
+                view = memoryview(np.ascontiguousarray(records).view(np.uint8))
+                while len(view):
+                    view = view[file.write(view) :]
+            os.fsync(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.truncate(end)  # gives a full disk its space back
+            raise
+
+
+def can_append(path: Path, dim: int, state: CodesState) -> bool:
+    """Return whether this process can write to a file of codes, and it ends with the records that count."""
+    try:
+        return is_writable(path) and path.stat().st_size == state.count * record_type(dim).itemsize
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ lock file. All commits and checkpoints happen under this lock, which also avoids
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import threading
@@ -19,12 +20,17 @@ from typing import TypeVar
 import filelock
 
 from ..errors import Clip4clipError, IndexUnavailableError, VideoIndexError, first_line
+from ..files import is_writable
+from ..threads import ForkSafeLock
 from .tables import create_tables, has_tables
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 PAGE_SIZE = 16_384  # seven vectors of 512 numbers; a page of 4 kB holds one and is half empty
-CACHE_KB = 65_536
+CACHE_KB = 65_536  # of each connection
+MAX_IDLE = 8  # connections that are kept for later
 CHECKPOINT_BYTES = 64 << 20  # size of the write-ahead log from which it is moved into the database
 LOCK_POLL = 0.005  # seconds
 KEPT = "What was stored before is kept"
@@ -50,9 +56,9 @@ class Database:
 
     def __init__(self, path: Path, timeout: float) -> None:
         self.path = path
-        self._timeout = timeout
+        self._timeout = min(max(timeout, 0.0), threading.TIMEOUT_MAX)
         self._pool = _Pool(path)
-        self._turn = threading.Lock()
+        self._turn = ForkSafeLock()
         self._closed = False
 
     def close(self) -> None:
@@ -97,6 +103,7 @@ class Database:
         """Return the result of a function that writes. Its changes are on the disk when this returns, or undone."""
         self._check_open()
         with self._lock(), self._translate_errors(), self._pool.connection(create=True) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # recorded in the file, but not in all copies of it
             connection.execute("BEGIN IMMEDIATE")
             try:
                 if not has_tables(connection):
@@ -108,7 +115,10 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
             if self._log_size() > CHECKPOINT_BYTES:
-                _checkpoint(connection)
+                try:
+                    _checkpoint(connection)
+                except sqlite3.Error as error:  # the changes are on the disk already
+                    logger.warning("the write-ahead log of %s cannot be emptied: %s", self.path, error)
             return result
 
     def checkpoint(self) -> None:
@@ -200,7 +210,7 @@ class _Pool:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._idle: list[_Connection] = []
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._closed = False
 
     @contextlib.contextmanager
@@ -225,7 +235,7 @@ class _Pool:
 
     def _give_back(self, connection: _Connection) -> None:
         with self._lock:
-            if not self._closed and connection.is_usable():
+            if not self._closed and len(self._idle) < MAX_IDLE and connection.is_usable():
                 self._idle.append(connection)
                 return
         connection.close()
@@ -259,17 +269,18 @@ class _Connection:
         self._path, self._process = path, os.getpid()
         log = path.with_name(f"{path.name}-wal")
         self._log = log
-        can_write = create or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+        can_write = create or (is_writable(path) and is_writable(path.parent))
         # Without permission to write, SQLite cannot create the files that it reads a database with. If no process has
         # created them, none is writing, and the database file has everything.
         self._is_immutable = not can_write and not log.exists()
         mode = "rwc" if create else "rw" if can_write else "ro"
+        before = _file_state(path)  # if the file is replaced meanwhile, the connection is not used for long
         uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if self._is_immutable else ''}"
         self.sqlite = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT / 1000
         )
         try:
-            self._file = _file_state(path)
+            self._file = before or _file_state(path)
             self._configure(can_write)
         except BaseException:
             self.sqlite.close()
@@ -277,16 +288,12 @@ class _Connection:
 
     def _configure(self, can_write: bool) -> None:
         execute = self.sqlite.execute
-        execute("PRAGMA trusted_schema = OFF")
         execute(f"PRAGMA cache_size = -{CACHE_KB}")
-        is_index = has_tables(self.sqlite)
-        if not can_write:
-            return
-        execute(f"PRAGMA page_size = {PAGE_SIZE}")  # of a new file
-        if not is_index:
-            execute("PRAGMA journal_mode = WAL")  # recorded in the file
-        execute("PRAGMA synchronous = FULL")
-        execute("PRAGMA wal_autocheckpoint = 0")
+        has_tables(self.sqlite)  # before anything is changed
+        if can_write:
+            execute(f"PRAGMA page_size = {PAGE_SIZE}")  # of a new file
+            execute("PRAGMA synchronous = FULL")
+            execute("PRAGMA wal_autocheckpoint = 0")
 
     def close(self) -> None:
         if self._process == os.getpid():

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .hit import Hit
+from .info import Content
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ class Engine(Protocol):
         """Return the number of rows."""
         ...
 
+    def content(self) -> Content:
+        """Return how many rows and videos there are, and which fields they have."""
+        ...
+
     def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
         """Give rows new ids and paths. Their vectors and all other fields stay.
 
@@ -189,6 +194,18 @@ class Engine(Protocol):
 
     def forget_failures(self, paths: Sequence[str]) -> None:
         """Forget what :meth:`record_failures` has stored about these paths. On a server: do nothing."""
+        ...
+
+    def index_field(self, name: str) -> None:
+        """Make filters on a field faster.
+
+        Args:
+            name: name of the field.
+
+        Raises:
+            InputTypeError, InputValueError: ``name`` is invalid, or the field cannot have an index.
+            VideoIndexError: the index is on a server, which has means of its own.
+        """
         ...
 
     def finish(self) -> None:

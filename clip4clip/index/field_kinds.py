@@ -63,6 +63,8 @@ class FieldKinds:
 
         Only a sample of the rows is read. However, ``kind`` is always found if any row has a value of that kind.
         """
+        if name in info.dims:
+            return set()  # a vector is not a field for filters
         if name in info.kinds:
             declared = info.kinds[name]
             return None if declared is None else {declared}

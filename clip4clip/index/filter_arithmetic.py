@@ -74,7 +74,8 @@ def compute(left: Any, operator: str, right: Any) -> Value | Computed:
 def negate(operand: Any) -> Value | Computed:
     """Return an operand with a minus before it; raise ValueError if it is not a number."""
     if isinstance(operand, Value) and operand.kind == "number":
-        return Value(-operand.value, f"-{operand.text}")  # type: ignore[operator]
+        text = operand.text.removeprefix("-") if operand.text.startswith("-") else f"-{operand.text}"
+        return Value(-operand.value, text)  # type: ignore[operator]
     return compute(Value(0, "0"), "-", operand)
 
 
@@ -104,7 +105,7 @@ def _to_operand(operand: Any) -> Fraction | Computed:
     if isinstance(operand, Computed):
         return operand
     if isinstance(operand, Value) and operand.kind == "number":
-        return Fraction(re.sub(r"^--", "", operand.text))
+        return Fraction(operand.text)
     raise ValueError("only numbers and fields can be computed with")
 
 

@@ -7,16 +7,18 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..errors import MissingExtraError, VideoIndexError
 from .filter_arithmetic import MIRRORED, Computed, compute, negate, solve, to_number
 from .filter_error import InvalidPartError, point_at
 from .filter_tree import (
     And,
+    Chain,
     Comparison,
-    Condition,
     Contains,
+    Draft,
+    Exclusion,
     Field,
     Match,
     Membership,
@@ -24,6 +26,7 @@ from .filter_tree import (
     Or,
     Pattern,
     Presence,
+    Rejected,
     Remainder,
     Value,
     Wildcard,
@@ -97,40 +100,9 @@ _GRAMMAR = r"""
     META: "$meta"
     NAME: /[^\W\d]\w*/
     STRING: /"(\\.|[^"\\])*"|'(\\.|[^'\\])*'/s
-    NUMBER: /(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?(?!\w)/
+    NUMBER: /([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?(?!\w)/
     %ignore /\s+/
 """
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A condition that is parsed, but is not part of the language. It gets another message if it is about dates.
-
-    Attributes:
-        fields: the fields in it.
-        date_problem: what is wrong if one of the fields is a date.
-        position: where it is wrong otherwise.
-        problem: what is wrong otherwise.
-    """
-
-    fields: tuple[Field, ...]
-    date_problem: str
-    position: int
-    problem: str
-
-    @property
-    def field(self) -> Field:
-        return self.fields[0]
-
-
-@dataclass(frozen=True)
-class Chain(And):
-    """A chain of comparisons with one field, such as ``0 < duration <= 60``."""
-
-
-@dataclass(frozen=True)
-class Exclusion(Not):
-    """A condition with ``not in``."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +119,6 @@ class _Part:
     depth: int = 0
 
 
-Draft: TypeAlias = "Condition | Rejected"
 _CONDITIONS = (Comparison, Remainder, Membership, Match, Presence, Contains, Not, And, Or, Rejected)
 _VALUE_WORDS = 'a value, such as 60, "text" or true'
 
@@ -180,7 +151,7 @@ def parse_text(text: str) -> Draft:
 
 def _check_count(condition: Draft) -> None:
     """Raise InvalidPartError at the first condition beyond the limit."""
-    leaves = itertools.islice(iterate_leaves(condition), MAX_CONDITIONS, None)  # type: ignore[arg-type]
+    leaves = itertools.islice(iterate_leaves(condition), MAX_CONDITIONS, None)
     for leaf in leaves:
         raise InvalidPartError(
             leaf.field.position, f"at most {MAX_CONDITIONS} conditions are possible, but in takes a long list"

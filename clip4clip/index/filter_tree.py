@@ -7,7 +7,7 @@ import enum
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 EXACT_INTEGER = 2**53  # a float holds all smaller whole numbers
 KIND_BY_TYPE = {str: "string", bool: "boolean", int: "number", float: "number"}
@@ -151,8 +151,42 @@ Leaf: TypeAlias = "Comparison | Remainder | Membership | Match | Presence | Cont
 Condition: TypeAlias = "Leaf | Not | And | Or"
 
 
-def iterate_leaves(condition: Condition) -> Iterator[Leaf]:
-    """Yield the conditions on single fields, from left to right."""
+@dataclass(frozen=True)
+class Rejected:
+    """A condition that is parsed, but is not part of the language. It gets another message if it is about dates.
+
+    Attributes:
+        fields: the fields in it.
+        date_problem: what is wrong if one of the fields is a date.
+        position: where it is wrong otherwise.
+        problem: what is wrong otherwise.
+    """
+
+    fields: tuple[Field, ...]
+    date_problem: str
+    position: int
+    problem: str
+
+    @property
+    def field(self) -> Field:
+        return self.fields[0]
+
+
+@dataclass(frozen=True)
+class Chain(And):
+    """A chain of comparisons with one field, such as ``0 < duration <= 60``."""
+
+
+@dataclass(frozen=True)
+class Exclusion(Not):
+    """A condition with ``not in``."""
+
+
+Draft: TypeAlias = "Condition | Rejected"
+
+
+def iterate_leaves(condition: Any) -> Iterator[Any]:
+    """Yield the conditions on single fields of a condition or a draft, from left to right."""
     if isinstance(condition, Not):
         yield from iterate_leaves(condition.condition)
     elif isinstance(condition, And | Or):

@@ -12,12 +12,14 @@ from typing import Any
 from ..errors import VideoIndexError
 from .filter_arithmetic import MAX_INTEGER
 from .filter_error import point_at
-from .filter_grammar import Chain, Draft, Exclusion, Rejected, parse_text
 from .filter_tree import (
     And,
+    Chain,
     Comparison,
     Condition,
     Contains,
+    Draft,
+    Exclusion,
     Field,
     Leaf,
     Match,
@@ -25,6 +27,7 @@ from .filter_tree import (
     Not,
     Or,
     Presence,
+    Rejected,
     Remainder,
     Value,
     iterate_leaves,
@@ -35,6 +38,7 @@ logger = logging.getLogger(__name__)
 DATE_FIELD = "modified"  # the name that a filter uses for MTIME_FIELD, which holds nanoseconds since 1970
 MTIME_FIELD = "mtime"
 DATE_EXAMPLE = f'{DATE_FIELD} > "2025-06-01"'
+MAX_RESOLVED_CONDITIONS = 600  # SQLite may be built for 999 parameters
 
 # Takes a field and the kind that it is compared with, or None. Returns the kinds of the values that videos have in the
 # field: an empty set if no video has the field, None if the kinds cannot be known.
@@ -58,14 +62,22 @@ def parse_filter(
 
     Raises:
         VideoIndexError: the filter is invalid, a field is compared with a value of another kind, or a date is invalid.
+        MissingExtraError: lark is not installed.
     """
     if not text.strip():
         return None
+    from .filter_grammar import parse_text  # slow to import, and most searches have no filter
+
     draft = parse_text(text)
     # If videos have a field of their own that is called "modified", the name means that field.
     if has_dates and any(map(_is_date, _fields(draft))) and lookup(DATE_FIELD, None):
         has_dates = False
     condition = _resolve(draft, text, has_dates)
+    if (count := sum(1 for _ in iterate_leaves(condition))) > MAX_RESOLVED_CONDITIONS:
+        raise VideoIndexError(
+            f"the filter has {count} conditions, of which a date takes two, but at most {MAX_RESOLVED_CONDITIONS} are "
+            "possible: write a range of dates"
+        )
     for leaf in iterate_leaves(condition):
         _check_kinds(leaf, lookup)
     _check_names(condition, lookup, names, has_dates, strict)
@@ -73,7 +85,7 @@ def parse_filter(
 
 
 def _fields(draft: Draft) -> Iterable[Field]:
-    for leaf in iterate_leaves(draft):  # type: ignore[arg-type]
+    for leaf in iterate_leaves(draft):
         yield from leaf.fields if isinstance(leaf, Rejected) else [leaf.field]
 
 

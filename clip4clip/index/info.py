@@ -43,15 +43,22 @@ class IndexInfo:
 
 
 class Content(NamedTuple):
-    """The content of an index; see the attributes of :class:`IndexInfo`."""
+    """How much an index has.
+
+    Attributes:
+        videos: number of videos.
+        rows: number of rows.
+        kinds: kinds of the values in each field but ``id``, ``path``, ``video`` and ``vector``: string, number,
+            boolean, list or object.
+    """
 
     videos: int
     rows: int
-    fields: Mapping[str, tuple[str, ...]]
+    kinds: Mapping[str, set[str]]
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> Content:
-    """Return how many videos and rows there are, and the kinds of values in their fields."""
+    """Return the content of an index that has these rows, whose vectors are left out."""
     videos: set[Any] = set()
     count = 0
     kinds: defaultdict[str, set[str]] = defaultdict(set)
@@ -60,8 +67,9 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> Content:
         videos.add(row.get("video", row["id"]))
         for name, value in row.items():
             kinds[name].add(_kind_of(value))
-    names = sorted(kinds.keys() - {"id", "path", "video"})
-    return Content(len(videos), count, {name: tuple(sorted(kinds[name])) for name in names})
+    for name in ("id", "path", "video"):
+        kinds.pop(name, None)
+    return Content(len(videos), count, kinds)
 
 
 def _kind_of(value: Any) -> str:

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..errors import InputValueError, VideoIndexError, brief
+from ..errors import IndexUnavailableError, InputValueError, VideoIndexError, brief
 from .address import IndexAddress
 from .code_store import CodeStore
 from .codes import CodesLostError, encode
 from .collection import CollectionInfo, VectorSpec
-from .database import Database
+from .database import ChangedError, Database
 from .engine import Failure
 from .hit import Hit
+from .info import Content
 from .nearest import find_nearest
 from .tables import (
     KINDS,
     Collection,
     Row,
     create_collection,
+    create_field_index,
     delete_rows,
     find_collection,
     find_rows,
     insert_rows,
     iterate_rows,
     move_rows,
+    read_content,
     read_failures,
     read_field_kinds,
     read_rows,
@@ -37,13 +41,14 @@ from .tables import (
     read_vectors,
     select_rows,
 )
-from .values import check_limit, check_output_fields, check_per_video, check_text, to_vector, to_vectors
+from .values import check_limit, check_output_fields, check_per_video, check_text, is_unicode, to_vector, to_vectors
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 MAX_ROWS = 2_000_000  # of a collection
+ATTEMPTS = 5  # to read codes that others remove or lose meanwhile
 
 
 class LocalCollection:
@@ -64,8 +69,7 @@ class LocalCollection:
     def __init__(self, address: IndexAddress, timeout: float = 10.0) -> None:
         self.address = address
         self._database = Database(Path(address.uri), timeout)
-        self._opened: tuple[Collection, CodeStore] | None = None
-        self._identity: tuple[int, ...] | None = None
+        self._opened: _Opened | None = None
         self.find()
 
     def close(self) -> None:
@@ -76,11 +80,11 @@ class LocalCollection:
     def find(self) -> CollectionInfo | None:
         """Return the metadata of the collection; None if it does not exist."""
         opened = self._find()
-        return opened[0].info if opened else None
+        return opened.collection.info if opened else None
 
     def require(self) -> CollectionInfo:
         """Return the metadata of the collection; raise VideoIndexError if it does not exist."""
-        return self._require()[0].info
+        return self._require().collection.info
 
     def create(self, spec: VectorSpec, dim: int) -> None:
         """Create the collection, and the file if it is missing. Does nothing if the collection exists.
@@ -129,7 +133,7 @@ class LocalCollection:
         """
         if not rows:
             return
-        collection, store = self._require()
+        _, collection, store = self._require()
         vectors = to_vectors([row["vector"] for row in rows.values()], collection.dim, [*rows])
         stored = [row | {"vector": vector} for row, vector in zip(rows.values(), vectors, strict=True)]
         records = encode(vectors, collection.rotation)
@@ -147,6 +151,7 @@ class LocalCollection:
             store.publish(connection, records)
 
         self._database.write(write)
+        self._compact_if_wasteful(store)
 
     def check_filter(self, text: str, strict: bool = False) -> None:
         """Raise VideoIndexError for an invalid filter, and log a warning about fields that no row has.
@@ -155,7 +160,7 @@ class LocalCollection:
             text: the filter.
             strict: raise VideoIndexError instead of the warning.
         """
-        collection, _ = self._require()
+        collection = self._require().collection
         self._database.read(lambda connection: _to_condition(connection, collection, text, strict, warn=True))
 
     def search(
@@ -186,7 +191,7 @@ class LocalCollection:
         check_per_video(per_video)
         check_output_fields(output_fields)
         _check_options(options)
-        collection, store = self._require()
+        _, collection, store = self._require()
         query = to_vector(vector, collection.dim, "the vector to search for")
 
         def search(connection: sqlite3.Connection) -> list[Hit]:
@@ -204,16 +209,11 @@ class LocalCollection:
                     row["vector"] = read([number])[0].tolist()
             return [_to_hit(rows[number], score, output_fields) for number, score in nearest]
 
-        try:
-            return self._database.read(search)
-        except CodesLostError as error:
-            logger.warning("rebuilding the codes of %s: %s", self.address.uri, error)
-        store.repair()
-        return self._database.read(search)
+        return self._read_codes(store, search)
 
     def get(self, id: Any) -> Hit | None:  # noqa: A002
         """Return the row with an id, with the score 1; None if there is no such row."""
-        collection, _ = self._require()
+        collection = self._require().collection
         text = check_text(str(id), "an id")
 
         def get(connection: sqlite3.Connection) -> Hit | None:
@@ -230,8 +230,8 @@ class LocalCollection:
                 vector. ``vector`` is float32 of shape (dim,).
             filter: condition on the fields of a row; empty for none.
         """
-        collection, _ = self._require()
-        with self._database.reading() as connection:
+        collection = self._require().collection
+        with self._explain_change(), self._database.reading() as connection:
             condition = _to_condition(connection, collection, filter) or ("1", [])
             for rows in iterate_rows(connection, collection.number, *condition):
                 if "vector" in fields:
@@ -251,7 +251,7 @@ class LocalCollection:
         Returns:
             The number of deleted rows.
         """
-        collection, _ = self._require()
+        _, collection, store = self._require()
         texts = [check_text(str(id_), "an id") for id_ in ids]
 
         def delete(connection: sqlite3.Connection) -> int:
@@ -262,7 +262,9 @@ class LocalCollection:
                 delete_rows(connection, collection.number, sorted(numbers))
             return len(numbers)
 
-        return self._database.write(delete)
+        deleted = self._database.write(delete)
+        self._compact_if_wasteful(store)
+        return deleted
 
     def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
         """Give rows other ids and paths. Their vectors and other fields stay.
@@ -273,49 +275,112 @@ class LocalCollection:
         Raises:
             VideoIndexError: another row has one of the new ids. Nothing is changed.
         """
-        collection, _ = self._require()
+        collection = self._require().collection
         self._database.write(lambda connection: move_rows(connection, collection.number, changes))
 
     def count(self) -> int:
         """Return the number of rows."""
-        collection, _ = self._require()
+        collection = self._require().collection
         return self._database.read(lambda connection: read_state(connection, collection.number).row_count)
+
+    def content(self) -> Content:
+        """Return how many rows and videos there are, and which fields they have or had."""
+        collection, _ = self._require()
+        return self._database.read(lambda connection: read_content(connection, collection.number))
 
     def failures(self, paths: Sequence[str]) -> dict[str, Failure]:
         """Return what :meth:`record_failures` has stored about these paths, by path."""
-        collection, _ = self._require()
-        return self._database.read(lambda connection: read_failures(connection, collection.number, paths))
+        number = self._require().collection.number
+        storable = [path for path in paths if is_unicode(path)]
+        return self._database.read(lambda connection: read_failures(connection, number, storable))
 
     def record_failures(self, failures: Iterable[Failure]) -> None:
-        """Remember videos that cannot be decoded, so that they are not tried again."""
-        number = self._require()[0].number
-        rows = [(number, failure.path, failure.size, failure.mtime, failure.error) for failure in failures]
+        """Remember videos that cannot be decoded, so that they are not tried again.
+
+        Those whose paths are not valid Unicode are left out, because SQLite cannot store them.
+        """
+        number = self._require().collection.number
+        rows = [
+            (number, failure.path, failure.size, failure.mtime, failure.error.encode(errors="replace").decode())
+            for failure in failures
+            if is_unicode(failure.path)
+        ]
         statement = "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)"
         self._database.write(lambda connection: connection.executemany(statement, rows))
 
     def forget_failures(self, paths: Sequence[str]) -> None:
         """Forget what :meth:`record_failures` has stored about these paths."""
-        number = self._require()[0].number
-        rows = [(number, path) for path in paths]
+        number = self._require().collection.number
+        rows = [(number, path) for path in paths if is_unicode(path)]
         statement = "DELETE FROM failures WHERE collection = ? AND path = ?"
         self._database.write(lambda connection: connection.executemany(statement, rows))
+
+    def index_field(self, name: str) -> None:
+        """Make filters on a field faster. Does nothing if they are fast already. Adding rows becomes a little slower.
+
+        Args:
+            name: name of the field; of ASCII letters, digits and ``_``.
+
+        Raises:
+            InputTypeError, InputValueError: ``name`` is invalid, or the field cannot have an index.
+        """
+        from .filter_sql import index_expression
+
+        self._require()
+        if name in ("id", "video"):
+            return
+        is_column = name in KINDS and name != "vector"
+        expression = f'"{name}"' if is_column else index_expression(check_text(name, "the name of a field"))
+        if expression is None or name == "vector":
+            raise InputValueError(
+                f"the field {brief(name)} cannot have an index: expected a name of ASCII letters, digits and _"
+            )
+        self._database.write(lambda connection: create_field_index(connection, name, expression))
 
     def finish(self) -> None:
         """Tidy up after a series of writes: remove the codes of deleted rows, and empty the write-ahead log."""
         if opened := self._find():
-            opened[1].compact()
+            opened.store.compact()
             self._database.checkpoint()
 
-    def _find(self) -> tuple[Collection, CodeStore] | None:
+    def _compact_if_wasteful(self, store: CodeStore) -> None:
+        """Remove the codes of deleted rows if most codes are, so that searches stay fast without :meth:`finish`."""
+        with contextlib.suppress(VideoIndexError):  # what was written is stored, and the next writer tries again
+            if self._database.read(store.is_wasteful):
+                store.compact()
+
+    def _read_codes(self, store: CodeStore, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Return what a function reads with the help of the codes, which are rebuilt if they are lost."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._database.read(work)
+            except CodesLostError as error:
+                # A compaction by another process may have removed the codes of this state: a new one has others.
+                if attempt > 0:
+                    logger.warning("rebuilding the codes of %s: %s", self.address.uri, error)
+                    store.repair()
+        raise IndexUnavailableError(f"the codes of the index {self.address.uri} are lost all the time: try again")
+
+    @contextlib.contextmanager
+    def _explain_change(self) -> Iterator[None]:
+        try:
+            yield
+        except ChangedError:
+            raise IndexUnavailableError(
+                f"the index {self.address.uri} was changed while it was read, and this process cannot lock it without "
+                "permission to write: try again"
+            ) from None
+
+    def _find(self) -> _Opened | None:
         identity = self._database.identity()
-        if self._opened is None or identity != self._identity:  # the file may have been replaced
+        opened = self._opened
+        if opened is None or identity != opened.identity:  # the file may have been replaced
             name = self.address.collection
             found = self._database.read(lambda connection: find_collection(connection, name)) if identity else None
-            self._opened = (found, CodeStore(self._database, found)) if found else None
-            self._identity = identity
-        return self._opened
+            self._opened = opened = _Opened(identity, found, CodeStore(self._database, found)) if found else None
+        return opened
 
-    def _require(self) -> tuple[Collection, CodeStore]:
+    def _require(self) -> _Opened:
         opened = self._find()
         if opened is None:
             raise VideoIndexError(
@@ -323,6 +388,14 @@ class LocalCollection:
                 "`clip4clip index` or VideoIndex.create"
             )
         return opened
+
+
+class _Opened(NamedTuple):
+    """A collection, and the file that it was found in."""
+
+    identity: tuple[int, ...] | None
+    collection: Collection
+    store: CodeStore
 
 
 def _to_condition(

@@ -22,6 +22,7 @@ from .field_kinds import FieldKinds
 from .filter_milvus import to_milvus
 from .filters import quote
 from .hit import Hit
+from .info import Content, summarise
 from .values import (
     MAX_LIMIT,
     MAX_STRING_BYTES,
@@ -329,7 +330,7 @@ class MilvusCollection:
             version = re.search(r"(\d+)\.(\d+)", self._client.get_server_version(timeout=self._timeout))
         if version is None or (int(version[1]), int(version[2])) < GROUPING_VERSION:
             return []
-        groups = {"group_by_field": "video", "group_size": per_video, "strict_group_size": True}
+        groups = {"group_by_field": "video", "group_size": int(per_video), "strict_group_size": True}
         rows = self._search(info, limit, {**options, **groups})
         rows.sort(key=lambda row: -row["distance"])
         return _best_per_video(rows, per_video)
@@ -421,6 +422,10 @@ class MilvusCollection:
                 timeout=self._timeout,
             )
         return int(answer[0]["count(*)"])
+
+    def content(self) -> Content:
+        """Return how many rows and videos there are, and which fields they have. It reads all rows."""
+        return summarise(self.rows(["*"]))
 
     def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
         """Give rows new ids and paths. Their vectors and all other fields stay.

@@ -43,23 +43,28 @@ def find_nearest(
     unit = unit_rows(query[None])[0]
     positions = None if selected is None else codes.positions(selected)
     similarities, highest = codes.bounds(rotate_query(unit, rotation), positions)
+    videos = codes.videos if positions is None else codes.videos[positions]
     best = _Nearest(codes, unit, read_vectors, limit, per_video)
-    remaining = np.isfinite(highest)
+
+    def read(chosen: np.ndarray) -> None:
+        best.read(chosen if positions is None else positions[chosen])
+
+    remaining = candidates = np.isfinite(highest)
     # Those that look nearest first: their similarities decide how many others have to be read.
     count = limit + EXTRA_CANDIDATES
-    while not best.is_full and remaining.any():
-        chosen = _largest(np.where(remaining, similarities, -np.inf), min(count, int(remaining.sum())))
-        best.read(chosen if positions is None else positions[chosen])
+    while not best.is_full and candidates.any():
+        chosen = _largest(np.where(candidates, similarities, -np.inf), min(count, int(candidates.sum())))
+        read(chosen)
         remaining[chosen] = False
+        candidates = remaining & (best.least(videos) == -np.inf)
         count *= 4
-    others = np.flatnonzero(remaining & (highest >= best.least))
+    others = np.flatnonzero(remaining & (highest >= best.least(videos)))
     others = others[np.argsort(-highest[others], kind="stable")]
     for start in range(0, len(others), READ_BATCH):
         batch = others[start : start + READ_BATCH]
-        batch = batch[highest[batch] >= best.least]
-        if not len(batch):
-            break
-        best.read(batch if positions is None else positions[batch])
+        batch = batch[highest[batch] >= best.least(videos[batch])]
+        if len(batch):
+            read(batch)
     return best.rows()
 
 
@@ -86,10 +91,22 @@ class _Nearest:
         """Whether there are as many rows as were asked for."""
         return len(self._positions) >= self._limit
 
-    @property
-    def least(self) -> float:
-        """Similarity that another row must have to be one of the nearest."""
-        return float(self._scores[-1]) if self.is_full else -np.inf
+    def least(self, videos: np.ndarray) -> np.ndarray:
+        """Return the similarity that another row of each of these videos must have to be one of the nearest.
+
+        Args:
+            videos: numbers of videos, int64 of shape (m,).
+        """
+        least = np.full(len(videos), self._scores[-1] if self.is_full else -np.inf)
+        if self._per_video is None or not len(self._scores):
+            return least
+        # The last row of each video is its least similar one.
+        kept, last, counts = np.unique(self._codes.videos[self._positions[::-1]], return_index=True, return_counts=True)
+        complete, scores = kept[counts >= self._per_video], self._scores[::-1][last[counts >= self._per_video]]
+        if len(complete):
+            index = np.searchsorted(complete, videos).clip(max=len(complete) - 1)
+            least = np.where(complete[index] == videos, np.maximum(least, scores[index]), least)
+        return least
 
     def read(self, positions: np.ndarray) -> None:
         """Compare the vectors of the records at these positions, and keep the nearest of all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import VideoIndexError, brief
+from ..errors import VideoIndexError, brief, first_line
 from .codes import CodesState, random_rotation
 from .collection import CollectionInfo, VectorSpec
 from .engine import Failure
+from .info import Content
 
 APPLICATION_ID = 0x43344331  # "C4C1"
 FORMAT = 1  # of the tables; another one cannot be read
@@ -136,7 +138,8 @@ def has_tables(connection: sqlite3.Connection) -> bool:
     """Return whether the file is an index; False if it is empty.
 
     Raises:
-        VideoIndexError: the file is a database of another program, or an index of another format.
+        VideoIndexError: the file is a database of another program, or an index of another format, or it has SQL that
+            would run whenever it is read or written.
     """
     application, version = (
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
@@ -147,6 +150,9 @@ def has_tables(connection: sqlite3.Connection) -> bool:
                 f"the index has the format {version}, and this version of clip4clip reads {FORMAT}: use the version "
                 "that wrote it"
             )
+        # "PRAGMA trusted_schema = OFF" is no alternative: SQLite 3.40 then refuses an index on a JSON key.
+        if connection.execute("SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()[0]:
+            raise _damaged("it has a trigger or a view")
         return True
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise VideoIndexError("the file is a database of another program, not an index: choose another name")
@@ -178,10 +184,11 @@ def find_collection(connection: sqlite3.Connection, name: str) -> Collection | N
     if row is None:
         return None
     number, dim, spec, rotation = row
-    try:
-        matrix = np.frombuffer(rotation, np.float32).reshape(dim, dim)
-    except (TypeError, ValueError) as error:
-        raise VideoIndexError(f"the collection {name!r} is damaged: {error}") from error
+    if type(dim) is not int or dim < 1 or type(rotation) is not bytes or len(rotation) != 4 * dim * dim:
+        raise _damaged(f"the collection {brief(name)} has no valid rotation")
+    matrix = np.frombuffer(rotation, np.float32).reshape(dim, dim)
+    if not np.isfinite(matrix).all():
+        raise _damaged(f"the collection {brief(name)} has no valid rotation")
     info = CollectionInfo(
         spec=VectorSpec.from_json(spec),
         dims={"vector": dim},
@@ -195,12 +202,22 @@ def find_collection(connection: sqlite3.Connection, name: str) -> Collection | N
 
 
 def read_state(connection: sqlite3.Connection, collection: int) -> CollectionState:
-    """Return the state of a collection."""
+    """Return the state of a collection.
+
+    Raises:
+        VideoIndexError: there is no such collection, or its state is damaged.
+    """
     statement = "SELECT version, row_count, codes_name, codes_count, codes_stamp FROM collections WHERE number = ?"
     row = connection.execute(statement, (collection,)).fetchone()
     if row is None:
         raise VideoIndexError("the collection is not in the index any more")
-    return CollectionState(row[0], row[1], CodesState(*row[2:]))
+    version, row_count, codes_name, codes_count, stamp = row
+    numbers = (version, row_count, codes_count, stamp)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise _damaged("a number of its collection is invalid")
+    if type(codes_name) is not str or not _CODES_NAME.fullmatch(codes_name):  # it becomes part of a path
+        raise _damaged(f"its codes have the name {brief(codes_name)}")
+    return CollectionState(version, row_count, CodesState(codes_name, codes_count, stamp))
 
 
 def change_count(connection: sqlite3.Connection, collection: int, added: int) -> None:
@@ -296,11 +313,10 @@ def move_rows(connection: sqlite3.Connection, collection: int, changes: Mapping[
     moves = [(number, id_) for id_ in changes for number in find_rows(connection, collection, [id_])]
     statement = "SELECT number FROM videos WHERE name = ? AND collection = ?"
     videos = [(number, id_) for _, id_ in moves for (number,) in connection.execute(statement, (id_, collection))]
-    # First to names that nothing has: a new id may be the old one of another row.
-    connection.executemany("UPDATE rows SET id = ? WHERE number = ?", ((f"\0{number}", number) for number, _ in moves))
-    connection.executemany(
-        "UPDATE videos SET name = ? WHERE number = ?", ((f"\0{number}", number) for number, _ in videos)
-    )
+    # First to BLOBs, which no id is: a new id may be the old one of another row.
+    free = "CAST(number AS BLOB)"
+    connection.executemany(f"UPDATE rows SET id = {free} WHERE number = ?", ((number,) for number, _ in moves))
+    connection.executemany(f"UPDATE videos SET name = {free} WHERE number = ?", ((number,) for number, _ in videos))
     for number, id_ in moves:
         _update_unique(connection, "UPDATE rows SET id = ?, path = ? WHERE number = ?", (*changes[id_], number))
     for number, id_ in videos:
@@ -323,6 +339,8 @@ def read_rows(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[in
     for part in _parts(numbers):
         for values in connection.execute(f"{_SELECT_ROWS} WHERE rows.number IN {_marks(part)}", part):
             rows[values[0]] = _to_row(values)
+    if len(rows) < len(numbers):
+        raise _damaged("a row is missing")
     return rows
 
 
@@ -343,9 +361,13 @@ def read_vectors(connection: sqlite3.Connection, numbers: Sequence[int], dim: in
     """Return the vectors of rows by their numbers, float32 of shape (n, dim), in this order."""
     vectors = np.empty((len(numbers), dim), np.float32)
     position = {number: index for index, number in enumerate(numbers)}
+    missing = len(numbers)
     for part in _parts(numbers):
         for number, vector in connection.execute(f"SELECT row, vector FROM vectors WHERE row IN {_marks(part)}", part):
-            vectors[position[number]] = np.frombuffer(vector, np.float32)
+            vectors[position[number]] = np.frombuffer(_check_vector(vector, dim), np.float32)
+            missing -= 1
+    if missing:
+        raise _damaged("a vector is missing")
     return vectors
 
 
@@ -359,7 +381,25 @@ def iterate_vectors(
     )
     while batch := cursor.fetchmany(batch_size):
         numbers, videos, vectors = zip(*batch, strict=True)
-        yield numbers, videos, np.frombuffer(b"".join(vectors), np.float32).reshape(len(batch), dim)
+        if {*map(type, videos)} != {int}:
+            raise _damaged("the number of a video is invalid")
+        joined = b"".join(_check_vector(vector, dim) for vector in vectors)
+        yield numbers, videos, np.frombuffer(joined, np.float32).reshape(len(batch), dim)
+
+
+def _check_vector(vector: Any, dim: int) -> bytes:
+    if type(vector) is not bytes or len(vector) != 4 * dim:
+        raise _damaged("a vector is invalid")
+    return vector
+
+
+def read_dead(connection: sqlite3.Connection, collection: int, last: int) -> list[tuple[int, int]]:
+    """Return number and row of the entries of the list of dead rows that follow an entry, in their order."""
+    statement = "SELECT number, row FROM dead WHERE number > ? AND collection = ? ORDER BY number"
+    dead = connection.execute(statement, (last, collection)).fetchall()
+    if any(type(row) is not int for _, row in dead):
+        raise _damaged("the number of a deleted row is invalid")
+    return dead
 
 
 def read_field_kinds(connection: sqlite3.Connection, collection: int) -> dict[str, set[str]]:
@@ -368,6 +408,27 @@ def read_field_kinds(connection: sqlite3.Connection, collection: int) -> dict[st
     for name, kind in connection.execute("SELECT name, kind FROM field_kinds WHERE collection = ?", (collection,)):
         kinds.setdefault(name, set()).add(kind)
     return kinds
+
+
+def read_content(connection: sqlite3.Connection, collection: int) -> Content:
+    """Return the number of videos and rows, and the kinds of values that rows ever had in a field."""
+    statement = "SELECT count(*) FROM videos WHERE collection = ?"
+    (videos,) = connection.execute(statement, (collection,)).fetchone()
+    kinds = read_field_kinds(connection, collection)
+    return Content(videos, read_state(connection, collection).row_count, kinds)
+
+
+def create_field_index(connection: sqlite3.Connection, name: str, expression: str) -> None:
+    """Create an index on a field of all rows. Does nothing if there is one.
+
+    Args:
+        connection: open transaction.
+        name: name of the field.
+        expression: the field in SQL, a column or what :func:`clip4clip.index.filter_sql.index_expression` returns.
+    """
+    label = name.encode().hex()  # names in SQL are the same in upper and lower case
+    # The field comes first: an index that begins with the collection would be used by every filter.
+    connection.execute(f'CREATE INDEX IF NOT EXISTS "field_{label}" ON rows ({expression}, collection)')
 
 
 def read_failures(connection: sqlite3.Connection, collection: int, paths: Sequence[str]) -> dict[str, Failure]:
@@ -404,13 +465,30 @@ def _to_row(values: Sequence[Any]) -> Row:
     """Return what :data:`_SELECT_ROWS` gives as a dictionary, without fields that are missing."""
     _, row_id, path, video, *numbers, others = values
     fields = {name: value for name, value in zip(NUMBER_COLUMNS, numbers, strict=True) if value is not None}
-    return {"id": row_id, "path": path, "video": video, **fields, **(json.loads(others) if others else {})}
+    if not (type(row_id) is type(path) is type(video) is str):
+        raise _damaged(f"a row has the id {brief(row_id)}, the path {brief(path)} and the video {brief(video)}")
+    if others is None:
+        return {"id": row_id, "path": path, "video": video, **fields}
+    try:
+        return {"id": row_id, "path": path, "video": video, **fields, **json.loads(others)}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _damaged(f"the fields of {brief(row_id)} are invalid, {first_line(error)}") from error
 
 
 def _kinds_of(rows: Iterable[Row]) -> set[tuple[str, str]]:
     """Return name and kind of the values in the fields of rows, except those that every row has."""
     types = {(name, type(value)) for row in rows for name, value in row.items()}
     return {(name, KIND_OF_TYPE[kind]) for name, kind in types if name not in ("id", "path", "video", "vector")}
+
+
+_CODES_NAME = re.compile(r"([0-9a-f]{8})?")
+
+
+def _damaged(problem: str) -> VideoIndexError:
+    return VideoIndexError(
+        f"the index is damaged, {problem}: restore it from a copy, or move it away and create it again with `clip4clip "
+        "index`"
+    )
 
 
 KIND_OF_TYPE = {bool: "boolean", int: "number", float: "number", str: "string", list: "list", dict: "object"}

@@ -39,6 +39,11 @@ def check_text(value: Any, what: str) -> str:
     return value
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a string is valid Unicode. Names of files may have bytes that are not."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def check_limit(limit: Any) -> int:
     """Return the limit of results as an int; raise InputValueError unless it is a whole number from 1 to 16,384."""
     if isinstance(limit, bool) or not (isinstance(limit, int | np.integer) and 0 < limit <= MAX_LIMIT):

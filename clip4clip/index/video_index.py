@@ -24,7 +24,7 @@ from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .engine import Engine, open_engine
 from .hit import Hit
-from .info import IndexInfo, bytes_on_disk, summarise
+from .info import IndexInfo, bytes_on_disk
 from .relocate import RelocateReport, drop_conflicts, make_path_change, plan_moves
 from .sync import FolderSync, SyncReport, is_gone
 from .values import check_limit, check_output_fields, check_per_video, check_text, to_stored_row, to_vector
@@ -273,9 +273,9 @@ class VideoIndex:
         return (hit for hit in checked if hit.path and not is_url(hit.path) and is_gone(hit.path))
 
     def info(self) -> IndexInfo:
-        """Return a summary of the index. It reads all rows, which takes seconds for millions of them."""
+        """Return a summary of the index. On a server, it reads all rows."""
         info = self._engine.require()
-        content = summarise(self._engine.rows(["*"]))
+        content = self._engine.content()
         return IndexInfo(
             uri=self.address.uri,
             collection=self.address.collection,
@@ -284,7 +284,7 @@ class VideoIndex:
             videos=content.videos,
             rows=content.rows,
             dim=next(iter(info.dims.values()), 0),
-            fields=content.fields,
+            fields={name: tuple(sorted(kinds)) for name, kinds in sorted(content.kinds.items())},
             bytes=bytes_on_disk(self.address.uri) if self.address.is_local else None,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from clip4clip.index.codes import (
     Codes,
     CodesLostError,
     CodesState,
+    can_append,
     encode,
     open_codes,
     random_rotation,
@@ -71,19 +73,36 @@ def test_records_behind_the_published_ones_are_not_seen(tmp_path: Path) -> None:
     records = encode(vectors_like_clip(6, 8), random_rotation(8))
     records["row"], records["stamp"] = range(1, 7), 5
     file = tmp_path / "codes"
-    write_codes(file, 0, [records[:2], records[2:4]], 0o600)
+    write_codes(file, [records[:2], records[2:4]], 0o600)
+    write_codes(file, [records[4:]], 0o600)
+    assert open_codes(file, 8, CodesState("name", 6, 5)).tobytes() == records.tobytes()
+    assert can_append(file, 8, CodesState("name", 6, 5))
     with file.open("ab") as torn:
         torn.write(b"torn")
-    assert open_codes(file, 8, CodesState("name", 4, 5))["row"].tolist() == [1, 2, 3, 4]
-    write_codes(file, 4, [records[4:]], 0o600)
     assert open_codes(file, 8, CodesState("name", 6, 5)).tobytes() == records.tobytes()
+    assert not can_append(file, 8, CodesState("name", 6, 5))
+    assert open_codes(file, 8, CodesState("name", 4, 5))["row"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    records = encode(vectors_like_clip(6, 8), random_rotation(8))
+    file = tmp_path / "codes"
+    write_codes(file, [records[:4]], 0o600)
+
+    def batches() -> Iterator[np.ndarray]:
+        yield records[4:]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_codes(file, batches(), 0o600)
+    assert file.read_bytes() == records[:4].tobytes()
 
 
 def test_a_file_of_another_state_is_refused(tmp_path: Path) -> None:
     records = encode(vectors_like_clip(4, 8), random_rotation(8))
     records["stamp"] = [5, 5, 6, 6]
     file = tmp_path / "codes"
-    write_codes(file, 0, [records], 0o600)
+    write_codes(file, [records], 0o600)
     assert len(open_codes(file, 8, CodesState("name", 2, 5))) == 2
     for state in (CodesState("name", 4, 5), CodesState("name", 5, 6)):
         with pytest.raises(CodesLostError):

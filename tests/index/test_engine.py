@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import Counter
@@ -201,7 +202,7 @@ def test_all_rows_are_read_whatever_their_ids_are(engine: Engine, monkeypatch: p
     add(engine, rows)
     engine.delete([rows[5]["id"], rows[20]["id"]])
     expected = sorted(row["id"] for row in rows if row["id"] not in (rows[5]["id"], rows[20]["id"]))
-    read = [*engine.rows(["path", "camera"])]
+    read = [*itertools.islice(engine.rows(["path", "camera"]), 100)]
     assert sorted(row["id"] for row in read) == expected
     assert {(*row,) for row in map(sorted, read)} == {("id", "path")}
     few = [row["id"] for row in engine.rows(["id"], "duration >= 9")]

@@ -76,3 +76,10 @@ def test_an_unknown_field_is_reported_with_similar_names(index: VideoIndex, capl
     index.search(vector=query, filter='Modified > "2025-06-01"')
     message = "the filter has the field Modified, but no video in the index does: did you mean modified?"
     assert caplog.messages[2:] == [message]
+
+
+def test_a_vector_is_not_a_field_of_a_filter(index: VideoIndex) -> None:
+    index.add(random_rows(1))
+    with pytest.raises(VideoIndexError, match="the filter has the field vector, but no video in the index does"):
+        index.delete(filter="vector != 1")
+    assert index.count() == 1

@@ -93,7 +93,7 @@ def test_a_server_takes_the_largest_filters(search_server: object) -> None:
     for text in (
         " and ".join(["m != 12345"] * 300),
         "not (" * 12 + "m != 12345" + ")" * 12,
-        f"m not in [{', '.join(map(str, range(20_000, 30_000)))}]",
+        f"m not in [{', '.join(map(str, range(20_000, 29_000)))}]",
         f"m not in [{', '.join(str(2**60 + number) for number in range(100))}]",
         f"m != '{'x' * 65_000}'",
     ):

@@ -260,6 +260,11 @@ def test_limits_are_errors() -> None:
         else:
             with pytest.raises(VideoIndexError, match=message):
                 parse(text)
+    dates = ", ".join(['"2025-06-01"'] * 301)
+    with pytest.raises(
+        VideoIndexError, match="the filter has 602 conditions, of which a date takes two, but at most 600"
+    ):
+        parse_dated(f"modified in [{dates}]")
 
 
 A = Field("a")
@@ -272,6 +277,7 @@ def test_arithmetic_is_solved_for_the_field() -> None:
         "5 < 2 * a": Comparison(A, ">", Value(2.5)),
         "a + 0.1 == 0.3": Comparison(A, "==", Value(0.2)),
         "1 - a / 2 <= 0": Comparison(A, ">=", Value(2)),
+        "a == ----3 + 1": Comparison(A, "==", Value(4)),
         "-a > 3": Comparison(A, "<", Value(-3)),
         "a > -(2 + 3) * 2": Comparison(A, ">", Value(-10)),
         "a == 7 / 2": Comparison(A, "==", Value(3.5)),

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from local_rows import DIM, SPEC, Model, group_rows, make_rows, next_operation, vector_of
 from processes import file_size_limit, in_a_fork, needs_fork
 
-from clip4clip import InputValueError, VideoIndexError
+from clip4clip import InputTypeError, InputValueError, VideoIndexError
 from clip4clip.index import code_store, local
 from clip4clip.index.address import IndexAddress
+from clip4clip.index.engine import Failure
 from clip4clip.index.local import LocalCollection
 
 
@@ -206,6 +210,247 @@ def test_threads_add_and_search_at_once(collection: LocalCollection) -> None:
         thread.join()
     assert errors == []
     assert collection.count() == 600
+
+
+def test_a_restored_copy_never_mixes_codes_of_two_histories(collection: LocalCollection, tmp_path: Path) -> None:
+    path = Path(collection.address.uri)
+
+    def replace_by(copy: Path) -> LocalCollection:
+        shutil.copy(copy, tmp_path / "new")
+        (tmp_path / "new").replace(path)
+        return open_collection(path)
+
+    for name, numbers in (("ten", range(10)), ("thirty", range(10, 30))):
+        collection.upsert(make_rows(numbers))
+        collection.finish()
+        collection.close()
+        shutil.copy(path, tmp_path / name)
+        collection = open_collection(path)
+    collection.close()
+    collection = replace_by(tmp_path / "ten")
+    collection.upsert(make_rows(range(100, 105)))  # fewer than the thirty had, whose codes still are in the file
+    assert_finds_all(collection, make_rows([*range(10), *range(100, 105)]))
+    collection.close()
+    collection = replace_by(tmp_path / "thirty")
+    assert_finds_all(collection, make_rows(range(30)))
+    collection.close()
+
+
+HOSTILE = {
+    "a name of codes that leaves the folder": "UPDATE collections SET codes_name = '/../../../etc/passwd'",
+    "a name of codes that is a BLOB": "UPDATE collections SET codes_name = x'00ff'",
+    "a name of codes that is odd": "UPDATE collections SET codes_name = '1234567:'",
+    "more codes than any file has": "UPDATE collections SET codes_count = 9223372036854775807",
+    "a negative number of codes": "UPDATE collections SET codes_count = -5",
+    "a number of codes that is text": "UPDATE collections SET codes_count = 'many'",
+    "a version that is text": "UPDATE collections SET version = 'x'",
+    "a dimension that is text": "UPDATE collections SET dim = 'x'",
+    "a huge dimension": "UPDATE collections SET dim = 1000000000000",
+    "a negative dimension": "UPDATE collections SET dim = -24",
+    "no dimension": "UPDATE collections SET dim = 0, rotation = x''",
+    "a short rotation": "UPDATE collections SET rotation = x'00'",
+    "a rotation that is text": "UPDATE collections SET rotation = 'x'",
+    "a rotation that is not finite": "UPDATE collections SET rotation = replace(hex(rotation), 'a', 'f')",
+    "a spec that is a BLOB": "UPDATE collections SET spec = x'ff'",
+    "short vectors": "UPDATE vectors SET vector = x'0000'",
+    "vectors that are text": "UPDATE vectors SET vector = 'x'",
+    "no vectors": "DELETE FROM vectors",
+    "no rows": "DELETE FROM rows",
+    "fields that are not JSON": "UPDATE rows SET fields = '{'",
+    "fields that are a list": "UPDATE rows SET fields = '[1]'",
+    "deep fields": "UPDATE rows SET fields = replace(hex(zeroblob(50000)), '0', '[')",
+    "ids that are BLOBs": "UPDATE rows SET id = CAST(id AS BLOB)",
+    "ids that are not Unicode": "UPDATE rows SET id = CAST(x'ff' || number AS TEXT)",
+    "a path that is a BLOB": "UPDATE rows SET path = x'00'",
+    "a start that is text": "UPDATE rows SET start = 'x'",
+    "a size that is a BLOB": "UPDATE rows SET size = x'00'",
+    "no videos": "DELETE FROM videos",
+    "a video that is text": "UPDATE rows SET video = 'x'",
+    "kinds that are numbers": "INSERT INTO field_kinds SELECT number, x'00', 5 FROM collections",
+    "a dead row that is text": "INSERT INTO dead (collection, row) SELECT number, 'x' FROM collections",
+    "a failure without a size": "INSERT INTO failures SELECT number, 'a', 'x', 'x', x'00' FROM collections",
+    "a trigger": "CREATE TRIGGER t AFTER DELETE ON rows BEGIN DELETE FROM rows; END",
+    "a view": "CREATE VIEW v AS SELECT 1",
+    "no table of rows": "DROP TABLE rows",
+    "no table of collections": "DROP TABLE collections",
+    "a table with other columns": "ALTER TABLE vectors RENAME COLUMN vector TO other",
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("lost_codes", [False, True])
+@pytest.mark.parametrize("damage", HOSTILE)
+def test_a_file_of_an_enemy_is_damaged_at_worst(damage: str, lost_codes: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    collection = open_collection(folder / "videos.db")
+    collection.create(SPEC, DIM)
+    collection.upsert(make_rows(range(20)))
+    collection.finish()
+    collection.close()
+    with contextlib.closing(sqlite3.connect(folder / "videos.db")) as connection:
+        connection.execute(HOSTILE[damage])
+        connection.commit()
+    if lost_codes:
+        for file in folder.glob("*-codes-*"):
+            file.unlink()
+    for work in (
+        lambda opened: opened.search(vector_of(1), 3),
+        lambda opened: opened.search(vector_of(1), 3, filter='duration > 3 and camera == "x"', per_video=1),
+        lambda opened: opened.get("v3"),
+        lambda opened: [*opened.rows(["*", "vector"])],
+        lambda opened: opened.failures(["a"]),
+        lambda opened: opened.upsert(make_rows(range(15, 30))),
+        lambda opened: opened.update_paths({"v1": ("w1", "/w1")}),
+        lambda opened: opened.delete(["v2"], filter="duration < 2"),
+        lambda opened: opened.finish(),
+    ):
+        with contextlib.suppress(VideoIndexError):
+            opened = open_collection(folder / "videos.db")
+            try:
+                work(opened)
+            finally:
+                opened.close()
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != folder] == []
+    assert {path.name.split("-")[0] for path in folder.iterdir()} == {"videos.db"}
+
+
+def test_a_reader_that_began_before_a_compaction_repairs_nothing(
+    collection: LocalCollection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(code_store, "COMPACT_ROWS", 0)
+    collection.upsert(make_rows(range(40)))
+    collection.delete([f"v{number}" for number in range(15)])
+    reader = open_collection(Path(collection.address.uri))
+    read_state, did_compact = code_store.read_state, []
+
+    def compact_meanwhile(*args: Any) -> Any:
+        state = read_state(*args)
+        if not did_compact:
+            did_compact.append(True)
+            collection.finish()  # removes the file of this state
+        return state
+
+    monkeypatch.setattr(code_store, "read_state", compact_meanwhile)
+    assert reader.search(vector_of(20), 1)[0].id == "v20"
+    assert did_compact
+    assert caplog.messages == []
+    reader.close()
+
+
+def test_codes_of_replaced_rows_are_removed_without_finish(
+    collection: LocalCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_store, "COMPACT_ROWS", 30)
+    for version in range(40):
+        collection.upsert(make_rows(range(10), version))
+    [file] = code_files(collection)
+    assert file.stat().st_size < 60 * 64
+    assert_finds_all(collection, make_rows(range(10), 39))
+    collection.upsert(make_rows(range(200)))
+    for number in range(195):
+        collection.delete([f"v{number}"])
+    [file] = code_files(collection)
+    assert file.stat().st_size < 60 * 64
+    assert_finds_all(collection, make_rows(range(195, 200)))
+
+
+def test_rows_can_exchange_their_ids_whatever_these_are(collection: LocalCollection) -> None:
+    ids = ["\0001", "\0002", "\0003", "CAST(number AS BLOB)", "x'00'"]
+    rows = {id_: {**row, "id": id_} for id_, row in zip(ids, make_rows(range(5)).values(), strict=True)}
+    collection.upsert(rows)
+    collection.update_paths({old: (new, f"/{new}") for old, new in zip(ids, [*ids[1:], ids[0]], strict=True)})
+    for old, new in zip(ids, [*ids[1:], ids[0]], strict=True):
+        hit = collection.get(new)
+        assert hit is not None
+        assert (hit.path, hit.fields) == (f"/{new}", {"duration": rows[old]["duration"]})
+
+
+def test_failures_of_files_whose_names_are_not_unicode_are_not_remembered(collection: LocalCollection) -> None:
+    odd, plain = Failure("/\udcff.mp4", 1, 2, "/\udcff.mp4 is bad"), Failure("/a.mp4", 1, 2, "/\udcff.mp4 is bad")
+    collection.record_failures([odd, plain])
+    assert collection.failures([odd.path, plain.path]) == {"/a.mp4": Failure("/a.mp4", 1, 2, "/?.mp4 is bad")}
+    collection.forget_failures([odd.path, plain.path])
+    assert collection.failures([plain.path]) == {}
+
+
+@needs_fork
+def test_a_process_forked_while_other_threads_read_and_write_can_search(
+    collection: LocalCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.upsert(make_rows(range(20)))
+    searcher = open_collection(Path(collection.address.uri))
+    waiting, done = threading.Barrier(3), threading.Event()
+    open_codes, parent = code_store.open_codes, os.getpid()
+
+    def wait(*args: Any) -> Any:
+        if os.getpid() == parent:
+            waiting.wait(60)
+            done.wait(60)
+        return open_codes(*args)
+
+    monkeypatch.setattr(code_store, "open_codes", wait)
+    threads = [
+        threading.Thread(target=searcher.search, args=(vector_of(1),)),
+        threading.Thread(target=collection.upsert, args=(make_rows([20]),)),
+    ]
+    for thread in threads:
+        thread.start()
+    waiting.wait(60)
+
+    def work() -> list[str]:
+        return [opened.search(vector_of(3))[0].id for opened in (searcher, collection)]
+
+    try:
+        assert in_a_fork(work) == ["v3", "v3"]
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        searcher.close()
+
+
+def test_an_index_makes_filters_on_a_field_read_only_the_rows_that_match(collection: LocalCollection) -> None:
+    names = ["camera", "Camera", "_9", "duration", "end", "path"]
+    rows = make_rows(range(2000))
+    for number, row in enumerate(rows.values()):
+        row |= {"camera": f"c{number}", "Camera": number, "_9": number % 2 == 0 or "x", "end": float(number)}
+    collection.upsert(rows)
+    filters = ['camera == "c5"', "Camera == 5", "duration < 3", "end == 7", 'path == "/videos/v9.mp4"']
+    before = {text: [row["id"] for row in collection.rows(["id"], text)] for text in filters}
+    assert all(count_steps(collection, text) > 5000 for text in filters)
+    for name in names * 2:
+        collection.index_field(name)
+    collection.upsert(make_rows(range(2000, 2010)))
+    for text in filters:
+        assert count_steps(collection, text) < 500, text
+        assert [row["id"] for row in collection.rows(["id"], text)] == before[text]
+
+
+def count_steps(collection: LocalCollection, text: str) -> int:
+    """Return how many steps SQLite takes for a filter."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    with collection._database.reading() as connection:
+        opened = collection._require().collection
+        sql, parameters = local._to_condition(connection, opened, text) or ("", [])
+        connection.set_progress_handler(count, 1)
+        local.select_rows(connection, opened.number, sql, parameters)
+        connection.set_progress_handler(None, 0)
+    return steps
+
+
+@pytest.mark.parametrize("name", ["", "odd name", 'quote"', "vector", "é", "a.b", "a'b", "x\n", "0a]"])
+def test_a_field_that_cannot_have_an_index_is_refused(collection: LocalCollection, name: str) -> None:
+    with pytest.raises(InputValueError, match="cannot have an index: expected a name of ASCII letters, digits and _"):
+        collection.index_field(name)
+    assert collection.index_field("id") is collection.index_field("video") is None
+    with pytest.raises(InputTypeError, match="the name of a field must be a string"):
+        collection.index_field(5)  # type: ignore[arg-type]
 
 
 WRITER = """

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from constants import REPOSITORY
 from index_rows import random_rows
@@ -21,6 +23,7 @@ from clip4clip import IndexUnavailableError, InputValueError, ModelMismatchError
 from clip4clip.index import milvus as milvus_module
 from clip4clip.index.address import IndexAddress
 from clip4clip.index.milvus import MilvusCollection
+from clip4clip.index.video_index import ADD_BATCH
 from clip4clip.retrieval import VideoIndex
 
 
@@ -107,6 +110,43 @@ def test_a_filter_of_another_programs_collection_is_in_milvuss_own_language(
     rows.close()
 
 
+def test_where_the_nearest_rows_are_of_few_videos_a_server_with_grouping_finds_more(
+    milvus: MilvusServer, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = random_rows(130)
+    query = rows[0]["vector"]
+    for number, row in enumerate(rows):
+        row["video"] = "near" if number < 100 else f"far{number % 10}"
+        row["vector"] = row["vector"] * (0.1 if number < 100 else 1) + query
+    monkeypatch.setattr(milvus_module, "MAX_LIMIT", 64)  # as if there were more rows than a server returns
+    search = MilvusClient.search
+    with VideoIndex(milvus.uri, collection) as index:
+        index.add(rows)
+        assert [hit.fields["video"] for hit in index.search(vector=query, limit=5, per_video=2)] == ["near"] * 2
+
+        # No server with grouping can be run here. This does what its documentation says.
+        def search_groups(client: MilvusClient, name: str, *, limit: int, **options: Any) -> Any:
+            if "group_by_field" not in options:
+                return search(client, name, limit=limit, **options)
+            grouping = [options.pop(key) for key in ("group_by_field", "group_size", "strict_group_size")]
+            assert grouping == ["video", 2, True]
+            groups: defaultdict[str, list[dict]] = defaultdict(list)
+            for row in search(client, name, limit=130, **options)[0]:
+                groups[row["entity"]["video"]].append(row)
+            return [[row for group in [*groups.values()][:limit] for row in group[:2]]]
+
+        monkeypatch.setattr(MilvusClient, "search", search_groups)
+        monkeypatch.setattr(MilvusClient, "get_server_version", lambda *_, **__: "v2.5.4")
+        hits = index.search(vector=query, limit=5, per_video=2)
+    assert [hit.fields["video"] for hit in hits[:2]] == ["near"] * 2
+    videos = Counter(hit.fields["video"] for hit in hits)
+    assert len(hits) == 5
+    assert max(videos.values()) <= 2
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    norms = {row["id"]: float(row["vector"] @ query / np.linalg.norm(row["vector"])) for row in rows[100:]}
+    assert hits[2].id == max(norms, key=norms.__getitem__)
+
+
 def test_a_collection_without_float_vectors_cannot_be_searched(milvus: MilvusServer, collection: str) -> None:
     schema = MilvusClient.create_schema(auto_id=False)
     schema.add_field("id", DataType.INT64, is_primary=True)
@@ -146,12 +186,13 @@ ADDING = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from index_rows import random_rows
+from clip4clip.index.video_index import ADD_BATCH
 from clip4clip.retrieval import VideoIndex
 with VideoIndex(sys.argv[1], sys.argv[2]) as index:
     def track(rows, total, what):
         for number, row in enumerate(rows):
             yield row
-            if number == 1600:
+            if number == ADD_BATCH:  # the first batch has been stored
                 print("half", flush=True)
     while True:
         index.add(random_rows(int(sys.argv[4])), track)
@@ -159,7 +200,7 @@ with VideoIndex(sys.argv[1], sys.argv[2]) as index:
 
 
 def start_adding(uri: str, collection: str, count: int) -> subprocess.Popen[str]:
-    """Start a process that adds random rows again and again, and wait until the index has 1,500 of them."""
+    """Start a process that adds random rows again and again, and wait until the index has a batch of them."""
     command = [sys.executable, "-c", ADDING, uri, collection, str(REPOSITORY / "tests"), str(count)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -188,7 +229,7 @@ def test_a_server_killed_during_an_upsert_loses_and_duplicates_nothing(milvus: M
     process = start_adding(milvus.uri, collection, 5000)
     rows = random_rows(5000)
     with VideoIndex(milvus.uri, collection, timeout=20) as index:
-        assert index.count() >= 1500  # unlike a search it waits for what other processes have written
+        assert index.count() >= ADD_BATCH  # unlike a search it waits for what other processes have written
         assert index.search(vector=rows[3]["vector"], limit=1)[0].id == "v3"
         milvus.kill()
         errors = process.communicate(timeout=300)[1]
@@ -205,7 +246,7 @@ def test_a_server_killed_during_an_upsert_loses_and_duplicates_nothing(milvus: M
             except IndexUnavailableError:
                 assert time.monotonic() < end
                 time.sleep(0.5)
-        assert 1500 <= index.count() <= 5000
+        assert ADD_BATCH <= index.count() <= 5000
         index.add(rows)
         assert_complete(index, 5000)
     client = MilvusClient(milvus.uri)

@@ -334,7 +334,10 @@ def test_info_describes_the_index(index: VideoIndex) -> None:
         "tags": ("list",),
         "title": ("string",),
     }
+    index.delete(["v0", "v1"])
+    assert (index.info().rows, index.info().videos) == (2, 2)
     if index.address.is_local:
+        info = index.info()
         folder, name = os.path.split(index.address.uri)
         files = [path for path in Path(folder).iterdir() if path.name.startswith(name)]
         assert info.bytes == sum(path.stat().st_size for path in files) > 4 * 128 * 4
@@ -491,6 +494,20 @@ def test_sync_keeps_the_vectors_of_files_that_were_moved_within_the_folder(
     assert (report.relocated, report.unchanged) == (0, 3)
 
 
+def test_a_video_that_has_the_new_path_as_its_id_is_replaced(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    copy_clips(drawings, folder / "2024" / "a.mp4", folder / "b.mp4")
+    index.sync(folder)
+    (folder / "2024").rename(folder / "2025")
+    path = str(folder / "2025" / "a.mp4")
+    index.add([random_rows(1)[0] | {"id": path}])
+    report = index.sync(folder)
+    assert (report.relocated, report.added, report.removed, report.unchanged) == (0, 1, 1, 1)
+    hit = index.get(path)
+    assert hit is not None
+    assert (hit.path, index.count()) == (path, 2)
+
+
 def test_sync_leaves_out_files_that_are_gone_from_another_folder(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
@@ -555,6 +572,20 @@ def test_a_local_index_tries_a_file_that_cannot_be_decoded_again_only_when_it_ha
     assert index.sync(folder).removed == 1
     report = index.sync(folder)
     assert (report.removed, str(bad) in report.failed_before) == (0, is_remembered)
+
+
+def test_a_file_that_can_be_decoded_at_last_is_not_a_failure_any_more(
+    index: VideoIndex, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = tmp_path / "clips" / "a.mp4"
+    copy_clips(drawings, clip)
+    with monkeypatch.context() as old_decoder:
+        old_decoder.setattr("clip4clip.video.container.FORMATS", ("avi",))
+        assert list(index.sync(clip.parent).failed) == [str(clip)]
+    assert index.sync(clip.parent, retry_failed=True).added == 1
+    index.delete([str(clip)])
+    report = index.sync(clip.parent)
+    assert (report.added, report.failed_before) == (1, {})
 
 
 @pytest.mark.slow
