@@ -285,7 +285,7 @@ class LocalCollection:
 
     def content(self) -> Content:
         """Return how many rows and videos there are, and which fields they have or had."""
-        collection, _ = self._require()
+        collection = self._require().collection
         return self._database.read(lambda connection: read_content(connection, collection.number))
 
     def failures(self, paths: Sequence[str]) -> dict[str, Failure]:
