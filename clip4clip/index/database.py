@@ -187,6 +187,11 @@ def _translate(error: sqlite3.Error, path: Path) -> VideoIndexError:
     reason = first_line(error)
     if "locked" in reason or "busy" in reason:
         return IndexUnavailableError(f"the index {path} is in use by another program that locks it: {reason}")
+    if "unable to open" in reason:
+        return VideoIndexError(
+            f"the index {path} cannot be opened. It needs permission to write in {path.parent}, or {path.name}-wal and "
+            f"{path.name}-shm beside it, or a copy that was made while no process had it open"
+        )
     if "full" in reason:
         return VideoIndexError(f"the index {path} cannot be written: the disk is full. {KEPT}")
     if "malformed" in reason or "not a database" in reason or "no such table" in reason or "no such column" in reason:
@@ -267,12 +272,10 @@ class _Connection:
 
     def __init__(self, path: Path, create: bool) -> None:
         self._path, self._process = path, os.getpid()
-        log = path.with_name(f"{path.name}-wal")
-        self._log = log
         can_write = create or (is_writable(path) and is_writable(path.parent))
         # Without permission to write, SQLite cannot create the files that it reads a database with. If no process has
         # created them, none is writing, and the database file has everything.
-        self._is_immutable = not can_write and not log.exists()
+        self._is_immutable = not can_write and not _has_log(path)
         mode = "rwc" if create else "rw" if can_write else "ro"
         before = _file_state(path)  # if the file is replaced meanwhile, the connection is not used for long
         uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if self._is_immutable else ''}"
@@ -315,7 +318,13 @@ class _Connection:
             raise ChangedError
 
     def _has_changed(self) -> bool:
-        return self._log.exists() or self._file != _file_state(self._path)
+        return _has_log(self._path) or self._file != _file_state(self._path)
+
+
+def _has_log(path: Path) -> bool:
+    """Return whether a database has a write-ahead log, or a process may be writing one."""
+    log = _file_state(path.with_name(f"{path.name}-wal"))
+    return bool(log) and (log[2] > 0 or path.with_name(f"{path.name}-shm").exists())
 
 
 def _file_state(path: Path) -> tuple[int, ...]:

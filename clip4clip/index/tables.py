@@ -376,7 +376,7 @@ def iterate_vectors(
 ) -> Iterator[tuple[Sequence[int], Sequence[int], np.ndarray]]:
     """Yield all rows in batches: their numbers in rising order, the numbers of their videos, and their vectors."""
     cursor = connection.execute(
-        "SELECT number, video, vector FROM rows JOIN vectors ON row = number WHERE collection = ? ORDER BY number",
+        "SELECT number, video, vector FROM rows LEFT JOIN vectors ON row = number WHERE collection = ? ORDER BY number",
         (collection,),
     )
     while batch := cursor.fetchmany(batch_size):

@@ -63,6 +63,19 @@ def test_the_error_holds_for_any_vectors(vectors: np.ndarray) -> None:
     check_bounds(vectors[:2], vectors[2])
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3, 16, 512, 2048])
+def test_the_rounding_of_float32_stays_below_what_the_errors_allow_for_it(dim: int) -> None:
+    """Vectors that a code represents exactly have no other error, and all products of one sign add up the most."""
+    rotation = random_rotation(dim)
+    exact = np.ones((50, dim)) * np.random.default_rng(dim).choice([-1, 1], (50, 1))
+    vectors = (exact @ rotation.T.astype(np.float64)).astype(np.float32)
+    check_bounds(vectors, vectors[0])
+    codes = Codes.of(encode(vectors, rotation), STATE, 1, [])
+    similarities, _ = codes.bounds(rotate_query(unit_rows(vectors[:1])[0], rotation))
+    wrong = np.abs(unit_rows(vectors) @ unit_rows(vectors[:1])[0] - similarities)
+    assert (wrong < codes.errors / 2).all()
+
+
 def test_the_rotation_keeps_large_numbers_from_spoiling_the_others() -> None:
     vectors = vectors_like_clip(100, 512)
     assert encode(vectors, random_rotation(512))["error"].max() < 0.012

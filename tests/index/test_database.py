@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import in_a_fork, needs_fork
 
 from clip4clip import IndexUnavailableError, VideoIndexError
+from clip4clip.index import database as database_module
 from clip4clip.index.database import Database
+from clip4clip.index.tables import has_tables
 
 
 @pytest.fixture
@@ -166,8 +170,134 @@ def test_a_full_database_keeps_what_it_has(database: Database) -> None:
     assert database.read(paths) == ["a"]
 
 
+def test_reading_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "videos.db"
+    path.touch()  # as a process leaves it that is killed when it has just begun
+    opened = Database(path, 10)
+    assert opened.read(has_tables) is False
+    assert path.read_bytes() == b""
+    opened.write(add)
+    assert opened.read(paths) == ["a"]
+    opened.close()
+
+
+def test_a_file_without_tables_becomes_an_index(tmp_path: Path) -> None:
+    path = tmp_path / "videos.db"
+    with contextlib.closing(sqlite3.connect(path)) as killed:
+        killed.execute("PRAGMA journal_mode = WAL")
+    assert path.stat().st_size > 0
+    opened = Database(path, 10)
+    assert opened.read(has_tables) is False
+    opened.write(add)
+    assert opened.read(paths) == ["a"]
+    opened.close()
+
+
+def test_threads_that_create_the_same_file_at_once_lose_nothing(tmp_path: Path) -> None:
+    databases = [Database(tmp_path / "videos.db", 60) for _ in range(8)]
+    start = threading.Barrier(len(databases))
+
+    def create(number: int) -> None:
+        start.wait()
+        databases[number].write(lambda connection: add(connection, str(number)))
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(len(databases))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert databases[0].read(paths) == [str(number) for number in range(8)]
+    for opened in databases:
+        opened.close()
+
+
+def test_readers_of_a_copy_without_a_write_ahead_log_keep_nobody_from_writing(
+    database: Database, tmp_path: Path
+) -> None:
+    database.write(add)
+    with database.reading() as connection:
+        connection.execute("ROLLBACK")
+        connection.execute("VACUUM INTO ?", (str(tmp_path / "copy.db"),))
+    copy, other = Database(tmp_path / "copy.db", 10), Database(tmp_path / "copy.db", 10)
+    copy.write(lambda connection: add(connection, "b"))
+    with other.reading() as connection:
+        assert paths(connection) == ["a", "b"]
+        copy.write(lambda connection: add(connection, "c"))
+        assert paths(connection) == ["a", "b"]
+    copy.close()
+    other.close()
+
+
+def test_a_write_is_acknowledged_although_the_log_cannot_be_emptied(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(connection: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(database_module, "CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr(database_module, "_checkpoint", fail)
+    database.write(add)
+    assert database.read(paths) == ["a"]
+    assert "cannot be emptied: database or disk is full" in caplog.text
+
+
+@pytest.mark.parametrize("sql", ["CREATE VIEW v AS SELECT 1", "CREATE TRIGGER t DELETE ON rows BEGIN SELECT 1; END"])
+def test_sql_in_a_file_does_not_run(database: Database, sql: str) -> None:
+    database.write(lambda connection: connection.execute(sql))
+    with pytest.raises(VideoIndexError, match="the index is damaged, it has a trigger or a view"):
+        Database(database.path, 10).read(paths)
+
+
+def test_few_connections_stay_open(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    connections = []
+    connect = sqlite3.connect
+
+    def remember(*args: Any, **options: Any) -> sqlite3.Connection:
+        connections.append(connect(*args, **options))
+        return connections[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", remember)
+    with contextlib.ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(database.reading())
+
+    def is_open(connection: sqlite3.Connection) -> bool:
+        try:
+            connection.execute("SELECT 1")
+        except sqlite3.ProgrammingError:
+            return False
+        return True
+
+    assert len(connections) >= 29
+    assert sum(map(is_open, connections)) <= 8
+    database.close()
+    assert not any(map(is_open, connections))
+
+
+def test_what_was_read_of_a_file_that_changed_meanwhile_is_read_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.write(add)
+    database.close()
+    writer = Database(database.path, 10)
+    results = []
+
+    def read(connection: sqlite3.Connection) -> list[str]:
+        results.append(paths(connection))
+        if len(results) == 1:
+            monkeypatch.undo()  # the writer has the permission that the reader lacks
+            writer.write(lambda connection: add(connection, "b"))
+            monkeypatch.setattr(database_module, "is_writable", lambda path: False)
+        return results[-1]
+
+    monkeypatch.setattr(database_module, "is_writable", lambda path: False)
+    assert Database(database.path, 10).read(read) == ["a", "b"]
+    assert results == [["a"], ["a", "b"]]
+    writer.close()
+
+
 READER = """
-import os, sys
+import os, shutil, sys
 from pathlib import Path
 from clip4clip.errors import VideoIndexError
 from clip4clip.index.database import Database
@@ -196,8 +326,21 @@ writer.write(lambda connection: add(connection, "b"))
 for file in path.parent.iterdir():
     file.chmod(0o644)
 print(as_another_user(lambda: reader.read(paths)))  # a writer began, and the reader was not opened again
+copy = path.parent / "copy"
+copy.mkdir()
+for ending in ("", "-wal"):  # what SQLite cannot read without making a -shm
+    shutil.copy(f"{path}{ending}", copy)
 writer.close()
 print(as_another_user(lambda: reader.read(paths)))
+reader.close()
+print(as_another_user(lambda: Database(path, 10).read(paths)))  # opened after a clean close
+(path.parent / "videos.db-wal").touch()  # such as a copy has
+print(as_another_user(lambda: Database(path, 10).read(paths)))
+reader = Database(path, 10)
+try:
+    as_another_user(lambda: Database(copy / "videos.db", 10).read(paths))
+except VideoIndexError as error:
+    print(error)
 try:
     as_another_user(lambda: reader.write(lambda connection: add(connection, "c")))
 except VideoIndexError as error:
@@ -214,5 +357,6 @@ def test_a_reader_needs_no_permission_to_write(tmp_path: Path) -> None:
             parent.chmod(parent.stat().st_mode | 0o11)
     done = subprocess.run([sys.executable, "-c", READER, folder / "videos.db"], capture_output=True, text=True)
     assert done.stderr == ""
-    assert done.stdout.splitlines()[:4] == ["['a']", "['a']", "['a', 'b']", "['a', 'b']"]
+    assert done.stdout.splitlines()[:6] == ["['a']", "['a']", *["['a', 'b']"] * 4]
+    assert "videos.db cannot be opened. It needs permission to write in" in done.stdout
     assert "cannot be written: Permission denied. It needs permission to write in" in done.stdout

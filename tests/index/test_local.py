@@ -21,8 +21,8 @@ import pytest
 from local_rows import DIM, SPEC, Model, group_rows, make_rows, next_operation, vector_of
 from processes import file_size_limit, in_a_fork, needs_fork
 
-from clip4clip import InputTypeError, InputValueError, VideoIndexError
-from clip4clip.index import code_store, local
+from clip4clip import IndexUnavailableError, InputTypeError, InputValueError, VideoIndexError
+from clip4clip.index import code_store, database, local
 from clip4clip.index.address import IndexAddress
 from clip4clip.index.engine import Failure
 from clip4clip.index.local import LocalCollection
@@ -313,6 +313,34 @@ def test_a_file_of_an_enemy_is_damaged_at_worst(damage: str, lost_codes: bool, t
                 opened.close()
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != folder] == []
     assert {path.name.split("-")[0] for path in folder.iterdir()} == {"videos.db"}
+
+
+@pytest.mark.parametrize("lost_codes", [False, True])
+def test_a_vector_that_is_missing_is_no_result(collection: LocalCollection, lost_codes: bool) -> None:
+    collection.upsert(make_rows(range(5)))
+    collection._database.write(lambda connection: connection.execute("DELETE FROM vectors WHERE row = 3"))
+    if lost_codes:
+        code_files(collection)[0].unlink()
+    with pytest.raises(VideoIndexError, match=r"the index is damaged, a vector is (missing|invalid): restore it from"):
+        open_collection(Path(collection.address.uri)).search(vector_of(1), 5)
+
+
+def test_an_iteration_over_a_file_that_changed_meanwhile_is_an_error(
+    collection: LocalCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.upsert(make_rows(range(5)))
+    collection.close()
+    path = Path(collection.address.uri)
+    with monkeypatch.context() as context:
+        context.setattr(database, "is_writable", lambda path: False)
+        reader = open_collection(path)
+        rows = reader.rows(["id"])
+        next(rows)
+    writer = open_collection(path)
+    writer.upsert(make_rows(range(9)))
+    with pytest.raises(IndexUnavailableError, match=r"was changed while it was read, .* permission to write: try"):
+        list(rows)
+    writer.close()
 
 
 def test_a_reader_that_began_before_a_compaction_repairs_nothing(

@@ -39,6 +39,11 @@ def nearest_by_product(
     return result
 
 
+def assert_same(nearest: list[tuple[int, float]], expected: list[tuple[int, float]]) -> None:
+    assert [row for row, _ in nearest] == [row for row, _ in expected]
+    np.testing.assert_allclose([score for _, score in nearest], [score for _, score in expected], rtol=1e-12)
+
+
 DATA = ["random", "clustered", "equal", "nearly equal"]
 
 
@@ -63,7 +68,7 @@ def test_the_nearest_rows_are_those_of_a_plain_product(kind: str, per_video: int
     rows = [10 * (index + 1) for index in range(len(vectors))]
     dead = rng.choice(rows, 300, replace=False).tolist()
     codes = make_codes(vectors, rotation, videos, dead)
-    for number, query in enumerate([vectors[5], rng.standard_normal(48).astype(np.float32)]):
+    for query in (vectors[5], rng.standard_normal(48).astype(np.float32)):
         for limit in (1, 10, 3000):
             for selected in (None, rng.choice(rows, 1500, replace=False), rng.choice(rows, 7, replace=False)):
                 allowed = ({*rows} if selected is None else {*selected.tolist()}) - {*dead}
@@ -71,10 +76,7 @@ def test_the_nearest_rows_are_those_of_a_plain_product(kind: str, per_video: int
                     codes, query, rotation, lambda rows: vectors[np.array(rows) // 10 - 1], limit, per_video, selected
                 )
                 expected = nearest_by_product(vectors, query, limit, per_video, videos, allowed)
-                assert [row for row, _ in nearest] == [row for row, _ in expected], (number, limit)
-                np.testing.assert_allclose(
-                    [score for _, score in nearest], [score for _, score in expected], rtol=1e-12
-                )
+                assert_same(nearest, expected)
 
 
 @settings(deadline=None, max_examples=50)
@@ -115,6 +117,58 @@ def test_few_vectors_are_read_for_vectors_like_those_of_clip() -> None:
     for query in vectors[:20]:
         find_nearest(codes, query, rotation, read, 10)
     assert sum(reads) / 20 < 200  # of 8,000
+
+
+@pytest.mark.parametrize("selected", [None, np.arange(10, 80_010, 10)])
+def test_few_vectors_are_read_if_one_video_has_most_of_the_nearest_rows(selected: np.ndarray | None) -> None:
+    rng = np.random.default_rng(0)
+    query = rng.standard_normal(512).astype(np.float32)
+    vectors = rng.standard_normal((8000, 512)).astype(np.float32)
+    vectors[:6000] += query * np.linspace(2, 0.5, 6000, dtype=np.float32)[:, None]  # all nearer than the others
+    videos = [1] * 6000 + [*range(2, 2002)]
+    rotation, reads = random_rotation(512), []
+
+    def read(rows: Sequence[int]) -> np.ndarray:
+        reads.append(len(rows))
+        return vectors[np.array(rows) // 10 - 1]
+
+    nearest = find_nearest(make_codes(vectors, rotation, videos), query, rotation, read, 10, 1, selected)
+    rows = {10 * (index + 1) for index in range(8000)}
+    assert_same(nearest, nearest_by_product(vectors, query, 10, 1, videos, rows))
+    assert sum(reads) < 500  # of 8,000
+    # With fewer videos than results, all rows of the video stay candidates.
+    reads.clear()
+    few = [*range(10, 60_010, 10), 79_990, 80_000]
+    nearest = find_nearest(make_codes(vectors, rotation, videos), query, rotation, read, 10, 1, np.array(few))
+    assert_same(nearest, nearest_by_product(vectors, query, 10, 1, videos, {*few}))
+    assert sum(reads) < 500
+
+
+# Vectors that are made so that each result depends on the last bits.
+ADVERSE = st.sampled_from([1.0, -1.0, 1 + 2**-23, 1 - 2**-24, 2**-12, 2**-24, 1e-30, 1e-45, 3e38, -3e38, 0.0, 127.5])
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 12), st.sampled_from([None, 1, 2]), st.data())
+def test_vectors_that_differ_in_their_last_bits_are_ordered_exactly(
+    count: int, dim: int, limit: int, per_video: int | None, data: st.DataObject
+) -> None:
+    numbers = st.lists(ADVERSE, min_size=dim, max_size=dim).filter(any)
+    vectors = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), np.float32)
+    query = np.array(data.draw(numbers), np.float32)
+    videos = data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
+    rotation = random_rotation(dim)
+    nearest = find_nearest(
+        make_codes(vectors, rotation, videos),
+        query,
+        rotation,
+        lambda rows: vectors[np.array(rows) // 10 - 1],
+        limit,
+        per_video,
+    )
+    rows = {10 * (index + 1) for index in range(count)}
+    expected = nearest_by_product(vectors, query, limit, per_video, videos, rows)
+    assert [row for row, _ in nearest] == [row for row, _ in expected]
 
 
 def test_an_empty_collection_has_no_nearest_rows() -> None:
