@@ -485,6 +485,17 @@ class MilvusCollection:
     def forget_failures(self, paths: Sequence[str]) -> None:
         """Do nothing: a server has no place for the failures of videos."""
 
+    def index_field(self, name: str) -> None:
+        """Raise VideoIndexError: a server has indexes of its own.
+
+        Args:
+            name: name of the field.
+        """
+        raise VideoIndexError(
+            f"the field {brief(name)} cannot have an index at {self.address.uri}: a server indexes fields by its own "
+            "means, such as MilvusClient.create_index"
+        )
+
     def finish(self) -> None:
         """Move new rows from the log into the index. Rows in the log are safe too, but slower to search."""
         if self.find() is not None:

@@ -282,3 +282,15 @@ def test_failures_are_remembered_in_a_file_only(engine: Engine) -> None:
     engine.forget_failures(["/v/1.mp4", "/v/none.mp4"])
     found = engine.failures(["/v/0.mp4", "/v/1.mp4", "/v/none.mp4"])
     assert found == ({"/v/0.mp4": failures[0]} if engine.address.is_local else {})
+
+
+def test_a_field_can_have_an_index_in_a_file_only(index: VideoIndex) -> None:
+    rows = random_rows(6)
+    index.add([row | {"camera": f"c{number % 3}"} for number, row in enumerate(rows)])
+    if index.address.is_local:
+        index.index_field("camera")
+    else:
+        with pytest.raises(VideoIndexError, match="a server indexes fields by its own means"):
+            index.index_field("camera")
+    hits = index.search(vector=rows[1]["vector"], filter='camera == "c1"')
+    assert sorted(ids(hits)) == ["v1", "v4"]
