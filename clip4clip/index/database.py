@@ -285,8 +285,10 @@ class _Connection:
         try:
             self._file = before or _file_state(path)
             self._configure(can_write)
-        except BaseException:
+        except BaseException as error:
             self.sqlite.close()
+            if isinstance(error, VideoIndexError):
+                raise VideoIndexError(f"{path}: {error}") from error
             raise
 
     def _configure(self, can_write: bool) -> None:
