@@ -24,6 +24,7 @@ from ..threads import thread_pool
 
 BLOCK = 512  # codes converted to float32 at once: they stay in the cache of a core
 ENCODE_BLOCK = 256  # vectors encoded at once, for the same reason
+COPY_BLOCK = 4096  # records whose columns are copied at once
 GATHER_LIMIT = 0.25  # share of the codes up to which selected codes are scanned one by one
 
 
@@ -158,7 +159,7 @@ def write_codes(path: Path, batches: Iterable[np.ndarray], mode: int) -> None:
         end = file.seek(0, os.SEEK_END)
         try:
             for records in batches:
-                view = memoryview(np.ascontiguousarray(records).view(np.uint8))
+                view = np.ascontiguousarray(records).view(np.uint8).data
                 while len(view):
                     view = view[file.write(view) :]
             os.fsync(descriptor)
@@ -199,6 +200,7 @@ class Codes:
     videos: np.ndarray
     scales: np.ndarray
     errors: np.ndarray
+    _columns: _Columns
 
     @classmethod
     def of(
@@ -218,15 +220,13 @@ class Codes:
             dead: number of the entry, and number of the row, of each deleted row that ``previous`` does not know.
             previous: codes of an earlier state of the same file, whose columns need not be read again.
         """
-        start = len(previous.records) if previous is not None else 0
-
-        def column(name: str) -> np.ndarray:
-            new = records[name][start:]
-            return np.concatenate([getattr(previous, f"{name}s"), new]) if previous is not None else new.copy()
-
-        last_dead = dead[-1][0] if dead else previous.last_dead if previous is not None else 0
-        columns = [column(name) for name in ("row", "video", "scale", "error")]
-        codes = cls(state, version, last_dead, records, *columns)
+        columns = previous._columns.extended(previous.errors, records) if previous else _Columns(records)
+        last_dead = dead[-1][0] if dead else previous.last_dead if previous else 0
+        if dead:
+            columns.errors = columns.errors.copy()  # earlier states keep theirs
+        count = len(records)
+        rows, videos, scales = columns.rows[:count], columns.videos[:count], columns.scales[:count]
+        codes = cls(state, version, last_dead, records, rows, videos, scales, columns.errors[:count], columns)
         codes.errors[codes.positions(np.array([row for _, row in dead], np.int64))] = -np.inf
         return codes
 
@@ -273,6 +273,40 @@ class Codes:
     def _mark_dead(similarities: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         similarities[errors < 0] = -np.inf
         return similarities, similarities + errors
+
+
+class _Columns:
+    """Columns of records, with space behind them, so that a state with a few more records does not copy all.
+
+    Attributes:
+        count: number of records that they have.
+        rows, videos, scales, errors: columns, longer than ``count``.
+    """
+
+    def __init__(self, records: np.ndarray) -> None:
+        capacity = len(records) + len(records) // 8 + 1024
+        self.count = 0
+        self.rows, self.videos = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
+        self.scales, self.errors = np.empty(capacity, np.float32), np.empty(capacity, np.float32)
+        self._append(records)
+
+    def extended(self, errors: np.ndarray, records: np.ndarray) -> _Columns:
+        """Return columns of records whose first ones these columns have, with the errors of an earlier state."""
+        if self.count == len(errors) and len(records) <= len(self.rows):
+            self._append(records)
+            return self
+        columns = _Columns(records)
+        columns.errors[: len(errors)] = errors
+        return columns
+
+    def _append(self, records: np.ndarray) -> None:
+        # In blocks, because all columns of a record are in one line of the cache.
+        for start in range(self.count, len(records), COPY_BLOCK):
+            block = records[start : start + COPY_BLOCK]
+            part = slice(start, start + len(block))
+            self.rows[part], self.videos[part] = block["row"], block["video"]
+            self.scales[part], self.errors[part] = block["scale"], block["error"]
+        self.count = len(records)
 
 
 def _multiply(codes: np.ndarray, query: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:

@@ -137,3 +137,24 @@ def test_codes_of_a_later_state_are_those_that_a_fresh_start_gives() -> None:
     assert second.live_positions().tolist() == [0, 2, 4, 5, 7]
     assert first.live_positions().tolist() == [0, 2, 3, 4]
     assert second.positions(np.array([3, 100, 8])).tolist() == [2, 7]
+    assert second.rows.base is first.rows.base  # nothing is copied
+
+
+def test_a_state_stays_as_it_is_when_others_follow_it() -> None:
+    records = encode(vectors_like_clip(3000, 8), random_rotation(8))
+    records["row"], records["video"] = np.arange(1, 3001), 7
+    first = Codes.of(records[:5], CodesState("name", 5, 1), 1, [(1, 2)])
+    states = [first, Codes.of(records[:8], CodesState("name", 8, 2), 2, [(2, 4)], first)]
+    other = records[:8].copy()
+    other["row"][5:] += 100
+    states.append(Codes.of(other, CodesState("name", 8, 3), 2, [(2, 3)], first))  # another follower of the first
+    states.append(Codes.of(records, CodesState("name", 3000, 4), 3, [], states[1]))
+    states.append(Codes.of(records, CodesState("name", 3000, 4), 4, [(3, 1)], states[3]))
+    rows = [[*range(1, 6)], [*range(1, 9)], [1, 2, 3, 4, 5, 106, 107, 108], [*range(1, 3001)], [*range(1, 3001)]]
+    dead = [[2], [2, 4], [2, 3], [2, 4], [1, 2, 4]]
+    assert [state.rows.tolist() for state in states] == rows
+    assert [state.rows[state.errors < 0].tolist() for state in states] == dead
+    for state, expected in zip(states, [records[:5], records[:8], other, records, records], strict=True):
+        np.testing.assert_array_equal(state.scales, expected["scale"])
+        live = state.live_positions()
+        np.testing.assert_array_equal(state.errors[live], expected["error"][live])
