@@ -2,9 +2,9 @@
 
 >>> from clip4clip.retrieval import VideoIndex, embed_library
 >>> embed_library("videos", "vectors.parquet")
->>> index = VideoIndex("./videos.db")
+>>> index = VideoIndex("./videos.db")  # a file; a Milvus server with "http://HOST:PORT"
 >>> index.add("vectors.parquet")
->>> index.search("kids feeding a horse")[0].path
+>>> index.search("kids feeding a horse", filter="duration < 60")[0].path
 """
 
 from importlib import import_module

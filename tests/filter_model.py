@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from clip4clip.index.filter_sql import COLUMNS, to_sql
-from clip4clip.index.filter_tree import (
+from clip4clip.index.filters.parse import parse_filter, quote
+from clip4clip.index.filters.sql import COLUMNS, to_sql
+from clip4clip.index.filters.tree import (
     And,
     Comparison,
     Condition,
@@ -28,7 +29,6 @@ from clip4clip.index.filter_tree import (
     Presence,
     Wildcard,
 )
-from clip4clip.index.filters import parse_filter, quote
 
 Row = dict[str, Any]
 

@@ -23,8 +23,8 @@ from ..runtime.placement import available_cores
 from ..threads import thread_pool
 
 BLOCK = 512  # codes converted to float32 at once: they stay in the cache of a core
+ENCODE_BLOCK = 256  # vectors encoded at once, for the same reason
 COPY_BLOCK = 4096  # records whose columns are copied at once
-ENCODE_BLOCK = 1024  # vectors encoded at once
 GATHER_LIMIT = 0.25  # share of the codes up to which selected codes are scanned one by one
 
 
@@ -55,9 +55,13 @@ def encode(vectors: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         rotation: float32 of shape (dim, dim).
     """
     records = np.zeros(len(vectors), record_type(vectors.shape[1]))
-    for start in range(0, len(vectors), ENCODE_BLOCK):
-        end = start + ENCODE_BLOCK
-        _encode_block(unit_rows(vectors[start:end]).astype(np.float32) @ rotation, records[start:end])
+    blocks = [slice(start, start + ENCODE_BLOCK) for start in range(0, len(vectors), ENCODE_BLOCK)]
+    unit = np.empty(vectors.shape, np.float32)
+    for block in blocks:
+        unit[block] = unit_rows(vectors[block])
+    rotated = unit @ rotation
+    for block in blocks:
+        _encode_block(rotated[block], records[block])
     return records
 
 

@@ -328,7 +328,7 @@ class LocalCollection:
         Raises:
             InputTypeError, InputValueError: ``name`` is invalid, or the field cannot have an index.
         """
-        from .filter_sql import index_expression
+        from .filters.sql import index_expression
 
         check_text(name, "the name of a field")
         self._require()
@@ -418,8 +418,8 @@ def _to_condition(
     check_text(text, "a filter")
     if not text.strip():
         return None
-    from .filter_sql import to_sql  # imported here, because the parser takes a tenth of a second
-    from .filters import parse_filter
+    from .filters.parse import parse_filter
+    from .filters.sql import to_sql  # imported here, because the parser takes a tenth of a second
 
     kinds = read_field_kinds(connection, collection.number)
     has_fields = (strict or warn) and read_state(connection, collection.number).row_count > 0
@@ -428,7 +428,7 @@ def _to_condition(
         if name in kinds or name not in KINDS:
             return kinds.get(name, set())
         kind = KINDS[name]
-        return None if kind is None else {kind}
+        return set() if kind is None else {kind}
 
     def names() -> set[str]:
         return {"id", "path", *kinds} if has_fields else set()

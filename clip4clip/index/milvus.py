@@ -18,9 +18,9 @@ from ..errors import IndexUnavailableError, InputValueError, MissingExtraError, 
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .engine import Failure
-from .field_kinds import FieldKinds
-from .filter_milvus import to_milvus
-from .filters import quote
+from .filters.kinds import FieldKinds
+from .filters.milvus import to_milvus
+from .filters.parse import quote
 from .hit import Hit
 from .info import Content, summarise
 from .values import (

@@ -156,7 +156,7 @@ def has_tables(connection: sqlite3.Connection) -> bool:
             raise _damaged("it has a trigger or a view")
         return True
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise VideoIndexError("the file is a database of another program, not an index: choose another name")
+        raise VideoIndexError("it is a database of another program, not an index: choose another name")
     return False
 
 
@@ -253,7 +253,7 @@ def select_rows(connection: sqlite3.Connection, collection: int, sql: str, param
     Args:
         connection: open transaction.
         collection: number of the collection.
-        sql: condition from :func:`clip4clip.index.filter_sql.to_sql`.
+        sql: condition from :func:`clip4clip.index.filters.sql.to_sql`.
         parameters: its parameters.
     """
     statement = f"SELECT number FROM rows WHERE collection = ? AND {sql}"
@@ -265,9 +265,7 @@ def insert_rows(
     connection: sqlite3.Connection, collection: int, rows: Sequence[Row]
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Insert rows whose ids are new, without their codes. Return the numbers of the rows and of their videos."""
-    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'rows'").fetchone()
-    start = last[0] + 1 if last else 1
-    numbers = range(start, start + len(rows))
+    numbers = _next_numbers(connection, "rows", len(rows))
     videos = _video_numbers(connection, collection, [row.get("video") or row["id"] for row in rows])
     connection.executemany(
         f"INSERT INTO rows VALUES {_marks(range(12))}",
@@ -428,7 +426,7 @@ def create_field_index(connection: sqlite3.Connection, name: str, expression: st
     Args:
         connection: open transaction.
         name: name of the field.
-        expression: the field in SQL, a column or what :func:`clip4clip.index.filter_sql.index_expression` returns.
+        expression: the field in SQL, a column or what :func:`clip4clip.index.filters.sql.index_expression` returns.
     """
     label = name.encode().hex()  # names in SQL are the same in upper and lower case
     # The field comes first: an index that begins with the collection would be used by every filter.
@@ -447,13 +445,21 @@ def read_failures(connection: sqlite3.Connection, collection: int, paths: Sequen
 def _video_numbers(connection: sqlite3.Connection, collection: int, names: Sequence[str]) -> list[int]:
     """Return the number of each video, and add those that are new."""
     distinct = [*dict.fromkeys(names)]
-    insert = "INSERT OR IGNORE INTO videos (collection, name) VALUES (?, ?)"
-    connection.executemany(insert, ((collection, name) for name in distinct))
     numbers: dict[str, int] = {}
     for part in _parts(distinct):
         statement = f"SELECT name, number FROM videos WHERE name IN {_marks(part)} AND collection = ?"
         numbers.update(connection.execute(statement, (*part, collection)).fetchall())
+    new = [name for name in distinct if name not in numbers]
+    numbers.update(zip(new, _next_numbers(connection, "videos", len(new)), strict=True))
+    connection.executemany("INSERT INTO videos VALUES (?, ?, ?)", ((numbers[name], collection, name) for name in new))
     return [numbers[name] for name in names]
+
+
+def _next_numbers(connection: sqlite3.Connection, table: str, count: int) -> range:
+    """Return numbers for new rows of a table, which no row ever had."""
+    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+    start = last[0] + 1 if last else 1
+    return range(start, start + count)
 
 
 def _to_columns(row: Row) -> tuple[Any, ...]:

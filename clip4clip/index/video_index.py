@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,17 +153,16 @@ class VideoIndex:
         """
         rows, total = self._open_rows(videos)
         added = 0
-        batch: list[Mapping[str, Any]] = []
-        for row in track(rows, total, "indexing"):
-            if not isinstance(row, Mapping):
-                raise InputTypeError(f"a row must be a dictionary, not {brief(row)}")
-            has_failed = "vector" in row and row["vector"] is None  # a missing vector is an error instead
-            if not has_failed:
-                batch.append(row)
-            if len(batch) == ADD_BATCH:
-                added += self._upsert(batch)
-                batch = []
-        added += self._upsert(batch)
+        writing: Future[None] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="clip4clip-add") as writer:
+            for batch in _batches_to_add(track(rows, total, "indexing")):
+                checked = self._check_rows(batch)  # while the batch before is written
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._engine.upsert, checked)
+                added += len(checked)
+            if writing is not None:
+                writing.result()
         self._engine.finish()
         return added
 
@@ -518,17 +518,18 @@ class VideoIndex:
             return videos, len(videos) if isinstance(videos, Sequence) else 0
         raise InputTypeError(f"expected the path of a table or rows as dictionaries, not {brief(videos)}")
 
-    def _upsert(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Check all rows, then add them or replace those with the same ids. Return their number."""
-        if not rows:
-            return 0
+    def _upsert(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows or replace those with the same ids."""
+        if rows:
+            self._engine.upsert(self._check_rows(rows))
+
+    def _check_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return rows as they are stored, by id. Create the collection if it does not exist."""
         stored = [to_stored_row(row) for row in rows]
         dim = len(to_vector(rows[0]["vector"], None, f"the vector of {brief(rows[0]['id'])}"))
         for model, fingerprint in dict.fromkeys((row["model"], row["fingerprint"]) for row in rows):
             self._require_collection(Identity(model, fingerprint), dim, None)
-        batch = {row["id"]: row for row in stored}
-        self._engine.upsert(batch)
-        return len(batch)
+        return {row["id"]: row for row in stored}
 
     def _make_condition(self, filter: str, since: str | None, until: str | None, strict: bool = False) -> str:  # noqa: A002
         """Return a filter that also checks the dates.
@@ -542,6 +543,22 @@ class VideoIndex:
         if filter.strip():
             conditions = [f"({filter})", *conditions] if conditions else [filter]
         return " and ".join(conditions)
+
+
+def _batches_to_add(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Yield rows in batches, without those of failed videos."""
+    batch: list[Mapping[str, Any]] = []
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise InputTypeError(f"a row must be a dictionary, not {brief(row)}")
+        has_failed = "vector" in row and row["vector"] is None  # a missing vector is an error instead
+        if not has_failed:
+            batch.append(row)
+        if len(batch) == ADD_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _to_hit(row: Mapping[str, Any]) -> Hit:
@@ -573,7 +590,7 @@ def _date_conditions(since: str | None, until: str | None) -> list[str]:
     periods = {name: _parse_date(text, name) for name, text in (("since", since), ("until", until)) if text is not None}
     if not periods:
         return []
-    from .filters import MTIME_FIELD  # imported here, as it imports a parser
+    from .filters.parse import MTIME_FIELD  # imported here, as it imports a parser
 
     if len(periods) == 2 and periods["since"][0] >= periods["until"][1]:
         raise InputValueError(f"since, {since!r}, is after until, {until!r}")
@@ -582,7 +599,7 @@ def _date_conditions(since: str | None, until: str | None) -> list[str]:
 
 
 def _parse_date(text: str, name: str) -> tuple[int, int]:
-    from .filters import parse_date
+    from .filters.parse import parse_date
 
     check_text(text, name)
     try:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .filter_tree import (
+from .tree import (
     EXACT_INTEGER,
     And,
     Comparison,

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import MissingExtraError, VideoIndexError
-from .filter_arithmetic import MIRRORED, Computed, compute, negate, solve, to_number
-from .filter_error import InvalidPartError, point_at
-from .filter_tree import (
+from ...errors import MissingExtraError, VideoIndexError
+from .arithmetic import MIRRORED, Computed, compute, negate, solve, to_number
+from .errors import InvalidPartError, point_at
+from .tree import (
     And,
     Chain,
     Comparison,

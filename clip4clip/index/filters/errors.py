@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from ..errors import VideoIndexError
+from ...errors import VideoIndexError
 
 WINDOW = 72  # columns of a filter that a message shows
 

@@ -12,8 +12,8 @@ from filter_model import FIELDS, KEYS, STRINGS, make_database, matching, parse, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip4clip.index.filter_sql import COLUMNS, index_expression, json_path, to_sql
-from clip4clip.index.filters import quote
+from clip4clip.index.filters.parse import quote
+from clip4clip.index.filters.sql import COLUMNS, index_expression, json_path, to_sql
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..errors import VideoIndexError
-from .filter_tree import (
+from ...errors import VideoIndexError
+from .parse import quote
+from .tree import (
     EXACT_INTEGER,
     And,
     Comparison,
@@ -26,7 +27,6 @@ from .filter_tree import (
     is_large,
     prefix_range,
 )
-from .filters import quote
 
 SCHEMA_FIELDS = ("id", "path", "video")  # strings that all rows have; other fields are dynamic
 
@@ -35,7 +35,7 @@ def to_milvus(condition: Condition | None, schema_fields: Collection[str] = SCHE
     """Return a condition in the syntax of Milvus 2.3 and later; an empty string for None.
 
     Args:
-        condition: condition from :func:`clip4clip.index.filters.parse_filter`.
+        condition: condition from :func:`clip4clip.index.filters.parse.parse_filter`.
         schema_fields: fields of the collection's schema; all others are looked up in its dynamic field.
 
     Raises:

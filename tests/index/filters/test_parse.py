@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from index_rows import ids, random_rows
 
 from clip4clip import VideoIndexError
-from clip4clip.index.filter_tree import And, Comparison, Field, Match, Membership, Not, Or, Remainder, Value, Wildcard
-from clip4clip.index.filters import parse_date, parse_filter, quote
+from clip4clip.index.filters.parse import parse_date, parse_filter, quote
+from clip4clip.index.filters.tree import And, Comparison, Field, Match, Membership, Not, Or, Remainder, Value, Wildcard
 from clip4clip.retrieval import VideoIndex
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ..errors import VideoIndexError
-from .filter_arithmetic import MAX_INTEGER
-from .filter_error import point_at
-from .filter_tree import (
+from ...errors import VideoIndexError
+from .arithmetic import MAX_INTEGER
+from .errors import point_at
+from .tree import (
     And,
     Chain,
     Comparison,
@@ -66,7 +66,7 @@ def parse_filter(
     """
     if not text.strip():
         return None
-    from .filter_grammar import parse_text  # slow to import, and most searches have no filter
+    from .grammar import parse_text  # slow to import, and most searches have no filter
 
     draft = parse_text(text)
     # If videos have a field of their own that is called "modified", the name means that field.

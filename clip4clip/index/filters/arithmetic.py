@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from .filter_tree import Comparison, Field, Membership, Not, Remainder, Value
+from .tree import Comparison, Field, Membership, Not, Remainder, Value
 
 MAX_INTEGER = 2**63 - 1
 MAX_NUMBER_LENGTH = 400  # characters

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .collection import CollectionInfo
-from .filter_tree import Condition
-from .filters import MTIME_FIELD, parse_filter, quote
+from ..collection import CollectionInfo
+from .parse import MTIME_FIELD, parse_filter, quote
+from .tree import Condition
 
 SAMPLE_ROWS = 100
 # Kinds of the fields that come from a table, used as long as no video in the index has a value in them.
@@ -35,7 +35,7 @@ class FieldKinds:
         self._seen: dict[str, set[str]] = {}  # of fields that are not in the collection's schema
 
     def parse(self, text: str, info: CollectionInfo, *, strict: bool = False, warn: bool = True) -> Condition | None:
-        """Return the tree of a filter; see :func:`clip4clip.index.filters.parse_filter`.
+        """Return the tree of a filter; see :func:`clip4clip.index.filters.parse.parse_filter`.
 
         Args:
             text: the filter.

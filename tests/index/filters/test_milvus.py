@@ -10,7 +10,7 @@ from filter_model import Row, make_database, matching, parse, random_filter, ran
 from servers import MilvusServer
 
 from clip4clip import VideoIndexError
-from clip4clip.index.filter_milvus import to_milvus
+from clip4clip.index.filters.milvus import to_milvus
 
 
 def test_expressions_have_only_what_milvus_understands() -> None:
