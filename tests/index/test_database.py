@@ -112,6 +112,30 @@ def test_a_file_that_was_replaced_is_read_again(database: Database, tmp_path: Pa
     assert database.read(paths) == ["other"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be replaced")
+def test_a_file_that_was_replaced_while_it_was_opened_is_read_again(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Database(tmp_path / "other.db", timeout=10)
+    other.write(lambda connection: add(connection, "other"))
+    for opened in (other, database):
+        opened.checkpoint()
+        opened.close()
+    connect = sqlite3.connect
+
+    def replace_meanwhile(*args: Any, **options: Any) -> sqlite3.Connection:
+        monkeypatch.undo()
+        connection = connect(*args, **options)
+        (tmp_path / "other.db").replace(database.path)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", replace_meanwhile)
+    reader = Database(database.path, timeout=10)
+    reader.read(paths)
+    assert reader.read(paths) == ["other"]
+    reader.close()
+
+
 def test_a_file_that_is_no_index_is_reported_as_such(tmp_path: Path) -> None:
     path = tmp_path / "videos.db"
     path.write_bytes(b"not a database at all" * 1000)
