@@ -1,10 +1,11 @@
 """Vectors as codes of one byte per number: a quarter of the size, and a bound on the error of each similarity.
 
-A vector of length 1 is multiplied by a random orthogonal matrix, the rotation of the collection, and rounded to
-``scale · code`` with int8 numbers in ``code``. The rotation changes no similarity. It spreads the few large numbers
-that vectors of CLIP have over the whole code, as the largest number decides the scale. Each code has its ``error``, the
-length of what was rounded away. By the inequality of Cauchy and Schwarz, the cosine similarity to a query differs from
-``scale · code · rotated query`` by at most ``error``. All rounding of float32 is included.
+The vectors are scaled to length 1. Each part of a vector is multiplied by a random orthogonal matrix, the rotation of
+the collection, and the vector is rounded to ``scale · code`` with int8 numbers in ``code``. The rotation changes no
+similarity. It spreads each of the few large numbers that vectors of CLIP have over its part, as the largest number
+decides the scale. Each code has its ``error``, the length of what was rounded away. By the inequality of Cauchy and
+Schwarz, the cosine similarity to a query differs from ``scale · code · rotated query`` by at most ``error``. All
+rounding of float32 is included.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..runtime.placement import available_cores
 from ..threads import thread_pool
 
 BLOCK = 512  # codes converted to float32 at once: they stay in the cache of a core
+MAX_PART = 128  # numbers of a vector that are rotated together; more cost more and hardly spread large numbers better
 ENCODE_BLOCK = 256  # vectors encoded at once, for the same reason
 COPY_BLOCK = 4096  # records whose columns are copied at once
 GATHER_LIMIT = 0.25  # share of the codes up to which selected codes are scanned one by one
@@ -41,10 +43,21 @@ def record_type(dim: int) -> np.dtype:
     return np.dtype([*fields, ("stamp", "<u4"), ("_padding", "u1", (-(dim + 28) % 8,))])
 
 
+def part_size(dim: int) -> int:
+    """Return how many numbers of a vector are rotated together: the largest divisor of ``dim`` up to ``MAX_PART``."""
+    return next(size for size in range(min(dim, MAX_PART), 0, -1) if dim % size == 0)
+
+
 def random_rotation(dim: int) -> np.ndarray:
-    """Return a random orthogonal matrix, float32 of shape (dim, dim)."""
-    matrix, _ = np.linalg.qr(np.random.default_rng().standard_normal((dim, dim)))
+    """Return a random orthogonal matrix for vectors of length ``dim``, float32 of shape (part, part)."""
+    size = part_size(dim)
+    matrix, _ = np.linalg.qr(np.random.default_rng().standard_normal((size, size)))
     return matrix.astype(np.float32)
+
+
+def _rotate(vectors: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Return vectors with each part rotated; they keep their shape and dtype, which is that of the rotation."""
+    return (vectors.reshape(-1, len(rotation)) @ rotation).reshape(vectors.shape)
 
 
 def encode(vectors: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -52,16 +65,17 @@ def encode(vectors: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
     Args:
         vectors: float32 of shape (n, dim), finite, none of them all zeros.
-        rotation: float32 of shape (dim, dim).
+        rotation: float32 of shape (part, part).
     """
     records = np.zeros(len(vectors), record_type(vectors.shape[1]))
     blocks = [slice(start, start + ENCODE_BLOCK) for start in range(0, len(vectors), ENCODE_BLOCK)]
     unit = np.empty(vectors.shape, np.float32)
     for block in blocks:
         unit[block] = unit_rows(vectors[block])
-    rotated = unit @ rotation
+    rotated = _rotate(unit, rotation)
     for block in blocks:
         _encode_block(rotated[block], records[block])
+    records["error"] += _rounding(vectors.shape[1])
     return records
 
 
@@ -70,19 +84,19 @@ def _encode_block(rotated: np.ndarray, records: np.ndarray) -> None:
     code = np.rint(rotated / scale[:, None]).clip(-127, 127)
     rotated -= code * scale[:, None]
     records["code"], records["scale"] = code, scale
-    dim = rotated.shape[1]
-    error = np.sqrt(np.einsum("ij,ij->i", rotated, rotated)) * (1 + (dim + 8) * 2.0**-24)  # the rounding of this line
-    records["error"] = error + _rounding(dim)
+    rounding = 1 + (rotated.shape[1] + 8) * 2.0**-24  # of this line
+    records["error"] = np.sqrt(np.einsum("ij,ij->i", rotated, rotated)) * rounding
 
 
 def _rounding(dim: int) -> float:
     """Return how much the rounding of float32 can change a similarity.
 
-    A sum of dim products, in any order, is wrong by at most ``dim · 2⁻²⁴`` times the lengths of the two vectors. This
-    counts once for the scan, and once for each number of the rotated vector. What is added covers single roundings, and
-    those of the rotation.
+    A sum of n products, in any order, is wrong by at most ``n · 2⁻²⁴`` times the lengths of the two vectors. This
+    counts once for the scan, with n = dim, and once for each number of the rotated vector, with n = part. What is added
+    covers single roundings, and those of the rotation.
     """
-    return (dim + 8) * 2.0**-24 * (2 + dim**0.5)
+    part = part_size(dim)
+    return ((dim + 8) * 2 + (part + 8) * part**0.5) * 2.0**-24
 
 
 def rotate_query(unit: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -90,9 +104,9 @@ def rotate_query(unit: np.ndarray, rotation: np.ndarray) -> np.ndarray:
 
     Args:
         unit: query of length 1, float64 of shape (dim,).
-        rotation: float32 of shape (dim, dim).
+        rotation: float32 of shape (part, part).
     """
-    return (unit @ rotation.astype(np.float64)).astype(np.float32)
+    return _rotate(unit, rotation.astype(np.float64)).astype(np.float32)
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:

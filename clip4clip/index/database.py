@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-PAGE_SIZE = 32_768  # 15 vectors of 512 numbers; a page of 4 kB holds one and is half empty
+PAGE_SIZE = 16_384  # seven vectors of 512 numbers; a page of 4 kB holds one and is half empty
 CACHE_KB = 65_536  # of each connection
 MAX_IDLE = 8  # connections that are kept for later
 CHECKPOINT_BYTES = 64 << 20  # size of the write-ahead log from which it is moved into the database

@@ -139,7 +139,6 @@ class LocalCollection:
             return
         _, collection, store = self._require()
         vectors = to_vectors([row["vector"] for row in rows.values()], collection.dim, [*rows])
-        stored = [row | {"vector": vector} for row, vector in zip(rows.values(), vectors, strict=True)]
         records = encode(vectors, collection.rotation)
 
         def write(connection: sqlite3.Connection) -> None:
@@ -151,7 +150,7 @@ class LocalCollection:
                     f"the index has {count:,} rows, and a local index can have {MAX_ROWS:,}: use a Milvus server for "
                     "more"
                 )
-            records["row"], records["video"] = insert_rows(connection, collection.number, stored)
+            records["row"], records["video"] = insert_rows(connection, collection.number, [*rows.values()], vectors)
             store.publish(connection, records)
 
         self._database.write(write)

@@ -31,7 +31,7 @@ def find_nearest(
     Args:
         codes: codes of the collection.
         query: float32 of shape (dim,), finite and not all zeros.
-        rotation: rotation of the codes, float32 of shape (dim, dim).
+        rotation: rotation of the codes, float32 of shape (part, part).
         read_vectors: function from numbers of rows to their vectors, float32 of shape (m, dim), in the same order.
         limit: largest number of rows.
         per_video: largest number of rows of one video; None for any.

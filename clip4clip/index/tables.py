@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import VideoIndexError, brief, first_line
-from .codes import CodesState, random_rotation
+from .codes import CodesState, part_size, random_rotation
 from .collection import CollectionInfo, VectorSpec
 from .engine import Failure
 from .info import Content
@@ -24,6 +24,7 @@ APPLICATION_ID = 0x43344331  # "C4C1"
 FORMAT = 1  # of the tables; another one cannot be read
 PARAMETERS = 500  # values in one statement; old versions of SQLite take 999
 READ_BATCH = 2000  # rows
+MAX_DIM = 32_768  # Milvus's limit
 
 SCHEMA = """
 CREATE TABLE collections (
@@ -31,7 +32,7 @@ CREATE TABLE collections (
     name TEXT NOT NULL UNIQUE,
     dim INTEGER NOT NULL,
     spec TEXT NOT NULL,
-    rotation BLOB NOT NULL,                   -- of the codes: float32 of shape (dim, dim)
+    rotation BLOB NOT NULL,                   -- of the codes: float32 of shape (part, part)
     version INTEGER NOT NULL DEFAULT 0,       -- increases with every change
     row_count INTEGER NOT NULL DEFAULT 0,
     codes_name TEXT NOT NULL DEFAULT '',      -- these three: CodesState
@@ -107,7 +108,7 @@ class Collection:
 
     Attributes:
         number: its number in the tables.
-        rotation: rotation of the codes, float32 of shape (dim, dim).
+        rotation: rotation of the codes, float32 of shape (part, part).
         info: its metadata.
     """
 
@@ -118,7 +119,7 @@ class Collection:
     @property
     def dim(self) -> int:
         """Length of a vector."""
-        return len(self.rotation)
+        return self.info.dims["vector"]
 
 
 class CollectionState(NamedTuple):
@@ -188,9 +189,12 @@ def find_collection(connection: sqlite3.Connection, name: str) -> Collection | N
     if row is None:
         return None
     number, dim, spec, rotation = row
-    if type(dim) is not int or dim < 1 or type(rotation) is not bytes or len(rotation) != 4 * dim * dim:
+    if type(dim) is not int or not 0 < dim <= MAX_DIM:
+        raise _damaged(f"the collection {brief(name)} has no valid length of a vector")
+    part = part_size(dim)
+    if type(rotation) is not bytes or len(rotation) != 4 * part * part:
         raise _damaged(f"the collection {brief(name)} has no valid rotation")
-    matrix = np.frombuffer(rotation, np.float32).reshape(dim, dim)
+    matrix = np.frombuffer(rotation, np.float32).reshape(part, part)
     if not np.isfinite(matrix).all():
         raise _damaged(f"the collection {brief(name)} has no valid rotation")
     info = CollectionInfo(
@@ -262,22 +266,30 @@ def select_rows(connection: sqlite3.Connection, collection: int, sql: str, param
 
 
 def insert_rows(
-    connection: sqlite3.Connection, collection: int, rows: Sequence[Row]
+    connection: sqlite3.Connection, collection: int, rows: Sequence[Row], vectors: np.ndarray
 ) -> tuple[Sequence[int], Sequence[int]]:
-    """Insert rows whose ids are new, without their codes. Return the numbers of the rows and of their videos."""
+    """Insert rows whose ids are new, without their codes.
+
+    Args:
+        connection: open transaction of a writer.
+        collection: number of the collection.
+        rows: rows from :func:`clip4clip.index.values.to_stored_row`, whose ``vector`` is not used.
+        vectors: their vectors, float32 of shape (n, dim).
+
+    Returns:
+        The numbers of the rows and of their videos.
+    """
     numbers = _next_numbers(connection, "rows", len(rows))
     videos = _video_numbers(connection, collection, [row.get("video") or row["id"] for row in rows])
+    ids, paths = [row["id"] for row in rows], [row["path"] for row in rows]
+    columns = ([row.get(name) for row in rows] for name in NUMBER_COLUMNS)
+    others = [_encode_others(row) for row in rows]
+    collections = [collection] * len(rows)
     connection.executemany(
         f"INSERT INTO rows VALUES {_marks(range(12))}",
-        (
-            (number, collection, row["id"], video, *_to_columns(row))
-            for number, video, row in zip(numbers, videos, rows, strict=True)
-        ),
+        zip(numbers, collections, ids, videos, paths, *columns, others, strict=True),
     )
-    connection.executemany(
-        "INSERT INTO vectors VALUES (?, ?)",
-        ((number, row["vector"].tobytes()) for number, row in zip(numbers, rows, strict=True)),
-    )
+    connection.executemany("INSERT INTO vectors VALUES (?, ?)", zip(numbers, vectors, strict=True))
     connection.executemany(
         "INSERT OR IGNORE INTO field_kinds VALUES (?, ?, ?)",
         ((collection, name, kind) for name, kind in _kinds_of(rows)),
@@ -462,13 +474,10 @@ def _next_numbers(connection: sqlite3.Connection, table: str, count: int) -> ran
     return range(start, start + count)
 
 
-def _to_columns(row: Row) -> tuple[Any, ...]:
-    """Return the path, the numbers, and the other fields of a row as JSON."""
+def _encode_others(row: Row) -> str | None:
+    """Return the fields of a row that have no column, as a JSON object; None if there are none."""
     others = row.keys() - KINDS.keys()
-    fields = _encode_json({name: row[name] for name in row if name in others}) if others else None
-    get = row.get
-    numbers = (get("start"), get("end"), get("duration"), get("frame_count"), get("size"), get("mtime"))
-    return row["path"], *numbers, fields
+    return _encode_json({name: row[name] for name in row if name in others}) if others else None
 
 
 def _to_row(values: Sequence[Any]) -> Row:

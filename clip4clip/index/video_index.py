@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,16 +152,8 @@ class VideoIndex:
         """
         rows, total = self._open_rows(videos)
         added = 0
-        writing: Future[None] | None = None
-        with ThreadPoolExecutor(1, thread_name_prefix="clip4clip-add") as writer:
-            for batch in _batches_to_add(track(rows, total, "indexing")):
-                checked = self._check_rows(batch)  # while the batch before is written
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(self._engine.upsert, checked)
-                added += len(checked)
-            if writing is not None:
-                writing.result()
+        for batch in _batches_to_add(track(rows, total, "indexing")):
+            added += self._upsert(batch)
         self._engine.finish()
         return added
 
@@ -518,10 +509,13 @@ class VideoIndex:
             return videos, len(videos) if isinstance(videos, Sequence) else 0
         raise InputTypeError(f"expected the path of a table or rows as dictionaries, not {brief(videos)}")
 
-    def _upsert(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows or replace those with the same ids."""
-        if rows:
-            self._engine.upsert(self._check_rows(rows))
+    def _upsert(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Check all rows, then add them or replace those with the same ids. Return their number."""
+        if not rows:
+            return 0
+        checked = self._check_rows(rows)
+        self._engine.upsert(checked)
+        return len(checked)
 
     def _check_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """Return rows as they are stored, by id. Create the collection if it does not exist."""

@@ -70,7 +70,8 @@ def test_the_rounding_of_float32_stays_below_what_the_errors_allow_for_it(dim: i
     """Vectors that a code represents exactly have no other error, and all products of one sign add up the most."""
     rotation = random_rotation(dim)
     exact = np.ones((50, dim)) * np.random.default_rng(dim).choice([-1, 1], (50, 1))
-    vectors = (exact @ rotation.T.astype(np.float64)).astype(np.float32)
+    parts = exact.reshape(-1, len(rotation)) @ rotation.T.astype(np.float64)
+    vectors = parts.reshape(exact.shape).astype(np.float32)
     check_bounds(vectors, vectors[0])
     codes = Codes.of(encode(vectors, rotation), STATE, 1, [])
     similarities, _ = codes.bounds(rotate_query(unit_rows(vectors[:1])[0], rotation))
@@ -80,8 +81,8 @@ def test_the_rounding_of_float32_stays_below_what_the_errors_allow_for_it(dim: i
 
 def test_the_rotation_keeps_large_numbers_from_spoiling_the_others() -> None:
     vectors = vectors_like_clip(100, 512)
-    assert encode(vectors, random_rotation(512))["error"].max() < 0.016
-    assert encode(vectors, np.eye(512, dtype=np.float32))["error"].min() > 0.02
+    assert encode(vectors, random_rotation(512))["error"].mean() < 0.013
+    assert encode(vectors, np.eye(128, dtype=np.float32))["error"].mean() > 0.026
 
 
 def test_records_behind_the_published_ones_are_not_seen(tmp_path: Path) -> None:
