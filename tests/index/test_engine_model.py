@@ -125,6 +125,8 @@ class EngineMachine(RuleBasedStateMachine):
         text=st.sampled_from([*FILTERS]),
     )
     def search(self, seed: int, limit: int, per_video: int | None, text: str) -> None:
+        if not self.has_all_kinds():
+            text = ""
         query = vector_of(seed).astype(np.float64)
         query /= np.linalg.norm(query)
         scores = {
