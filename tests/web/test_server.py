@@ -58,7 +58,7 @@ def test_the_page_listens_on_ipv6(empty_index: Any, serve: Callable[..., str]) -
 @pytest.mark.slow
 def test_the_command_passes_its_options_on(library: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
-    shutil.copytree(library / "videos.db", tmp_path / "videos.db")
+    shutil.copy(library / "videos.db", tmp_path / "videos.db")
     options = ["--user", "ann", "--password", "s3cret: é", "--allowed-host", "videos.example.com"]
     with PageServer(str(tmp_path / "videos.db"), *options) as page:
         credentials = "Basic " + base64.b64encode("ann:s3cret: é".encode()).decode()

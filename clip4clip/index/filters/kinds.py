@@ -56,7 +56,10 @@ class FieldKinds:
         rows = self._query("", ["$meta"], SAMPLE_ROWS)
         if not rows:
             return set()
-        return {name for row in rows for name in row if row[name] is not None} | info.kinds.keys() - info.dims.keys()
+        declared = info.kinds.keys() - info.dims.keys()
+        if info.spec is not None:
+            declared -= {"video"}  # of most videos it is the id
+        return {name for row in rows for name in row if row[name] is not None} | declared
 
     def _find_kinds(self, info: CollectionInfo, name: str, kind: str | None) -> set[str] | None:
         """Return the kinds of values in a field; None if they cannot be known.
