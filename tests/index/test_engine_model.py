@@ -1,4 +1,4 @@
-"""Both engines against a plain list, by random sequences of operations."""
+"""The local engine against a plain list, by random sequences of operations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from servers import MilvusServer
 
 from clip4clip.index.address import IndexAddress
 from clip4clip.index.collection import VectorSpec
@@ -214,19 +213,3 @@ class LocalMachine(EngineMachine):
 def test_a_local_index_does_what_a_plain_list_does(examples: int, tmp_path: Path) -> None:
     machine = type("Machine", (LocalMachine,), {"folder": tmp_path})
     run_state_machine_as_test(machine, settings=settings(SETTINGS, max_examples=examples))
-
-
-def test_a_server_does_what_a_plain_list_does(milvus: MilvusServer) -> None:
-    from pymilvus import MilvusClient
-
-    class ServerMachine(EngineMachine):
-        def make_address(self) -> IndexAddress:
-            return IndexAddress(milvus.uri, f"model{next(names)}")
-
-        def teardown(self) -> None:
-            super().teardown()
-            client = MilvusClient(milvus.uri)
-            client.drop_collection(self.address.collection)  # a server with less data restarts faster
-            client.close()
-
-    run_state_machine_as_test(ServerMachine, settings=settings(SETTINGS, max_examples=3, derandomize=True))
