@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..video.sampling import FrameSampling
 from ..weights.identity import Identity
+from .values import kind_of
 
 COMPANIONS = ("", "-wal", "-shm", "-lock", "-journal", "-codes-*")  # endings of the files of a local index
 
@@ -66,26 +68,16 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> Content:
         count += 1
         videos.add(row.get("video", row["id"]))
         for name, value in row.items():
-            kinds[name].add(_kind_of(value))
+            kinds[name].add(kind_of(value))
     for name in ("id", "path", "video"):
         kinds.pop(name, None)
     return Content(len(videos), count, kinds)
 
 
-def _kind_of(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "list" if isinstance(value, list) else "object"
-
-
 def bytes_on_disk(file: str) -> int:
     """Return the size of a local index, with the files beside it."""
     path = Path(file)
-    pattern = path.name.translate({ord(character): f"[{character}]" for character in "[*?"})
+    pattern = glob.escape(path.name)
     sizes = []
     for ending in COMPANIONS:
         for companion in path.parent.glob(pattern + ending):

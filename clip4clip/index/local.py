@@ -164,7 +164,8 @@ class LocalCollection:
             strict: raise VideoIndexError instead of the warning.
         """
         collection = self._require().collection
-        self._database.read(lambda connection: _to_condition(connection, collection, text, strict, warn=True))
+        if check_text(text, "a filter").strip():  # most searches have none, and need no transaction to find out
+            self._database.read(lambda connection: _to_condition(connection, collection, text, strict, warn=True))
 
     def search(
         self,
@@ -417,8 +418,8 @@ def _to_condition(
     check_text(text, "a filter")
     if not text.strip():
         return None
-    from .filters.parse import parse_filter
-    from .filters.sql import to_sql  # imported here, because the parser takes a tenth of a second
+    from .filters.parse import parse_filter  # imported here, because the parser takes a tenth of a second
+    from .filters.sql import to_sql
 
     kinds = read_field_kinds(connection, collection.number)
     has_fields = (strict or warn) and read_state(connection, collection.number).row_count > 0

@@ -19,6 +19,7 @@ from .codes import CodesState, part_size, random_rotation
 from .collection import CollectionInfo, VectorSpec
 from .engine import Failure
 from .info import Content
+from .values import NUMBER_FIELDS, TEXT_FIELDS, kind_of
 
 APPLICATION_ID = 0x43344331  # "C4C1"
 FORMAT = 1  # of the tables; another one cannot be read
@@ -84,10 +85,9 @@ CREATE TABLE failures (                       -- videos that cannot be decoded
 """
 
 # Columns of numbers. Other fields of a row are in its JSON object.
-NUMBER_COLUMNS = ("start", "end", "duration", "frame_count", "size", "mtime")
 KINDS: Mapping[str, str | None] = {
-    **dict.fromkeys(("id", "path", "video"), "string"),
-    **dict.fromkeys(NUMBER_COLUMNS, "number"),
+    **dict.fromkeys(TEXT_FIELDS, "string"),
+    **dict.fromkeys(NUMBER_FIELDS, "number"),
     "vector": None,
 }
 
@@ -282,7 +282,7 @@ def insert_rows(
     numbers = _next_numbers(connection, "rows", len(rows))
     videos = _video_numbers(connection, collection, [row.get("video") or row["id"] for row in rows])
     ids, paths = [row["id"] for row in rows], [row["path"] for row in rows]
-    columns = ([row.get(name) for row in rows] for name in NUMBER_COLUMNS)
+    columns = ([row.get(name) for row in rows] for name in NUMBER_FIELDS)
     others = [_encode_others(row) for row in rows]
     collections = [collection] * len(rows)
     connection.executemany(
@@ -483,7 +483,7 @@ def _encode_others(row: Row) -> str | None:
 def _to_row(values: Sequence[Any]) -> Row:
     """Return what :data:`_SELECT_ROWS` gives as a dictionary, without fields that are missing."""
     _, row_id, path, video, *numbers, others = values
-    fields = {name: value for name, value in zip(NUMBER_COLUMNS, numbers, strict=True) if value is not None}
+    fields = {name: value for name, value in zip(NUMBER_FIELDS, numbers, strict=True) if value is not None}
     if not (type(row_id) is type(path) is type(video) is str):
         raise _damaged(f"a row has the id {brief(row_id)}, the path {brief(path)} and the video {brief(video)}")
     if others is None:
@@ -496,8 +496,8 @@ def _to_row(values: Sequence[Any]) -> Row:
 
 def _kinds_of(rows: Iterable[Row]) -> set[tuple[str, str]]:
     """Return name and kind of the values in the fields of rows, except those that every row has."""
-    types = {(name, type(value)) for row in rows for name, value in row.items()}
-    return {(name, KIND_OF_TYPE[kind]) for name, kind in types if name not in ("id", "path", "video", "vector")}
+    examples = {(name, type(value)): value for row in rows for name, value in row.items()}
+    return {(name, kind_of(value)) for (name, _), value in examples.items() if name not in (*TEXT_FIELDS, "vector")}
 
 
 _CODES_NAME = re.compile(r"([0-9a-f]{8})?")
@@ -508,9 +508,6 @@ def _damaged(problem: str) -> VideoIndexError:
         f"the index is damaged, {problem}: restore it from a copy, or move it away and create it again with `clip4clip "
         "index`"
     )
-
-
-KIND_OF_TYPE = {bool: "boolean", int: "number", float: "number", str: "string", list: "list", dict: "object"}
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

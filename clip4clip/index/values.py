@@ -18,6 +18,23 @@ MIN_INT64, MAX_INT64 = -(1 << 63), (1 << 63) - 1
 REQUIRED_FIELDS = frozenset(("id", "path", "vector", "model", "fingerprint"))
 COLLECTION_WIDE_FIELDS = frozenset(("model", "fingerprint", "error"))  # equal in all rows, so not stored with each row
 
+# Fields whose values have the same type in all rows.
+TEXT_FIELDS = ("id", "path", "video")
+REAL_FIELDS = ("start", "end", "duration")
+INTEGER_FIELDS = ("frame_count", "size", "mtime")
+NUMBER_FIELDS = (*REAL_FIELDS, *INTEGER_FIELDS)
+
+
+def kind_of(value: Any) -> str:
+    """Return the kind of a stored value, by the name that messages about filters use."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "string"
+    return "list" if isinstance(value, list) else "object"
+
 
 def check_text(value: Any, what: str) -> str:
     """Return a string that can be stored, unchanged.
@@ -218,6 +235,6 @@ _OTHER_KEYS = frozenset(("id", "path", "vector")) | COLLECTION_WIDE_FIELDS
 # The conversion of each known field. The fields of a user may have any value.
 _CONVERSIONS: dict[str, Callable[[Any, str, str], Any]] = {
     "video": _to_video,
-    **dict.fromkeys(("start", "end", "duration"), _to_seconds),
-    **dict.fromkeys(("frame_count", "size", "mtime"), _to_whole_number),
+    **dict.fromkeys(REAL_FIELDS, _to_seconds),
+    **dict.fromkeys(INTEGER_FIELDS, _to_whole_number),
 }

@@ -513,17 +513,13 @@ class VideoIndex:
         """Check all rows, then add them or replace those with the same ids. Return their number."""
         if not rows:
             return 0
-        checked = self._check_rows(rows)
-        self._engine.upsert(checked)
-        return len(checked)
-
-    def _check_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Return rows as they are stored, by id. Create the collection if it does not exist."""
         stored = [to_stored_row(row) for row in rows]
         dim = len(to_vector(rows[0]["vector"], None, f"the vector of {brief(rows[0]['id'])}"))
         for model, fingerprint in dict.fromkeys((row["model"], row["fingerprint"]) for row in rows):
             self._require_collection(Identity(model, fingerprint), dim, None)
-        return {row["id"]: row for row in stored}
+        batch = {row["id"]: row for row in stored}
+        self._engine.upsert(batch)
+        return len(batch)
 
     def _make_condition(self, filter: str, since: str | None, until: str | None, strict: bool = False) -> str:  # noqa: A002
         """Return a filter that also checks the dates.

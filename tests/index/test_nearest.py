@@ -79,15 +79,20 @@ def test_the_nearest_rows_are_those_of_a_plain_product(kind: str, per_video: int
                 assert_same(nearest, expected)
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 12), st.sampled_from([None, 1, 2]), st.data())
-def test_small_collections_of_any_vectors_are_searched_exactly(
-    count: int, dim: int, limit: int, per_video: int | None, data: st.DataObject
+def check_drawn(
+    data: st.DataObject,
+    number: st.SearchStrategy[float],
+    count: int,
+    dim: int,
+    last_video: int,
+    limit: int,
+    per_video: int | None,
 ) -> None:
-    numbers = st.lists(st.integers(-3, 3), min_size=dim, max_size=dim).filter(any)
+    """Draw vectors, a query and videos, and compare the search with a plain product."""
+    numbers = st.lists(number, min_size=dim, max_size=dim).filter(any)
     vectors = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), np.float32)
     query = np.array(data.draw(numbers), np.float32)
-    videos = data.draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))
+    videos = data.draw(st.lists(st.integers(0, last_video), min_size=count, max_size=count))
     rotation = random_rotation(dim)
     nearest = find_nearest(
         make_codes(vectors, rotation, videos),
@@ -100,6 +105,14 @@ def test_small_collections_of_any_vectors_are_searched_exactly(
     rows = {10 * (index + 1) for index in range(count)}
     expected = nearest_by_product(vectors, query, limit, per_video, videos, rows)
     assert [row for row, _ in nearest] == [row for row, _ in expected]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 12), st.sampled_from([None, 1, 2]), st.data())
+def test_small_collections_of_any_vectors_are_searched_exactly(
+    count: int, dim: int, limit: int, per_video: int | None, data: st.DataObject
+) -> None:
+    check_drawn(data, st.integers(-3, 3), count, dim, 5, limit, per_video)
 
 
 def test_few_vectors_are_read_for_vectors_like_those_of_clip() -> None:
@@ -153,22 +166,7 @@ ADVERSE = st.sampled_from([1.0, -1.0, 1 + 2**-23, 1 - 2**-24, 2**-12, 2**-24, 1e
 def test_vectors_that_differ_in_their_last_bits_are_ordered_exactly(
     count: int, dim: int, limit: int, per_video: int | None, data: st.DataObject
 ) -> None:
-    numbers = st.lists(ADVERSE, min_size=dim, max_size=dim).filter(any)
-    vectors = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), np.float32)
-    query = np.array(data.draw(numbers), np.float32)
-    videos = data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
-    rotation = random_rotation(dim)
-    nearest = find_nearest(
-        make_codes(vectors, rotation, videos),
-        query,
-        rotation,
-        lambda rows: vectors[np.array(rows) // 10 - 1],
-        limit,
-        per_video,
-    )
-    rows = {10 * (index + 1) for index in range(count)}
-    expected = nearest_by_product(vectors, query, limit, per_video, videos, rows)
-    assert [row for row, _ in nearest] == [row for row, _ in expected]
+    check_drawn(data, ADVERSE, count, dim, 3, limit, per_video)
 
 
 def test_an_empty_collection_has_no_nearest_rows() -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..collection import CollectionInfo
-from .parse import MTIME_FIELD, parse_filter, quote
+from ..values import NUMBER_FIELDS, kind_of
+from .parse import parse_filter, quote
 from .tree import Condition
 
 SAMPLE_ROWS = 100
 # Kinds of the fields that come from a table, used as long as no video in the index has a value in them.
-TABLE_KINDS = dict.fromkeys(("start", "end", "duration", "frame_count", "size", MTIME_FIELD), "number")
+TABLE_KINDS = dict.fromkeys(NUMBER_FIELDS, "number")
 # Filters for the rows that have a value of a kind in a field. There is no such filter for lists and objects.
 KIND_FILTERS = {
     "string": '{0} >= ""',
@@ -87,14 +88,4 @@ class FieldKinds:
 
     def _sample(self, name: str, filter: str) -> set[str]:  # noqa: A002
         rows = self._query(filter, [name], SAMPLE_ROWS)
-        return {_kind_of(row[name]) for row in rows if row.get(name) is not None}
-
-
-def _kind_of(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "list" if isinstance(value, list) else "object"
+        return {kind_of(row[name]) for row in rows if row.get(name) is not None}

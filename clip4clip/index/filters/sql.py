@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..values import NUMBER_FIELDS, REAL_FIELDS, TEXT_FIELDS
 from .tree import (
     EXACT_INTEGER,
     And,
@@ -32,10 +33,7 @@ from .tree import (
     prefix_range,
 )
 
-TEXT_COLUMNS = ("id", "path", "video")
-REAL_COLUMNS = ("start", "end", "duration")
-INTEGER_COLUMNS = ("frame_count", "size", "mtime")
-COLUMNS = (*TEXT_COLUMNS, *REAL_COLUMNS, *INTEGER_COLUMNS)
+COLUMNS = (*TEXT_FIELDS, *NUMBER_FIELDS)
 
 
 class _Sql(NamedTuple):
@@ -127,7 +125,7 @@ class _Operand:
         if self.column is None:
             self.value = _json_value(self._keys, "json_extract", "value")
             return
-        self.kinds = {"string" if self.column in TEXT_COLUMNS else "number"} if not field.keys else set()
+        self.kinds = {"string" if self.column in TEXT_FIELDS else "number"} if not field.keys else set()
         self.value = _Sql(f'rows."{self.column}"')
         if self.column == "video":
             self.value = _Sql("(SELECT videos.name FROM videos WHERE videos.number = rows.video)")
@@ -220,7 +218,7 @@ _SIGNS = {"==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 def _compare_number(operand: _Operand, sign: str, number: float) -> _Sql:
     """Compare as a Milvus server does: integers with integers exactly, all others as floats."""
     template = f"({{}} {sign} {{}})"
-    if operand.column in REAL_COLUMNS:
+    if operand.column in REAL_FIELDS:
         return _sql(template, operand.value, float(number))
     if abs(number) < EXACT_INTEGER or (operand.column and isinstance(number, int)):
         is_needed = number in (0, 1) if sign == "=" else not (sign == "<" and number <= 0)
@@ -278,7 +276,7 @@ def _find_large(operand: _Operand, values: list[float]) -> _Sql:
     """Return SQL for a number that is equal to one of those of 2**53 and more, compared as by ``_compare_number``."""
     as_float = _sql("CAST({} AS REAL)", operand.value)
     equals_any = _among(as_float, [float(value) for value in values])
-    if operand.column in REAL_COLUMNS:
+    if operand.column in REAL_FIELDS:
         return equals_any
     integers, floats = ([v for v in values if isinstance(v, type_)] for type_ in (int, float))
     of_integers = _sql("({} OR {})", _among(operand.value, integers), _among(as_float, floats))
