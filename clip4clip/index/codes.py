@@ -132,7 +132,15 @@ class CodesState:
 
 
 class CodesLostError(Exception):
-    """Raised when a file of codes is missing, or does not have the records that the database says."""
+    """Raised when a file of codes is missing, or does not have the records that the database says.
+
+    Attributes:
+        state: which records those are.
+    """
+
+    def __init__(self, reason: str, state: CodesState) -> None:
+        super().__init__(reason)
+        self.state = state
 
 
 def open_codes(path: Path, dim: int, state: CodesState) -> np.ndarray:
@@ -149,14 +157,14 @@ def open_codes(path: Path, dim: int, state: CodesState) -> np.ndarray:
         return np.empty(0, kind)
     try:
         if path.stat().st_size < state.count * kind.itemsize:
-            raise CodesLostError(f"{path} is too short")
+            raise CodesLostError(f"{path} is too short", state)
         # A plain array, as a memmap costs microseconds at each step.
         records = np.asarray(np.memmap(path, kind, "r", shape=(state.count,)))
     except (OSError, ValueError) as error:
-        raise CodesLostError(str(error)) from error
+        raise CodesLostError(str(error), state) from error
     # Nothing in it is overwritten. So if its last record is the one that was published last, all before it are, too.
     if records[-1]["stamp"] != state.stamp:
-        raise CodesLostError(f"{path} belongs to another state of the index")
+        raise CodesLostError(f"{path} belongs to another state of the index", state)
     return records
 
 

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MAX_ROWS = 2_000_000  # of a collection
-ATTEMPTS = 5  # to read codes that others remove or lose meanwhile
+ATTEMPTS = 100  # to read codes that others remove or lose meanwhile
 
 
 class LocalCollection:
@@ -356,14 +356,17 @@ class LocalCollection:
 
     def _read_codes(self, store: CodeStore, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Return what a function reads with the help of the codes, which are rebuilt if they are lost."""
-        for attempt in range(ATTEMPTS):
+        lost = None
+        for _ in range(ATTEMPTS):
             try:
                 return self._database.read(work)
             except CodesLostError as error:
-                # A compaction by another process may have removed the codes of this state: a new one has others.
-                if attempt > 0:
+                # A compaction by another process may have removed the codes of this state: a new one has others. To
+                # rebuild codes that are not lost would make this reader wait for all who write.
+                if error.state == lost:
                     logger.warning("rebuilding the codes of %s: %s", self.address.uri, error)
                     store.repair()
+                lost = error.state
         raise IndexUnavailableError(f"the codes of the index {self.address.uri} are lost all the time: try again")
 
     @contextlib.contextmanager
