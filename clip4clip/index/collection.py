@@ -31,9 +31,7 @@ class VectorSpec:
         """Return the specification of a stored record, or None for any other text."""
         try:
             record = json.loads(text)
-            return cls(
-                Identity(record["model"], record["fingerprint"]), FrameSampling(record["frames"], record["seek"])
-            )
+            return cls(Identity(record["model"], record["fingerprint"]), FrameSampling.from_record(record))
         except (ValueError, TypeError, KeyError):
             return None
 

@@ -84,7 +84,7 @@ class TableSpec:
         try:
             schema = pq.read_schema(path)
             record = json.loads((schema.metadata or {})[METADATA_KEY])
-            sampling = FrameSampling(record["frames"], record["seek"])
+            sampling = FrameSampling.from_record(record)
             spec = cls(Identity(**record["model"]), record["dim"], sampling)
             if not schema.equals(spec.schema()):
                 raise ValueError(f"its columns are {', '.join(schema.names)}")

@@ -39,10 +39,12 @@ class VideoInfo:
     Attributes:
         frame_count: number of frames; None if unknown, because the video was not decoded to its end.
         duration: seconds, as stated by the file; None if it does not state it.
+        is_cut: whether :func:`clip4clip.video.reader.read_sampled` selected the frames of a video that is cut.
     """
 
     frame_count: int | None = None
     duration: float | None = None
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)

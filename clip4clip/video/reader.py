@@ -13,10 +13,10 @@ from .container import Container
 from .decode import VideoInfo, decode_frames
 from .limits import DEFAULT_LIMITS, Limits
 from .rgb import to_rgb
-from .sampling import FrameSelection, select_frames
+from .sampling import FrameSampling, FrameSelection, select_frames, select_sampled
 from .source import Source, source_name
 
-__all__ = ["Frame", "Frames", "VideoInfo", "read_frames"]
+__all__ = ["Frame", "Frames", "VideoInfo", "read_frames", "read_sampled"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +110,27 @@ def read_frames(
     source_name(source)  # raises InputTypeError at once
     info = VideoInfo()
     return Frames(_read(source, selection, limits, info), info)
+
+
+def read_sampled(source: Source, sampling: FrameSampling, limits: Limits = DEFAULT_LIMITS) -> Frames:
+    """Read the frames that represent a video or its segments, lazily, in display order, each only once.
+
+    Args:
+        source: as for :func:`read_frames`.
+        sampling: which frames these are. ``Frames.info.is_cut`` says whether they are those of a video that is cut,
+            once the first frame has been taken.
+        limits: as for :func:`read_frames`.
+
+    Raises:
+        VideoNotFoundError, VideoError, InputTypeError: as for :func:`read_frames`.
+    """
+    source_name(source)  # raises InputTypeError at once
+    info = VideoInfo()
+
+    def set_is_cut(seconds: float) -> None:
+        info.is_cut = sampling.cuts(seconds)
+
+    return Frames(_read(source, select_sampled(sampling, set_is_cut), limits, info), info)
 
 
 def _read(source: Source, selection: FrameSelection, limits: Limits, info: VideoInfo) -> Generator[Frame, None, None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from ..errors import InputTypeError, InputValueError, UnknownNameError, brief
 from .timestamps import TIME_TOLERANCE, Timeline
 
 SEEK_MODES = ("exact", "keyframe")
+SEGMENTS = ("auto", "whole", "shots")
+WHOLE_SECONDS = 30.0  # longest video that 'auto' does not cut
 
 Indices = Iterable[int] | Callable[[int], Iterable[int]]
 # A function that chooses frames, in any order, from a timeline and the range of frame numbers to choose from.
@@ -35,28 +38,60 @@ def _check_seek(seek: str) -> None:
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """How the frames that represent a video are sampled from it.
+    """How a video is cut into segments, and which of its frames represent them. Each segment gets a vector.
 
     Attributes:
-        frames: number of frames, spread evenly over the video; at least 1.
-        seek: ``'exact'`` for exactly these frames, or ``'keyframe'`` for the key frame nearest to each, which is much
-            faster. See :func:`clip4clip.video.read_frames`.
+        frames: number of frames of a video that is not cut, spread evenly over it; at least 1.
+        seek: ``'exact'`` for exactly the selected frames; ``'keyframe'`` for the key frame nearest to each, which is
+            much faster; or ``'auto'`` for exact frames of a video that is not cut and, of one that is cut, for the key
+            frames where they are close enough.
+        segments: ``'whole'`` cuts nothing; ``'shots'`` cuts a video where its content changes; a number cuts it into
+            windows of so many seconds, which overlap by half; ``'auto'`` cuts videos of more than ``WHOLE_SECONDS``
+            into shots.
+        every: seconds between the frames of a video that is cut.
 
     Raises:
-        InputValueError: ``frames`` is not a whole number above 0.
-        UnknownNameError: ``seek`` is not one of the two modes.
+        InputTypeError, InputValueError, UnknownNameError: a value is invalid.
     """
 
     frames: int = 12
-    seek: str = "exact"
+    seek: str = "auto"
+    segments: str | float = "auto"
+    every: float = 2.0
 
     def __post_init__(self) -> None:
         if not _is_count(self.frames):
             raise InputValueError(f"frames must be a whole number above 0, not {self.frames!r}")
-        _check_seek(self.seek)
+        if self.seek not in ("auto", *SEEK_MODES):
+            raise UnknownNameError(f"unknown seek {self.seek!r}; it must be 'auto', 'exact' or 'keyframe'")
+        _check_seconds("every", self.every)
+        if not 0 < self.every < math.inf:
+            raise InputValueError(f"every must be a number of seconds above 0, not {self.every!r}")
+        if isinstance(self.segments, str):
+            if self.segments not in SEGMENTS:
+                raise UnknownNameError(
+                    f"unknown segments {self.segments!r}; it must be {', '.join(map(repr, SEGMENTS))} or a number of "
+                    "seconds"
+                )
+            return
+        _check_seconds("segments", self.segments)
+        if not self.every <= self.segments < math.inf:
+            raise InputValueError(
+                f"segments must be a number of seconds from every = {self.every:g} on, not {self.segments!r}"
+            )
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> FrameSampling:
+        """Return the sampling whose fields a table or an index has recorded."""
+        return cls(record["frames"], record["seek"], record["segments"], record["every"])
+
+    def cuts(self, seconds: float) -> bool:
+        """Return whether a video of a length in seconds is cut."""
+        return self.segments != "whole" and (self.segments != "auto" or seconds > WHOLE_SECONDS)
 
     def __str__(self) -> str:
-        return f"{self.frames} frames, seek {self.seek!r}"
+        segments = f"{self.segments!r}" if isinstance(self.segments, str) else f"of {self.segments:g} s"
+        return f"{self.frames} frames, seek {self.seek!r}, segments {segments}, every {self.every:g} s"
 
 
 DEFAULT_SAMPLING = FrameSampling()
@@ -141,6 +176,25 @@ def select_frames(
         raise InputValueError(f"start_time must be at least 0 and at most end_time, but they are {start!r} and {end!r}")
     _check_seek(seek)
     return FrameSelection(choose, start, end, seek)
+
+
+def select_sampled(sampling: FrameSampling, on_length: Callable[[float], object]) -> FrameSelection:
+    """Return the selection of the frames that represent a video or its segments.
+
+    Args:
+        sampling: which frames these are.
+        on_length: function that gets the time in seconds between the first and the last frame, once it is known.
+    """
+
+    def choose(timeline: Timeline, frame_range: range) -> Sequence[int]:
+        start = timeline.time_of(frame_range[0])
+        length = timeline.time_of(frame_range[-1]) - start
+        on_length(length)
+        if sampling.cuts(length):
+            return _at_steps(timeline, frame_range, start, sampling.every)
+        return _spread(frame_range, sampling.frames)
+
+    return FrameSelection(choose, 0.0, math.inf, "exact" if sampling.seek == "auto" else sampling.seek)
 
 
 def _check_seconds(name: str, value: object) -> None:
