@@ -36,6 +36,11 @@ def _check_seek(seek: str) -> None:
         raise UnknownNameError(f"unknown seek {seek!r}; it must be {' or '.join(map(repr, SEEK_MODES))}")
 
 
+def _check_seconds(name: str, value: object) -> None:
+    if not isinstance(value, Real):
+        raise InputTypeError(f"{name} must be a number of seconds, not {type(value).__name__}: {brief(value)}")
+
+
 @dataclass(frozen=True)
 class FrameSampling:
     """How a video is cut into segments, and which of its frames represent them. Each segment gets a vector.
@@ -195,11 +200,6 @@ def select_sampled(sampling: FrameSampling, on_length: Callable[[float], object]
         return _spread(frame_range, sampling.frames)
 
     return FrameSelection(choose, 0.0, math.inf, "exact" if sampling.seek == "auto" else sampling.seek)
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if not isinstance(value, Real):
-        raise InputTypeError(f"{name} must be a number of seconds, not {type(value).__name__}: {brief(value)}")
 
 
 def _choice(
