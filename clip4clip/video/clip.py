@@ -21,7 +21,7 @@ from .source import MAX_COPY_BYTES, Source, is_url
 
 INTERLEAVING = 5.0  # seconds by which the packets of one stream may come later in a file than those of another
 SIZE_TOLERANCE = 1 << 20  # bytes by which the copied packets may be larger than the file that they come from
-REENCODE = "Re-encode it: exact"  # advice for a video that cannot be copied
+REENCODE = "It can be re-encoded instead: --exact, or exact=True in Python"  # advice for a video that cannot be copied
 UNSEEKABLE_FORMATS = {"mpeg"}  # whose time stamps are wrong for some time after a seek
 FIRST_STEP = 1.0  # seconds that the search for a key frame goes back, four times as many with each further step
 
@@ -107,11 +107,15 @@ class _Copy:
         self._last_dts: dict[int, int] = {}  # by the index of the stream
         self._max_bytes = container.size + SIZE_TOLERANCE if container.size > 0 else MAX_COPY_BYTES
         self._bytes = self._frames = 0
+        self._has_shown = False  # a frame that is displayed
 
     def write(self, start: float | None, end: float) -> None:
         """Copy the packets from the key frame before ``start`` to ``end``, in seconds; None for the beginning."""
-        key_time = None if start is None else _find_key_frame(self._container, start)
-        shift = Fraction(0) if key_time is None else key_time
+        key_frame = None if start is None else _find_key_frame(self._container, start)
+        key_time = None if key_frame is None else _time(key_frame, self._container.name)
+        shift = key_time or Fraction(0)
+        if key_frame is not None and key_frame.is_discard:  # stay hidden: the times of hidden frames are below 0
+            shift = max(shift, (self._container.stream.start_time or 0) * key_frame.time_base)
         for packet in self._packets(key_time, end):
             if self._stopped.is_set():
                 raise KeyboardInterrupt
@@ -123,7 +127,7 @@ class _Copy:
         """Yield the packets from the key frame at a time on, and only as many others as frames before ``end`` need."""
         video = self._container.stream
         has_started = key_time is None
-        late: list[av.Packet] = []  # displayed after the end; needed only if another packet follows that is not
+        late: list[av.Packet] = []  # displayed after the end, or never: needed only if one follows that is displayed
         for packet in self._container.packets_of([video, *self._container.sound]):
             time = _time(packet, self._container.name)
             if packet.stream_index != video.index:
@@ -138,13 +142,16 @@ class _Copy:
             if not has_started or (key_time is not None and time < key_time) or decoding_time >= end:
                 continue
             late.append(packet)
-            if time < end:
+            if time < end and not packet.is_discard:
                 yield from late
                 late.clear()
 
     def _mux(self, packet: av.Packet, shift: Fraction) -> None:
         """Write a packet, so much earlier in seconds, and check the limits."""
         index = packet.stream_index
+        self._has_shown |= not packet.is_discard and index == self._container.stream.index
+        if packet.is_discard and packet.is_keyframe and self._has_shown:  # the edit list of an MP4 joins several parts
+            raise VideoError(f"{self._container.name}: it is joined from several parts. {REENCODE}")
         self._bytes += packet.size
         if self._bytes > self._max_bytes:  # an index may name the same bytes any number of times
             raise VideoError(f"{self._container.name}: its packets are larger than the file: it is damaged")
@@ -172,8 +179,8 @@ def _time(packet: av.Packet, name: str) -> Fraction:
     return timestamp * packet.time_base
 
 
-def _find_key_frame(container: Container, start: float) -> Fraction:
-    """Return the time of the last key frame at or before ``start``, or of the first one of the video, in seconds.
+def _find_key_frame(container: Container, start: float) -> av.Packet:
+    """Return the packet of the last key frame at or before ``start`` seconds, or of the first one of the video.
 
     The container is left at a position before it.
     """
@@ -194,7 +201,7 @@ def _find_key_frame(container: Container, start: float) -> Fraction:
             if not _is_decodable(container, key_frame):
                 raise VideoError(f"{container.name}: it has no key frames to begin with. {REENCODE}")
             _seek(container, start - step)
-            return _time(key_frame, container.name)
+            return key_frame
         if is_beginning:
             raise VideoError(f"{container.name}: it has no key frames. {REENCODE}")
         step = 4 * step or FIRST_STEP
@@ -202,6 +209,8 @@ def _find_key_frame(container: Container, start: float) -> Fraction:
 
 def _is_decodable(container: Container, packet: av.Packet) -> bool:
     """Return whether a packet is decoded to a frame without others. If not, its picture builds up over several."""
+    if packet.is_discard:  # the decoder would hide its frame
+        return True
     container.flush()
     frames = [*container.decode(packet), *container.decode(None)]
     container.flush()

@@ -14,6 +14,7 @@ from typing import cast
 
 import av
 import av.error
+from av.codec.context import Flags
 from av.filter import Graph
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
@@ -136,6 +137,7 @@ class _Pictures:
         context = self._stream.codec_context
         context.width, context.height = self._size
         context.pix_fmt, context.time_base = "yuv420p", self._time_base
+        context.flags |= Flags.frame_duration  # the last frame's is the file's, too
         aspect = container.stream.sample_aspect_ratio
         if aspect:
             context.sample_aspect_ratio = 1 / aspect if first.rotation % 180 else aspect

@@ -137,6 +137,11 @@ class Container:
         return self._container.size
 
     @property
+    def timecode(self) -> str | None:
+        """Timecode of the first frame, such as ``01:00:00:00``, if the camera has recorded one."""
+        return self.stream.metadata.get("timecode") or self._container.metadata.get("timecode")
+
+    @property
     def sound(self) -> list[av.AudioStream]:
         """The audio streams that can be decoded."""
         return [stream for stream in self._container.streams.audio if stream.codec_context is not None]
