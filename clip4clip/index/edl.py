@@ -197,7 +197,6 @@ def _write_events(
         channels = "AA/V" if clock.has_sound else "V"
         timecodes = " ".join(_timecode(frame, rate) for frame in times)
         lines += [
-            "",
             f"{edit_list.events:03}  {reels[hit.path]:<{REEL_LENGTH}} {channels:<5} C        {timecodes}",
             f"* FROM CLIP NAME: {printable(source_file_name(hit.path))}",
             f"* SOURCE FILE: {printable(hit.path)}",

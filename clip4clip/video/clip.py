@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import av
 
 from ..errors import InputValueError, VideoError
 from ..files import atomic_write
-from .clip_encoder import encode_clip
+from .clip_encoder import TIME_ROUNDING, encode_clip
 from .clip_file import MUXERS, ClipFile
 from .container import Container
 from .limits import DEFAULT_LIMITS, Limits
-from .source import MAX_COPY_BYTES, Source, is_url
+from .source import MAX_COPY_BYTES, is_url
 
 INTERLEAVING = 5.0  # seconds by which the packets of one stream may come later in a file than those of another
 SIZE_TOLERANCE = 1 << 20  # bytes by which the copied packets may be larger than the file that they come from
+MAX_LATE = 1000  # packets that are held back; far more than any codec reorders
 REENCODE = "It can be re-encoded instead: --exact, or exact=True in Python"  # advice for a video that cannot be copied
 UNSEEKABLE_FORMATS = {"mpeg"}  # whose time stamps are wrong for some time after a seek
+LAST_FRAME = 1  # seconds that the last frame of a video may be displayed, if the video does not say
 FIRST_STEP = 1.0  # seconds that the search for a key frame goes back, four times as many with each further step
 
 
 def source_file_name(source: str) -> str:
     """Return the name of the file behind a path or URL."""
-    return PurePosixPath(unquote(urlsplit(source).path)).name if is_url(source) else Path(source).name
+    if not is_url(source):
+        return Path(source).name
+    return PurePosixPath(unquote(source.partition("#")[0].partition("?")[0])).name
 
 
 def clip_ending(source: str, exact: bool) -> str:
@@ -43,7 +48,7 @@ def clip_ending(source: str, exact: bool) -> str:
 
 
 def write_clip(
-    source: Source,
+    source: str | os.PathLike[str] | bytes,
     output: Path,
     start: float | None = None,
     end: float | None = None,
@@ -59,9 +64,9 @@ def write_clip(
     the time between frames are kept. Time starts at 0 in a part, and stays as it is in a copy of the whole video.
 
     Args:
-        source: local path, http(s) URL, the bytes of a file, or a binary file object.
+        source: local path, http(s) URL, or the bytes of a file.
         output: file to write; its ending is one of ``MUXERS``. It is complete, or it is what it was before.
-        start: seconds, as the video states them; None for the beginning.
+        start: seconds, as the video states them; None for the beginning. Start and end may be rounded to milliseconds.
         end: seconds, likewise; None for the end. The frame that is displayed from then on is left out.
         exact: re-encode the frames from ``start`` up to ``end``, in H.264 and AAC, upright and in standard dynamic
             range.
@@ -116,7 +121,9 @@ class _Copy:
         shift = key_time or Fraction(0)
         if key_frame is not None and key_frame.is_discard:  # stay hidden: the times of hidden frames are below 0
             shift = max(shift, (self._container.stream.start_time or 0) * key_frame.time_base)
-        for packet in self._packets(key_time, end):
+        if not self._container.has_display_times:  # frames are displayed some places after they are decoded
+            end += self._container.stream.codec_context.reorder_depth / (self._container.stream.average_rate or 1)
+        for packet in self._packets(key_time, end - TIME_ROUNDING):
             if self._stopped.is_set():
                 raise KeyboardInterrupt
             self._mux(packet, shift)
@@ -127,22 +134,23 @@ class _Copy:
         """Yield the packets from the key frame at a time on, and only as many others as frames before ``end`` need."""
         video = self._container.stream
         has_started = key_time is None
+        reading_end = end + (INTERLEAVING if self._container.sound else 0)
         late: list[av.Packet] = []  # displayed after the end, or never: needed only if one follows that is displayed
         for packet in self._container.packets_of([video, *self._container.sound]):
-            time = _time(packet, self._container.name)
             if packet.stream_index != video.index:
-                if has_started and time < end and (key_time is None or time >= key_time):
+                if has_started and _is_between(packet, key_time, end):
                     yield packet
                 continue
+            time = _time(packet, self._container.name)
             decoding_time = time if packet.dts is None else packet.dts * packet.time_base
-            if decoding_time >= end + INTERLEAVING:
+            if decoding_time >= reading_end or len(late) > MAX_LATE:
                 return
             has_started = has_started or (packet.is_keyframe and time == key_time)
             # A packet that is displayed before the key frame, but follows it, refers to frames before it.
             if not has_started or (key_time is not None and time < key_time) or decoding_time >= end:
                 continue
             late.append(packet)
-            if time < end and not packet.is_discard:
+            if time < end and not (packet.is_discard and self._has_shown):
                 yield from late
                 late.clear()
 
@@ -171,6 +179,15 @@ class _Copy:
         self._file.mux(packet)
 
 
+def _is_between(packet: av.Packet, start: Fraction | None, end: float) -> bool:
+    """Return whether a packet of sound is played from ``start`` on, None for the beginning, and before ``end``."""
+    timestamp = packet.dts if packet.pts is None else packet.pts
+    if timestamp is None:
+        return False
+    time = timestamp * packet.time_base
+    return time < end and (start is None or time >= start)
+
+
 def _time(packet: av.Packet, name: str) -> Fraction:
     """Return when a packet is displayed, in seconds; when it is decoded, where its container states no more (AVI)."""
     timestamp = packet.dts if packet.pts is None else packet.pts
@@ -184,18 +201,25 @@ def _find_key_frame(container: Container, start: float) -> av.Packet:
 
     The container is left at a position before it.
     """
+    latest = start + TIME_ROUNDING
     step = 0.0
     while True:
         is_beginning = not _seek(container, start - step)
         first = last = None
+        shown_until = -math.inf
         for packet in container.packets_of([container.stream]):
             time = _time(packet, container.name)
-            if packet.is_keyframe and (first is None or time <= start):
+            duration = float((packet.duration or 0) * packet.time_base)
+            shown_until = max(shown_until, float(time) + max(duration, LAST_FRAME))
+            if packet.is_keyframe and (first is None or time <= latest):
                 first = first or packet
-                last = packet if time <= start else last
+                last = packet if time <= latest else last
             decoding_time = time if packet.dts is None else packet.dts * packet.time_base
-            if decoding_time > start and (first is not None or not is_beginning):
+            if decoding_time > latest and (first is not None or not is_beginning):
                 break
+        else:
+            if shown_until < start:
+                raise InputValueError(f"{container.name}: it has no frame at {start:g} s, where the clip begins")
         key_frame = first if last is None and is_beginning else last
         if key_frame is not None:
             if not _is_decodable(container, key_frame):

@@ -24,9 +24,10 @@ from .container import Container
 from .decode import VideoInfo, decode_frames
 from .rgb import is_upright, to_rgb
 from .sampling import FrameSelection
-from .timestamps import DEFAULT_FRAME_RATE, TIME_TOLERANCE, Timeline
+from .timestamps import DEFAULT_FRAME_RATE, Timeline
 from .tonemap import is_hdr
 
+TIME_ROUNDING = 0.001  # seconds: a frame this close to the start or end of a clip is taken to be at it
 X264_OPTIONS = {"crf": "18", "preset": "veryfast"}  # hardly distinguishable from the source
 MAX_FRAME_RATE = 240  # for the encoder; a stated rate above it is a mistake. The times of frames are kept anyway.
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
@@ -102,10 +103,10 @@ class _TimeRange:
         """Return the numbers of the frames. This is the ``choose`` of a :class:`FrameSelection`."""
         first, last = timeline.time_of(frame_range[0]), timeline.time_of(frame_range[-1])
         interval = (last - first) / (len(frame_range) - 1) if len(frame_range) > 1 else math.inf
-        stop = min(timeline.count_before(self.end), frame_range.stop)
+        stop = min(timeline.count_before(self.end - TIME_ROUNDING), frame_range.stop)
         if stop <= frame_range.start or self.start >= last + interval:
             raise self.no_frame_error()
-        begin = max(timeline.count_before(self.start + 2 * TIME_TOLERANCE) - 1, frame_range.start)
+        begin = max(timeline.count_before(self.start + TIME_ROUNDING) - 1, frame_range.start)
         if stop < frame_range.stop:
             self.until = min(timeline.time_of(stop), self.end)
         return range(begin, max(stop, begin + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -42,7 +43,7 @@ class ClipFile:
     """
 
     def __init__(self, path: Path, muxer: str, name: str, advice: str) -> None:
-        self._muxer, self._name, self._advice = muxer, name, advice
+        self._path, self._muxer, self._name, self._advice = path, muxer, name, advice
         # An absolute path: FFmpeg would take a relative one such as "http:/x" for an address.
         self._file = av.open(str(path.absolute()), "w", format=muxer, options=OPTIONS.get(muxer, {}))
 
@@ -85,7 +86,7 @@ class ClipFile:
             yield
         except av.error.FFmpegError as error:
             if isinstance(error, OSError) and error.errno not in _CONTENT_ERRNOS and 0 < (error.errno or 0) < 1000:
-                raise OSError(error.errno, error.strerror, self._file.name) from error
+                raise OSError(error.errno, error.strerror, os.fspath(self._path)) from error
             raise self._error(str(error.strerror)) from error
         except ValueError as error:
             raise self._error(str(error)) from error
