@@ -1,4 +1,4 @@
-"""Print and write the results of commands: tables, JSON, files and failures."""
+"""Print and write the results of commands: tables, JSON, CSV, files and failures."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_each_hit_becomes_a_file_and_failures_are_listed(videos: Path, tmp_path:
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == names
     assert seconds(report.saved[0]) == pytest.approx(1.2, abs=0.11)  # from the key frame at 0.8 s
     assert seconds(report.saved[1]) == pytest.approx(4.0)
-    assert {name: error.rpartition("/")[2] for name, error in report.failed.items()} == {
+    assert {name: error.replace(f"{videos}{os.sep}", "") for name, error in report.failed.items()} == {
         "02 broken 0.01-0.02.mkv": "broken.mkv: unsupported or corrupt video. If a media player can play it, convert "
         "it to MP4",
         "04 gone 1.01.01-1.01.02.mov": "gone.mov: there is no such file",
@@ -77,7 +77,9 @@ def test_padding_is_added_on_both_sides_within_the_video(videos: Path, tmp_path:
     [
         ("/videos/holiday.mp4", "holiday 12.30-12.45.mp4"),
         ("/videos/a: b?/c*d|e<f>.webm", "c_d_e_f_ 12.30-12.45.webm"),
-        ("C:\\videos\\CON.avi", "C__videos_CON 12.30-12.45.avi"),
+        ("/videos/back\\slash.avi", "back_slash 12.30-12.45.avi")
+        if os.name != "nt"
+        else ("C:\\CON.avi", "CON 12.30-12.45.avi"),
         ("/videos/..", "video 12.30-12.45.mkv"),
         ("/videos/ . .ts", "video 12.30-12.45.ts"),
         ("/videos/line\nbreak\u202e.mov", "line_break_ 12.30-12.45.mov"),
@@ -102,7 +104,8 @@ def test_ctrl_c_leaves_no_half_file(videos: Path, tmp_path: Path) -> None:
     interrupted = threading.Event()
 
     def respond(request: Request) -> Response:
-        os.kill(os.getpid(), signal.SIGINT)
+        if not interrupted.is_set():  # a video takes several requests
+            os.kill(os.getpid(), signal.SIGINT)
         assert interrupted.wait(60)
         return Response((videos / "good.mp4").read_bytes(), ranges=True)
 

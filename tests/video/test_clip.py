@@ -180,7 +180,9 @@ def test_sound_stays_with_the_pictures(
         assert file.duration / av.time_base == pytest.approx(1.9 - first, abs=0.15)
 
 
-def test_sound_that_pauses_stays_with_the_pictures(movie: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [0.1, 0.6])
+def test_sound_that_pauses_stays_with_the_pictures(start: float, movie: Callable[[str], Path], tmp_path: Path) -> None:
+    """The pause is from 0.3 to 1.2 s; silence fills it."""
     with av.open(str(movie("a.mkv"))) as source, av.open(str(tmp_path / "gap.mkv"), "w") as file:
         streams = {s.index: file.add_stream_from_template(s, opaque=True) for s in source.streams.get(0, 1)}
         for packet in source.demux(*source.streams.get(0, 1)):
@@ -188,8 +190,11 @@ def test_sound_that_pauses_stays_with_the_pictures(movie: Callable[[str], Path],
             if packet.size and not is_cut:
                 packet.stream = streams[packet.stream_index]
                 file.mux(packet)
-    write_clip(tmp_path / "gap.mkv", tmp_path / "a.mp4", 0.1, 2.0, exact=True)
-    assert loud_from(tmp_path / "a.mp4") == pytest.approx(CLICK - 0.1, abs=0.01)
+    write_clip(tmp_path / "gap.mkv", tmp_path / "a.mp4", start, 2.0, exact=True)
+    assert loud_from(tmp_path / "a.mp4") == pytest.approx(CLICK - start, abs=0.01)
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        samples = sum(frame.samples for frame in file.decode(audio=0))
+    assert samples / SOUND_RATE == pytest.approx(2.0 - start, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
