@@ -95,6 +95,6 @@ def test_a_scene_of_a_long_video_becomes_the_next_one_by_a_cut_or_a_fade() -> No
     assert (corners["cut"][31], corners["cut"][32]) == (corners["cut"][0], corners["cut"][-1])
     assert (np.diff(corners["dissolve"][24:40]) > 0).all()
     reds = draw_moments("black", 2)[:, 64, 64, 0]
-    assert reds[31:33].tolist() == [0, 0]
-    assert (np.diff(reds[24:32]) < 0).all()
-    assert (np.diff(reds[32:40]) > 0).all()
+    assert reds[30:34].tolist() == [0, 0, 0, 0]
+    assert (np.diff(reds[24:31]) < 0).all()
+    assert (np.diff(reds[33:40]) > 0).all()
