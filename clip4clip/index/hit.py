@@ -31,6 +31,15 @@ class Hit:
         duration = self.fields.get("duration")
         if not isinstance(duration, int | float) or not math.isfinite(duration) or duration < 0:
             return ""
-        minutes, seconds = divmod(int(duration), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return format_time(duration)
+
+
+def format_time(seconds: float) -> str:
+    """Return a time as ``minutes:seconds``, or ``hours:minutes:seconds`` from one hour on.
+
+    Args:
+        seconds: at least 0; parts of a second are cut off.
+    """
+    minutes, whole_seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{whole_seconds:02}" if hours else f"{minutes}:{whole_seconds:02}"
