@@ -74,6 +74,7 @@ def search(
     if as_json:
         for hit in hits:
             row = {"id": hit.id, "score": hit.score, "path": hit.path}
+            row |= {"video": hit.video, "start": hit.start, "end": hit.end}
             print_json(row | {name: value for name, value in hit.fields.items() if name not in row})
     else:
         _print_hits(hits)

@@ -223,7 +223,7 @@ def _print_videos(videos: Iterable[Hit], as_json: bool) -> int:
     count = 0
     for hit in videos:
         count += 1
-        row = {"id": hit.id, "path": hit.path}
+        row = {"id": hit.id, "path": hit.path, "video": hit.video, "start": hit.start, "end": hit.end}
         if as_json:
             print_json(row | {name: value for name, value in hit.fields.items() if name not in row})
         else:

@@ -18,7 +18,7 @@ from .codes import CodesLostError, encode
 from .collection import CollectionInfo, VectorSpec
 from .database import ChangedError, Database
 from .engine import Failure
-from .hit import Hit
+from .hit import Hit, to_hit
 from .info import Content
 from .nearest import find_nearest
 from .tables import (
@@ -211,7 +211,7 @@ class LocalCollection:
             if "vector" in output_fields:
                 for number, row in rows.items():
                     row["vector"] = read([number])[0].tolist()
-            return [_to_hit(rows[number], score, output_fields) for number, score in nearest]
+            return [to_hit(rows[number], score, output_fields) for number, score in nearest]
 
         return self._read_codes(store, search)
 
@@ -222,7 +222,7 @@ class LocalCollection:
 
         def get(connection: sqlite3.Connection) -> Hit | None:
             rows = read_rows(connection, find_rows(connection, collection.number, [text]))
-            return next((_to_hit(row, 1.0, ("*",)) for row in rows.values()), None)
+            return next((to_hit(row) for row in rows.values()), None)
 
         return self._database.read(get)
 
@@ -438,15 +438,6 @@ def _to_condition(
 
     condition = parse_filter(text, lookup, names, collection.info.spec is not None, strict)
     return None if condition is None else to_sql(condition)
-
-
-def _to_hit(row: Row, score: float, output_fields: Sequence[str]) -> Hit:
-    """Return a row as a hit. Id and vector become fields only if ``output_fields`` names them."""
-    fields = row if "*" in output_fields else {name: row[name] for name in output_fields if name in row}
-    hidden = {"path", *({"id", "vector"} - {*output_fields})}
-    if row["video"] == row["id"] and "video" not in output_fields:
-        hidden.add("video")
-    return Hit(row["id"], row["path"], score, {name: value for name, value in fields.items() if name not in hidden})
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from .engine import Failure
 from .filters.kinds import FieldKinds
 from .filters.milvus import to_milvus
 from .filters.parse import quote
-from .hit import Hit
+from .hit import Hit, to_hit
 from .info import Content, summarise
 from .values import (
     MAX_LIMIT,
@@ -41,6 +41,7 @@ try:
 except ImportError as error:  # pragma: no cover
     raise MissingExtraError("an index on a server needs pymilvus: pip install 'towhee-clip4clip[milvus]'") from error
 
+HIT_FIELDS = ("path", "video", "start", "end")  # attributes of a hit, whatever other fields it gets
 SPEC_PROPERTY = "clip4clip"  # property of a collection that holds its VectorSpec
 ID_BATCH = 500
 READ_BATCH = 10_000
@@ -280,7 +281,7 @@ class MilvusCollection:
             "data": [to_vector(vector, info.dims[field], "the vector to search for")],
             "anns_field": field,
             "filter": self._translate_filter(filter, warn=False),
-            "output_fields": [*output_fields],
+            "output_fields": list(dict.fromkeys([*output_fields, *(HIT_FIELDS if info.spec is not None else ())])),
         }
         if per_video is None:
             rows = self._search(info, limit, options)
@@ -298,11 +299,9 @@ class MilvusCollection:
         return list(answer[0])
 
     def _search_per_video(
-        self, info: CollectionInfo, limit: int, per_video: int, options: dict[str, Any]
+        self, info: CollectionInfo, limit: int, per_video: int, options: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """Search for more and more rows, until enough of them are left without those too many of a video."""
-        names = options["output_fields"]
-        options["output_fields"] = list(dict.fromkeys([*names, "video"]))
         size = limit
         while True:
             size = min(size * OVERFETCH, MAX_LIMIT)
@@ -314,9 +313,6 @@ class MilvusCollection:
                 grouped = self._search_groups(info, limit, per_video, options)
                 best = max(best, grouped, key=len)
                 break
-        for row in best:
-            if "*" not in names and "video" not in names:
-                row["entity"].pop("video")
         return best[:limit]
 
     def _search_groups(
@@ -564,20 +560,20 @@ def _parse_collection(description: Mapping[str, Any]) -> CollectionInfo:
     )
 
 
-def _to_hit(row: Mapping[str, Any], info: CollectionInfo, output_fields: Sequence[str] = ()) -> Hit:
-    """Return a row from Milvus as a hit.
+def _to_hit(row: Mapping[str, Any], info: CollectionInfo, output_fields: Sequence[str] = ("*",)) -> Hit:
+    """Return a row that a search of Milvus found as a hit.
 
-    The key and the vectors become fields only if ``output_fields`` names them, and so does ``video`` if it is the key.
+    In a collection of another program, the key and the vectors become fields only if ``output_fields`` names them.
     """
-    fields = {name: value for name, value in row["entity"].items() if value is not None}
+    fields = dict(row["entity"])
     id_ = row.get(info.id_field, row.get("id"))
-    path = str(fields.pop("path", ""))
-    hidden = {*info.dims, info.id_field}
-    if info.spec is not None and fields.get("video") == id_:
-        hidden.add("video")
-    for name in hidden - {*output_fields}:
+    score = float(row["distance"])
+    if info.spec is not None:
+        return to_hit(fields | {"id": id_}, score, output_fields)
+    path = str(fields.pop("path", None) or "")
+    for name in {*info.dims, info.id_field} - {*output_fields}:
         fields.pop(name, None)
-    return Hit(id_, path, float(row["distance"]), fields)
+    return Hit(id_, path, score, {name: value for name, value in fields.items() if value is not None})
 
 
 def _best_per_video(rows: Iterable[dict[str, Any]], per_video: int) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from ..weights.identity import Identity
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .engine import Engine, open_engine
-from .hit import Hit
+from .hit import Hit, to_hit
 from .info import IndexInfo, bytes_on_disk
 from .relocate import RelocateReport, drop_conflicts, make_path_change, plan_moves
 from .sync import FolderSync, SyncReport, is_gone
@@ -119,7 +119,7 @@ class VideoIndex:
             return
         spec = _read_table_spec(table)
         if sampling not in (None, spec.sampling):
-            raise ModelMismatchError(f"{os.fspath(table)} has vectors of {spec.sampling}, not of {sampling}")
+            raise _sampling_mismatch(f"the table {os.fspath(table)}", spec.sampling, sampling)
         self._require_collection(spec.model, spec.dim, spec.sampling)
 
     def add(
@@ -235,7 +235,7 @@ class VideoIndex:
             InputTypeError, InputValueError: an argument is invalid.
         """
         condition = self._make_condition(filter, since, until, strict)
-        return map(_to_hit, self._engine.rows(["*"], condition))
+        return map(to_hit, self._engine.rows(["*"], condition))
 
     def missing(
         self,
@@ -453,10 +453,10 @@ class VideoIndex:
         self._check_model(info, self._identity)
         if text is not None:
             return self._text_encoder(text)
-        from ..video.reader import read_frames  # imported here, as it imports PyAV
+        from ..video.reader import read_sampled  # imported here, as it imports PyAV
 
-        sampling = info.spec.sampling
-        return self._video_encoder(read_frames(video, sampling.frames, seek=sampling.seek, limits=limits))  # type: ignore[arg-type]
+        sampling = replace(info.spec.sampling, segments="whole")
+        return self._video_encoder(read_sampled(video, sampling, limits))  # type: ignore[arg-type]
 
     def _require_collection(self, model: Identity, dim: int, sampling: FrameSampling | None) -> VectorSpec:
         """Return how the vectors of the collection are computed; create the collection if it does not exist.
@@ -474,9 +474,7 @@ class VideoIndex:
         info = self._engine.require()
         spec = self._check_model(info, model)
         if sampling not in (None, spec.sampling):
-            raise ModelMismatchError(
-                f"the collection {self.address.collection!r} has vectors of {spec.sampling}, not of {sampling}"
-            )
+            raise _sampling_mismatch(f"the collection {self.address.collection!r}", spec.sampling, sampling)
         return spec
 
     def _check_model(self, info: CollectionInfo, model: Identity) -> VectorSpec:
@@ -551,12 +549,11 @@ def _batches_to_add(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[
         yield batch
 
 
-def _to_hit(row: Mapping[str, Any]) -> Hit:
-    """Return a row of the engine as a hit."""
-    fields = {name: value for name, value in row.items() if name not in ("id", "path") and value is not None}
-    if fields.get("video") == row["id"]:
-        del fields["video"]
-    return Hit(row["id"], row.get("path", ""), 1.0, fields)
+def _sampling_mismatch(owner: str, sampling: FrameSampling, other: FrameSampling | None) -> ModelMismatchError:
+    return ModelMismatchError(
+        f"the vectors of {owner} were made with: {sampling}. They cannot be mixed with vectors made with: {other}. Use "
+        "the same frames and segments, or another collection"
+    )
 
 
 def _no_moves_error(

@@ -60,6 +60,9 @@ def test_list_prints_a_line_for_each_video(library: Path, run_main: Run) -> None
     assert json.loads(printed) == {
         "id": "own",
         "path": str(library / "old" / "v4.mp4"),
+        "video": "own",
+        "start": None,
+        "end": None,
         "duration": 4.0,
         "mtime": int((NOON + 86400 * 4) * 1e9),
     }
@@ -106,12 +109,12 @@ def test_info_describes_the_index(library: Path, run_main: Run) -> None:
     lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
     assert lines["index"] == str(library / "videos.db")
     assert lines["model"] == "clip_vit_tiny_demo with the weights 06445998e193e11d"
-    assert lines["sampling"] == "12 frames, seek 'exact'"
+    assert lines["sampling"] == "12 frames, seek 'auto', segments 'auto', every 2 s"
     assert (lines["videos"], lines["vectors"]) == ("7", "7 of 128 numbers")
     assert lines["fields"] == "duration (number), mtime (number)"
     summary = json.loads(run_main("info", "--json")[1])
     assert (summary["videos"], summary["dim"], summary["fields"]["mtime"]) == (7, 128, ["number"])
-    assert summary["sampling"] == {"frames": 12, "seek": "exact"}
+    assert summary["sampling"] == {"frames": 12, "seek": "auto", "segments": "auto", "every": 2.0}
     assert summary["bytes"] > 7 * 128 * 4
 
 

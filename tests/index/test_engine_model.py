@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 from clip4clip.index.address import IndexAddress
 from clip4clip.index.collection import VectorSpec
 from clip4clip.index.engine import Engine, open_engine
+from clip4clip.index.hit import Hit
 from clip4clip.video.sampling import FrameSampling
 from clip4clip.weights.identity import Identity
 
@@ -143,18 +144,22 @@ class EngineMachine(RuleBasedStateMachine):
         assert [hit.id for hit in hits] == expected[:limit]
         np.testing.assert_allclose([hit.score for hit in hits], [scores[hit.id] for hit in hits], atol=1e-5)
         for hit in hits:
-            self.check_row({"id": hit.id, "path": hit.path, **hit.fields})
+            self.check_hit(hit)
 
     @rule(id_=st.sampled_from(IDS))
     def get(self, id_: str) -> None:
         hit = self.engine.get(id_)
         assert (hit is not None) == (id_ in self.rows)
         if hit is not None:
-            self.check_row({"id": hit.id, "path": hit.path, **hit.fields})
+            self.check_hit(hit)
 
-    def check_row(self, row: dict[str, Any]) -> None:
-        stored = {name: value for name, value in self.rows[row["id"]].items() if name != "vector"}
-        assert row == stored
+    def check_hit(self, hit: Hit) -> None:
+        row = self.rows[hit.id]
+        attributes = ("id", "path", "video", "start", "end", "vector")
+        fields = {name: value for name, value in row.items() if name not in attributes}
+        video = row.get("video", hit.id)
+        assert (hit.path, hit.fields, hit.video) == (row["path"], fields, video)
+        assert (hit.start, hit.end) == (row.get("start"), row.get("end"))
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data())

@@ -122,7 +122,7 @@ def test_where_the_nearest_rows_are_of_few_videos_a_server_with_grouping_finds_m
     search = MilvusClient.search
     with VideoIndex(milvus.uri, collection) as index:
         index.add(rows)
-        assert [hit.fields["video"] for hit in index.search(vector=query, limit=5, per_video=2)] == ["near"] * 2
+        assert [hit.video for hit in index.search(vector=query, limit=5, per_video=2)] == ["near"] * 2
 
         # No server with grouping can be run here. This does what its documentation says.
         def search_groups(client: MilvusClient, name: str, *, limit: int, **options: Any) -> Any:
@@ -138,8 +138,8 @@ def test_where_the_nearest_rows_are_of_few_videos_a_server_with_grouping_finds_m
         monkeypatch.setattr(MilvusClient, "search", search_groups)
         monkeypatch.setattr(MilvusClient, "get_server_version", lambda *_, **__: "v2.5.4")
         hits = index.search(vector=query, limit=5, per_video=2)
-    assert [hit.fields["video"] for hit in hits[:2]] == ["near"] * 2
-    videos = Counter(hit.fields["video"] for hit in hits)
+    assert [hit.video for hit in hits[:2]] == ["near"] * 2
+    videos = Counter(hit.video for hit in hits)
     assert len(hits) == 5
     assert max(videos.values()) <= 2
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
