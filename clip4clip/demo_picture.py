@@ -42,7 +42,7 @@ def save_picture(demo: Demo, path: Path) -> None:
         picture,
         clips_height,
         "Where in the video is it?",
-        f"A video of {format_time(demo.moments.segments[-1, 1])} minutes. The higher a bar, the nearer its moment to the "
+        f"A video of {format_time(demo.moments.segments[-1, 1])}. The higher a bar, the nearer its moment to the "
         "sentence; the nearest is coloured. The green line is the moment that the sentence describes.",
     )
     top = clips_height + _HEADER_HEIGHT
