@@ -170,17 +170,17 @@ EMBED_ONE_PART = """
 import sys, threading
 from clip4clip.encoder import EncoderSpec
 from clip4clip.library import embed, local_engine, table
-embed.PART_VIDEOS = 8
-read_frames, add = local_engine.read_frames, table.TableWriter.add
+embed.PART_ROWS = 8
+read_sampled, add = local_engine.read_sampled, table.TableWriter.add
 def read_and_log(path, *arguments, **options):
     with open(sys.argv[3], "a") as log:
         print(path, file=log)
-    return read_frames(path, *arguments, **options)
+    return read_sampled(path, *arguments, **options)
 def add_and_wait(self, rows):
     add(self, rows)
     print("part", flush=True)
     threading.Event().wait()
-local_engine.read_frames, table.TableWriter.add = read_and_log, add_and_wait
+local_engine.read_sampled, table.TableWriter.add = read_and_log, add_and_wait
 embed.embed_library(sys.argv[1], sys.argv[2], EncoderSpec("clip_vit_tiny_demo"), workers=1)
 """
 
@@ -223,7 +223,7 @@ def test_an_interrupted_merge_of_parts_is_completed_by_the_next_run(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "vectors.parquet"
-    monkeypatch.setattr(embed_module, "PART_VIDEOS", 4)
+    monkeypatch.setattr(embed_module, "PART_ROWS", 4)
 
     def die(_: TableWriter) -> None:
         raise SystemError("killed")
@@ -245,7 +245,7 @@ def test_ctrl_c_while_a_part_is_written_loses_none_of_it(
         raise KeyboardInterrupt
 
     add = TableWriter.add
-    monkeypatch.setattr(embed_module, "PART_VIDEOS", 5)
+    monkeypatch.setattr(embed_module, "PART_ROWS", 5)
     monkeypatch.setattr(TableWriter, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
         embed(clips, tmp_path / "v.parquet")
