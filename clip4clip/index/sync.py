@@ -107,7 +107,7 @@ class FolderSync:
         """Store rows of embedded videos, and remember files that cannot be decoded, even if an error ends the rows.
 
         Args:
-            embedded: for each video, all rows of it that :func:`clip4clip.library.local_engine.embed_videos` yields.
+            embedded: rows of each video, as :func:`clip4clip.library.local_engine.embed_videos` yields them.
             model: model and weights that computed the vectors.
             upsert: function that stores rows in the place of all rows of the same videos.
         """
@@ -178,9 +178,12 @@ class FolderSync:
 
     def _to_stored(self, segments: Sequence[dict[str, Any]], model: Identity) -> Iterator[dict[str, Any]]:
         """Yield the rows of a video for each id that it has in the index, with the other fields stored for that id."""
-        rows = [row | {"model": model.model, "fingerprint": model.fingerprint} for row in segments]
-        for row in rows:
-            del row["undecodable"]
+        rows = [
+            {name: value for name, value in row.items() if name != "undecodable"}
+            | {"model": model.model, "fingerprint": model.fingerprint}
+            for row in segments
+            if row["vector"] is not None  # as uniform segments have none
+        ]
         stored = {video.id: None for video in self._stored.get(rows[0]["path"], [])}
         for video in stored or {rows[0]["video"]: None}:
             fields = common_fields(self._engine.rows_of_video(video)) if stored else {}

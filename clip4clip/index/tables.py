@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import secrets
 import sqlite3
@@ -410,6 +411,8 @@ def read_times(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[t
     for part in _parts(numbers):
         statement = f'SELECT number, start, "end" FROM rows WHERE number IN {_marks(part)}'
         times.update((number, (start, end)) for number, start, end in connection.execute(statement, part))
+    for pair in times.values():
+        _check_times(*pair)
     if len(times) < len(numbers):
         raise _damaged("a row is missing")
     return [times[number] for number in numbers]
@@ -520,12 +523,18 @@ def _to_row(values: Sequence[Any]) -> Row:
     fields = {name: value for name, value in zip(NUMBER_FIELDS, numbers, strict=True) if value is not None}
     if not (type(row_id) is type(path) is type(video) is str):
         raise _damaged(f"a row has the id {brief(row_id)}, the path {brief(path)} and the video {brief(video)}")
+    _check_times(fields.get("start"), fields.get("end"))
     if others is None:
         return {"id": row_id, "path": path, "video": video, **fields}
     try:
         return {"id": row_id, "path": path, "video": video, **fields, **json.loads(others)}
     except (TypeError, ValueError, RecursionError) as error:
         raise _damaged(f"the fields of {brief(row_id)} are invalid, {first_line(error)}") from error
+
+
+def _check_times(*times: Any) -> None:
+    if not all(time is None or (type(time) is float and math.isfinite(time)) for time in times):
+        raise _damaged(f"a row has the times {brief(times)}")
 
 
 def _kinds_of(rows: Iterable[Row]) -> set[tuple[str, str]]:

@@ -30,7 +30,8 @@ from .relocate import RelocateReport, drop_conflicts, make_path_change, place_ch
 from .sync import FolderSync, SyncReport, is_gone
 from .values import check_limit, check_output_fields, check_per_video, check_text, to_stored_row, to_vector
 
-if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
+if TYPE_CHECKING:  # at run time they need PyAV, and pyarrow, which an index on a server does not need
+    from ..library.local_engine import ReportPosition
     from ..library.table import TableSpec
 
 ADD_BATCH = 2000  # rows that are checked and stored together: 4 MB of vectors
@@ -218,13 +219,20 @@ class VideoIndex:
         check_per_video(per_video)
         check_output_fields(output_fields)
         condition = self._make_condition(filter, since, until)  # an error here costs no decoding
-        if vector is None:
-            vector = self._embed_query(text, video, limits)
+        vectors = [vector] if vector is not None else self._embed_query(text, video, limits)
         if self._engine.require().spec is None:  # in a collection of another program, each row is a video
             per_video = None
-        return self._engine.search(
-            vector, limit, filter=condition, per_video=per_video, output_fields=output_fields, **options
-        )
+
+        def search(query: np.ndarray) -> list[Hit]:
+            return self._engine.search(
+                query, limit, filter=condition, per_video=per_video, output_fields=output_fields, **options
+            )
+
+        if len(vectors) == 1:
+            return search(vectors[0])
+        from .clip_query import merge_hits
+
+        return merge_hits(map(search, vectors), limit, per_video)
 
     def videos(
         self,
@@ -414,14 +422,15 @@ class VideoIndex:
         retry_failed: bool = False,
         embed_moved: bool = False,
         track: Track = no_progress,
+        report_position: ReportPosition | None = None,
     ) -> SyncReport:
         """Synchronise the index with a folder: add new videos, re-embed changed ones, remove deleted ones.
 
         Videos of other folders are left alone. Videos are compared by path: a video that was added under an id of its
         own keeps this id and its fields. If the call is interrupted, the finished part of the work is kept.
 
-        A file that was moved within the folder, by its name, size and modification time, keeps its vector and fields. A
-        file that looks like one that is gone from another folder is left out: see :attr:`SyncReport.moved`.
+        A file that was moved within the folder, by its name, size and modification time, keeps its vectors and fields.
+        A file that looks like one that is gone from another folder is left out: see :attr:`SyncReport.moved`.
 
         A local index remembers files that cannot be decoded, and tries them again only when they change. Other
         failures, such as files that must not be read, are tried again each time; on a server, all are.
@@ -431,12 +440,14 @@ class VideoIndex:
 
         Args:
             folder: folder to search for videos, with all folders below it.
-            sampling: which frames of each video are embedded; None for the sampling of the index, or
-                ``FrameSampling()`` for a new one.
+            sampling: how each video is cut into segments, and which of its frames are embedded; None for the sampling
+                of the index, or ``FrameSampling()`` for a new one.
             workers: number of videos decoded at once; None for one per core.
             retry_failed: also try files that could not be decoded before and have not changed.
             embed_moved: also embed files that look like those that are gone from other folders.
-            track: progress callback; see :data:`clip4clip.progress.Track`.
+            track: progress callback; see :data:`clip4clip.progress.Track`. An item is the list of the rows of a video.
+            report_position: callback for the progress within a long video; see
+                :data:`clip4clip.library.local_engine.ReportPosition`.
 
         Raises:
             LibraryError: the folder does not exist, or has no videos.
@@ -452,9 +463,8 @@ class VideoIndex:
         to_embed = work.plan(retry_failed, embed_moved)
         from ..library.local_engine import embed_videos  # imported here, as it imports PyAV
 
-        rows = embed_videos(to_embed, self._video_encoder, sampling, workers)
-        videos_of_rows = ([*group] for _, group in itertools.groupby(rows, key=lambda row: row["video"]))
-        work.store(track(videos_of_rows, len(to_embed), "embedding"), self._identity, self._upsert)
+        rows = embed_videos(to_embed, self._video_encoder, sampling, workers, report_position)
+        work.store(track(rows, len(to_embed), "embedding"), self._identity, self._upsert)
         work.remove_gone()
         if to_embed or report.relocated or report.removed:
             self._engine.finish()
@@ -485,7 +495,8 @@ class VideoIndex:
 
     def _embed_query(
         self, text: str | None, video: str | os.PathLike[str] | bytes | None, limits: Limits
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
+        """Return the vectors to search for: several for a long video."""
         info = self._engine.require()
         if info.spec is None:
             raise ModelMismatchError(
@@ -494,11 +505,10 @@ class VideoIndex:
             )
         self._check_model(info, self._identity)
         if text is not None:
-            return self._text_encoder(text)
-        from ..video.reader import read_sampled  # imported here, as it imports PyAV
+            return [self._text_encoder(text)]
+        from .clip_query import embed_clip  # imported here, as it imports PyAV
 
-        sampling = replace(info.spec.sampling, segments="whole")
-        return self._video_encoder(read_sampled(video, sampling, limits))  # type: ignore[arg-type]
+        return embed_clip(video, self._video_encoder, info.spec.sampling, limits)  # type: ignore[arg-type]
 
     def _require_collection(self, model: Identity, dim: int, sampling: FrameSampling | None) -> VectorSpec:
         """Return how the vectors of the collection are computed; create the collection if it does not exist.
