@@ -31,10 +31,11 @@ from clip4clip.weights.identity import identify
 def test_every_column_describes_the_files(clips: Path, tmp_path: Path) -> None:
     output = tmp_path / "vectors.parquet"
     report = embed(clips, output)
-    assert (report.videos, report.processed, report.unchanged, report.failed) == (10, 10, 0, {})
+    assert (report.videos, report.segments, report.processed, report.unchanged) == (10, 10, 10, 0)
+    assert report.failed == {}
     schema = pq.read_schema(output)
     assert schema.field("vector").type == pa.list_(pa.float32(), 128)
-    names = "id path vector duration frame_count model fingerprint size mtime error"
+    names = "id video path start end vector duration frame_count uniform model fingerprint size mtime error"
     assert schema.names == names.split()
     encoder = VideoEncoder.load(DEMO_MODEL)
     rows = list(read_rows(output))
@@ -43,6 +44,7 @@ def test_every_column_describes_the_files(clips: Path, tmp_path: Path) -> None:
         path = Path(row["path"])
         assert (row["size"], row["mtime"]) == (path.stat().st_size, path.stat().st_mtime_ns)
         assert (row["frame_count"], row["duration"], row["error"]) == (16, pytest.approx(2.0), None)
+        assert (row["video"], row["start"], row["end"], row["uniform"]) == (row["id"], None, None, False)
         assert (row["model"], row["fingerprint"]) == (DEMO_MODEL, identify(None, DEMO_MODEL).fingerprint)
         np.testing.assert_allclose(row["vector"], encoder(read_frames(path)), atol=1e-6)
     assert not Path(f"{output}.parts").exists()
@@ -53,7 +55,7 @@ def test_a_second_run_embeds_only_new_and_changed_videos(clips: Path, tmp_path: 
     embed(clips, output)
     before = output.read_bytes()
     again = embed(clips, output)
-    assert (again.processed, again.unchanged) == (0, 10)
+    assert (again.segments, again.processed, again.unchanged) == (10, 0, 10)
     assert output.read_bytes() == before
     shutil.copy(clips / "1.mp4", clips / "new.mp4")
     shutil.copy(clips / "2.mp4", clips / "3.mp4")  # changes size and time
@@ -134,8 +136,11 @@ def test_a_table_of_other_vectors_is_rejected_and_left_alone(clips: Path, tmp_pa
     output = tmp_path / "vectors.parquet"
     embed(clips, output)
     before = output.read_bytes()
-    with pytest.raises(LibraryError, match=r"was made with .*12 frames, seek 'exact', not with .*4 frames"):
+    recipe = r"was made with .*12 frames, seek 'auto', segments 'auto', every 2 s, not with .*"
+    with pytest.raises(LibraryError, match=recipe + "4 frames"):
         embed(clips, output, sampling=FrameSampling(frames=4))
+    with pytest.raises(LibraryError, match=recipe + "12 frames, seek 'auto', segments of 10 s, every 1 s"):
+        embed(clips, output, sampling=FrameSampling(segments=10, every=1))
     with pytest.raises(LibraryError, match="seek 'keyframe'"):
         embed(clips, output, sampling=FrameSampling(seek="keyframe"))
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
