@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,17 +75,18 @@ def embed_video(
         raise typer.BadParameter("the name of a video must not be empty", param_hint="FILE")
     import numpy as np
 
-    from ..video.reader import read_frames
+    from ..video.reader import read_sampled
 
     with loading_status(encoder.model):
         video_encoder = encoder.spec().video_encoder()
+    whole = replace(sampling.sampling(), segments="whole")
     vectors: dict[str, np.ndarray] = {}
     failures: dict[str, str] = {}
     with interruptible_progress() as progress:
         for file in progress.track(files, len(files), "embedding"):
             progress.describe(Path(file).name)
             try:
-                vectors[file] = video_encoder(read_frames(file, sampling.frames, seek=sampling.seek.value))
+                vectors[file] = video_encoder(read_sampled(file, whole))
             except Clip4clipError as error:
                 failures[file] = str(error)
     if vectors:

@@ -12,7 +12,7 @@ import numpy as np
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import Clip4clipError, InputValueError, PairsError, brief
 from ..progress import Track, no_progress
-from ..video.reader import Frame, read_frames
+from ..video.reader import Frame, read_sampled
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from .metrics import RetrievalMetrics, max_per_video, ranks
 from .pairs import Pair
@@ -76,7 +76,7 @@ def evaluate(
         pairs: from :func:`clip4clip.evaluation.pairs.read_pairs`.
         text_encoder: text encoder of the model to evaluate.
         video_encoder: video encoder of the same model.
-        sampling: which frames of each video are embedded.
+        sampling: which frames of each video are embedded. No video is cut, whatever ``segments`` says.
         track: progress callback; see :data:`clip4clip.progress.Track`.
         max_words: largest number of token ids of a sentence, start and end marks included; the rest is cut. None for
             as many as the model allows.
@@ -143,6 +143,7 @@ def _embed_videos(
     paths: Iterable[Path], names: Sequence[str], encoder: VideoEncoder, sampling: FrameSampling, track: Track
 ) -> tuple[np.ndarray, dict[str, str]]:
     """Return one vector for each video, NaN for a failed one; and the error of each failed video by its name."""
+    whole = replace(sampling, segments="whole")
     vectors = np.full((len(names), encoder.config.embed_dim), np.nan, np.float32)
     failed: dict[str, str] = {}
     batch: dict[int, list[Frame]] = {}  # by the index of the video
@@ -154,7 +155,7 @@ def _embed_videos(
 
     for index, path in enumerate(track(paths, len(names), "embedding videos")):
         try:
-            batch[index] = list(read_frames(path, sampling.frames, seek=sampling.seek))
+            batch[index] = list(read_sampled(path, whole))
         except Clip4clipError as error:
             failed[names[index]] = str(error)
         if len(batch) == VIDEO_BATCH_SIZE:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from clip4clip import InputTypeError, InputValueError, UnknownNameError
 from clip4clip.video import FrameSampling, read_frames
 
 
-def test_a_frame_sampling_is_twelve_exact_frames_by_default() -> None:
-    assert FrameSampling() == FrameSampling(12, "exact")
-    assert str(FrameSampling(4, "keyframe")) == "4 frames, seek 'keyframe'"
+def test_a_frame_sampling_says_what_it_is() -> None:
+    assert str(FrameSampling(4, "keyframe")) == "4 frames, seek 'keyframe', segments 'auto', every 2 s"
+    assert str(FrameSampling(4, "exact", 10, 0.5)) == "4 frames, seek 'exact', segments of 10 s, every 0.5 s"
 
 
 @pytest.mark.parametrize("frames", [0, -1, 2.5, "12", None])
@@ -26,9 +28,35 @@ def test_a_frame_sampling_rejects_an_impossible_number_of_frames(frames: Any) ->
         FrameSampling(frames)
 
 
-def test_a_frame_sampling_rejects_an_unknown_seek() -> None:
-    with pytest.raises(UnknownNameError, match="unknown seek 'fast'; it must be 'exact' or 'keyframe'"):
-        FrameSampling(seek="fast")
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"seek": "fast"}, UnknownNameError, "unknown seek 'fast'; it must be 'auto', 'exact' or 'keyframe'"),
+        ({"segments": "scenes"}, UnknownNameError, "unknown segments 'scenes'; .* 'shots' or a number of seconds"),
+        ({"segments": None}, InputTypeError, "segments must be a number of seconds, not NoneType"),
+        ({"segments": 1.5}, InputValueError, "segments must be a number of seconds from every = 2 on, not 1.5"),
+        ({"segments": math.inf}, InputValueError, "segments must be a number of seconds from every = 2 on, not inf"),
+        ({"every": "2"}, InputTypeError, "every must be a number of seconds, not str"),
+        ({"every": 0}, InputValueError, "every must be a number of seconds above 0, not 0"),
+        ({"every": math.nan}, InputValueError, "every must be a number of seconds above 0, not nan"),
+    ],
+)
+def test_a_frame_sampling_rejects_impossible_values(values: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        FrameSampling(**values)
+
+
+@pytest.mark.parametrize("sampling", [FrameSampling(), FrameSampling(4, "keyframe", 10.0, 0.5)])
+def test_a_frame_sampling_is_restored_from_its_record(sampling: FrameSampling) -> None:
+    assert FrameSampling.from_record(asdict(sampling)) == sampling
+
+
+@pytest.mark.parametrize(
+    ("segments", "cut"), [("auto", {31}), ("whole", set()), ("shots", {3, 30, 31}), (10, {3, 30, 31})]
+)
+def test_segments_say_which_videos_are_cut(segments: str | float, cut: set[int]) -> None:
+    sampling = FrameSampling(segments=segments)
+    assert {seconds for seconds in (3, 30, 31) if sampling.cuts(seconds)} == cut
 
 
 # num_samples
