@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +120,25 @@ def print_json(value: dict[str, Any]) -> None:
     except UnicodeEncodeError:
         is_safe = False
     print(text if is_safe else json.dumps(value))
+
+
+def print_csv(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> None:
+    """Print rows as CSV with a header. A terminal gets control characters as escapes, a file or pipe as they are.
+
+    Args:
+        rows: each with its values by column. None becomes an empty field; a list or an object becomes JSON.
+        columns: the first columns. The others follow in the order in which the rows name them.
+    """
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        is_nested = {name: isinstance(value, list | tuple | dict) for name, value in row.items()}
+        writer.writerow(
+            {name: json.dumps(value, ensure_ascii=False) if is_nested[name] else value for name, value in row.items()}
+        )
+    print(printable(text.getvalue(), keep="\n\t") if sys.stdout.isatty() else text.getvalue(), end="")
 
 
 def print_summary(text: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
@@ -136,6 +136,16 @@ class Container:
         """Size of the file in bytes; 0 or less if unknown."""
         return self._container.size
 
+    @property
+    def timecode(self) -> str | None:
+        """Timecode of the first frame, such as ``01:00:00:00``, if the camera has recorded one."""
+        return self.stream.metadata.get("timecode") or self._container.metadata.get("timecode")
+
+    @property
+    def sound(self) -> list[av.AudioStream]:
+        """The audio streams that can be decoded."""
+        return [stream for stream in self._container.streams.audio if stream.codec_context is not None]
+
     def seconds(self, timestamps: Any) -> Any:
         """Convert time stamps of the stream, one number or an array, to seconds."""
         time_base = self.stream.time_base or Fraction(1)
@@ -168,7 +178,7 @@ class Container:
         """
         previous = None
         try:
-            for packet in self._demux():
+            for packet in self._demux(self.stream):
                 if self._undecodable > MAX_UNDECODABLE:
                     return
                 # An empty packet would flush the decoder.
@@ -188,6 +198,25 @@ class Container:
             self.damage += 1
         if previous is not None:
             yield previous
+
+    def packets_of(self, streams: Sequence[av.VideoStream | av.AudioStream]) -> Iterator[av.Packet]:
+        """Yield the packets of several streams from the current position, in the order of the file.
+
+        Raises:
+            VideoError: the connection to a server fails. Damage ends the packets of a local file.
+        """
+        indices = {stream.index for stream in streams}
+        try:
+            for packet in self._demux(*streams):
+                if packet.size and packet.stream_index in indices:  # an empty packet would flush a decoder
+                    yield packet
+        except av.error.FFmpegError as error:
+            if isinstance(self._input, RemoteVideo):
+                raise self._input.connection_error(error) from error
+            self.damage += 1
+            logger.debug("%s: %s", self.name, error)
+        except IndexError:  # as in packets()
+            self.damage += 1
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """Decode one more packet. Damage costs only the frames that depend on the damaged packet.
@@ -283,11 +312,11 @@ class Container:
                 f"{self.name}: unsupported or corrupt video. If a media player can play it, convert it to MP4"
             ) from error
 
-    def _demux(self) -> Iterator[av.Packet]:
+    def _demux(self, *streams: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
         if isinstance(self._input, RemoteVideo):
             # Read all streams: a live stream whose sound outlasts its pictures must run into the time limit, too.
             return self._input.limit_waiting(self._container.demux())
-        return self._container.demux(self.stream)
+        return self._container.demux(*streams)
 
     def _find_stream(self) -> av.VideoStream:
         cover = av.stream.Disposition.attached_pic
