@@ -20,7 +20,10 @@ def synthetic(
     train: Annotated[
         int | None,
         typer.Option(
-            min=0, max=10_000_000, show_default=False, help="Number of clips to train on. Default: 24000; 0 with --long."
+            min=0,
+            max=10_000_000,
+            show_default=False,
+            help="Number of clips to train on. Default: 24000; 0 with --long.",
         ),
     ] = None,
     evaluation: Annotated[
