@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..encoder import EncoderSpec
     from ..evaluation.moment_tables import MomentQuery
     from ..evaluation.moments import MomentEvaluation
+    from ..video import FrameSampling
 
 
 def eval_moments(
@@ -76,18 +77,19 @@ def eval_moments(
 
     Examples:
         clip4clip eval-moments highlight_val_release.jsonl --videos QVHighlights
-        clip4clip eval-moments charades_sta_test.txt --videos Charades --segments 8
+        clip4clip eval-moments charades_sta_test.txt --videos . --segments 8
     """
     is_json_printed = str(as_json) == "-"
     check_output(None if is_json_printed else as_json, ".json", "--json")
     check_output(vectors, ".parquet", "--vectors")
     from ..evaluation.moment_tables import read_moments
 
+    recipe = sampling.sampling()
     left_out: dict[str, str] = {}
     queries = read_moments(table, videos, left_out)
     with tempfile.TemporaryDirectory(prefix="clip4clip-") as folder:
         output = vectors or Path(folder, "vectors.parquet")
-        result = _evaluate(queries, output, encoder.spec(), sampling, workers, is_kept=vectors is not None)
+        result = _evaluate(queries, output, encoder.spec(), recipe, workers, is_kept=vectors is not None)
     if is_json_printed:
         print_json(result.to_dict())
     else:
@@ -103,7 +105,7 @@ def _evaluate(
     queries: list[MomentQuery],
     table: Path,
     spec: EncoderSpec,
-    sampling: SamplingOptions,
+    sampling: FrameSampling,
     workers: int | None,
     is_kept: bool,
 ) -> MomentEvaluation:
@@ -116,7 +118,15 @@ def _evaluate(
         text_encoder = spec.text_encoder()
     paths = list(dict.fromkeys(query.path for query in queries))
     with interruptible_progress() as progress:
-        embed_library(paths, table, spec, sampling.sampling(), workers=workers, track=progress.track)
+        embed_library(
+            paths,
+            table,
+            spec,
+            sampling,
+            workers=workers,
+            track=progress.track,
+            report_position=progress.describe_position,
+        )
         result = evaluate_moments(queries, read_rows(table), text_encoder, progress.track)
     kept = f"finished videos are kept in {table}; run the same command to resume"
     progress.exit_if_stopped(kept if is_kept else "no vectors are kept; --vectors FILE.parquet keeps them")
