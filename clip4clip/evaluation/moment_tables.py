@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -111,7 +112,7 @@ def _entries(table: Path, text: str) -> Iterator[_Entry]:
     if start.startswith("{"):
         if (annotations := _parse_activitynet(table, text, first_line)) is not None:
             return _activitynet_entries(table, annotations)
-        return _object_entries(parsed_lines(table, text.splitlines(), PairsError))
+        return _object_entries(parsed_lines(table, io.StringIO(text), PairsError))
     if "##" in first_line:
         return _charades_entries(table, text)
     return _csv_entries(table, text, is_tsv="\t" in first_line)
@@ -150,20 +151,21 @@ def _activitynet_entries(table: Path, annotations: Mapping[str, Any]) -> Iterato
 
 
 def _charades_entries(table: Path, text: str) -> Iterator[_Entry]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text), 1):
         if not line.strip():
             continue
         moment, _, sentence = line.partition("##")
         fields = moment.rsplit(maxsplit=2)
         if len(fields) != 3:
             raise PairsError(
-                f"{table}, line {number}: expected `video start end##sentence`, as in Charades-STA, not {brief(line)}"
+                f"{table}, line {number}: expected `video start end##sentence`, as in Charades-STA, not "
+                f"{brief(line.strip())}"
             )
         yield _Entry(fields[0], sentence.strip(), [fields[1:]], f"{table}, line {number}")
 
 
 def _csv_entries(table: Path, text: str, is_tsv: bool) -> Iterator[_Entry]:
-    columns, rows = csv_rows(table, text.splitlines(keepends=True), is_tsv)
+    columns, rows = csv_rows(table, io.StringIO(text), is_tsv)
     if not all(_key(columns, names) for names in (VIDEO_KEYS, SENTENCE_KEYS, ("start",), ("end",))):
         raise PairsError(
             f"{table} needs a header with the columns video, sentence, start and end; its first line is "

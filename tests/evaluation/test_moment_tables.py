@@ -103,6 +103,18 @@ def test_rows_of_a_table_with_the_same_video_and_sentence_are_one_query(
     ]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "video,sentence,start,end\nA,a\u2028b\x0cc,0,6\n",
+        '{"vid": "A", "query": "a\u2028b\\fc", "relevant_windows": [[0, 6]]}\n',
+        "A 0 6##a\u2028b\x0cc\n",
+    ],
+)
+def test_only_line_breaks_end_a_line(content: str, read: Callable[..., list[MomentQuery]]) -> None:
+    assert [query.sentence for query in read(content)] == ["a\u2028b\x0cc"]
+
+
 def test_entries_without_a_sentence_or_a_length_are_left_out_and_named(read: Callable[..., list[MomentQuery]]) -> None:
     content = "A 0 6##one\nA 6 6##two\nA 7 6##three\nA 1 2## \nA -1 2##four\n"
     left_out: dict[str, str] = {}
