@@ -75,10 +75,9 @@ def draw_long(moments: Sequence[tuple[Moment, np.random.Generator]]) -> Iterator
 
 def _blend(last: np.ndarray, following: np.ndarray, share: float, through_black: bool) -> np.ndarray:
     """Return a frame of a fade from one scene to the following one; ``share`` of it is over."""
+    weights = (1 - share, share)
     if through_black:  # which lasts a fifth of the fade
-        weights = max(0.0, 1 - 2.5 * share), max(0.0, 2.5 * share - 1.5)
-    else:
-        weights = 1 - share, share
+        weights = (max(0.0, 1 - 2.5 * share), max(0.0, 2.5 * share - 1.5))
     return np.rint(weights[0] * last + weights[1] * following).astype(np.uint8)
 
 
