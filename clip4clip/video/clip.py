@@ -119,8 +119,11 @@ class _Copy:
         key_frame = None if start is None else _find_key_frame(self._container, start)
         key_time = None if key_frame is None else _time(key_frame, self._container.name)
         shift = key_time or Fraction(0)
-        if key_frame is not None and key_frame.is_discard:  # stay hidden: the times of hidden frames are below 0
-            shift = max(shift, (self._container.stream.start_time or 0) * key_frame.time_base)
+        if key_frame is not None and key_frame.is_discard:
+            first_time = (self._container.stream.start_time or 0) * key_frame.time_base
+            if shift >= first_time:
+                raise self._joined_error()
+            shift = first_time  # frames that the video hides have times below 0, and stay hidden
         if not self._container.has_display_times:  # frames are displayed some places after they are decoded
             end += self._container.stream.codec_context.reorder_depth / (self._container.stream.average_rate or 1)
         for packet in self._packets(key_time, end - TIME_ROUNDING):
@@ -136,6 +139,7 @@ class _Copy:
         has_started = key_time is None
         reading_end = end + (INTERLEAVING if self._container.sound else 0)
         late: list[av.Packet] = []  # displayed after the end, or never: needed only if one follows that is displayed
+        has_hidden_key = False  # after a frame that is displayed: an edit list shows several parts
         for packet in self._container.packets_of([video, *self._container.sound]):
             if packet.stream_index != video.index:
                 if has_started and _is_between(packet, key_time, end):
@@ -143,27 +147,30 @@ class _Copy:
                 continue
             time = _time(packet, self._container.name)
             decoding_time = time if packet.dts is None else packet.dts * packet.time_base
-            if decoding_time >= reading_end or len(late) > MAX_LATE:
+            if (decoding_time >= reading_end and not packet.is_discard) or len(late) > MAX_LATE:
                 return
             has_started = has_started or (packet.is_keyframe and time == key_time)
             # A packet that is displayed before the key frame, but follows it, refers to frames before it.
             if not has_started or (key_time is not None and time < key_time) or decoding_time >= end:
                 continue
-            late.append(packet)
-            if time < end and not (packet.is_discard and self._has_shown):
+            is_hidden = packet.is_discard and self._has_shown
+            has_hidden_key |= is_hidden and packet.is_keyframe
+            if not has_hidden_key:
+                late.append(packet)
+            if time < end and not is_hidden:
+                if has_hidden_key:
+                    raise self._joined_error()
                 yield from late
                 late.clear()
 
     def _mux(self, packet: av.Packet, shift: Fraction) -> None:
         """Write a packet, so much earlier in seconds, and check the limits."""
         index = packet.stream_index
-        self._has_shown |= not packet.is_discard and index == self._container.stream.index
-        if packet.is_discard and packet.is_keyframe and self._has_shown:  # the edit list of an MP4 joins several parts
-            raise VideoError(f"{self._container.name}: it is joined from several parts. {REENCODE}")
         self._bytes += packet.size
         if self._bytes > self._max_bytes:  # an index may name the same bytes any number of times
             raise VideoError(f"{self._container.name}: its packets are larger than the file: it is damaged")
         if index == self._container.stream.index:
+            self._has_shown |= not packet.is_discard
             self._frames += 1
             self._container.check_frame_count(self._frames)
         ticks = round(shift / packet.time_base)
@@ -177,6 +184,9 @@ class _Copy:
                 packet.pts = max(packet.pts, packet.dts)
         packet.stream = self._streams[index]
         self._file.mux(packet)
+
+    def _joined_error(self) -> VideoError:
+        return VideoError(f"{self._container.name}: it is joined from several parts. {REENCODE}")
 
 
 def _is_between(packet: av.Packet, start: Fraction | None, end: float) -> bool:

@@ -18,7 +18,7 @@ from av.codec.context import Flags
 from av.filter import Graph
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-from ..errors import InputValueError
+from ..errors import InputValueError, VideoError
 from .clip_file import ClipFile
 from .container import Container
 from .decode import VideoInfo, decode_frames
@@ -64,18 +64,21 @@ def encode_clip(
     if first is None:
         raise shot.no_frame_error()
     origin = max(start, first[0])
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(ClipFile(output, muxer, container.name, "Choose a name that ends in .mp4"))
-        pictures = _Pictures(container, file, first[1])
-        streams = [pictures.packets(itertools.chain([first], frames), origin, shot)]
-        for number in range(len(container.sound)):
-            # Several decoders take turns, so each reads the video for itself.
-            reader = stack.enter_context(container.reopen(container.cores))
-            streams.append(_sound_packets(reader, number, file, origin, end))
-        for packet in heapq.merge(*streams, key=_time):
-            if stopped.is_set():
-                raise KeyboardInterrupt
-            file.mux(packet)
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(ClipFile(output, muxer, container.name, "Choose a name that ends in .mp4"))
+            pictures = _Pictures(container, file, first[1])
+            streams = [pictures.packets(itertools.chain([first], frames), origin, shot)]
+            for number in range(len(container.sound)):
+                # Several decoders take turns, so each reads the video for itself.
+                reader = stack.enter_context(container.reopen(container.cores))
+                streams.append(_sound_packets(reader, number, file, origin, end))
+            for packet in heapq.merge(*streams, key=_time):
+                if stopped.is_set():
+                    raise KeyboardInterrupt
+                file.mux(packet)
+    except av.error.FFmpegError as error:  # of a filter or an encoder, which do not take every size or layout
+        raise VideoError(f"{container.name}: it cannot be re-encoded: {error.strerror}") from error
 
 
 def _time(packet: av.Packet) -> float:
@@ -212,19 +215,21 @@ def _sound_packets(container: Container, number: int, file: ClipFile, origin: fl
         stream.metadata["language"] = language
     graph = _sound_filters(first, rate, layout, origin, end)
     for frame in itertools.chain([first], frames):
-        if (frame.sample_rate, frame.layout.name, frame.format.name) != (
-            first.sample_rate,
-            first.layout.name,
-            first.format.name,
-        ):
+        if _sound_format(frame) != _sound_format(first):
             continue  # of another recording; silence takes its place
-        graph.push(frame)
+        with contextlib.suppress(EOFError):  # the end is reached
+            graph.push(frame)
         for sound in _pull(graph):
             yield from stream.encode(sound)
-    graph.push(None)
+    with contextlib.suppress(EOFError):
+        graph.push(None)
     for sound in _pull(graph):
         yield from stream.encode(sound)
     yield from stream.encode(None)
+
+
+def _sound_format(frame: av.AudioFrame) -> tuple[int, str, str]:
+    return frame.sample_rate, frame.layout.name, frame.format.name
 
 
 def _sound_frames(container: Container, number: int, start: float, end: float) -> Iterator[av.AudioFrame]:
@@ -242,7 +247,7 @@ def _sound_frames(container: Container, number: int, start: float, end: float) -
         except av.error.FFmpegError:
             continue
         for frame in frames:
-            if frame.time is not None and frame.time + frame.samples / frame.sample_rate > start:
+            if frame.time is not None and frame.sample_rate and frame.time + frame.samples / frame.sample_rate > start:
                 yield frame
 
 
