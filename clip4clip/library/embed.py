@@ -98,7 +98,7 @@ def embed_library(
         stored = table.videos()
         to_embed = [video for video in videos if not _is_done(video, stored.get(video.id), retry_failed)]
         report.unchanged = len(videos) - len(to_embed)
-        with _PartWriter(table, report, report_position) as parts:
+        with _PartWriter(table, to_embed, report, report_position) as parts:
             embedded = embed(to_embed, report_position=parts.report_position)
             for rows in track(embedded, len(to_embed), "embedding"):
                 parts.add(rows)
@@ -130,11 +130,21 @@ def _is_done(video: Video, stored: Video | None, retry_failed: bool) -> bool:
 
 
 class _PartWriter:
-    """Writes rows to a table in parts, and counts them in a report. The last part is written even after an error."""
+    """Writes rows to a table in parts, and counts their videos in a report. An error does not cost the last part.
 
-    def __init__(self, table: TableWriter, report: EmbedReport, report_position: ReportPosition | None) -> None:
+    Args:
+        table: table to write.
+        videos: the videos of the rows; those of a part are written in this order.
+        report: its ``processed`` grows with each part.
+        report_position: see :func:`embed_library`.
+    """
+
+    def __init__(
+        self, table: TableWriter, videos: Iterable[Video], report: EmbedReport, report_position: ReportPosition | None
+    ) -> None:
         self._table, self._report, self._report_position = table, report, report_position
-        self._videos: list[list[Row]] = []
+        self._position = {video.id: position for position, video in enumerate(videos)}
+        self._videos: list[list[Row]] = []  # the rows of each video
         self._part_start = time.monotonic()
 
     def __enter__(self) -> _PartWriter:
@@ -162,6 +172,7 @@ class _PartWriter:
     def _write(self) -> None:
         model = self._table.spec.model
         columns = {"model": model.model, "fingerprint": model.fingerprint}
+        self._videos.sort(key=lambda rows: self._position[rows[0]["video"]])
         self._table.add([row | columns for rows in self._videos for row in rows])
         self._report.processed += len(self._videos)
         self._videos, self._part_start = [], time.monotonic()

@@ -134,9 +134,7 @@ class EmbedActor:
         videos = [Video(**row) for row in batch.to_pylist()]
         embedded = embed_videos(videos, self._encoder, self._sampling, self._workers)
         rows_of = {rows[0]["video"]: rows for rows in embedded}
-        rows = [
-            row | {"is_last": row is rows_of[video.id][-1]} for video in videos for row in rows_of[video.id]
-        ]
+        rows = [row | {"is_last": row is rows_of[video.id][-1]} for video in videos for row in rows_of[video.id]]
         return pa.table(
             {name: pa.array([_to_list(row[name]) for row in rows], type_) for name, type_ in COLUMN_TYPES.items()}
         )

@@ -47,7 +47,9 @@ class TableSpec:
     sampling: FrameSampling
 
     def schema(self) -> pa.Schema:
-        """Return the columns of a table, which has a row for each video that is not cut or failed, and for each segment.
+        """Return the columns of a table.
+
+        Each segment of a video that is cut has a row; so has each video that is not cut or failed.
 
         - ``id``: of a segment, ``<id of the video>#t=<start>,<end>``, otherwise the id of the video;
         - ``video``: id of the video, which the rows of its segments share;
