@@ -295,11 +295,14 @@ class MilvusCollection:
             raise InputValueError(
                 f"per_video needs a collection that clip4clip created, which {self.address.collection!r} is not"
             )
+        names = [*output_fields]
+        if info.spec is not None and "*" not in names:  # with it, a server would return no other dynamic fields
+            names = list(dict.fromkeys([*names, *HIT_FIELDS]))
         options |= {
             "data": [to_vector(vector, info.dims[field], "the vector to search for")],
             "anns_field": field,
             "filter": self._translate_filter(filter, warn=False),
-            "output_fields": list(dict.fromkeys([*output_fields, *(HIT_FIELDS if info.spec is not None else ())])),
+            "output_fields": names,
         }
         if info.spec is None:
             rows = self._search(info, limit, options)
