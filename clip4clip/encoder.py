@@ -216,6 +216,28 @@ class VideoEncoder:
         vectors = l2_normalize(np.stack([self.head.pool(state) for state in states]))
         return vectors[0] if is_single else vectors
 
+    def frame_embeddings(self, frames: Iterable[Any]) -> np.ndarray:
+        """Embed each frame of a video, for callers that pool the embeddings themselves.
+
+        Args:
+            frames: one video, as for :meth:`__call__`.
+
+        Returns:
+            Frame embeddings, (T, D) float32, not normalised: what ``head`` takes.
+
+        Raises:
+            InputTypeError: got several videos, or anything else that is not a video.
+            InputValueError: there are no frames, or a frame has the wrong dtype, shape or mode.
+            CacheError: as for :meth:`TextEncoder.__call__`.
+        """
+        batch, is_single = _check_videos(frames)
+        if not is_single:
+            raise InputTypeError(f"frames must be those of one video, but got {len(batch)} videos: pass one at a time")
+        embeddings = [self.model(pixels) for _, pixels in self._pixel_batches(batch, is_single)]
+        if not embeddings:
+            raise InputValueError("the video has no frames; at least one is needed")
+        return np.concatenate(embeddings)
+
     def _pixel_batches(
         self, videos: Sequence[Iterable[Any]], is_single: bool
     ) -> Iterator[tuple[list[int], np.ndarray]]:

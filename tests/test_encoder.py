@@ -270,6 +270,30 @@ def test_anything_but_a_video_is_an_error(video: VideoEncoder, videos: object, e
         video(videos)  # type: ignore[arg-type]
 
 
+def test_frame_embeddings_pooled_by_the_head_are_the_vector_of_the_video(video: VideoEncoder) -> None:
+    clip = random_clip(MAX_BATCH_FRAMES + 3)
+    embeddings = video.frame_embeddings(iter(clip))
+    assert (embeddings.shape, embeddings.dtype) == ((MAX_BATCH_FRAMES + 3, 64), np.float32)
+    assert not np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-2)  # not normalised
+    pooled = video.head.pool(video.head(embeddings, None))
+    np.testing.assert_allclose(pooled / np.linalg.norm(pooled), video(clip), atol=1e-5)
+    alone = np.concatenate([video.frame_embeddings([frame]) for frame in clip])
+    np.testing.assert_allclose(embeddings, alone, atol=1e-4)
+    np.testing.assert_allclose(video.frame_embeddings(np.stack(clip[:5])), embeddings[:5], atol=1e-4)
+
+
+def test_frame_embeddings_are_of_the_frames_of_one_video(video: VideoEncoder) -> None:
+    for empty in ([], iter([]), np.zeros((0, 4, 4, 3), np.uint8)):
+        with pytest.raises(InputValueError, match="the video has no frames"):
+            video.frame_embeddings(empty)
+    with pytest.raises(InputTypeError, match="those of one video, but got 2 videos"):
+        video.frame_embeddings([[FRAME], [FRAME]])
+    with pytest.raises(InputTypeError, match=PATH_HINT):
+        video.frame_embeddings("a.mp4")
+    with pytest.raises(InputValueError, match="frame 1: a frame must be uint8"):
+        video.frame_embeddings([FRAME, FRAME.astype(np.int16)])
+
+
 @pytest.mark.parametrize("factor", [torch.nan, 0])
 def test_a_checkpoint_with_zero_or_nan_weights_is_an_error(
     factor: float, runtime: str, tmp_path: Path, tiny_state: dict[str, torch.Tensor], frames: list[np.ndarray]

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import Clip4clipError, LibraryError
-from .options import EncoderOptions, SamplingOptions, VectorOutputOptions, WorkersOption, parse_path
+from .options import (
+    EncoderOptions,
+    SamplingOptions,
+    VectorOutputOptions,
+    WholeSamplingOptions,
+    WorkersOption,
+    parse_path,
+)
 from .output import check_output, list_failures, output_vectors, print_summary
 from .progress import interruptible_progress, loading_status
 from .texts import read_texts
@@ -55,14 +62,15 @@ def embed_text(
 
 def embed_video(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Video files or http(s) URLs.")],
-    sampling: SamplingOptions,
+    sampling: WholeSamplingOptions,
     encoder: EncoderOptions,
     output: VectorOutputOptions,
 ) -> None:
     """Turn a few videos into vectors, printed or in an .npz file.
 
-    For a large library use `clip4clip embed`, which can be resumed. To make the
-    videos of a folder searchable, use `clip4clip index FOLDER`.
+    Each video gets one vector, however long it is. For a large library, and for
+    the moments within long videos, use `clip4clip embed`, which can be resumed.
+    To make the videos of a folder searchable, use `clip4clip index FOLDER`.
 
     A video that cannot be read does not stop the others. It is listed at the
     end, and the exit code is then 1. Ctrl-C keeps the vectors that are done.
@@ -75,7 +83,7 @@ def embed_video(
         raise typer.BadParameter("the name of a video must not be empty", param_hint="FILE")
     import numpy as np
 
-    from ..video.reader import read_frames
+    from ..video.reader import read_sampled
 
     with loading_status(encoder.model):
         video_encoder = encoder.spec().video_encoder()
@@ -85,7 +93,7 @@ def embed_video(
         for file in progress.track(files, len(files), "embedding"):
             progress.describe(Path(file).name)
             try:
-                vectors[file] = video_encoder(read_frames(file, sampling.frames, seek=sampling.seek.value))
+                vectors[file] = video_encoder(read_sampled(file, sampling.sampling()))
             except Clip4clipError as error:
                 failures[file] = str(error)
     if vectors:
@@ -174,12 +182,17 @@ def embed(
     to embed new and changed videos. A video that cannot be read gets a row with
     the reason. It is listed at the end, and the exit code is then 1.
 
-    The columns of the table are id, path, vector, duration, frame_count, model,
-    fingerprint, size, mtime and error. Add the table to an index with
-    `clip4clip index`.
+    A video of up to 30 seconds gets one row in the table. A longer one is cut
+    where its picture changes, and gets a row for each segment, so that a search
+    finds the moment. --segments and --every change this.
+
+    The columns of the table are id, video, path, start, end, vector, duration,
+    frame_count, uniform, model, fingerprint, size, mtime and error. Add the
+    table to an index with `clip4clip index`.
 
     Examples:
         clip4clip embed ~/Videos -o vectors.parquet
+        clip4clip embed ~/Videos -o windows.parquet --segments 10 --every 1
     """
     check_output(output, ".parquet")
     with loading_status(encoder.model):
@@ -197,6 +210,7 @@ def embed(
             retry_failed=retry_failed,
             cluster=cluster,
             track=progress.track,
+            report_position=progress.describe_position,
         )
     progress.exit_if_stopped("finished videos are kept; run the same command to resume")
     _print_report(report, output)
@@ -220,8 +234,10 @@ def _print_report(report: EmbedReport, output: Path) -> None:
     """Print what was embedded and what failed. If anything failed, end the command with exit code 1."""
     failures = report.failed | report.unlisted
     list_failures(failures)
+    embedded = report.videos - len(report.failed)
+    segments = f", with {report.segments} segments" if report.segments != embedded else ""
     print_summary(
-        f"{report.videos - len(report.failed)} of {report.videos} videos are in {output} "
+        f"{embedded} of {report.videos} videos are in {output}{segments} "
         f"({report.processed} processed in {report.seconds:.0f} s, {report.unchanged} unchanged, "
         f"{len(report.failed)} failed)"
     )

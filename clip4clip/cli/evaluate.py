@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import EncoderOptions, PairsOptions, SamplingOptions, parse_path
+from .options import EncoderOptions, PairsOptions, WholeSamplingOptions, parse_path
 from .output import check_output, exit_if_videos_failed, print_evaluation, print_json, write_output
 from .progress import loading_status, progress_bars
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     pairs: PairsOptions,
-    sampling: SamplingOptions,
+    sampling: WholeSamplingOptions,
     encoder: EncoderOptions,
     max_words: Annotated[
         int | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ import typer
 
 from ..errors import LibraryError
 from .index_options import IndexEncoderOptions, IndexOptions
-from .options import MAX_FRAMES, Seek, WorkersOption, parse_path
+from .options import MAX_FRAMES, SEGMENTS_METAVAR, Seek, WorkersOption, parse_path, parse_segments
 from .output import list_failures, print_summary
 from .progress import interruptible_progress
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IndexSamplingOptions:
-    """Which frames of each new video to take; by default as the index records it."""
+    """How to cut each new video, and which of its frames to take; by default as the index records it."""
 
     frames: Annotated[
         int | None,
@@ -34,22 +34,43 @@ class IndexSamplingOptions:
             "-n",
             min=1,
             max=MAX_FRAMES,
-            help="Number of frames to take from each video. Default: as in the index; 12 for a new index.",
+            help="Number of frames to take from each video that is not cut. Default: as in the index; 12 for a new "
+            "index.",
         ),
     ] = None
     seek: Annotated[
         Seek | None,
-        typer.Option(help="How to select frames: exact or keyframe. Default: as in the index; exact for a new index."),
+        typer.Option(
+            help="How to select frames; see `clip4clip embed --help`. Default: as in the index; auto for a new index."
+        ),
+    ] = None
+    segments: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_segments,
+            metavar=SEGMENTS_METAVAR,
+            help="How to cut videos into segments, which a search can find; see `clip4clip embed --help`. Default: as "
+            "in the index; auto for a new index, which cuts videos of more than 30 seconds where the picture changes.",
+        ),
+    ] = None
+    every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Time between the frames of a video that is cut. Default: as in the index; 2 for a new index.",
+        ),
     ] = None
 
     def sampling(self, index: VideoIndex) -> FrameSampling | None:
         """Return the sampling that these options describe; None for that of the index."""
-        if self.frames is None and self.seek is None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if not given:
             return None
         from ..video import FrameSampling
 
-        default = index.sampling or FrameSampling()
-        return FrameSampling(self.frames or default.frames, self.seek.value if self.seek else default.seek)
+        if self.seek is not None:
+            given["seek"] = self.seek.value
+        return replace(index.sampling or FrameSampling(), **given)
 
 
 def index(

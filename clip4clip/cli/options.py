@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..video import FrameSampling
 
 MAX_FRAMES = 10_000
+SEGMENTS = ("auto", "whole", "shots")
+SEGMENTS_METAVAR = "auto|whole|shots|SECONDS"
 
 
 def parse_path(name: str | Path) -> Path:
@@ -29,6 +31,22 @@ def parse_path(name: str | Path) -> Path:
     if not str(name).strip():
         raise typer.BadParameter("the name of a file or folder must not be empty")
     return Path(name)
+
+
+def parse_segments(text: str | float) -> str | float:
+    """Return how to cut videos: one of ``SEGMENTS``, or the length of a window in seconds.
+
+    Raises:
+        BadParameter: the text is neither.
+    """
+    if text in SEGMENTS:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not one of {', '.join(map(repr, SEGMENTS))}, and no number of seconds"
+        ) from None
 
 
 class Runtime(str, Enum):
@@ -50,6 +68,7 @@ class Precision(str, Enum):
 class Seek(str, Enum):
     """How exactly frames are selected."""
 
+    auto = "auto"
     exact = "exact"
     keyframe = "keyframe"
 
@@ -79,7 +98,7 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Number of videos to decode at once (on a Ray cluster: in each actor). Default: one for each CPU core.",
+        help="Number of threads that decode videos (on a Ray cluster: in each actor). Default: one for each CPU core.",
     ),
 ]
 
@@ -133,22 +152,62 @@ class EncoderOptions:
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """Which frames of each video to take."""
+class WholeSamplingOptions:
+    """Which frames of each video to take, for commands that compute one vector for each video."""
 
     frames: FramesOption = 12
     seek: Annotated[
         Seek,
         typer.Option(
-            help="How to select frames. keyframe takes the nearest key frames: much faster, but less exact in time."
+            help="How to select frames. keyframe takes the nearest key frames: much faster, but less exact in time. "
+            "auto takes exact frames."
         ),
-    ] = Seek.exact
+    ] = Seek.auto
 
     def sampling(self) -> FrameSampling:
         """Return the sampling that these options describe."""
         from ..video import FrameSampling
 
-        return FrameSampling(self.frames, self.seek.value)
+        return FrameSampling(self.frames, self.seek.value, "whole")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How to cut each video into segments, and which of its frames to take."""
+
+    frames: FramesOption = 12
+    seek: Annotated[
+        Seek,
+        typer.Option(
+            help="How to select frames. exact takes exactly the frames that are asked for; keyframe the nearest key "
+            "frames: much faster, but less exact in time; auto exact frames of videos that are not cut and, of others, "
+            "key frames where they are close enough."
+        ),
+    ] = Seek.auto
+    segments: Annotated[
+        str,
+        typer.Option(
+            parser=parse_segments,
+            metavar=SEGMENTS_METAVAR,
+            help="How to cut videos into segments, each with a vector of its own, so that a search finds the moment in "
+            "a long video. shots cuts where the picture changes; SECONDS into windows of this length, which overlap by "
+            "half; whole cuts nothing; auto cuts videos of more than 30 seconds into shots.",
+        ),
+    ] = "auto"
+    every: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Time between the frames of a video that is cut, of which --frames is ignored. Less finds shorter "
+            "shots, and takes longer.",
+        ),
+    ] = 2.0
+
+    def sampling(self) -> FrameSampling:
+        """Return the sampling that these options describe."""
+        from ..video import FrameSampling
+
+        return FrameSampling(self.frames, self.seek.value, self.segments, self.every)
 
 
 @dataclass(frozen=True)

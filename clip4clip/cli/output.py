@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..evaluation.evaluate import Evaluation
+    from ..evaluation.moments import MomentEvaluation
     from .options import VectorOutputOptions
 
 
@@ -167,7 +168,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     out.print(table)
 
 
-def exit_if_videos_failed(evaluation: Evaluation) -> None:
+def exit_if_videos_failed(evaluation: Evaluation | MomentEvaluation) -> None:
     """List the videos that an evaluation could not decode. If there are any, end the command with exit code 1."""
     list_failures(evaluation.failed, "missed")
     if evaluation.failed:

@@ -6,7 +6,8 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import (
@@ -23,7 +24,11 @@ from rich.progress import (
 from rich.status import Status
 from rich.text import Text
 
+from ..index.hit import format_time
 from .console import err, plain
+
+if TYPE_CHECKING:
+    from ..library.sources import Video
 
 SPEED_PERIOD = 300.0  # seconds over which the speed is averaged; long, because videos come in batches
 INTERRUPTED = 130  # exit code of a command that was stopped by Ctrl-C
@@ -55,6 +60,7 @@ class ProgressTracker:
         """
         self._task = self._progress.add_task(plain(description), total=total or None)
         for item in self._progress.track(items, total or None, task_id=self._task):
+            self.describe(description)  # again, as it may have been replaced
             yield item
             if self.stopped.is_set():
                 raise KeyboardInterrupt
@@ -63,6 +69,11 @@ class ProgressTracker:
         """Replace the text in front of the current bar."""
         if self._task is not None:
             self._progress.update(self._task, description=plain(description))
+
+    def describe_position(self, video: Video, seconds: float, duration: float | None) -> None:
+        """Show how much of a long video is done. Functions take this method as ``report_position``."""
+        total = "" if duration is None else f" of {format_time(duration)}"
+        self.describe(f"embedding {Path(video.path).name}, {format_time(seconds)}{total}")
 
     def exit_if_stopped(self, summary: str) -> None:
         """End the command with exit code 130 if Ctrl-C was pressed, and print what is kept."""

@@ -12,7 +12,7 @@ import numpy as np
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import Clip4clipError, InputValueError, PairsError, brief
 from ..progress import Track, no_progress
-from ..video.reader import Frame, read_frames
+from ..video.reader import Frame, read_sampled
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from .metrics import RetrievalMetrics, max_per_video, ranks
 from .pairs import Pair
@@ -76,7 +76,7 @@ def evaluate(
         pairs: from :func:`clip4clip.evaluation.pairs.read_pairs`.
         text_encoder: text encoder of the model to evaluate.
         video_encoder: video encoder of the same model.
-        sampling: which frames of each video are embedded.
+        sampling: which frames of each video are embedded. Videos are not cut, whatever it says about segments.
         track: progress callback; see :data:`clip4clip.progress.Track`.
         max_words: largest number of token ids of a sentence, start and end marks included; the rest is cut. None for
             as many as the model allows.
@@ -97,7 +97,7 @@ def evaluate(
 
     sentences = list(dict.fromkeys(pair.sentence for pair in pairs))
     row_of = {sentence: row for row, sentence in enumerate(sentences)}
-    text_vectors = _embed_sentences(sentences, text_encoder, track)
+    text_vectors = embed_sentences(sentences, text_encoder, track)
     video_vectors, failed = _embed_videos(paths, video_names, video_encoder, sampling, track)
     distinct = np.round(text_vectors.astype(np.float64) @ video_vectors.T.astype(np.float64), DECIMALS)
     similarity = distinct[[row_of[pair.sentence] for pair in pairs]]  # (pairs, videos)
@@ -132,7 +132,7 @@ def _limit_words(encoder: TextEncoder, max_words: int) -> TextEncoder:
     return TextEncoder(encoder.model, replace(config, context_length=min(max_words, config.context_length)))
 
 
-def _embed_sentences(sentences: Sequence[str], encoder: TextEncoder, track: Track) -> np.ndarray:
+def embed_sentences(sentences: Sequence[str], encoder: TextEncoder, track: Track) -> np.ndarray:
     """Return one vector for each sentence."""
     starts = range(0, len(sentences), SENTENCE_BATCH_SIZE)
     batches = [sentences[start : start + SENTENCE_BATCH_SIZE] for start in starts]
@@ -154,7 +154,7 @@ def _embed_videos(
 
     for index, path in enumerate(track(paths, len(names), "embedding videos")):
         try:
-            batch[index] = list(read_frames(path, sampling.frames, seek=sampling.seek))
+            batch[index] = list(read_sampled(path, replace(sampling, segments="whole")))
         except Clip4clipError as error:
             failed[names[index]] = str(error)
         if len(batch) == VIDEO_BATCH_SIZE:

@@ -80,3 +80,20 @@ def to_hit(row: Mapping[str, Any], score: float = 1.0, output_fields: Sequence[s
     return Hit(
         row["id"], row.get("path", ""), score, fields, row.get("video") or row["id"], row.get("start"), row.get("end")
     )
+
+
+def common_fields(hits: Sequence[Hit]) -> dict[str, Any]:
+    """Return the fields that all of several hits have, with equal values."""
+    first, *others = (hit.fields for hit in hits) if hits else ({},)
+    return {name: value for name, value in first.items() if all(fields.get(name) == value for fields in others)}
+
+
+def to_video(segments: Sequence[Hit]) -> Hit:
+    """Return the whole video that some hits are of, with their common fields.
+
+    ``segments``, the number of these hits, is a field if the video is cut.
+    """
+    first = segments[0]
+    if len(segments) == 1 and first.id == first.video:
+        return first
+    return Hit(first.video, first.path, 1.0, common_fields(segments) | {"segments": len(segments)}, first.video)

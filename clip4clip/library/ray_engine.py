@@ -14,7 +14,7 @@ import numpy as np
 from ..encoder import EncoderSpec
 from ..errors import LibraryError, MissingExtraError
 from ..video.sampling import FrameSampling
-from .local_engine import BATCH_SIZE, Row, embed_videos
+from .local_engine import BATCH_SIZE, ReportPosition, Row, embed_videos
 from .sources import Video
 
 try:
@@ -22,6 +22,15 @@ try:
     import ray
 except ImportError as error:  # pragma: no cover
     raise MissingExtraError("engine 'ray' needs ray: pip install 'towhee-clip4clip[ray]'") from error
+
+
+COLUMN_TYPES = {  # of what an actor returns
+    **dict.fromkeys(("id", "video", "path", "error"), pa.string()),
+    **dict.fromkeys(("start", "end", "duration"), pa.float64()),
+    **dict.fromkeys(("frame_count", "size", "mtime"), pa.int64()),
+    **dict.fromkeys(("uniform", "undecodable", "is_last"), pa.bool_()),
+    "vector": pa.list_(pa.float32()),
+}
 
 
 @dataclass(frozen=True)
@@ -43,17 +52,24 @@ class RayCluster:
 class RayEngine:
     """Embed videos on a cluster, as :func:`clip4clip.library.local_engine.embed_videos` does on this machine.
 
+    The videos come in their order, and the progress within a video is not reported.
+
     Args:
         cluster: cluster to use. A call raises LibraryError if the cluster does not answer.
         encoder: which model computes the vectors.
-        sampling: which frames of each video are embedded.
-        workers: number of videos decoded at once by each actor; None for one per core.
+        sampling: how each video is cut, and which of its frames are embedded.
+        workers: number of threads that decode in each actor; None for one per core.
     """
 
     def __init__(self, cluster: RayCluster, encoder: EncoderSpec, sampling: FrameSampling, workers: int | None) -> None:
         self._cluster, self._arguments = cluster, (encoder, sampling, workers)
 
-    def __call__(self, videos: Sequence[Video]) -> Iterator[Row]:
+    def __call__(
+        self,
+        videos: Sequence[Video],
+        *,
+        report_position: ReportPosition | None = None,  # noqa: ARG002
+    ) -> Iterator[list[Row]]:
         if not videos:
             return
         if not ray.is_initialized():
@@ -71,8 +87,14 @@ class RayEngine:
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._cluster.actors),
             num_gpus=self._cluster.gpus or None,
         )
+        rows: list[Row] = []  # Ray may split the rows of a video over two batches
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from cast("pa.Table", batch).to_pylist()
+            for row in cast("pa.Table", batch).to_pylist():
+                is_last = row.pop("is_last")
+                rows.append(row)
+                if is_last:
+                    yield rows
+                    rows = []
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics unless the user enables them
@@ -106,14 +128,15 @@ class EmbedActor:
             batch: a row for each video, with the fields of ``Video`` as columns.
 
         Returns:
-            The rows of :func:`embed_videos` with explicit column types, which Ray would guess from dictionaries.
+            The rows of :func:`embed_videos` in the order of the videos, with explicit column types, which Ray would
+            guess from dictionaries. ``is_last`` marks the last row of each video.
         """
         videos = [Video(**row) for row in batch.to_pylist()]
-        rows: list[dict[str, Any]] = list(embed_videos(videos, self._encoder, self._sampling, self._workers))
-        types = {"vector": pa.list_(pa.float32()), "duration": pa.float64(), "frame_count": pa.int64()}
-        types |= {"size": pa.int64(), "mtime": pa.int64(), "error": pa.string(), "undecodable": pa.bool_()}
+        embedded = embed_videos(videos, self._encoder, self._sampling, self._workers)
+        rows_of = {rows[0]["video"]: rows for rows in embedded}
+        rows = [row | {"is_last": row is rows_of[video.id][-1]} for video in videos for row in rows_of[video.id]]
         return pa.table(
-            {name: pa.array([_to_list(row[name]) for row in rows], types.get(name, pa.string())) for name in rows[0]}
+            {name: pa.array([_to_list(row[name]) for row in rows], type_) for name, type_ in COLUMN_TYPES.items()}
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,6 @@ from .sources import Video
 
 try:
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 except ImportError as error:  # pragma: no cover
     raise MissingExtraError("a table of vectors needs pyarrow: pip install 'towhee-clip4clip[retrieval]'") from error
@@ -40,7 +39,7 @@ class TableSpec:
     Attributes:
         model: model and weights.
         dim: length of a vector.
-        sampling: which frames of each video are embedded.
+        sampling: how videos are cut into segments, and which of their frames are embedded.
     """
 
     model: Identity
@@ -50,19 +49,30 @@ class TableSpec:
     def schema(self) -> pa.Schema:
         """Return the columns of a table.
 
-        - ``id`` and ``path``;
-        - ``vector``: float32 with norm 1, null for a video that failed;
-        - ``duration`` in seconds and ``frame_count``: null if unknown;
+        Each segment of a video that is cut has a row; so has each video that is not cut or failed.
+
+        - ``id``: of a segment, ``<id of the video>#t=<start>,<end>``, otherwise the id of the video;
+        - ``video``: id of the video, which the rows of its segments share;
+        - ``path``;
+        - ``start`` and ``end`` of a segment in seconds, null for a whole video;
+        - ``vector``: float32 with norm 1; null for a video that failed, and for a segment that is ``uniform``;
+        - ``duration`` of the video in seconds and its ``frame_count``: null if unknown;
+        - ``uniform``: whether the frames of a segment, or of all segments of a video, have one colour. A video of
+          which all segments are uniform has one row, without times but with a vector;
         - ``model`` and ``fingerprint``: model and weights that computed the vector;
         - ``size`` in bytes and ``mtime`` in nanoseconds since 1970: null for a URL;
         - ``error``: why the video failed, null unless it did.
         """
         fields = [
             pa.field("id", pa.string(), nullable=False),
+            pa.field("video", pa.string(), nullable=False),
             pa.field("path", pa.string(), nullable=False),
+            pa.field("start", pa.float64()),
+            pa.field("end", pa.float64()),
             pa.field("vector", pa.list_(pa.float32(), self.dim)),
             pa.field("duration", pa.float64()),
             pa.field("frame_count", pa.int64()),
+            pa.field("uniform", pa.bool_(), nullable=False),
             pa.field("model", pa.string(), nullable=False),
             pa.field("fingerprint", pa.string(), nullable=False),
             pa.field("size", pa.int64()),
@@ -107,7 +117,7 @@ class TableWriter:
     let another process lock a new one.
 
     Args:
-        path: table to write. Its rows are kept, except those with the id of an added row.
+        path: table to write. Its rows are kept, except those of videos of which rows are added.
         spec: how the vectors are computed.
 
     Raises:
@@ -148,26 +158,32 @@ class TableWriter:
     def videos(self) -> dict[str, Video]:
         """Return the videos in the table and its parts by id, with the state of their files when they were embedded."""
         videos: dict[str, Video] = {}
-        for file in self._files():
-            columns = pq.read_table(file, columns=["id", "path", "size", "mtime", "error"]).to_pydict()
-            for video_id, path, size, mtime, error in zip(*columns.values(), strict=True):
-                videos[video_id] = Video(video_id, path, size, mtime, failed=error is not None)
+        for video_id, path, size, mtime, error in self._values("video", "path", "size", "mtime", "error"):
+            videos[video_id] = Video(video_id, path, size, mtime, failed=error is not None)
         return videos
 
-    def errors(self, ids: set[str]) -> dict[str, str]:
-        """Return the error of each failed video by its id, for the videos in ``ids``."""
-        errors: dict[str, str] = {}
-        for file in self._files():
-            columns = pq.read_table(file, columns=["id", "error"], filters=pc.field("error").is_valid())
-            pairs = zip(columns["id"].to_pylist(), columns["error"].to_pylist(), strict=True)
-            errors.update((video_id, error) for video_id, error in pairs if video_id in ids)
-        return errors
+    def contents(self, videos: set[str]) -> tuple[int, dict[str, str]]:
+        """Return what the finished table has of some videos, given by their ids.
+
+        Returns:
+            The number of vectors, and the error of each failed video by its id.
+        """
+        vectors, errors = 0, {}
+        for video_id, start, uniform, error in self._values("video", "start", "uniform", "error"):
+            if video_id not in videos:
+                continue
+            if error is not None:
+                errors[video_id] = error
+            elif start is None or not uniform:
+                vectors += 1
+        return vectors, errors
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         """Write a part. Its rows are on the disk when this returns.
 
         Args:
-            rows: rows with the columns of :meth:`TableSpec.schema`.
+            rows: rows with the columns of :meth:`TableSpec.schema`: all rows of each of their videos. They replace all
+                rows of these videos that were added before.
         """
         if not rows:
             return
@@ -177,17 +193,15 @@ class TableWriter:
         self._write(part, [pa.Table.from_pylist(rows, self._schema)])
 
     def finish(self) -> None:
-        """Merge the table and its parts into one table. If several rows have the same id, the last one is kept."""
-        last_row = {video_id: row for row, video_id in enumerate(self._ids())}
-        is_last = np.zeros(max(last_row.values(), default=-1) + 1, bool)
-        is_last[list(last_row.values())] = True
+        """Merge the table and its parts into one table. Of each video, the rows that were added last are kept."""
+        files = self._files()
+        last_file = {video: file for file in files for batch in _read(file, ["video"]) for video in _videos_of(batch)}
 
         def last_rows() -> Iterator[pa.Table]:
-            start = 0
-            for batch in self._batches():
-                end = start + len(batch)
-                yield pa.Table.from_batches([batch]).filter(pa.array(is_last[start:end]))
-                start = end
+            for file in files:
+                for batch in _read(file):
+                    is_last = [last_file[video] == file for video in _videos_of(batch)]
+                    yield pa.Table.from_batches([batch]).filter(pa.array(is_last))
 
         if self._parts():
             self._write(self.path, last_rows())
@@ -200,14 +214,11 @@ class TableWriter:
     def _files(self) -> list[Path]:
         return [*([self.path] if self.path.exists() else []), *self._parts()]
 
-    def _ids(self) -> Iterator[str]:
+    def _values(self, *columns: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the values of some columns for each row."""
         for file in self._files():
-            yield from pq.read_table(file, columns=["id"])["id"].to_pylist()
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        for file in self._files():
-            with pq.ParquetFile(file) as parquet:
-                yield from parquet.iter_batches(READ_BATCH)
+            for batch in _read(file, columns):
+                yield from zip(*(batch[column].to_pylist() for column in columns), strict=True)
 
     def _write(self, path: Path, tables: Iterable[pa.Table]) -> None:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -216,6 +227,17 @@ class TableWriter:
                     writer.write_table(table.cast(self._schema))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _read(file: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Read a table or a part in batches; None for all columns."""
+    with pq.ParquetFile(file) as parquet:
+        yield from parquet.iter_batches(READ_BATCH, columns=columns)
+
+
+def _videos_of(batch: pa.RecordBatch) -> list[str]:
+    videos: list[str] = batch["video"].to_pylist()
+    return videos
 
 
 def check_table_path(path: str | os.PathLike[str]) -> Path:

@@ -221,7 +221,7 @@ def test_a_moved_row_keeps_its_vector_and_fields(engine: Engine) -> None:
     rows[2] |= {"video": "v1"}
     add(engine, rows)
     changes = {"v1": ("w1", "/w/1.mp4"), "v2": ("v2", "/w/2.mp4"), "none": ("w3", "/w/3.mp4")}
-    engine.update_paths(changes)
+    engine.update_paths(changes, {"v1": "w1", "none": "w3"})
     assert engine.count() == 6
     assert engine.get("v1") is engine.get("w3") is None
     moved, same = engine.get("w1"), engine.get("v2")
@@ -231,7 +231,8 @@ def test_a_moved_row_keeps_its_vector_and_fields(engine: Engine) -> None:
     assert (same.path, same.fields, same.video) == ("/w/2.mp4", {"duration": 2.0}, "w1")
     assert engine.search(rows[1]["vector"], 1)[0].id == "w1"
     # Ids that others have at first: a chain and an exchange.
-    engine.update_paths({"w1": ("v2", "b"), "v2": ("x", "c"), "v3": ("v4", "4"), "v4": ("v3", "3"), "v5": ("v1", "1")})
+    changes = {"w1": ("v2", "b"), "v2": ("x", "c"), "v3": ("v4", "4"), "v4": ("v3", "3"), "v5": ("v1", "1")}
+    engine.update_paths(changes, {"w1": "v2", "v3": "v4", "v4": "v3", "v5": "v1"})
     assert sorted(row["id"] for row in engine.rows(["id"])) == ["v0", "v1", "v2", "v3", "v4", "x"]
     found = {
         hit.id: (hit.path, hit.fields["duration"]) for hit in map(engine.get, ("v1", "v2", "v3", "v4", "x")) if hit
@@ -242,7 +243,9 @@ def test_a_moved_row_keeps_its_vector_and_fields(engine: Engine) -> None:
     # An id that another row keeps.
     for changes in ({"v0": ("new", "a"), "v1": ("v2", "b")}, {"v0": ("new", "a"), "v1": ("new", "b")}):
         with pytest.raises(VideoIndexError, match=r"already has a video with the id '.*': delete one of the two first"):
-            engine.update_paths(changes)
+            engine.update_paths(changes, {})
+    with pytest.raises(VideoIndexError, match="already has a video with the id 'v2': delete one of the two first"):
+        engine.update_paths({}, {"v0": "v2"})
     assert sorted(row["id"] for row in engine.rows(["id"])) == ["v0", "v1", "v2", "v3", "v4", "x"]
 
 

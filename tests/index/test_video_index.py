@@ -183,7 +183,7 @@ def test_a_collection_takes_model_and_sampling_from_a_table(
 ) -> None:
     monkeypatch.setattr("clip4clip.encoder.EncoderSpec.identify", lambda *_: pytest.fail("looked for a checkpoint"))
     for sampling in (FrameSampling(frames=4), FrameSampling(seek="keyframe")):
-        with pytest.raises(ModelMismatchError, match="were made with: 12 frames, seek 'auto', .* made with: "):
+        with pytest.raises(ModelMismatchError, match=r"were made with: 12 frames, seek 'auto', .* made with: "):
             index.create(sampling, table=drawings_table)
     with VideoIndex(index.address.uri, index.address.collection) as fresh:  # whose model would be clip_vit_b32
         fresh.create(table=drawings_table)
@@ -368,7 +368,7 @@ def test_sync_follows_a_folder(index: VideoIndex, drawings: Path, tmp_path: Path
     twins = index.search(video=folder / names[0], limit=3)
     assert {str(folder / names[0]), str(folder / names[1])} < set(ids(twins))
     with pytest.raises(
-        ModelMismatchError, match="made with: 12 frames, seek 'auto', .* mixed with .* made with: 4 frames"
+        ModelMismatchError, match=r"made with: 12 frames, seek 'auto', .* mixed with .* made with: 4 frames"
     ):
         index.sync(folder, sampling=FrameSampling(frames=4))
     # A good file that is damaged is not found any more.

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from constants import DEMO_MODEL
-from library_tables import demo_spec, embed, rows_by_id
+from library_tables import demo_spec, embed, rows_by_id, write_scenes
 from typer.testing import CliRunner
 
 from clip4clip import LibraryError, VideoEncoder
 from clip4clip.cli import app
 from clip4clip.library import embed as embed_module
-from clip4clip.library.sources import list_videos
-from clip4clip.library.table import TableWriter, count_rows, read_rows
+from clip4clip.library.local_engine import ReportPosition
+from clip4clip.library.sources import Video, list_videos
+from clip4clip.library.table import TableSpec, TableWriter, count_rows, read_rows
 from clip4clip.video import FrameSampling, read_frames
 from clip4clip.weights.identity import identify
 
@@ -31,10 +33,11 @@ from clip4clip.weights.identity import identify
 def test_every_column_describes_the_files(clips: Path, tmp_path: Path) -> None:
     output = tmp_path / "vectors.parquet"
     report = embed(clips, output)
-    assert (report.videos, report.processed, report.unchanged, report.failed) == (10, 10, 0, {})
+    assert (report.videos, report.segments, report.processed, report.unchanged) == (10, 10, 10, 0)
+    assert report.failed == {}
     schema = pq.read_schema(output)
     assert schema.field("vector").type == pa.list_(pa.float32(), 128)
-    names = "id path vector duration frame_count model fingerprint size mtime error"
+    names = "id video path start end vector duration frame_count uniform model fingerprint size mtime error"
     assert schema.names == names.split()
     encoder = VideoEncoder.load(DEMO_MODEL)
     rows = list(read_rows(output))
@@ -43,6 +46,7 @@ def test_every_column_describes_the_files(clips: Path, tmp_path: Path) -> None:
         path = Path(row["path"])
         assert (row["size"], row["mtime"]) == (path.stat().st_size, path.stat().st_mtime_ns)
         assert (row["frame_count"], row["duration"], row["error"]) == (16, pytest.approx(2.0), None)
+        assert (row["video"], row["start"], row["end"], row["uniform"]) == (row["id"], None, None, False)
         assert (row["model"], row["fingerprint"]) == (DEMO_MODEL, identify(None, DEMO_MODEL).fingerprint)
         np.testing.assert_allclose(row["vector"], encoder(read_frames(path)), atol=1e-6)
     assert not Path(f"{output}.parts").exists()
@@ -53,7 +57,7 @@ def test_a_second_run_embeds_only_new_and_changed_videos(clips: Path, tmp_path: 
     embed(clips, output)
     before = output.read_bytes()
     again = embed(clips, output)
-    assert (again.processed, again.unchanged) == (0, 10)
+    assert (again.segments, again.processed, again.unchanged) == (10, 0, 10)
     assert output.read_bytes() == before
     shutil.copy(clips / "1.mp4", clips / "new.mp4")
     shutil.copy(clips / "2.mp4", clips / "3.mp4")  # changes size and time
@@ -134,8 +138,11 @@ def test_a_table_of_other_vectors_is_rejected_and_left_alone(clips: Path, tmp_pa
     output = tmp_path / "vectors.parquet"
     embed(clips, output)
     before = output.read_bytes()
-    with pytest.raises(LibraryError, match=r"was made with .*12 frames, seek 'exact', not with .*4 frames"):
+    recipe = r"was made with .*12 frames, seek 'auto', segments 'auto', every 2 s, not with .*"
+    with pytest.raises(LibraryError, match=recipe + "4 frames"):
         embed(clips, output, sampling=FrameSampling(frames=4))
+    with pytest.raises(LibraryError, match=recipe + "12 frames, seek 'auto', segments of 10 s, every 1 s"):
+        embed(clips, output, sampling=FrameSampling(segments=10, every=1))
     with pytest.raises(LibraryError, match="seek 'keyframe'"):
         embed(clips, output, sampling=FrameSampling(seek="keyframe"))
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
@@ -165,22 +172,94 @@ def test_ctrl_c_keeps_every_finished_video(clips: Path, tmp_path: Path) -> None:
     assert list(rows_by_id(tmp_path / "vectors.parquet")) == [video.id for video in list_videos(clips)]
 
 
+@pytest.fixture
+def long_videos(tmp_path: Path) -> Path:
+    """A folder with two videos of several shots and one of a single scene that is not cut."""
+    folder = tmp_path / "long"
+    folder.mkdir()
+    write_scenes(folder / "a.mp4", (1, 20), (2, 20), (4, 20))
+    write_scenes(folder / "b.mp4", (1, 4))
+    write_scenes(folder / "c.mp4", (5, 20), (None, 20))
+    return folder
+
+
+def times_by_video(table: Path) -> dict[str, list[tuple[float | None, float | None]]]:
+    """Start and end of the rows of each video, by the name of its file."""
+    times: dict[str, list[tuple[float | None, float | None]]] = {}
+    for row in read_rows(table):
+        times.setdefault(Path(row["video"]).name, []).append((row["start"], row["end"]))
+    return times
+
+
+def test_a_library_with_segments_counts_videos_and_segments(long_videos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "v.parquet"
+    report = embed(long_videos, output)
+    assert (report.videos, report.segments, report.processed, report.failed) == (3, 5, 3, {})
+    times = times_by_video(output)
+    assert list(times) == ["a.mp4", "b.mp4", "c.mp4"]
+    assert [len(rows) for rows in times.values()] == [3, 1, 2]
+    for row in read_rows(output):
+        assert row["video"] == row["path"]
+        assert row["size"] == Path(row["path"]).stat().st_size
+    again = embed(long_videos, output)
+    assert (again.segments, again.processed, again.unchanged) == (5, 0, 3)
+
+
+def test_a_changed_video_with_fewer_segments_loses_its_old_ones(long_videos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "v.parquet"
+    embed(long_videos, output)
+    write_scenes(long_videos / "a.mp4", (2, 4))
+    write_scenes(long_videos / "b.mp4", (1, 20), (2, 20))
+    (long_videos / "c.mp4").write_text("not a video any more")
+    report = embed(long_videos, output)
+    assert (report.videos, report.segments, report.processed, len(report.failed)) == (3, 3, 3, 1)
+    assert {name: len(rows) for name, rows in times_by_video(output).items()} == {"a.mp4": 1, "b.mp4": 2, "c.mp4": 1}
+    write_scenes(long_videos / "c.mp4", (5, 20), (None, 20))
+    assert embed(long_videos, output, retry_failed=True).segments == 4
+
+
+def test_finished_videos_are_written_while_a_long_one_is_embedded(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_videos = embed_module.embed_videos
+    positions: list[tuple[str, float, float | None]] = []
+    written: list[int] = []
+
+    def embed_all_and_report(
+        videos: list[Video], report_position: ReportPosition, **options: Any
+    ) -> Iterator[list[dict[str, Any]]]:
+        yield from embed_videos(videos, **options)
+        for seconds in (0.0, embed_module.PART_SECONDS):
+            monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: start + seconds + 1)
+            report_position(videos[0], 5.0, 100.0)
+            written.append(sum(count_rows(part) for part in tmp_path.glob("*.parts/*")))
+
+    start = time.monotonic()
+    monkeypatch.setattr(embed_module, "embed_videos", embed_all_and_report)
+    monkeypatch.setattr(time, "monotonic", lambda: start)
+    embed(
+        clips, tmp_path / "v.parquet", report_position=lambda video, *position: positions.append((video.id, *position))
+    )
+    assert written == [0, 10]
+    assert positions == [(str(clips / "0.mp4"), 5.0, 100.0)] * 2
+
+
 # Embeds a library, and after each part waits to be killed. Logs the videos that are decoded.
 EMBED_ONE_PART = """
 import sys, threading
 from clip4clip.encoder import EncoderSpec
 from clip4clip.library import embed, local_engine, table
-embed.PART_VIDEOS = 8
-read_frames, add = local_engine.read_frames, table.TableWriter.add
+embed.PART_ROWS = 8
+read_sampled, add = local_engine.read_sampled, table.TableWriter.add
 def read_and_log(path, *arguments, **options):
     with open(sys.argv[3], "a") as log:
         print(path, file=log)
-    return read_frames(path, *arguments, **options)
+    return read_sampled(path, *arguments, **options)
 def add_and_wait(self, rows):
     add(self, rows)
     print("part", flush=True)
     threading.Event().wait()
-local_engine.read_frames, table.TableWriter.add = read_and_log, add_and_wait
+local_engine.read_sampled, table.TableWriter.add = read_and_log, add_and_wait
 embed.embed_library(sys.argv[1], sys.argv[2], EncoderSpec("clip_vit_tiny_demo"), workers=1)
 """
 
@@ -219,11 +298,31 @@ def test_killed_several_times_it_resumes_and_loses_at_most_one_part(
         np.testing.assert_allclose(row["vector"], whole[name], atol=1e-6)
 
 
+@pytest.mark.slow
+def test_killed_in_a_library_with_segments_no_video_is_half_in_the_table(long_videos: Path, tmp_path: Path) -> None:
+    for name in ("d.mp4", "e.mp4", "f.mp4"):
+        shutil.copy(long_videos / "a.mp4", long_videos / name)
+    output = tmp_path / "v.parquet"
+    embed_one_part_and_kill(long_videos, output, tmp_path / "log")
+    with TableWriter(output, demo_spec()) as table:
+        before = len(table.videos())
+    assert 0 < before < 6
+    report = embed(long_videos, output)
+    assert (report.unchanged, report.processed, report.segments) == (before, 6 - before, 14)
+    embed(long_videos, tmp_path / "whole.parquet")
+    rows, expected = rows_by_id(output), rows_by_id(tmp_path / "whole.parquet")
+    assert rows.keys() == expected.keys()
+    assert len(rows) == count_rows(output) == 15
+    for row_id, row in rows.items():
+        if row["vector"] is not None:
+            np.testing.assert_allclose(row["vector"], expected[row_id]["vector"], atol=1e-6)
+
+
 def test_an_interrupted_merge_of_parts_is_completed_by_the_next_run(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "vectors.parquet"
-    monkeypatch.setattr(embed_module, "PART_VIDEOS", 4)
+    monkeypatch.setattr(embed_module, "PART_ROWS", 4)
 
     def die(_: TableWriter) -> None:
         raise SystemError("killed")
@@ -245,7 +344,7 @@ def test_ctrl_c_while_a_part_is_written_loses_none_of_it(
         raise KeyboardInterrupt
 
     add = TableWriter.add
-    monkeypatch.setattr(embed_module, "PART_VIDEOS", 5)
+    monkeypatch.setattr(embed_module, "PART_ROWS", 5)
     monkeypatch.setattr(TableWriter, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
         embed(clips, tmp_path / "v.parquet")
@@ -265,6 +364,21 @@ def test_the_command_reports_what_it_did_and_lists_failed_videos(clips: Path, tm
     assert result.exit_code == 0
     assert "(0 processed in " in result.stderr
     assert " 10 unchanged, 0 failed)" in result.stderr
+
+
+def test_the_command_counts_the_segments_and_takes_another_way_to_cut(long_videos: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "v.parquet")
+    command = ["embed", str(long_videos), "-m", DEMO_MODEL, "-o"]
+    result = CliRunner().invoke(app, [*command, output])
+    assert result.exit_code == 0
+    assert f"3 of 3 videos are in {output}, with 5 segments (3 processed in" in result.stderr
+    result = CliRunner().invoke(app, [*command, output, "--segments", "10"])
+    assert "seek 'auto', segments 'auto', every 2 s, not with" in str(result.exception)
+    other = str(tmp_path / "w.parquet")
+    result = CliRunner().invoke(app, [*command, other, "--segments", "10", "--every", "1", "--seek", "exact"])
+    assert result.exit_code == 0
+    assert TableSpec.read(Path(other)).sampling == FrameSampling(12, "exact", 10, 1)
+    assert times_by_video(Path(other))["a.mp4"][:2] == [(0, 10), (5, 15)]
 
 
 # Runs the command line; after ten videos it waits for a signal.

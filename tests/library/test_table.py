@@ -20,8 +20,16 @@ from clip4clip import LibraryError
 from clip4clip.cli import app
 from clip4clip.encoder import EncoderSpec
 from clip4clip.library.embed import embed_library
+from clip4clip.library.segments import segment_id
 from clip4clip.library.table import TableSpec, TableWriter, count_rows, read_rows
 from clip4clip.weights.identity import identify
+
+
+def row_of(video: str, start: float | None = None, end: float | None = None, **columns: Any) -> dict[str, Any]:
+    """A row of a video or of a segment; the columns that are not given are null."""
+    row_id = video if start is None or end is None else segment_id(video, start, end)
+    row = {"id": row_id, "video": video, "path": video, "start": start, "end": end, "uniform": False}
+    return {**row, "model": DEMO_MODEL, "fingerprint": "0", **columns}
 
 
 def test_a_table_cannot_be_written_by_two_processes(clips: Path, tmp_path: Path) -> None:
@@ -76,7 +84,7 @@ def test_pipes_are_neither_written_nor_waited_for(clips: Path, tmp_path: Path) -
 
 
 def test_a_damaged_table_and_a_vector_without_norm_1_are_not_read(tmp_path: Path) -> None:
-    row = {"id": "a", "path": "a", "model": DEMO_MODEL, "fingerprint": "0", "vector": np.full(128, 0.5, np.float32)}
+    row = row_of("a", vector=np.full(128, 0.5, np.float32))
     with TableWriter(tmp_path / "v.parquet", demo_spec()) as table:
         table.add([row])
         table.finish()
@@ -127,11 +135,49 @@ def test_a_folder_is_not_accepted_as_a_table(clips: Path) -> None:
 
 def test_the_metadata_of_a_table_is_the_specification_as_json(tmp_path: Path) -> None:
     table = tmp_path / "v.parquet"
-    row = {"id": "a", "path": "a", "model": DEMO_MODEL, "fingerprint": "0", "error": "no such file"}
     with TableWriter(table, demo_spec()) as writer:
-        writer.add([row])
+        writer.add([row_of("a", error="no such file")])
         writer.finish()
     record = json.loads(pq.read_schema(table).metadata[b"clip4clip"])
     model = {"model": DEMO_MODEL, "fingerprint": identify(None, DEMO_MODEL).fingerprint}
-    assert record == {"model": model, "dim": 128, "frames": 12, "seek": "exact"}
+    sampling = {"frames": 12, "seek": "auto", "segments": "auto", "every": 2.0}
+    assert record == {"model": model, "dim": 128, **sampling}
     assert TableSpec.read(table) == demo_spec()
+
+
+def write_part(table: Path, *rows: dict[str, Any]) -> None:
+    """Add a part, as a run does that is killed afterwards."""
+    with TableWriter(table, demo_spec()) as writer:
+        writer.add(list(rows))
+
+
+def test_new_rows_of_a_video_replace_all_old_ones(tmp_path: Path) -> None:
+    table = tmp_path / "v.parquet"
+    vector = np.eye(128, dtype=np.float32)[0]
+    write_part(table, *(row_of("a", start, start + 5.0, vector=vector) for start in range(0, 20, 5)))
+    write_part(table, row_of("b", vector=vector), row_of("c", error="cut off"))
+    with TableWriter(table, demo_spec()) as writer:
+        writer.finish()
+    write_part(table, row_of("a", 0.0, 5.0, vector=vector), row_of("a", 5.0, 9.0, uniform=True))
+    write_part(
+        table, row_of("b", error="cut off"), row_of("c", 0.0, 5.0, vector=vector), row_of("c", 5.0, 9.5, vector=vector)
+    )
+    write_part(table, row_of("b", error="gone"))
+    with TableWriter(table, demo_spec()) as writer:
+        assert {video.id: video.failed for video in writer.videos().values()} == {"a": False, "b": True, "c": False}
+        writer.finish()
+        assert writer.contents({"a", "b", "c"}) == (3, {"b": "gone"})
+        assert writer.contents({"a", "d"}) == (1, {})
+    ids = [row["id"] for row in read_rows(table)]
+    assert ids == ["a#t=0,5", "a#t=5,9", "c#t=0,5", "c#t=5,9.5", "b"]
+    assert [row["id"] for row in read_rows(table) if row["vector"] is None] == ["a#t=5,9", "b"]
+
+
+def test_videos_of_more_rows_than_are_read_at_once_are_merged(tmp_path: Path) -> None:
+    table = tmp_path / "v.parquet"
+    for length in (2500, 2300):
+        write_part(table, *(row_of("a", float(start), start + 1.0) for start in range(length)), row_of("b", error="no"))
+    with TableWriter(table, demo_spec()) as writer:
+        assert len(writer.videos()) == 2
+        writer.finish()
+    assert [row["start"] for row in read_rows(table)] == [*range(2300), None]
