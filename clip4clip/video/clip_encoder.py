@@ -18,7 +18,7 @@ from av.codec.context import Flags
 from av.filter import Graph
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-from ..errors import InputValueError, VideoError
+from ..errors import Clip4clipError, InputValueError, VideoError
 from .clip_file import ClipFile
 from .container import Container
 from .decode import VideoInfo, decode_frames
@@ -35,8 +35,9 @@ AAC_RATE = 48000  # for sound with any other rate
 AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")  # others become stereo
 AAC_BIT_RATE = 96_000  # of each channel
 AAC_FRAME = 1024  # samples
-_TimedFrame = tuple[float, av.VideoFrame]  # display time in seconds, frame
 SEEK_MARGIN = 1.0  # seconds before the start from which sound is decoded: codecs need some, and containers seek roughly
+
+_TimedFrame = tuple[float, av.VideoFrame]  # display time in seconds, frame
 
 
 def encode_clip(
@@ -77,8 +78,10 @@ def encode_clip(
                 if stopped.is_set():
                     raise KeyboardInterrupt
                 file.mux(packet)
-    except av.error.FFmpegError as error:  # of a filter or an encoder, which do not take every size or layout
-        raise VideoError(f"{container.name}: it cannot be re-encoded: {error.strerror}") from error
+    except Clip4clipError:
+        raise
+    except (av.error.FFmpegError, ValueError) as error:  # filters and encoders do not take every size and layout
+        raise VideoError(f"{container.name}: it cannot be re-encoded: {error}") from error
 
 
 def _time(packet: av.Packet) -> float:
@@ -116,6 +119,8 @@ class _TimeRange:
 
     def no_frame_error(self) -> InputValueError:
         """Return the error to raise when no frame of the video can be encoded."""
+        if math.isinf(self.start) and math.isinf(self.end):
+            return InputValueError(f"{self._name}: none of its frames can be decoded")
         return InputValueError(f"{self._name}: no frame between {self.start:g} s and {self.end:g} s can be decoded")
 
 
@@ -141,6 +146,7 @@ class _Pictures:
         context = self._stream.codec_context
         context.width, context.height = self._size
         context.pix_fmt, context.time_base = "yuv420p", self._time_base
+        context.thread_count = container.limits.threads
         context.flags |= Flags.frame_duration  # the last frame's is the file's, too
         aspect = container.stream.sample_aspect_ratio
         if aspect:

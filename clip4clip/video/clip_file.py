@@ -24,10 +24,8 @@ MUXERS = {
     ".avi": "avi",
     **dict.fromkeys((".ts", ".m2ts", ".mts"), "mpegts"),
 }
-OPTIONS = {
-    "mp4": {"movflags": "+faststart"},
-    "mov": {"movflags": "+faststart"},
-}  # plays before it is fetched completely
+# With the index in front, a clip plays before it is fetched completely.
+OPTIONS = {"mp4": {"movflags": "+faststart"}, "mov": {"movflags": "+faststart"}}
 # Errors of FFmpeg that are about the content of a file. All others are about the disk.
 _CONTENT_ERRNOS = (errno.EINVAL, errno.ENOSYS, errno.ERANGE, errno.EPERM)
 
