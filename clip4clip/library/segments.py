@@ -170,13 +170,17 @@ class Segmenter:
         """End the open shot, and return its segments."""
         segments = []
         start, count = self._start, math.ceil(round((end - self._start) / LONGEST, 6))
-        limits = [start + (end - start) * number / count for number in range(1, count)]
-        for limit in (*limits, end):
+        for number in range(1, count + 1):
+            limit = start + (end - start) * number / count
+            if number == count or not any(limit <= frame.time < end for frame in self._frames):
+                limit = end  # even if the end is far away, because the file states a wrong duration
             frames = [frame for frame in self._frames if frame.time < limit]
             # Where frames are far apart, a part without any is joined to another.
-            if frames and (limit == end or any(limit <= frame.time < end for frame in self._frames)):
+            if frames:
                 segments.append(self._segment(self._start, limit, frames))
                 self._start, self._frames = limit, self._frames[len(frames) :]
+            if limit == end:
+                break
         return segments
 
     def _close_windows(self, length: float, time: float, is_end: bool = False) -> list[Segment]:

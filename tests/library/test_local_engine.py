@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ def test_videos_behind_a_long_one_do_not_wait_for_it(
     class BlockedVideo(LongVideo):
         def __next__(self) -> Frame:
             if self.taken == 1:
-                others_are_done.wait()
+                assert others_are_done.wait(60)
             return super().__next__()
 
     monkeypatch.setattr(
@@ -235,6 +236,8 @@ def test_memory_does_not_grow_with_the_length_of_a_video(
 
     def count(frames: list[np.ndarray]) -> np.ndarray:
         nonlocal embedded
+        if not embedded:
+            time.sleep(0.5)  # the threads decode meanwhile, as far as they may
         in_memory.append(sum(video.taken for video in videos) - embedded)
         embedded += len(frames)
         return np.ones((len(frames), 128), np.float32)

@@ -227,6 +227,10 @@ def test_a_black_window_is_uniform() -> None:
     assert [segment.is_uniform for segment in segments] == [False, False, True]
 
 
+def test_a_wrong_duration_costs_neither_time_nor_memory() -> None:
+    assert ranges(cut(contents((40, 1), every=2), "shots", duration=1e12))[-1][1] == 1e12
+
+
 @pytest.mark.parametrize("kind", ["shots", 40.0])
 def test_the_last_segment_ends_with_the_video(kind: str | float) -> None:
     times, embeddings, uniform = contents((20, 1), every=2)
