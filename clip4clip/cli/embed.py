@@ -235,7 +235,7 @@ def _print_report(report: EmbedReport, output: Path) -> None:
     failures = report.failed | report.unlisted
     list_failures(failures)
     embedded = report.videos - len(report.failed)
-    segments = f" with {report.segments} segments" if report.segments != embedded else ""
+    segments = f", with {report.segments} segments" if report.segments != embedded else ""
     print_summary(
         f"{embedded} of {report.videos} videos are in {output}{segments} "
         f"({report.processed} processed in {report.seconds:.0f} s, {report.unchanged} unchanged, "

@@ -20,7 +20,8 @@ LONGEST = 30.0  # seconds of a segment of a shot, at most; a longer shot is divi
 MAX_OPEN = 4 * LONGEST  # seconds of a shot that are kept; a longer shot is divided before its end is known
 COLOUR_TOLERANCE = 16  # of a frame of one colour: largest difference of a channel from its mean, in levels
 TIME_TOLERANCE = 0.0005  # seconds
-MAX_OTHER_PIXELS = 1 / 1000  # share of a frame of one colour whose pixels may differ more
+MAX_OTHER_PIXELS = 1 / 1000  # share of the pixels of a frame of one colour that may differ more
+MAX_OTHER_PIXELS_OF_FEW = 1 / 20  # the same, of one in 64 pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +56,14 @@ def is_uniform(crop: np.ndarray) -> bool:
     Args:
         crop: uint8 RGB of shape (height, width, 3).
     """
-    difference = np.abs(crop - crop.mean((0, 1), dtype=np.float32))  # (height, width, 3)
+    # A few pixels already show that most frames have several colours.
+    return _has_one_colour(crop[::8, ::8], MAX_OTHER_PIXELS_OF_FEW) and _has_one_colour(crop, MAX_OTHER_PIXELS)
+
+
+def _has_one_colour(pixels: np.ndarray, max_others: float) -> bool:
+    difference = np.abs(pixels - pixels.mean((0, 1), dtype=np.float32))  # (height, width, 3)
     others = np.count_nonzero((difference > COLOUR_TOLERANCE).any(-1))
-    return bool(others <= MAX_OTHER_PIXELS * crop.shape[0] * crop.shape[1])
+    return bool(others <= max_others * pixels.shape[0] * pixels.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,13 +170,17 @@ class Segmenter:
         """End the open shot, and return its segments."""
         segments = []
         start, count = self._start, math.ceil(round((end - self._start) / LONGEST, 6))
-        limits = [start + (end - start) * number / count for number in range(1, count)]
-        for limit in (*limits, end):
+        for number in range(1, count + 1):
+            limit = start + (end - start) * number / count
+            if number == count or not any(limit <= frame.time < end for frame in self._frames):
+                limit = end  # even if the end is far away, because the file states a wrong duration
             frames = [frame for frame in self._frames if frame.time < limit]
             # Where frames are far apart, a part without any is joined to another.
-            if frames and (limit == end or any(limit <= frame.time < end for frame in self._frames)):
+            if frames:
                 segments.append(self._segment(self._start, limit, frames))
                 self._start, self._frames = limit, self._frames[len(frames) :]
+            if limit == end:
+                break
         return segments
 
     def _close_windows(self, length: float, time: float, is_end: bool = False) -> list[Segment]:

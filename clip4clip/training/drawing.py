@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .scenes import COLOURS, Scene
+from .scenes import COLOURS, Moment, Scene
 
 SIDE = 128  # of a frame, in pixels
-FRAMES = 16
+FRAME_RATE = 8
+FRAMES = 16  # of a clip
 RADIUS = {"small": 12, "large": 19}  # of a shape, in pixels
 GAP = 41.0  # between the centres of neighbouring shapes, in pixels
 OVERSAMPLING = 4  # a shape is drawn this much larger and then reduced, for smooth edges
@@ -34,25 +36,59 @@ def draw(scene: Scene, random: np.random.Generator) -> np.ndarray:
     Returns:
         uint8 RGB of shape (16, 128, 128, 3).
     """
+    return np.stack(list(draw_frames(scene, random, FRAMES)))
+
+
+def draw_frames(scene: Scene, random: np.random.Generator, count: int) -> Iterator[np.ndarray]:
+    """Draw the first frames of a scene, as :func:`draw` does.
+
+    Yields:
+        uint8 RGB of shape (128, 128, 3), ``count`` times.
+    """
     background = _draw_background(scene.background, random)
     sprites = [_draw_sprite(scene, random) for _ in range(scene.count)]
-    frames = np.empty((FRAMES, SIDE, SIDE, 3), np.uint8)
-    for frame, centres in zip(frames, _centres(scene, random), strict=True):
+    for centres in _centres(scene, random, count):
         picture = background.copy()
         for sprite, (x, y) in zip(sprites, centres, strict=True):
             picture.paste(sprite, (round(x - sprite.width / 2), round(y - sprite.height / 2)), sprite)
-        frame[:] = np.asarray(picture)
-    return frames
+        yield np.asarray(picture)
 
 
-def _centres(scene: Scene, random: np.random.Generator) -> Iterator[list[tuple[float, float]]]:
-    """Yield the centres of all shapes for each frame, in pixels."""
+def draw_long(moments: Sequence[tuple[Moment, np.random.Generator]]) -> Iterator[np.ndarray]:
+    """Draw the frames of a long video.
+
+    Yields:
+        uint8 RGB of shape (128, 128, 3), eight a second.
+    """
+    overlap = 0  # frames of a fade
+    fading: list[np.ndarray] = []  # those of the scene before
+    through_black = False
+    for moment, random in moments:
+        following = round(moment.fade * FRAME_RATE)
+        count = round((moment.end - moment.start) * FRAME_RATE) + (overlap + following) // 2
+        frames = draw_frames(moment.scene, random, count)
+        for number, last in enumerate(fading):
+            yield _blend(last, next(frames), (number + 0.5) / overlap, through_black)
+        yield from itertools.islice(frames, count - overlap - following)
+        overlap, fading, through_black = following, list(frames), moment.transition == "black"
+
+
+def _blend(last: np.ndarray, following: np.ndarray, share: float, through_black: bool) -> np.ndarray:
+    """Return a frame of a fade from one scene to the following one; ``share`` of it is over."""
+    weights = (1 - share, share)
+    if through_black:  # which lasts a fifth of the fade
+        weights = (max(0.0, 1 - 2.5 * share), max(0.0, 2.5 * share - 1.5))
+    return np.rint(weights[0] * last + weights[1] * following).astype(np.uint8)
+
+
+def _centres(scene: Scene, random: np.random.Generator, count: int) -> Iterator[list[tuple[float, float]]]:
+    """Yield the centres of all shapes for each of the first frames, in pixels."""
     centre, radius = SIDE / 2, RADIUS[scene.size]
     jitter = random.uniform(-3, 3, 2)
     reach = centre - radius - 5  # largest distance of a shape from the centre
     phase, turns = random.uniform(0, 2 * math.pi), random.uniform(1.0, 1.6) * random.choice([-1, 1])
     offsets = GAP * (np.arange(scene.count) - (scene.count - 1) / 2)  # of several shapes in a row
-    for frame in range(FRAMES):
+    for frame in range(count):
         angle = phase + 2 * math.pi * turns * frame / FRAMES
         match scene.motion:
             case "horizontal":  # several shapes are one above the other

@@ -1,8 +1,8 @@
-"""The content of the drawn clips: random scenes, and captions that describe them.
+"""The content of the drawn videos: random scenes, and captions that describe them.
 
 A scene has one, two or three equal shapes in front of a background, still or moving. One in ten combinations of a
 shape, a colour and a background is held out: no training clip shows it and every evaluation clip does. So a model that
-does well on the evaluation clips has learnt to combine attributes.
+does well on the evaluation clips has learnt to combine attributes. A clip shows one scene, a long video many.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ from ..errors import InputValueError
 T = TypeVar("T")
 
 MAX_HELD_OUT = 1000  # different scenes; there are more, but finding another new one takes ever longer
+MAX_LONG = 40  # long videos, for the same reason
+
+# Of long videos, in seconds. The lengths of scenes are distributed like those of the shots of films: many are short.
+LONG = 240.0  # a long video has the fewest scenes that are together this long
+SHORTEST_SCENE, MEAN_SCENE, LONGEST_SCENE = 4.0, 12.0, 40.0
+SHORTEST_FADE, LONGEST_FADE = 0.5, 2.0
+TIME_UNIT = 0.25  # lengths are multiples of it: a whole even number of frames
+# How a scene becomes the next one, with the probability: at once, one fades into the other, or it fades through black.
+TRANSITIONS = {"cut": 0.5, "dissolve": 0.25, "black": 0.25}
 
 # The values of each attribute, and for most of them the words for each value.
 SHAPES = {
@@ -155,6 +164,75 @@ def scenes(count: int, seed: int, held_out: bool) -> Iterator[tuple[Scene, np.ra
             scene = random_scene(random, held_out)
         seen.add(scene)
         yield scene, random
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A scene of a long video.
+
+    Attributes:
+        scene: the content.
+        start: seconds. During a fade, a scene starts in the middle of it.
+        end: likewise.
+        transition: key of :data:`TRANSITIONS`: how it becomes the next scene.
+        fade: seconds that this takes, half of them after ``end``; 0 for a cut and for the last scene.
+    """
+
+    scene: Scene
+    start: float
+    end: float
+    transition: str
+    fade: float
+
+
+def long_videos(
+    count: int, seed: int, held_out: bool, seconds: float = LONG
+) -> Iterator[list[tuple[Moment, np.random.Generator]]]:
+    """Yield the moments of long videos, each with the random generator for its caption and pictures.
+
+    All scenes differ from each other, also those of different videos, so that every caption describes one moment.
+
+    Args:
+        count: number of videos.
+        seed: seed of the videos.
+        held_out: whether to draw held-out scenes or scenes to train with.
+        seconds: least length of a video.
+
+    Raises:
+        InputValueError: ``count`` is over :data:`MAX_LONG`.
+    """
+    if count > MAX_LONG:
+        raise InputValueError(f"cannot draw {count} long videos of different scenes; the limit is {MAX_LONG}")
+    seen: set[Scene] = set()
+    for number in range(count):
+        random = np.random.default_rng([seed, 2 + held_out, number])
+        moments: list[tuple[Moment, np.random.Generator]] = []
+        end = 0.0
+        while end < seconds:
+            scene = random_scene(random, held_out)
+            while scene in seen:
+                scene = random_scene(random, held_out)
+            seen.add(scene)
+            start, end = end, end + _random_length(random)
+            transition = str(random.choice(list(TRANSITIONS), p=list(TRANSITIONS.values())))
+            fade = 0.0 if transition == "cut" else _round(random.uniform(SHORTEST_FADE, LONGEST_FADE))
+            if end >= seconds:
+                transition, fade = "cut", 0.0
+            moment = Moment(scene, start, end, transition, fade)
+            moments.append((moment, np.random.default_rng([seed, 2 + held_out, number, len(moments)])))
+        yield moments
+
+
+def _random_length(random: np.random.Generator) -> float:
+    """Return the length of a scene of a long video in seconds."""
+    length = LONGEST_SCENE
+    while length >= LONGEST_SCENE:
+        length = SHORTEST_SCENE + random.exponential(MEAN_SCENE - SHORTEST_SCENE)
+    return _round(length)
+
+
+def _round(seconds: float) -> float:
+    return round(seconds / TIME_UNIT) * TIME_UNIT
 
 
 def describe(scene: Scene, random: np.random.Generator, patterns: tuple[str, ...] = PATTERNS) -> str:

@@ -1,13 +1,16 @@
-"""A data set of drawn clips with captions, which ``clip_vit_tiny_demo`` is trained and evaluated on.
+"""A data set of drawn videos with captions, which ``clip_vit_tiny_demo`` is trained and evaluated on.
 
-A clip depends only on its number and the seed: the same call draws the same pictures and writes the same captions. Only
-the bytes of the video files also depend on the version of the video encoder.
+It has clips of one scene each, and long videos of many scenes. A video depends only on its number and the seed: the
+same call draws the same pictures and writes the same captions. Only the bytes of the video files also depend on the
+version of the video encoder.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import signal
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -19,11 +22,12 @@ import numpy as np
 from ..errors import InputValueError, TrainingError
 from ..files import atomic_write
 from ..progress import Track, no_progress
-from .drawing import draw
-from .scenes import PARAPHRASES, Scene, describe, scenes
+from .drawing import FRAME_RATE, SIDE, draw, draw_long
+from .scenes import PARAPHRASES, Moment, Scene, describe, long_videos, scenes
 
-FRAME_RATE = 8
 CHUNK_SIZE = 16  # clips that a process gets at a time
+
+MomentRow = tuple[str, str, float, float]  # of the table of long videos
 
 
 def write_dataset(
@@ -57,18 +61,70 @@ def write_dataset(
             held-out scenes.
         TrainingError: a process that draws clips ended early, as it does without the guard above.
     """
-    if workers is not None and workers < 1:
-        raise InputValueError(f"workers must be at least 1, not {workers}")
+    _check_workers(workers)
     rows, clips = _plan(train, evaluation, seed)
     for kind, count in (("train", train), ("eval", evaluation)):
         if count:
             (folder / kind).mkdir(parents=True, exist_ok=True)
-    jobs = [(scene, random, folder / name) for scene, random, name in clips if not (folder / name).exists()]
-    _draw_clips(jobs, workers, track)
+    jobs = [
+        functools.partial(_draw_clip, scene, random, folder / name)
+        for scene, random, name in clips
+        if not (folder / name).exists()
+    ]
+    _draw(jobs, workers, track, "drawing clips", CHUNK_SIZE)
     written = {folder / f"{table}.csv": table_rows for table, table_rows in rows.items() if table_rows}
     for path, table_rows in written.items():
-        _write_table(table_rows, path)
+        _write_table([("video", "sentence"), *table_rows], path)
     return list(written)
+
+
+def write_long_videos(
+    folder: Path,
+    count: int,
+    seed: int = 0,
+    held_out: bool = True,
+    workers: int | None = None,
+    track: Track = no_progress,
+) -> Path:
+    """Draw, encode and describe long videos of many scenes. Existing ones are kept: repeat an interrupted call.
+
+    Call this function under ``if __name__ == "__main__":``, as :func:`write_dataset`.
+
+    Args:
+        folder: output folder. It gets ``long.csv`` with the columns ``video``, ``sentence``, ``start`` and ``end``
+            (seconds), which has a row for each scene, and the videos in ``long/``; of scenes to train with,
+            ``long_train.csv`` and ``long_train/``.
+        count: number of videos, each of about four minutes and twenty scenes.
+        seed: seed of the videos, at least 0. Another seed gives other videos under other names.
+        held_out: whether to draw held-out scenes, as the clips to evaluate on, or scenes to train with.
+        workers: number of processes, at least 1; None for one per core.
+        track: progress callback; see :data:`clip4clip.progress.Track`.
+
+    Returns:
+        The table that was written.
+
+    Raises:
+        InputValueError: ``seed`` or ``workers`` is too small, or ``count`` is over the limit.
+        TrainingError: as for :func:`write_dataset`.
+    """
+    _check_workers(workers)
+    rows, videos = _plan_long(count, seed, held_out)
+    for _, name in videos:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        functools.partial(_draw_long_video, moments, folder / name)
+        for moments, name in videos
+        if not (folder / name).exists()
+    ]
+    _draw(jobs, workers, track, "drawing long videos", 1)
+    table = folder / f"{_long_name(held_out)}.csv"
+    _write_table([("video", "sentence", "start", "end"), *rows], table)
+    return table
+
+
+def long_table(count: int, seed: int = 0, held_out: bool = True) -> list[MomentRow]:
+    """Return the rows of the table that :func:`write_long_videos` writes: video, caption, start and end in seconds."""
+    return _plan_long(count, seed, held_out)[0]
 
 
 def tables(train: int, evaluation: int, seed: int = 0) -> dict[str, list[tuple[str, str]]]:
@@ -76,11 +132,11 @@ def tables(train: int, evaluation: int, seed: int = 0) -> dict[str, list[tuple[s
     return _plan(train, evaluation, seed)[0]
 
 
-def write_clip(frames: np.ndarray, path: Path) -> None:
-    """Encode frames, uint8 RGB of shape (N, H, W, 3), as an H.264 file. The file appears when it is complete."""
+def write_clip(frames: Iterable[np.ndarray], path: Path) -> None:
+    """Encode frames, uint8 RGB of shape (128, 128, 3), as an H.264 file. The file appears when it is complete."""
     with atomic_write(path) as temporary, av.open(temporary, "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=FRAME_RATE, options={"preset": "veryfast", "crf": "20"})
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height = stream.width = SIDE
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         for frame in frames:
@@ -88,12 +144,21 @@ def write_clip(frames: np.ndarray, path: Path) -> None:
         file.mux(stream.encode(None))
 
 
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise InputValueError(f"workers must be at least 1, not {workers}")
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise InputValueError(f"seed must be at least 0, not {seed}")
+
+
 def _plan(
     train: int, evaluation: int, seed: int
 ) -> tuple[dict[str, list[tuple[str, str]]], list[tuple[Scene, np.random.Generator, str]]]:
     """Return the rows of each table; and the scene, the random generator and the name of each clip."""
-    if seed < 0:
-        raise InputValueError(f"seed must be at least 0, not {seed}")
+    _check_seed(seed)
     rows: dict[str, list[tuple[str, str]]] = {"train": [], "eval": [], "eval_paraphrased": []}
     clips = []
     for kind, count in (("train", train), ("eval", evaluation)):
@@ -106,13 +171,33 @@ def _plan(
     return rows, clips
 
 
-def _draw_clips(jobs: list[tuple[Scene, np.random.Generator, Path]], workers: int | None, track: Track) -> None:
+def _plan_long(
+    count: int, seed: int, held_out: bool
+) -> tuple[list[MomentRow], list[tuple[list[tuple[Moment, np.random.Generator]], str]]]:
+    """Return the rows of the table; and the moments, with their random generators, and the name of each video."""
+    _check_seed(seed)
+    rows: list[MomentRow] = []
+    videos = []
+    for number, moments in enumerate(long_videos(count, seed, held_out)):
+        name = f"{_long_name(held_out)}/{seed}-{number:06}.mp4"
+        rows += [(name, describe(moment.scene, random), moment.start, moment.end) for moment, random in moments]
+        videos.append((moments, name))
+    return rows, videos
+
+
+def _long_name(held_out: bool) -> str:
+    """Return the name of the table and the folder of the long videos."""
+    return "long" if held_out else "long_train"
+
+
+def _draw(jobs: list[Callable[[], None]], workers: int | None, track: Track, title: str, chunk_size: int) -> None:
+    """Run the jobs, each of which draws a video, in processes; each process gets ``chunk_size`` of them at a time."""
     # The processes are spawned, not forked, as the caller may run threads (torch does). They ignore Ctrl-C, which only
     # the calling process handles.
     ignore_ctrl_c = signal.signal, (signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(workers, get_context("spawn"), *ignore_ctrl_c) as pool:
         try:
-            for _ in track(pool.map(_draw_clip, jobs, chunksize=CHUNK_SIZE), len(jobs), "drawing clips"):
+            for _ in track(pool.map(_run, jobs, chunksize=chunk_size), len(jobs), title):
                 pass
         except BrokenProcessPool as error:
             raise TrainingError(
@@ -124,11 +209,18 @@ def _draw_clips(jobs: list[tuple[Scene, np.random.Generator, Path]], workers: in
             raise
 
 
-def _draw_clip(job: tuple[Scene, np.random.Generator, Path]) -> None:
-    scene, random, path = job
+def _run(job: Callable[[], None]) -> None:
+    job()
+
+
+def _draw_clip(scene: Scene, random: np.random.Generator, path: Path) -> None:
     write_clip(draw(scene, random), path)
 
 
-def _write_table(rows: list[tuple[str, str]], path: Path) -> None:
+def _draw_long_video(moments: list[tuple[Moment, np.random.Generator]], path: Path) -> None:
+    write_clip(draw_long(moments), path)
+
+
+def _write_table(rows: Iterable[tuple], path: Path) -> None:
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("video", "sentence"), *rows])
+        csv.writer(file).writerows(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -81,6 +82,19 @@ def test_more_frames_than_the_limit_are_an_error(arguments: list[str], error_of:
 
 def test_a_choice_that_does_not_exist_is_named_with_those_that_do(error_of: Callable[..., str]) -> None:
     assert "'fast' is not one of 'auto', 'exact', 'keyframe'" in error_of("embed-video", "a.mp4", "--seek", "fast")
+
+
+def test_a_way_to_cut_videos_that_does_not_exist_is_an_error(error_of: Callable[..., str], tmp_path: Path) -> None:
+    arguments = ("embed", ".", "-o", tmp_path / "v.parquet")
+    message = "'scenes' is not one of 'auto', 'whole', 'shots', and no number of seconds"
+    assert message in error_of(*arguments, "--segments", "scenes")
+    assert message in error_of("index", ".", "--segments", "scenes")
+    assert "segments must be a number of seconds from every = 2 on, not 1.0" in error_of(*arguments, "--segments", "1")
+    assert "every must be a number of seconds above 0, not nan" in error_of(*arguments, "--every", "nan")
+
+
+def test_commands_for_whole_videos_have_no_option_to_cut_them(error_of: Callable[..., str]) -> None:
+    assert "No such option" in error_of("embed-video", "a.mp4", "--segments", "10")
 
 
 def test_every_option_has_a_sentence_of_help() -> None:

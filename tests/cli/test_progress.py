@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from clip4clip.cli.progress import ProgressTracker, interruptible_progress, make_progress, progress_bars
+from clip4clip.library.sources import Video
 
 
 def test_a_bar_yields_all_items() -> None:
@@ -30,6 +31,22 @@ def test_a_bar_shows_its_description_without_reading_it_as_markup(capsys: pytest
     assert "[red]a.mp4" in printed
     assert r"b\n.mp4" in printed
     assert "0/2" in printed
+
+
+def test_a_bar_shows_how_much_of_a_long_video_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = make_progress()
+    tracker = ProgressTracker(progress)
+    video = Video("1", "/videos/holiday.mp4", None, None)
+    lines = []
+    for item in tracker.track(range(3), 3, "embedding"):
+        if item < 2:
+            tracker.describe_position(video, 750.5, 3600 if item else None)
+        progress.console.print(progress.get_renderable())
+        lines.append(capsys.readouterr().err)
+    assert "embedding holiday.mp4, 12:30 " in lines[0]
+    assert "embedding holiday.mp4, 12:30 of 1:00:00 " in lines[1]
+    assert "embedding " in lines[2]
+    assert "holiday" not in lines[2]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

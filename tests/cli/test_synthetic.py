@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from clip4clip.training import synthetic
+
 # Runs the command line; after 20 clips it waits for a signal.
 STOP_AFTER_20_CLIPS = """
 import threading
@@ -46,6 +48,39 @@ def test_ctrl_c_keeps_the_clips_that_are_drawn(tmp_path: Path) -> None:
     assert not (tmp_path / "train.csv").exists()
 
 
-@pytest.mark.parametrize("option", ["--seed", "--workers"])
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        (["--long", 2], [("long", 2)]),
+        (["--long", 2, "--eval", 3], [("clips", 0, 3), ("long", 2)]),
+        (["--train", 4], [("clips", 4, 500)]),
+        ([], [("clips", 24_000, 500)]),
+    ],
+)
+def test_long_videos_are_drawn_instead_of_clips_unless_both_are_wanted(
+    options: list[object],
+    written: list[tuple],
+    run_main: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    calls: list[tuple] = []
+
+    def write_dataset(folder: Path, train: int, evaluation: int, *_: object) -> list[Path]:
+        calls.append(("clips", train, evaluation))
+        return [folder / "eval.csv"]
+
+    def write_long_videos(folder: Path, count: int, *_: object, **__: object) -> Path:
+        calls.append(("long", count))
+        return folder / "long.csv"
+
+    monkeypatch.setattr(synthetic, "write_dataset", write_dataset)
+    monkeypatch.setattr(synthetic, "write_long_videos", write_long_videos)
+    code, _, errors = run_main("synthetic", tmp_path, *options)
+    assert (code, calls) == (0, written)
+    assert ("long.csv" in errors) == (("long", 2) in written)
+
+
+@pytest.mark.parametrize("option", ["--seed", "--workers", "--long"])
 def test_negative_numbers_are_errors(option: str, error_of: Callable[..., str], tmp_path: Path) -> None:
     assert option in error_of("synthetic", tmp_path, option, -1)

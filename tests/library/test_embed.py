@@ -25,7 +25,7 @@ from clip4clip.cli import app
 from clip4clip.library import embed as embed_module
 from clip4clip.library.local_engine import ReportPosition
 from clip4clip.library.sources import Video, list_videos
-from clip4clip.library.table import TableWriter, count_rows, read_rows
+from clip4clip.library.table import TableSpec, TableWriter, count_rows, read_rows
 from clip4clip.video import FrameSampling, read_frames
 from clip4clip.weights.identity import identify
 
@@ -364,6 +364,21 @@ def test_the_command_reports_what_it_did_and_lists_failed_videos(clips: Path, tm
     assert result.exit_code == 0
     assert "(0 processed in " in result.stderr
     assert " 10 unchanged, 0 failed)" in result.stderr
+
+
+def test_the_command_counts_the_segments_and_takes_another_way_to_cut(long_videos: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "v.parquet")
+    command = ["embed", str(long_videos), "-m", DEMO_MODEL, "-o"]
+    result = CliRunner().invoke(app, [*command, output])
+    assert result.exit_code == 0
+    assert f"3 of 3 videos are in {output}, with 5 segments (3 processed in" in result.stderr
+    result = CliRunner().invoke(app, [*command, output, "--segments", "10"])
+    assert "seek 'auto', segments 'auto', every 2 s, not with" in str(result.exception)
+    other = str(tmp_path / "w.parquet")
+    result = CliRunner().invoke(app, [*command, other, "--segments", "10", "--every", "1", "--seek", "exact"])
+    assert result.exit_code == 0
+    assert TableSpec.read(Path(other)).sampling == FrameSampling(12, "exact", 10, 1)
+    assert times_by_video(Path(other))["a.mp4"][:2] == [(0, 10), (5, 15)]
 
 
 # Runs the command line; after ten videos it waits for a signal.

@@ -208,7 +208,7 @@ def test_videos_behind_a_long_one_do_not_wait_for_it(
     class BlockedVideo(LongVideo):
         def __next__(self) -> Frame:
             if self.taken == 1:
-                others_are_done.wait()
+                assert others_are_done.wait(60)
             return super().__next__()
 
     monkeypatch.setattr(

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from constants import DEMO_MODEL
+from library_tables import write_scenes
 from servers import free_port
 
 from clip4clip import LibraryError
@@ -41,11 +42,15 @@ def test_rows_are_those_of_the_local_engine_and_either_resumes_the_others_table(
     folder = tmp_path / "clips"
     shutil.copytree(drawings / "eval", folder)
     (folder / "bad.mp4").write_text("not a video")
+    write_scenes(folder / "0long.mp4", (1, 20), (None, 20), (2, 20))
+    write_scenes(folder / "black.mp4", (None, 40))
     local, remote = tmp_path / "local.parquet", tmp_path / "ray.parquet"
     embed_library(folder, local, encoder=EncoderSpec(DEMO_MODEL))
     report = embed_library(folder, remote, encoder=EncoderSpec(DEMO_MODEL), cluster=RayCluster(actors=2), workers=1)
-    assert (report.videos, report.processed, list(report.failed)) == (25, 25, [str(folder / "bad.mp4")])
+    assert (report.videos, report.segments, report.processed) == (27, 27, 27)
+    assert list(report.failed) == [str(folder / "bad.mp4")]
     assert pq.read_schema(local).equals(pq.read_schema(remote), check_metadata=True)
+    assert sum(row["start"] is not None for row in read_rows(remote)) == 3
     for expected, row in zip(read_rows(local), read_rows(remote), strict=True):
         vectors = expected.pop("vector"), row.pop("vector")
         assert expected == row
@@ -54,7 +59,7 @@ def test_rows_are_those_of_the_local_engine_and_either_resumes_the_others_table(
         else:
             np.testing.assert_allclose(*vectors, atol=1e-5)
     # The Ray engine resumes the table of the local one.
-    shutil.copy(min(folder.iterdir()), folder / "new.mp4")
+    write_scenes(folder / "new.mp4", (1, 20), (2, 20))
     report = embed_library(folder, local, encoder=EncoderSpec(DEMO_MODEL), cluster=RayCluster(actors=2), workers=1)
     assert report.processed == 1
     assert embed_library(folder, local, encoder=EncoderSpec(DEMO_MODEL), cluster=RayCluster()).processed == 0

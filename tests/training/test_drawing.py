@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from clip4clip.training.drawing import draw
-from clip4clip.training.scenes import Scene, scenes
+from clip4clip.training.drawing import FRAMES, draw, draw_frames, draw_long
+from clip4clip.training.scenes import Moment, Scene, scenes
 
 
 def draw_circle(random: np.random.Generator, **changed: object) -> np.ndarray:
@@ -65,3 +65,36 @@ def test_texture_and_background_are_those_of_the_scene() -> None:
     assert textures[0] > 1.15 * max(textures[1:])
     backgrounds = [draw_circle(random, background=name)[0, :8, :8].mean() for name in ("black", "gray", "white")]
     assert backgrounds == sorted(backgrounds)
+
+
+def test_a_longer_scene_begins_like_a_clip_and_goes_on_moving() -> None:
+    (scene, _), *_ = [drawn for drawn in scenes(50, 0, False) if drawn[0].motion == "horizontal"]
+    clip = draw(scene, np.random.default_rng(0))
+    frames = np.stack(list(draw_frames(scene, np.random.default_rng(0), 3 * FRAMES)))
+    np.testing.assert_array_equal(frames[:FRAMES], clip)
+    assert len(frames) == 3 * FRAMES
+    assert (np.diff(frames[FRAMES:].astype(int), axis=0) != 0).any((1, 2, 3)).mean() > 0.9
+
+
+FADES = {"cut": 0.0, "dissolve": 2.0, "black": 2.0}  # seconds
+
+
+def draw_moments(transition: str, fade: float) -> np.ndarray:
+    """Draw four seconds of a red circle on black and five of one on white."""
+    drawn = [Scene("circle", "red", "plain", "large", 1, name, "still", "middle") for name in ("black", "white")]
+    moments = [Moment(drawn[0], 0, 4, transition, fade), Moment(drawn[1], 4, 9, "cut", 0)]
+    return np.stack(list(draw_long([(moment, np.random.default_rng(1)) for moment in moments]))).astype(int)
+
+
+def test_a_scene_of_a_long_video_becomes_the_next_one_by_a_cut_or_a_fade() -> None:
+    corners = {transition: draw_moments(transition, fade)[:, 0, 0, 0] for transition, fade in FADES.items()}
+    assert {len(corner) for corner in corners.values()} == {9 * 8}
+    for corner in corners.values():  # outside of the fade
+        assert set(corner[:24].tolist()) == {corners["cut"][0]}
+        assert set(corner[40:].tolist()) == {corners["cut"][-1]}
+    assert (corners["cut"][31], corners["cut"][32]) == (corners["cut"][0], corners["cut"][-1])
+    assert (np.diff(corners["dissolve"][24:40]) > 0).all()
+    reds = draw_moments("black", 2)[:, 64, 64, 0]
+    assert reds[30:34].tolist() == [0, 0, 0, 0]
+    assert (np.diff(reds[24:31]) < 0).all()
+    assert (np.diff(reds[33:40]) > 0).all()

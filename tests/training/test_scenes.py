@@ -9,7 +9,7 @@ import pytest
 
 from clip4clip import InputValueError
 from clip4clip.training import scenes as tables
-from clip4clip.training.scenes import PARAPHRASES, PATTERNS, Scene, describe, scenes
+from clip4clip.training.scenes import PARAPHRASES, PATTERNS, Moment, Scene, describe, long_videos, scenes
 
 
 def draw_scenes(count: int, seed: int = 0, held_out: bool = False) -> list[Scene]:
@@ -77,3 +77,45 @@ def test_the_seed_decides_the_captions() -> None:
 
     assert captions(3) == captions(3)
     assert captions(3) != captions(4)
+
+
+def draw_moments(count: int, seed: int = 0, held_out: bool = True) -> list[list[Moment]]:
+    return [[moment for moment, _ in moments] for moments in long_videos(count, seed, held_out)]
+
+
+def test_scenes_of_a_long_video_follow_each_other_for_four_minutes() -> None:
+    videos = draw_moments(20)
+    lengths = [moment.end - moment.start for moments in videos for moment in moments]
+    for moments in videos:
+        assert moments[0].start == 0
+        assert [moment.start for moment in moments[1:]] == [moment.end for moment in moments[:-1]]
+        assert 240 <= moments[-1].end < 280
+        assert moments[-1].fade == 0
+    assert 4 <= min(lengths) < 5
+    assert 30 < max(lengths) <= 40
+    assert 15 < len(lengths) / len(videos) < 25
+
+
+def test_a_fade_has_even_frames_and_leaves_time_for_its_scenes() -> None:
+    moments = [moment for video in draw_moments(20) for moment in video]
+    assert {moment.transition for moment in moments} == {"cut", "dissolve", "black"}
+    for moment in moments:
+        assert (moment.fade == 0) == (moment.transition == "cut")
+        assert moment.fade <= 2
+        assert (moment.fade * 8) % 2 == 0
+
+
+def test_long_videos_show_held_out_scenes_or_training_scenes_and_each_only_once() -> None:
+    held_out = [moment.scene for video in draw_moments(10) for moment in video]
+    trained = [moment.scene for video in draw_moments(10, held_out=False) for moment in video]
+    assert all(scene.held_out for scene in held_out)
+    assert not combinations(held_out) & combinations(trained)
+    assert len(set(held_out)) == len(held_out)
+    assert len(set(trained)) == len(trained)
+    with pytest.raises(InputValueError, match="41 long videos"):
+        draw_moments(41)
+
+
+def test_more_long_videos_start_like_fewer() -> None:
+    assert draw_moments(2, seed=3) == draw_moments(4, seed=3)[:2]
+    assert draw_moments(2, seed=3) != draw_moments(2, seed=4)
