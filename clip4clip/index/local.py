@@ -239,7 +239,7 @@ class LocalCollection:
     def rows_of_video(self, video: str) -> list[Hit]:
         """Return all rows of a video by its id, with the score 1; none if there is no such video."""
         collection = self._require().collection
-        text = check_text(video, "an id")
+        text = check_text(str(video), "an id")
 
         def get(connection: sqlite3.Connection) -> list[Hit]:
             rows = read_rows(connection, find_rows_of_videos(connection, collection.number, [text]))

@@ -223,9 +223,12 @@ class MilvusCollection:
             self._delete_matching(_filters(info, "id", others))
 
     def _find_rows_of_videos(self, videos: Iterable[str]) -> list[str]:
-        """Return the ids of all rows of these videos, including what others have just written."""
+        """Return the ids of all rows of these videos."""
         info = self.require()
-        return [row["id"] for text in _filters(info, "video", [*videos]) for row in self._iterate(info, ["id"], text)]
+        conditions = _filters(info, "video", [*videos])
+        if not conditions or not self.count():  # which waits for what others have written
+            return []
+        return [row["id"] for condition in conditions for row in self._read_in_order(info, ["id"], condition)]
 
     def _delete_matching(self, conditions: Iterable[str]) -> None:
         for condition in conditions:
@@ -295,14 +298,14 @@ class MilvusCollection:
             raise InputValueError(
                 f"per_video needs a collection that clip4clip created, which {self.address.collection!r} is not"
             )
-        names = [*output_fields]
-        if info.spec is not None and "*" not in names:  # with it, a server would return no other dynamic fields
-            names = list(dict.fromkeys([*names, *HIT_FIELDS]))
+        names = [*output_fields, *(HIT_FIELDS if info.spec is not None else ())]
+        if "*" in names:  # beside the name of a dynamic field, a server would return no others for it
+            names = [name for name in names if name == "*" or name in info.kinds]
         options |= {
             "data": [to_vector(vector, info.dims[field], "the vector to search for")],
             "anns_field": field,
             "filter": self._translate_filter(filter, warn=False),
-            "output_fields": names,
+            "output_fields": list(dict.fromkeys(names)),
         }
         if info.spec is None:
             rows = self._search(info, limit, options)
@@ -402,8 +405,12 @@ class MilvusCollection:
         return iter(sorted(rows, key=lambda row: str(row["video"])))
 
     def _iterate(self, info: CollectionInfo, fields: list[str], condition: str) -> Iterator[dict[str, Any]]:
-        """Yield all rows that match a condition. pymilvus's iterator breaks at a quote or a backslash in an id."""
+        """Yield all rows that match a condition, in the order of their ids."""
         self.count()  # waits for what others have written, which an iterator does not
+        yield from self._read_in_order(info, fields, condition)
+
+    def _read_in_order(self, info: CollectionInfo, fields: list[str], condition: str) -> Iterator[dict[str, Any]]:
+        """Yield all rows that match a condition. pymilvus's iterator breaks at a quote or a backslash in an id."""
         options: dict[str, Any] = {}
         batch: Any = []
         while True:
@@ -498,7 +505,8 @@ class MilvusCollection:
         rows: dict[str, dict[str, Any]] = {}
         for field, names in (("id", changes), ("video", videos)):
             for condition in _filters(info, field, [*names]):
-                rows |= {row["id"]: row for row in self._iterate(info, ["id", "path", "video"], condition)}
+                read = self._read_in_order(info, ["id", "path", "video"], condition)
+                rows |= {row["id"]: row for row in read}
         places = {id_: changes.get(id_, (id_, row["path"])) for id_, row in rows.items()}
         video_of = {id_: row["video"] for id_, row in rows.items()}
         for batch in _in_order({id_: place[0] for id_, place in places.items()}, video_of):

@@ -75,7 +75,7 @@ def make_move(row: Mapping[str, Any], new_path: str) -> Move:
         row: row of an index, with its path and video.
         new_path: the new path.
     """
-    id_, path, video = row["id"], row.get("path", ""), row["video"]
+    id_, path, video = row["id"], row.get("path", ""), row.get("video", row["id"])
     is_path = id_ == path or id_.startswith(f"{path}#t=")
     new_id = new_path + id_[len(path) :] if is_path else id_
     return Move(id_, path, video, new_id, new_path, new_path if video == path else video)
@@ -127,7 +127,7 @@ def drop_conflicts(rows: Iterable[Mapping[str, Any]], moves: dict[str, Move]) ->
     """
     targets = {target for move in moves.values() for target in _targets(move)}
     kept = {
-        value for row in rows if row["id"] not in moves for value in (row["id"], row.get("path"), row["video"])
+        value for row in rows if row["id"] not in moves for value in (row["id"], row.get("path"), row.get("video"))
     } & targets
     dropped: dict[str, str] = {}
     while paths := {move.path for move in moves.values() if not kept.isdisjoint(_targets(move))}:

@@ -255,7 +255,7 @@ class VideoIndex:
             VideoIndexError: the collection does not exist, or the filter is invalid.
             InputTypeError, InputValueError: an argument is invalid.
         """
-        hits = map(to_hit, self._engine.rows(["*"], self._make_condition(filter, since, until, strict), by_video=True))
+        hits = self._hits(self._make_condition(filter, since, until, strict), by_video=True)
         return (to_video([*segments]) for _, segments in itertools.groupby(hits, key=lambda hit: hit.video))
 
     def segments(
@@ -270,7 +270,7 @@ class VideoIndex:
 
         Arguments and errors are those of :meth:`videos`. The segments of a video may be in any order.
         """
-        return map(to_hit, self._engine.rows(["*"], self._make_condition(filter, since, until, strict)))
+        return self._hits(self._make_condition(filter, since, until, strict))
 
     def missing(
         self,
@@ -509,6 +509,17 @@ class VideoIndex:
         from .clip_query import embed_clip  # imported here, as it imports PyAV
 
         return embed_clip(video, self._video_encoder, info.spec.sampling, limits)  # type: ignore[arg-type]
+
+    def _hits(self, condition: str, by_video: bool = False) -> Iterator[Hit]:
+        """Return an iterator over the rows that match a filter; see :meth:`clip4clip.index.engine.Engine.rows`."""
+        rows = self._engine.rows(["*"], condition, by_video)
+        if self._engine.require().spec is not None:
+            return map(to_hit, rows)
+        # In a collection of another program, each row is a video, and its fields have any meaning.
+        return (
+            Hit(row["id"], row.get("path", ""), 1.0, {name: row[name] for name in row if name not in ("id", "path")})
+            for row in rows
+        )
 
     def _require_collection(self, model: Identity, dim: int, sampling: FrameSampling | None) -> VectorSpec:
         """Return how the vectors of the collection are computed; create the collection if it does not exist.

@@ -161,6 +161,9 @@ def test_a_row_knows_its_video_whatever_fields_are_asked_for(engine: Engine) -> 
     whole, moment = engine.get("v0"), engine.get("v0#1")
     assert whole == Hit("v0", row["path"], 1.0, {"duration": 0.0}, "v0")
     assert moment == Hit("v0#1", row["path"], 1.0, {"duration": 0.0}, "v0", 1.0, 2.5)
+    assert engine.search(row["vector"], 1, filter="start > 0", output_fields=["*", "duration"])[0].fields == (
+        {"duration": 0.0}
+    )
     for names in (["video"], [], ["start"]):
         hits = engine.search(row["vector"], 2, filter='video == "v0"', output_fields=names)
         found = {hit.id: (hit.path, hit.video, hit.start, hit.end, hit.fields) for hit in hits}

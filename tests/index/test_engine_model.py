@@ -262,5 +262,5 @@ class ServerMachine(EngineMachine):
 
 def test_a_server_does_what_a_plain_list_does(milvus: MilvusServer) -> None:
     machine = type("Machine", (ServerMachine,), {"uri": milvus.uri})
-    short = settings(SETTINGS, max_examples=3, stateful_step_count=15, derandomize=True, phases=[Phase.generate])
+    short = settings(SETTINGS, max_examples=2, stateful_step_count=15, derandomize=True, phases=[Phase.generate])
     run_state_machine_as_test(machine, settings=short)

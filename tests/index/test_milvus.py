@@ -61,7 +61,11 @@ def test_a_collection_of_another_program_can_be_searched_by_vectors_only(milvus:
     client.create_collection(collection, dimension=128, metric_type="COSINE", auto_id=False)
     row = random_rows(2)[1]
     rows.insert(7, row["vector"])
+    client.upsert(collection, [{"id": id_, "vector": row["vector"], "video": "a", "start": "now"} for id_ in (8, 9)])
     with VideoIndex(milvus.uri, collection) as index:
+        listed = [(hit.id, hit.video, hit.start, hit.fields) for hit in index.videos("id > 7")]
+        assert listed == [(id_, id_, None, {"video": "a", "start": "now"}) for id_ in (8, 9)]
+        assert (index.count(), index.delete([8, 9]), index.get("8")) == (3, 2, None)
         assert index.search(vector=row["vector"], limit=1)[0].id == 7
         with pytest.raises(ModelMismatchError, match="was not created by clip4clip: it can be searched by a vector"):
             index.search("a red square")
