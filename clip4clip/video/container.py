@@ -38,6 +38,7 @@ FORMATS = (
     *("png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "webp_pipe"),
     *("mp3", "wav", "flac", "aac"),  # so that the error can say that they have no video stream
 )
+LOOP_FILTER_CODECS = {"h264", "hevc"}  # whose decoder can leave out the loop filter
 UNTIMED_FORMATS = {"avi"}  # whose packets do not state when they are displayed
 
 
@@ -71,6 +72,7 @@ class Container:
         self._undecodable = 0  # packets in a row
         self.damage = 0
         self.has_wrong_times = False
+        self._skips_loop_filter = False
         self._resources = contextlib.ExitStack()
         self._input: RemoteVideo | BinaryIO
         try:
@@ -102,7 +104,10 @@ class Container:
 
     def reopen(self, threads: int) -> Container:
         """Open the same video once more, with a decoder of its own that uses this many threads."""
-        return Container(self._source, dataclasses.replace(self.limits, threads=threads))
+        other = Container(self._source, dataclasses.replace(self.limits, threads=threads))
+        if self._skips_loop_filter:
+            other.skip_loop_filter()
+        return other
 
     @property
     def format(self) -> str:
@@ -261,6 +266,21 @@ class Container:
         if not self.stream.codec_context.name.startswith("lib"):  # those apply the setting to all packets
             self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
 
+    def skip_loop_filter(self) -> None:
+        """Leave out the filter that smooths the edges of blocks. Call this before anything is decoded.
+
+        Decoding then takes a quarter to a third less time. Frames become slightly inexact: more so, the more frames lie
+        between them and their key frame.
+        """
+        self._skips_loop_filter = self.codec in LOOP_FILTER_CODECS
+        self._set_decoder_options()
+
+    def _set_decoder_options(self) -> None:
+        options = {"max_pixels": str(self.limits.pixels)}  # for frames that become larger later
+        if self._skips_loop_filter:
+            options["skip_loop_filter"] = "all"
+        self.stream.codec_context.options = options
+
     def _use_file(self, file: BinaryIO) -> None:
         if not file.seek(0, os.SEEK_END):
             raise VideoError(f"{self.name}: the file is empty")
@@ -271,6 +291,7 @@ class Container:
     def _open(self) -> None:
         self._container = self._open_input()
         self.stream = self._find_stream()
+        self._set_decoder_options()
         if (
             isinstance(self._input, RemoteVideo)
             and "mp4" in self.format
@@ -333,7 +354,6 @@ class Container:
             )
         stream.thread_type = "AUTO"
         stream.thread_count = self._thread_count(pixels)
-        stream.codec_context.options = {"max_pixels": str(self.limits.pixels)}  # for frames that become larger later
         return stream
 
     def _thread_count(self, pixels: int) -> int:

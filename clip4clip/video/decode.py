@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BUFFERED_PIXELS = 16_000_000  # of all frames, if a video is decoded completely before frames are selected
 MAX_PREFETCHED_PIXELS = 64_000_000  # of all frames that are decoded in parallel before the caller takes them
+MAX_INEXACT_GOP = 20.0  # seconds; in longer GOPs, too much error would add up from frame to frame
 MAX_GAP = 8  # frames between two selected ones: decoding so few is faster than a seek
 
 
@@ -86,6 +87,8 @@ def decode_frames(
         yield from _decode_all_and_select(container, selection, info)
         return
     info.frame_count = plan.index.count
+    if selection.seek == "auto" and info.is_cut and _may_be_inexact(plan):
+        container.skip_loop_filter()
     count, last_time = 0, -math.inf
     try:
         for frame in _decode_exact(container, plan.index, plan.frames):
@@ -121,6 +124,14 @@ def _plan(container: Container, selection: FrameSelection) -> _Plan | None:
             _restart(container)
             container.damage = 1  # the wrong index
     return None
+
+
+def _may_be_inexact(plan: _Plan) -> bool:
+    """Return whether leaving out the loop filter saves time, because frames depend on others, and costs little."""
+    gops = np.searchsorted(plan.index.key_frames, plan.frames, "right")
+    has_only_key_frames = len(np.unique(gops)) == len(gops)
+    ends = [*plan.index.key_times(), plan.index.time_of(plan.index.count - 1)]
+    return not has_only_key_frames and np.diff(ends).max() <= MAX_INEXACT_GOP
 
 
 def _split_into_parts(index: FrameIndex, frames: Iterable[int]) -> Iterator[list[int]]:

@@ -49,7 +49,8 @@ class FrameSampling:
         frames: number of frames of a video that is not cut, spread evenly over it; at least 1.
         seek: ``'exact'`` for exactly the selected frames; ``'keyframe'`` for the key frame nearest to each, which is
             much faster; or ``'auto'`` for exact frames of a video that is not cut and, of one that is cut, for its key
-            frames, and for exact frames between key frames that are more than 1.5 times ``every`` apart.
+            frames, and for others between key frames that are more than 1.5 times ``every`` apart. Of H.264 and
+            HEVC, the pixels of these others are slightly inexact.
         segments: ``'whole'`` cuts nothing; ``'shots'`` cuts a video where its content changes; a number cuts it into
             windows of so many seconds, which overlap by half; ``'auto'`` cuts videos of more than ``WHOLE_SECONDS``
             into shots.
@@ -110,7 +111,8 @@ class FrameSelection:
         choose: chooses from the frames within the time range; None for all of them.
         start_time: start of the time range in seconds; 0 for the start of the video.
         end_time: end of the time range in seconds, inclusive; infinity for the end of the video.
-        seek: one of ``SEEK_MODES``: exactly these frames, or the key frame nearest to each.
+        seek: exactly these frames (``'exact'``), the key frame nearest to each (``'keyframe'``), or these frames, whose
+            pixels may be slightly inexact if the video is cut (``'auto'``).
     """
 
     choose: Choice | None
@@ -203,7 +205,7 @@ def select_sampled(sampling: FrameSampling, on_length: Callable[[float], object]
             return _at_steps(timeline, frame_range, start, sampling.every)
         return _at_key_frames(timeline, sampling.every, fill=sampling.seek == "auto")
 
-    return FrameSelection(choose, 0.0, math.inf, "keyframe" if sampling.seek == "keyframe" else "exact")
+    return FrameSelection(choose, 0.0, math.inf, sampling.seek)
 
 
 def _choice(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from clips import RATE, straight, write
 from frame_checks import Work, assert_frames, evenly_spaced, times_of
 
 from clip4clip import InputTypeError, VideoError
-from clip4clip.video import FrameSampling, read_frames, read_sampled
+from clip4clip.video import Frame, FrameSampling, read_frames, read_sampled
 
 
 def test_a_frame_has_its_time_and_whether_it_is_a_key_frame(clip: Path) -> None:
@@ -97,7 +97,17 @@ def test_auto_takes_key_frames_and_others_only_between_distant_ones(
 ) -> None:
     path = four_second_gops.parent / name
     frames = read_sampled(path, FrameSampling(seek="auto", segments="shots", every=every))
-    assert_frames(frames, list(numbers), straight(path))
+    assert_similar(frames, list(numbers), straight(path))
+
+
+def assert_similar(frames: Iterable[Frame], numbers: list[int], expected: list[np.ndarray]) -> None:
+    """Assert that these are the pictures of these numbers, up to what leaving out the loop filter changes."""
+    frames = list(frames)
+    np.testing.assert_allclose(times_of(frames), np.array(numbers) / RATE, atol=1e-6)
+    for frame, number in zip(frames, numbers, strict=True):
+        difference = np.abs(frame.rgb.astype(int) - expected[number]).mean()
+        assert difference < 3, number
+        assert difference < np.abs(frame.rgb.astype(int) - expected[number - 1]).mean() or not number
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +138,18 @@ def test_close_key_frames_are_decoded_without_any_other_frame(
 def test_key_frames_only_leave_gaps_that_auto_fills(seek: str, numbers: list[int], tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", count=100, g="1000", sc_threshold="0")
     frames = read_sampled(path, FrameSampling(seek=seek, segments="shots", every=3))
-    assert_frames(frames, numbers, straight(path))
+    assert_similar(frames, numbers, straight(path))
+
+
+@pytest.mark.parametrize(("group", "is_exact"), [("30", True), ("100", False), ("1000", True)])
+def test_pixels_are_inexact_only_where_this_saves_time_and_costs_little(
+    group: str, is_exact: bool, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.mp4", count=220, g=group, sc_threshold="0")
+    frames = list(read_sampled(path, FrameSampling(segments="shots", every=3)))
+    expected = straight(path)
+    equal = [np.array_equal(frame.rgb, expected[round(frame.time * RATE)]) for frame in frames]
+    assert all(equal) == is_exact
 
 
 @pytest.mark.parametrize("seek", ["auto", "keyframe"])
