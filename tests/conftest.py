@@ -5,13 +5,14 @@ Constants are in constants.py, servers in servers.py, video files in clips.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from constants import DEMO_MODEL, QUICK_GELU, REPOSITORY, TINY
 from filelock import FileLock
 from safetensors.torch import save_file
-from servers import MilvusServer
+from servers import SHORT_INTERVALS, MilvusServer
 
 from clip4clip.config import MODELS, CLIPConfig, Model
 from clip4clip.encoder import EncoderSpec
@@ -51,6 +52,13 @@ os.environ |= {
 for _name, _value in (("HF_HUB_OFFLINE", "1"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("RAY_USAGE_STATS_ENABLED", "0")):
     os.environ.setdefault(_name, _value)
 
+# The examples of hypothesis are the same in every run, whatever was left behind, and may take any time.
+with contextlib.suppress(ImportError):  # the extra peers does not have it
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("suite")
+
 # A shell makes its background jobs ignore Ctrl-C, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -66,21 +74,58 @@ if WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(_threads))  # for processes that tests start
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run the tests of a file in one worker, so that its fixtures are built once. Two groups of files stay together.
+# Groups of tests that take long begin first, so that no worker is left alone with one at the end.
+LONGEST_FIRST = (
+    "milvus",
+    "minute",
+    "tests/test_docs.py",
+    "tests/operators/test_loading.py",
+    "web",
+    "tests/cli/test_app.py",
+    "tests/index/test_end_to_end.py",
+    "tests/operators/test_triton.py",
+)
+
+
+def group_of(nodeid: str) -> str:
+    """Return the name of the group of a test, which is its file but for three groups.
 
     Tests with a parameter "server" share a Milvus server, of which a machine can run only one. Those of web/ share
-    servers that take long to start.
+    servers that take long to start. The test that lasts a minute shares nothing with its file.
     """
+    if re.search(r"\[(.*-)?server\b", nodeid):
+        return "milvus"
+    if nodeid.endswith("_for_a_minute"):
+        return "minute"
+    return "web" if nodeid.startswith("tests/web/") else nodeid.split("::")[0]
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
+    """Add a worker to one for each core when only the slow tests run, as many of these wait for servers."""
+    workers = yield
+    return workers + (config.option.markexpr == "slow")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of a group in one worker, so that its fixtures are built once."""
+    if config.getoption("dist") != "loadfile":
+        return None
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if re.search(r"\[(.*-)?server\b", nodeid):
-                return "milvus"
-            return "web" if nodeid.startswith("tests/web/") else str(super()._split_scope(nodeid))
+            return group_of(nodeid)
 
-    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+    config.option.loadscopereorder = False  # by the number of tests, which says little about the time they take
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the groups of LONGEST_FIRST first."""
+    ranks = {group: rank for rank, group in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(group_of(item.nodeid), len(ranks)))
 
 
 @pytest.fixture(scope="session")
@@ -226,7 +271,7 @@ def easy(captions: dict[str, str], drawings_table: Path) -> tuple[str, str]:
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
     """A real Milvus server, empty at first, that a test may kill and start again. Its start takes ten seconds."""
     pytest.importorskip("milvus", reason="the wheel of the Milvus server is for Linux on x86-64 only")
-    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"), SHORT_INTERVALS)
     server.start()
     yield server
     server.kill()

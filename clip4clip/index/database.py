@@ -298,6 +298,8 @@ class _Connection:
         if can_write:
             execute(f"PRAGMA page_size = {PAGE_SIZE}")  # of a new file
             execute("PRAGMA synchronous = FULL")
+            execute("PRAGMA fullfsync = ON")  # macOS otherwise leaves what is synchronised in the cache of the disk
+            execute("PRAGMA checkpoint_fullfsync = ON")
             execute("PRAGMA wal_autocheckpoint = 0")
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..errors import IndexUnavailableError, InputValueError, VideoIndexError, brief
+from ..errors import IndexUnavailableError, InputTypeError, InputValueError, VideoIndexError, brief
 from .address import IndexAddress
 from .code_store import CodeStore
 from .codes import CodesLostError, encode
@@ -470,9 +470,12 @@ def _to_condition(
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    """Raise InputValueError for an option that a local index does not have, or could not obey."""
+    """Raise InputTypeError or InputValueError for an option that a local index does not have, or could not obey."""
     if unknown := options.keys() - {"search_params", "anns_field", "timeout", "consistency_level"}:
         raise InputValueError(f"a search in a local index has no option {', '.join(sorted(unknown))}")
-    metric = (options.get("search_params") or {}).get("metric_type", "COSINE")
+    parameters = options.get("search_params") or {}
+    if not isinstance(parameters, Mapping):
+        raise InputTypeError(f"search_params must be a dictionary, not {brief(parameters)}")
+    metric = parameters.get("metric_type", "COSINE")
     if metric != "COSINE" or options.get("anns_field", "vector") != "vector":
         raise InputValueError("a local index compares its field 'vector' by the metric COSINE only")

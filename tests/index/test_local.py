@@ -178,6 +178,8 @@ def test_options_of_a_server_that_would_change_the_result_are_refused(collection
     for options in ({"search_params": {"metric_type": "L2"}}, {"anns_field": "other"}, {"offset": 3}):
         with pytest.raises(InputValueError, match="a local index"):
             collection.search(vector_of(1), **options)
+    with pytest.raises(InputTypeError, match="search_params must be a dictionary, not 'ef=64'"):
+        collection.search(vector_of(1), search_params="ef=64")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
