@@ -419,7 +419,7 @@ class PageServer:
     def stop(self, signal_number: int = signal.SIGINT) -> str:
         """Stop the server by Ctrl-C or another signal, and return all that it wrote to stderr."""
         self._process.send_signal(signal_number)
-        self._stderr += self._process.communicate(timeout=120)[1]
+        self._stderr += self._process.communicate(timeout=300)[1]
         return self._stderr
 
 
@@ -438,7 +438,7 @@ def request(url: str, method: str, path: str, **options: Any) -> tuple[int, dict
         path: sent as it is, unlike by a browser, which would resolve ``..``.
         options: further arguments of :meth:`http.client.HTTPConnection.request`.
     """
-    connection = http.client.HTTPConnection(url.removeprefix("http://").rstrip("/"), timeout=60)
+    connection = http.client.HTTPConnection(url.removeprefix("http://").rstrip("/"), timeout=300)
     try:
         connection.request(method, path, **options)
         response = connection.getresponse()

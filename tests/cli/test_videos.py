@@ -221,7 +221,7 @@ def test_on_a_terminal_the_command_asks(answer: bytes | None, code: int, left: i
         process.send_signal(signal.SIGINT)  # Ctrl-C
     else:
         os.write(controller, answer)
-    assert process.wait(60) == code
+    assert process.wait(300) == code
     os.close(controller)
     assert b"Remove 5 videos from the index? Their files stay." in shown
     assert len(stored(library)) == left

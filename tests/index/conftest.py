@@ -38,5 +38,5 @@ def collection(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def index(uri: str, collection: str) -> Iterator[VideoIndex]:
-    with VideoIndex(uri, collection, encoder=EncoderSpec(DEMO_MODEL)) as opened:
+    with VideoIndex(uri, collection, encoder=EncoderSpec(DEMO_MODEL), timeout=60) as opened:
         yield opened

@@ -74,6 +74,7 @@ def test_the_page_reports_in_one_sentence_that_its_server_is_down(
         index.add(drawings_table)
         clip = next(row["id"] for row in read_rows(drawings_table) if Path(row["path"]).name == name)
     with PageServer(milvus.uri, "--collection", collection) as page, browser.new_page() as tab:
+        tab.set_default_timeout(300_000)
         tab.goto(f"{page.url}?q={caption}")
         first = tab.locator(".hits li").first
         first.get_by_text(name).wait_for()
@@ -81,7 +82,7 @@ def test_the_page_reports_in_one_sentence_that_its_server_is_down(
         milvus.kill()
         ask(tab, "a red square")
         alert = tab.get_by_role("alert")
-        alert.wait_for(timeout=300_000)
+        alert.wait_for()
         assert alert.inner_text() == "The index does not answer at the moment. Please try again in a minute."
         assert tab.locator(".hits li").count() == 0
         assert page.get(f"/library/video?id={quote(clip, safe='')}")[0] == 503

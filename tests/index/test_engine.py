@@ -29,7 +29,7 @@ SPEC = VectorSpec(Identity("clip_vit_tiny_demo", "0" * 32), FrameSampling())
 @pytest.fixture
 def engine(uri: str, collection: str) -> Iterator[Engine]:
     """An engine with an empty collection."""
-    opened = open_engine(IndexAddress(uri, collection))
+    opened = open_engine(IndexAddress(uri, collection), timeout=60)
     opened.create(SPEC, 128)
     yield opened
     opened.close()
@@ -49,7 +49,7 @@ def moments(videos: int, per_video: int) -> list[dict]:
 
 
 def test_there_is_no_collection_until_it_is_created(uri: str, collection: str) -> None:
-    engine = open_engine(IndexAddress(uri, collection))
+    engine = open_engine(IndexAddress(uri, collection), timeout=60)
     assert engine.find() is None
     with pytest.raises(VideoIndexError, match=f"there is no collection '{collection}' in "):
         engine.require()

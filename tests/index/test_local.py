@@ -605,8 +605,9 @@ def kill_while_writing(path: Path, first: int, seed: int) -> int:
     command = [sys.executable, "-c", WRITER, path, str(first), str(seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline()]
-        timer = threading.Timer(random.Random(seed).uniform(0, 1.5), process.send_signal, [signal.SIGKILL])
+        rng = random.Random(seed)  # decides after how many operations the process is killed, and when during the next
+        lines = [line for _ in range(rng.randrange(1, 60)) if (line := process.stdout.readline())]
+        timer = threading.Timer(rng.uniform(0, 0.05), process.send_signal, [signal.SIGKILL])
         timer.start()
         lines += process.stdout.read().splitlines()
         process.wait()
