@@ -1,10 +1,13 @@
-"""An offline demo: draw clips, and search them by sentences with the Towhee pipelines of the README."""
+"""An offline demo: draw videos, and search them by sentences.
+
+Clips are found by the Towhee pipelines of the README; moments of a longer video by its segments, as an index finds
+them.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
-import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from .encoder import VideoEncoder
 from .errors import PairsError
 from .evaluation.metrics import RetrievalMetrics, ranks
-from .files import atomic_write
+from .evaluation.moment_metrics import temporal_iou
+from .library.local_engine import embed_videos
+from .library.sources import list_videos
 from .progress import Track, no_progress
 from .runtime.placement import resolve_placement
 from .training.scenes import MAX_HELD_OUT
-from .training.synthetic import tables, write_dataset
-from .video.reader import read_frames
+from .training.synthetic import long_table, tables, write_dataset, write_long_videos
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # Towhee imports it
@@ -33,6 +37,40 @@ CLIPS = 36
 PICTURE = "results.png"
 PICTURE_ROWS = 4  # sentences in the picture
 BEST = 3  # clips listed for each sentence
+LEAST_OVERLAP = 0.5  # intersection over union of a found moment and the right one
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The moments of a longer video, and how well sentences fit to them.
+
+    Attributes:
+        video: the video file.
+        sentences: what its scenes show, in order.
+        scenes: when they do: start and end in seconds, float64 of shape (sentences, 2).
+        segments: start and end of each segment of the video in seconds, float64 of shape (segments, 2).
+        similarity: (sentences, segments) float32, -1 to 1.
+    """
+
+    video: Path
+    sentences: list[str]
+    scenes: np.ndarray
+    segments: np.ndarray
+    similarity: np.ndarray
+
+    def found(self, sentence: int) -> int:
+        """Return the index of the segment that is most similar to a sentence."""
+        return int(self.similarity[sentence].argmax())
+
+    def is_right(self, sentence: int) -> bool:
+        """Return whether the segment that was found for a sentence is the scene that it describes."""
+        overlaps = temporal_iou(self.segments[None, self.found(sentence)], self.scenes[None, sentence])
+        return bool(overlaps[0, 0] >= LEAST_OVERLAP)
+
+    def sentences_to_show(self, count: int = PICTURE_ROWS) -> list[int]:
+        """Return the indices of ``count`` sentences, spread evenly over the video."""
+        count = min(count, len(self.sentences))
+        return [(2 * number + 1) * len(self.sentences) // (2 * count) for number in range(count)]
 
 
 @dataclass(frozen=True)
@@ -46,6 +84,7 @@ class Demo:
         similarity: (sentences, clips) float32, -1 to 1.
         matches: index of the clip that each sentence describes; None for the caller's sentences.
         metrics: metrics of the search for each clip by its caption.
+        moments: a longer video, and its moments.
     """
 
     clips: list[Path]
@@ -54,6 +93,7 @@ class Demo:
     similarity: np.ndarray
     matches: list[int | None]
     metrics: RetrievalMetrics
+    moments: Moments
 
     def best(self, sentence: int, count: int) -> list[int]:
         """Return the indices of the clips most similar to a sentence, the most similar first."""
@@ -73,13 +113,13 @@ def run_demo(
     device: str | None = None,
     track: Track = no_progress,
 ) -> Demo:
-    """Draw clips, embed clips and sentences through Towhee, and compare every sentence with every clip.
+    """Draw clips and a longer video, and compare sentences with all clips, and with all moments of the video.
 
     Several processes draw, and each imports the calling script again: call this under ``if __name__ == "__main__":``.
 
     Args:
-        folder: folder for the clips, ``eval/*.mp4``, and their captions, ``eval.csv``. It may have clips of an earlier
-            demo, which are not drawn again.
+        folder: folder for the clips, ``eval/*.mp4``, and their captions, ``eval.csv``; and for the longer video,
+            ``long/*.mp4``, and its moments, ``long.csv``. What an earlier demo has drawn there is not drawn again.
         sentences: more queries, besides the captions.
         clips: number of clips. All show combinations that ``clip_vit_tiny_demo`` was not trained on.
         device: as for the operator.
@@ -109,6 +149,25 @@ def run_demo(
         similarity=similarity,
         matches=[*[None] * len(sentences), *range(len(paths))],
         metrics=RetrievalMetrics.of(caption_ranks, len(paths)),
+        moments=_find_moments(folder, embed_text, device, track),
+    )
+
+
+def _find_moments(folder: Path, embed_text: Any, device: str | None, track: Track) -> Moments:
+    """Draw a longer video, cut it into segments, and compare them with a sentence for each of its scenes."""
+    write_long_videos(folder, 1, track=track)
+    rows = long_table(1)
+    video, sentences = folder / rows[0][0], [sentence for _, sentence, _, _ in rows]
+    encoder = VideoEncoder.load(MODEL, device=device)
+    embedded = embed_videos(list_videos([video]), encoder)
+    segments = [row for segments in track(embedded, 1, "embedding a longer video") for row in segments]
+    texts = np.stack([embed_text(sentence).get()[0] for sentence in sentences])
+    return Moments(
+        video=video,
+        sentences=sentences,
+        scenes=np.array([(start, end) for _, _, start, end in rows]),
+        segments=np.array([(row["start"], row["end"]) for row in segments if row["vector"] is not None]),
+        similarity=texts @ np.stack([row["vector"] for row in segments if row["vector"] is not None]).T,
     )
 
 
@@ -150,69 +209,3 @@ def _count_drawn_clips(folder: Path) -> int:
             raise PairsError(f"{path} is the table of another data set: choose another folder, or move it away")
         count = max(count, len(rows))
     return count
-
-
-# Sizes in the picture, in pixels.
-_WIDTH, _MARGIN, _HEADER_HEIGHT = 1180, 28, 92
-_TEXT_WIDTH, _TEXT_CHARACTERS = 270, 28
-_FRAMES, _FRAME_SIZE, _FRAME_GAP = 7, 92, 2  # a film strip
-_STRIP_WIDTH, _STRIP_GAP = _FRAMES * (_FRAME_SIZE + _FRAME_GAP), 10
-_ROW_HEIGHT = BEST * (_FRAME_SIZE + _STRIP_GAP) + 26
-
-_TEXT_COLOUR, _FAINT_COLOUR, _RULE_COLOUR = "#1d2733", "#7a8694", "#e3e7eb"
-_MATCH_COLOUR, _BAR_COLOUR, _STRIP_COLOUR = "#1f9d55", "#c9d3dd", "#20262d"
-
-
-def save_picture(demo: Demo, path: Path) -> None:
-    """Write a PNG with a row for each sentence: its best clips as film strips, with their scores."""
-    sentences = demo.sentences_to_show()
-    picture = Image.new("RGB", (_WIDTH, _HEADER_HEIGHT + len(sentences) * _ROW_HEIGHT + _MARGIN), "white")
-    pen = ImageDraw.Draw(picture)
-    pen.text((_MARGIN, 22), "Which clip is it?", _TEXT_COLOUR, ImageFont.load_default(25))
-    pen.text(
-        (_MARGIN, 56),
-        f"The best {BEST} of {len(demo.clips)} clips for a sentence. The clip that it describes has a green frame.",
-        _FAINT_COLOUR,
-        ImageFont.load_default(14),
-    )
-    for row, sentence in enumerate(sentences):
-        _draw_sentence(picture, demo, sentence, _HEADER_HEIGHT + row * _ROW_HEIGHT)
-    with atomic_write(path) as temporary:
-        picture.save(temporary, "PNG", optimize=True)
-
-
-def _draw_sentence(picture: Image.Image, demo: Demo, sentence: int, top: int) -> None:
-    """Draw a sentence and its best clips below the y coordinate ``top``."""
-    pen = ImageDraw.Draw(picture)
-    pen.line((_MARGIN, top - 10, _WIDTH - _MARGIN, top - 10), _RULE_COLOUR, 2)
-    lines = textwrap.wrap(f"“{demo.sentences[sentence]}”", _TEXT_CHARACTERS)
-    pen.multiline_text((_MARGIN, top + 8), "\n".join(lines), _TEXT_COLOUR, ImageFont.load_default(17), spacing=7)
-    for rank, clip in enumerate(demo.best(sentence, BEST), 1):
-        y = top + (rank - 1) * (_FRAME_SIZE + _STRIP_GAP)
-        is_match = clip == demo.matches[sentence]
-        _draw_film_strip(picture, demo.clips[clip], _MARGIN + _TEXT_WIDTH, y, is_match)
-        _draw_score(pen, rank, float(demo.similarity[sentence, clip]), demo.clips[clip].stem, y, is_match)
-
-
-def _draw_film_strip(picture: Image.Image, clip: Path, x: int, y: int, is_match: bool) -> None:
-    """Draw frames of a clip side by side, with a green frame around them if the clip is the match."""
-    width = _STRIP_WIDTH + _FRAME_GAP
-    pen = ImageDraw.Draw(picture)
-    if is_match:
-        pen.rounded_rectangle((x - 4, y - 4, x + width + 3, y + _FRAME_SIZE + 5), 5, _MATCH_COLOUR)
-    pen.rectangle((x, y, x + width - 1, y + _FRAME_SIZE + 1), _STRIP_COLOUR)
-    for index, frame in enumerate(read_frames(clip, _FRAMES)):
-        thumbnail = Image.fromarray(frame.rgb).resize((_FRAME_SIZE, _FRAME_SIZE), Image.Resampling.LANCZOS)
-        picture.paste(thumbnail, (x + _FRAME_GAP + index * (_FRAME_SIZE + _FRAME_GAP), y + 1))
-
-
-def _draw_score(pen: ImageDraw.ImageDraw, rank: int, score: float, name: str, y: int, is_match: bool) -> None:
-    """Draw the rank, the score as a number and as a bar, and the name of a clip, to the right of its film strip."""
-    x = _MARGIN + _TEXT_WIDTH + _STRIP_WIDTH + 22
-    font, small_font = ImageFont.load_default(17), ImageFont.load_default(14)
-    length = round(100 * max(0.0, score))
-    pen.text((x, y + 12), f"{rank}.", _TEXT_COLOUR, font)
-    pen.text((x + 28, y + 12), f"{score:.3f}", _MATCH_COLOUR if is_match else _TEXT_COLOUR, font)
-    pen.rectangle((x, y + 46, x + 100, y + 54), _RULE_COLOUR)
-    pen.rectangle((x, y + 46, x + length, y + 54), _MATCH_COLOUR if is_match else _BAR_COLOUR)
-    pen.text((x, y + 64), name, _FAINT_COLOUR, small_font)

@@ -21,7 +21,8 @@ import clip4clip
 from clip4clip import CheckpointError, PairsError, TextEncoder, VideoEncoder
 from clip4clip.cli import app
 from clip4clip.config import MODELS
-from clip4clip.demo import MODEL, Demo, run_demo, save_picture
+from clip4clip.demo import MODEL, Demo, run_demo
+from clip4clip.demo_picture import save_picture
 from clip4clip.evaluation.evaluate import evaluate
 from clip4clip.evaluation.metrics import RetrievalMetrics
 from clip4clip.evaluation.pairs import Pair, read_pairs
@@ -110,6 +111,15 @@ def test_the_demo_finds_the_right_clips(demo: Demo) -> None:
     )
 
 
+def test_the_demo_finds_the_right_moments_of_a_longer_video(demo: Demo) -> None:
+    moments = demo.moments
+    assert len(moments.sentences) == len(moments.scenes) >= 15
+    assert moments.segments[0, 0] == 0
+    assert moments.segments[-1, 1] == pytest.approx(moments.scenes[-1, 1], abs=0.5)
+    assert np.mean([moments.is_right(sentence) for sentence in range(len(moments.sentences))]) >= 0.7
+    assert len(moments.sentences_to_show()) == 4
+
+
 def test_the_demo_writes_a_picture(demo: Demo, tmp_path: Path) -> None:
     save_picture(demo, tmp_path / "results.png")
     assert demo.sentences_to_show()[0] == 0  # the caller's sentence comes first
@@ -144,7 +154,7 @@ def test_the_demo_command_works_offline(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "clip4clip", "demo", "a big [red] star", "--clips", "10", "-d", "cpu"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "“a big [red] star”" in done.stdout
-    for word in ("score", "R@1", "R@5", "R@10", "trained on drawings", "not for real footage", "results.png"):
+    for word in ("score", "R@1", "R@5", "R@10", "moments of the", "trained on drawings", "not for real", "results.png"):
         assert word in done.stdout
     assert "pkg_resources" not in done.stderr
     assert (tmp_path / "clip4clip_demo/results.png").is_file()

@@ -40,6 +40,7 @@ POSIX_ONLY = {"fcntl", "pwd", "resource", "termios"}
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"demo_picture"},
     {"demo", "operators", "retrieval", "web"},
     {"index"},
     {"library", "training"},

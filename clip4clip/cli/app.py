@@ -19,6 +19,7 @@ from ..errors import Clip4clipError, printable
 from .console import err, out
 from .demo import demo
 from .embed import embed, embed_text, embed_video
+from .eval_moments import eval_moments
 from .evaluate import evaluate
 from .index import index
 from .operators import install_operators
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "install-operators": install_operators,
     "eval": evaluate,
+    "eval-moments": eval_moments,
     "train": train,
     "synthetic": synthetic,
 }

@@ -1,11 +1,13 @@
-"""Print and write the results of commands: tables, JSON, files and failures."""
+"""Print and write the results of commands: tables, JSON, CSV, files and failures."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..evaluation.evaluate import Evaluation
+    from ..evaluation.moments import MomentEvaluation
     from .options import VectorOutputOptions
 
 
@@ -119,6 +122,25 @@ def print_json(value: dict[str, Any]) -> None:
     print(text if is_safe else json.dumps(value))
 
 
+def print_csv(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> None:
+    """Print rows as CSV with a header. A terminal gets control characters as escapes, a file or pipe as they are.
+
+    Args:
+        rows: each with its values by column. None becomes an empty field; a list or an object becomes JSON.
+        columns: the first columns. The others follow in the order in which the rows name them.
+    """
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        is_nested = {name: isinstance(value, list | tuple | dict) for name, value in row.items()}
+        writer.writerow(
+            {name: json.dumps(value, ensure_ascii=False) if is_nested[name] else value for name, value in row.items()}
+        )
+    print(printable(text.getvalue(), keep="\n\t") if sys.stdout.isatty() else text.getvalue(), end="")
+
+
 def print_summary(text: str) -> None:
     """Print what a command has done on standard error."""
     err.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -146,7 +168,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     out.print(table)
 
 
-def exit_if_videos_failed(evaluation: Evaluation) -> None:
+def exit_if_videos_failed(evaluation: Evaluation | MomentEvaluation) -> None:
     """List the videos that an evaluation could not decode. If there are any, end the command with exit code 1."""
     list_failures(evaluation.failed, "missed")
     if evaluation.failed:

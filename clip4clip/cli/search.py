@@ -1,19 +1,24 @@
-"""The command ``search``: find videos of an index by a sentence or by a video."""
+"""The command ``search``: find videos of an index, and moments of them, by a sentence or by a video."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
 from .console import err, out, plain
+from .export import ExportOptions
 from .index_options import FilterOptions, IndexEncoderOptions, IndexOptions
-from .output import print_json
+from .output import print_csv, print_json
 from .texts import read_texts
 
 if TYPE_CHECKING:
     from ..index.hit import Hit
+
+
+COLUMNS = ("id", "score", "video", "path", "start", "end")  # of --json and --csv, before the other fields
 
 
 def search(
@@ -28,29 +33,43 @@ def search(
         str | None,
         typer.Option(metavar="FILE|URL", help="Find videos similar to this one, instead of searching by text."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-k", min=1, max=16384, help="Maximum number of videos to list.")] = (
-        10
-    ),
+    limit: Annotated[
+        int, typer.Option("--limit", "-k", min=1, max=16384, help="Maximum number of results to list.")
+    ] = (10),
     per_video: Annotated[
         str,
-        typer.Option(
-            metavar="N|all", help="Maximum number of results in the same video, if videos have several vectors."
-        ),
+        typer.Option(metavar="N|all", help="Maximum number of moments of the same video."),
     ] = "1",
     filters: FilterOptions,
     address: IndexOptions,
     encoder: IndexEncoderOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    export: ExportOptions,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line, with times in seconds.")
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a table for programs: a header, then one line per result.")
+    ] = False,
 ) -> None:
-    """Find videos by a sentence, or by a video.
+    """Find videos, and the moments in them, by a sentence or by a video.
 
-    Lists the most similar videos of the index, best first.
+    Lists the most similar videos of the index, best first. Of a long video, which
+    `clip4clip index` has cut into segments, the time says where in it the moment
+    is. With --per-video 3, a video can be listed with up to three moments.
+
+    The moments can leave the list: --json and --csv are for programs, --clips
+    cuts them out, and --edl hands them to an editing program. A video that is
+    gone or broken does not stop the others. It is listed at the end, and the
+    exit code is then 1. Existing clips are never replaced.
 
     Examples:
         clip4clip search "kids feeding a horse"
         clip4clip search "kids feeding a horse" --filter "duration < 60"
         clip4clip search "kids feeding a horse" --since 2025-06-01
         clip4clip search --video clip.mp4 -k 5 --json
+        clip4clip search "a goal" --per-video all -k 30 --clips goals --padding 2
+        clip4clip search "a goal" --per-video all -k 30 --edl goals.edl
+        clip4clip search "a goal" -k 3 --clips goals --exact
     """
     if (text is None) == (video is None):
         raise typer.BadParameter("give either a text or --video", param_hint="TEXT")
@@ -60,7 +79,10 @@ def search(
         text, *others = read_texts([text])
         if others:
             raise typer.BadParameter("expected one sentence, but got several lines", param_hint="TEXT")
+    if as_json and as_csv:
+        raise typer.BadParameter("give either --json or --csv", param_hint="--csv")
     rows_per_video = _parse_per_video(per_video)
+    export.check()
     with err.status("opening the index"), address.open(encoder.spec()) as videos:
         hits = videos.search(
             text,
@@ -71,12 +93,20 @@ def search(
             until=filters.until,
             per_video=rows_per_video,
         )
-    if as_json:
+    if as_csv:
+        print_csv([_row(hit) for hit in hits], COLUMNS)
+    elif as_json:
         for hit in hits:
-            row = {"id": hit.id, "score": hit.score, "path": hit.path}
-            print_json(row | {name: value for name, value in hit.fields.items() if name not in row})
+            print_json(_row(hit))
     else:
         _print_hits(hits)
+    export.write(hits, title=text or f"like {Path(video or '').name}")
+
+
+def _row(hit: Hit) -> dict[str, Any]:
+    """Return what ``--json`` and ``--csv`` print of a hit."""
+    row = {name: getattr(hit, name) for name in COLUMNS}
+    return row | {name: value for name, value in hit.fields.items() if name not in row}
 
 
 def _parse_per_video(text: str) -> int | None:
@@ -92,7 +122,16 @@ def _print_hits(hits: list[Hit]) -> None:
     if not hits:
         err.print("no videos were found", highlight=False)
         return
-    table = Table("", "score", "length", Column("video", overflow="fold"))
+    has_moments = any(hit.time_range for hit in hits)
+    table = Table(
+        "",
+        "score",
+        Column("time" if has_moments else "length", no_wrap=True),
+        Column("video", overflow="fold"),
+    )
     for rank, hit in enumerate(hits, 1):
-        table.add_row(str(rank), f"{hit.score:.3f}", hit.length, plain(hit.path or str(hit.id)))
+        time = hit.length
+        if has_moments:
+            time = hit.time_range or (f"0:00–{hit.length}" if hit.length else "")  # a whole video
+        table.add_row(str(rank), f"{hit.score:.3f}", time, plain(hit.path or str(hit.id)))
     out.print(table)

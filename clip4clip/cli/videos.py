@@ -40,10 +40,16 @@ def list_videos(
     *,
     filters: FilterOptions,
     missing: MissingOption = False,
+    segments: Annotated[
+        bool, typer.Option("--segments", help="List the segments of the videos that are cut, with their times.")
+    ] = False,
     address: IndexOptions,
     as_json: JsonOption = False,
 ) -> None:
     """List the videos of an index: date of the file, length, and path.
+
+    A video that is cut has its number of segments behind its path. If there is
+    a filter, only those that meet it count.
 
     With --missing, lists the videos whose files are gone: they were deleted,
     moved, or are on a disk that is not mounted. Searches still find them.
@@ -54,15 +60,20 @@ def list_videos(
         clip4clip list
         clip4clip list --since 2025-06-01 --filter "duration > 60" --json
         clip4clip list --missing
+        clip4clip list --segments --filter "start > 3600"
     """
+    if missing and segments:
+        raise typer.BadParameter("cannot be combined with --missing", param_hint="--segments")
     with address.open() as videos, _closed_pipe_is_the_end():
         if missing:
             found = _missing(videos, filters)
-            count = _print_videos(found, as_json)
+            amount = _print_videos(found, as_json)
         else:
-            listed = videos.videos(filters.condition, since=filters.since, until=filters.until)
-            count = _print_videos(listed, as_json)
-    print_summary(_videos(count) + (" missing" if missing else ""))
+            listed = (videos.segments if segments else videos.videos)(
+                filters.condition, since=filters.since, until=filters.until
+            )
+            amount = _print_videos(listed, as_json)
+    print_summary(amount + (" missing" if missing else ""))
     if missing:
         _print_missing_folders(found)
 
@@ -88,12 +99,19 @@ def info(*, address: IndexOptions, as_json: JsonOption = False) -> None:
 def delete(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID", help="Ids of videos. For videos of a folder these are their paths."),
+        typer.Argument(
+            metavar="ID", help="Ids of videos. For videos of a folder these are their paths. Or ids of segments."
+        ),
     ] = None,
     *,
     condition: Annotated[
         str,
-        typer.Option("--filter", metavar="EXPRESSION", help="Videos that meet a condition, as in `clip4clip search`."),
+        typer.Option(
+            "--filter",
+            metavar="EXPRESSION",
+            help="Videos that meet a condition, as in `clip4clip search`; of videos that are cut, only the segments "
+            "that meet it.",
+        ),
     ] = "",
     missing: MissingOption = False,
     yes: YesOption = False,
@@ -121,15 +139,16 @@ def delete(
         if not found:
             print_summary("there are no such videos in the index")
             return
-        _show(hit.path or str(hit.id) for hit in found)
+        _show(f"{hit.path or hit.id} {hit.time_range}".rstrip() for hit in found)
         if missing:
             _print_missing_folders(found)
-        _confirm(f"Remove {_videos(len(found))} from the index? Their files stay.", yes)
+        amount = _amount(len({hit.video for hit in found}), sum(hit.start is not None for hit in found))
+        _confirm(f"Remove {amount} from the index? Their files stay.", yes)
         with interruptible_progress("videos/s") as progress:
-            removed = _delete(videos, [hit.id for hit in found], progress.track)
+            _delete(videos, [hit.id for hit in found], progress.track)
         progress.exit_if_stopped("run the same command again to remove the rest")
         count = videos.count()
-    print_summary(f"{_videos(removed)} removed; {count:,} in collection {address.collection!r} of {address.uri}")
+    print_summary(f"{amount} removed; {_videos(count)} in collection {address.collection!r} of {address.uri}")
 
 
 def relocate(
@@ -176,13 +195,18 @@ def _videos(count: int) -> str:
     return f"{count:,} video{'s' * (count != 1)}"
 
 
+def _amount(videos: int, segments: int) -> str:
+    """Return the number of videos, or of segments and of the videos that they are of."""
+    return f"{segments:,} segment{'s' * (segments != 1)} of {_videos(videos)}" if segments else _videos(videos)
+
+
 def _select(videos: VideoIndex, ids: Iterable[str], condition: str, missing: bool) -> list[Hit]:
-    """Return the videos to delete: those with these ids, or those that meet the conditions."""
+    """Return the videos and segments to delete: those with these ids, or those that meet the conditions."""
     if ids:
         return [_get(videos, name) for name in dict.fromkeys(ids)]
     if missing:
         return _missing(videos, FilterOptions(condition), strict=True)
-    return [*videos.videos(condition, strict=True)]
+    return [*videos.segments(condition, strict=True)]
 
 
 def _missing(videos: VideoIndex, filters: FilterOptions, strict: bool = False) -> list[Hit]:
@@ -195,7 +219,7 @@ def _missing(videos: VideoIndex, filters: FilterOptions, strict: bool = False) -
 
 
 def _get(videos: VideoIndex, name: str) -> Hit:
-    """Return the video with an id, or with the path that a relative one means."""
+    """Return the video or segment with an id, or with the path that a relative one means."""
     from ..library.sources import absolute_path
 
     hit = videos.get(name)
@@ -206,31 +230,41 @@ def _get(videos: VideoIndex, name: str) -> Hit:
     return hit
 
 
-def _delete(videos: VideoIndex, ids: Sequence[str], track: Track) -> int:
-    """Remove videos from an index in batches. Return how many there were."""
-    removed = 0
+def _delete(videos: VideoIndex, ids: Sequence[str], track: Track) -> None:
+    """Remove videos and segments from an index in batches."""
     batch: list[str] = []
     for id_ in track(ids, len(ids), "removing"):
         batch.append(id_)
         if len(batch) == DELETE_BATCH:
-            removed += videos.delete(batch)
+            videos.delete(batch)
             batch = []
-    return removed + (videos.delete(batch) if batch else 0)
+    if batch:
+        videos.delete(batch)
 
 
-def _print_videos(videos: Iterable[Hit], as_json: bool) -> int:
-    """Print a line for each video as it comes, and return their number."""
-    count = 0
-    for hit in videos:
-        count += 1
-        row = {"id": hit.id, "path": hit.path}
+def _print_videos(hits: Iterable[Hit], as_json: bool) -> str:
+    """Print a line for each video or segment as it comes, and return how many there were."""
+    videos: set[str] = set()
+    segments = 0
+    for hit in hits:
+        videos.add(hit.video)
+        segments += hit.start is not None
         if as_json:
+            row = {"id": hit.id, "path": hit.path, "video": hit.video, "start": hit.start, "end": hit.end}
             print_json(row | {name: value for name, value in hit.fields.items() if name not in row})
         else:
-            name = hit.path if hit.path in ("", hit.id) else f"{hit.path} ({hit.id})"
-            print(f"{_date(hit):16} {hit.length:>8}  {printable(str(name or hit.id))}")
+            print(f"{_date(hit):16} {hit.time_range or hit.length:>8}  {printable(_name(hit))}")
     sys.stdout.flush()
-    return count
+    return _amount(len(videos), segments)
+
+
+def _name(hit: Hit) -> str:
+    """Return the path of a video, with its id if that is another one, and its number of segments."""
+    name = str(hit.path or hit.id)
+    if hit.path not in ("", hit.video):
+        name += f" ({hit.video})"
+    segments = hit.fields.get("segments")
+    return f"{name}, {segments:,} segment{'s' * (segments != 1)}" if isinstance(segments, int) else name
 
 
 def _date(hit: Hit) -> str:

@@ -97,7 +97,7 @@ def evaluate(
 
     sentences = list(dict.fromkeys(pair.sentence for pair in pairs))
     row_of = {sentence: row for row, sentence in enumerate(sentences)}
-    text_vectors = _embed_sentences(sentences, text_encoder, track)
+    text_vectors = embed_sentences(sentences, text_encoder, track)
     video_vectors, failed = _embed_videos(paths, video_names, video_encoder, sampling, track)
     distinct = np.round(text_vectors.astype(np.float64) @ video_vectors.T.astype(np.float64), DECIMALS)
     similarity = distinct[[row_of[pair.sentence] for pair in pairs]]  # (pairs, videos)
@@ -132,7 +132,7 @@ def _limit_words(encoder: TextEncoder, max_words: int) -> TextEncoder:
     return TextEncoder(encoder.model, replace(config, context_length=min(max_words, config.context_length)))
 
 
-def _embed_sentences(sentences: Sequence[str], encoder: TextEncoder, track: Track) -> np.ndarray:
+def embed_sentences(sentences: Sequence[str], encoder: TextEncoder, track: Track) -> np.ndarray:
     """Return one vector for each sentence."""
     starts = range(0, len(sentences), SENTENCE_BATCH_SIZE)
     batches = [sentences[start : start + SENTENCE_BATCH_SIZE] for start in starts]

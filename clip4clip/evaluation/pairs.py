@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from ..errors import Clip4clipError, PairsError, brief
 from ..progress import Track, no_progress
 from ..video.reader import read_frames
-from .tables import read_table
+from .tables import is_text, read_table
 from .video_folder import VideoFolder
 
 VIDEO_COLUMNS = ("video", "video_id")
@@ -73,9 +72,9 @@ def read_pairs(
     files = VideoFolder(folder)
     pairs = []
     for video, sentence, location in rows:
-        if not _is_text(video) or not video.strip() or "\0" in video:
+        if not is_text(video) or not video.strip() or "\0" in video:
             raise PairsError(f"{location}: expected the name of a video, not {brief(video)}")
-        if not _is_text(sentence):
+        if not is_text(sentence):
             raise PairsError(f"{location}: the sentence must be text, not {brief(sentence)}")
         pairs.append(Pair(video, files.find(video, location), sentence))
     return pairs
@@ -111,11 +110,6 @@ def _decoding_problem(path: Path) -> str | None:
     except Clip4clipError as error:
         return str(error)
     return None
-
-
-def _is_text(value: Any) -> bool:
-    """Return whether a value is a string of valid Unicode. JSON may contain lone surrogates."""
-    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def _first_column(columns: Iterable[str], names: Sequence[str]) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,22 +35,45 @@ def read_table(
     Raises:
         Clip4clipError: the file is too large, is not text, or is malformed. The class is ``error``.
     """
-    if table.stat().st_size > MAX_TABLE_BYTES:
-        raise error(f"{table} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
     extension = table.suffix.lower()
-    try:
+    with explained_read_errors(table, error, accepted):
         if extension == ".json" or extension in JSON_LINES:
             return None, list(_read_json(table, error))
         with table.open(encoding="utf-8-sig", newline="") as file:
-            # Tables with tabs are often written without quotes: a stray one must not swallow the lines after it.
-            dialect: dict[str, Any] = {"delimiter": "\t", "strict": True} if extension == ".tsv" else {}
-            reader = csv.DictReader(file, **dialect)
-            columns = list(reader.fieldnames or ())
-            return columns, [(row, f"{table}, line {reader.line_num}") for row in reader]
+            return csv_rows(table, file, is_tsv=extension == ".tsv")
+
+
+@contextlib.contextmanager
+def explained_read_errors(table: Path, error: type[Clip4clipError], accepted: str) -> Iterator[None]:
+    """Raise errors of the class ``error`` for a file that is too large, and for one that the block cannot read.
+
+    Args:
+        table: the file that the block reads.
+        error: class of the errors to raise.
+        accepted: description of the formats that the caller accepts, for error messages.
+    """
+    if table.stat().st_size > MAX_TABLE_BYTES:
+        raise error(f"{table} is larger than the limit of {MAX_TABLE_BYTES:,} bytes")
+    try:
+        yield
     except UnicodeDecodeError as reason:
         raise not_text(table, error, accepted) from reason
     except (OSError, csv.Error, RecursionError) as reason:
         raise error(f"{table} cannot be read: {reason}. Expected {accepted}") from reason
+
+
+def csv_rows(table: Path, lines: Iterable[str], is_tsv: bool) -> tuple[list[str], list[tuple[Mapping[str, Any], str]]]:
+    """Return the columns of CSV or TSV, and each row with its location."""
+    # Tables with tabs are often written without quotes: a stray one must not swallow the lines after it.
+    dialect: dict[str, Any] = {"delimiter": "\t", "strict": True} if is_tsv else {}
+    reader = csv.DictReader(lines, **dialect)
+    columns = list(reader.fieldnames or ())
+    return columns, [(row, f"{table}, line {reader.line_num}") for row in reader]
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is a string of valid Unicode. JSON may contain lone surrogates."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def not_text(file: Path, error: type[Clip4clipError], accepted: str) -> Clip4clipError:
@@ -79,14 +104,15 @@ def _read_json(table: Path, error: type[Clip4clipError]) -> Iterator[tuple[Mappi
     with table.open(encoding="utf-8-sig") as file:
         is_array = table.suffix.lower() == ".json" and file.read(4096).lstrip().startswith("[")
         file.seek(0)
-        rows = _array_items(table, file.read(), error) if is_array else _parsed_lines(table, file, error)
+        rows = array_items(table, file.read(), error) if is_array else parsed_lines(table, file, error)
         for row, location in rows:
             if not isinstance(row, Mapping):
                 raise error(f"{location}: expected an object with keys, not {brief(row)}")
             yield row, location
 
 
-def _array_items(table: Path, text: str, error: type[Clip4clipError]) -> Iterator[tuple[Any, str]]:
+def array_items(table: Path, text: str, error: type[Clip4clipError]) -> Iterator[tuple[Any, str]]:
+    """Yield the items of a JSON array, each with its location."""
     try:
         items = json.loads(text)
     except ValueError as reason:
@@ -95,7 +121,8 @@ def _array_items(table: Path, text: str, error: type[Clip4clipError]) -> Iterato
         yield item, f"{table}, item {number}"
 
 
-def _parsed_lines(table: Path, lines: Iterable[str], error: type[Clip4clipError]) -> Iterator[tuple[Any, str]]:
+def parsed_lines(table: Path, lines: Iterable[str], error: type[Clip4clipError]) -> Iterator[tuple[Any, str]]:
+    """Yield the values of JSON Lines, each with its location."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             location = f"{table}, line {number}"

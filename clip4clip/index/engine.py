@@ -80,11 +80,12 @@ class Engine(Protocol):
         """
         ...
 
-    def upsert(self, rows: Mapping[str, dict[str, Any]]) -> None:
+    def upsert(self, rows: Mapping[str, dict[str, Any]], videos: Iterable[str] = ()) -> None:
         """Add rows, or replace those with the same ids with all their fields. They are stored when this returns.
 
         Args:
             rows: rows from :func:`clip4clip.index.values.to_stored_row`, by id.
+            videos: ids of videos whose other rows are deleted.
 
         Raises:
             InputTypeError, InputValueError: a vector has the wrong length or cannot be stored.
@@ -117,12 +118,15 @@ class Engine(Protocol):
     ) -> list[Hit]:
         """Return the rows nearest to a vector, the nearest first.
 
+        Rows whose time ranges overlap that of a nearer row of the same video are left out, as by
+        :func:`clip4clip.index.moments.choose_moments`.
+
         Args:
             vector: float32, with the length of the stored vectors.
             limit: largest number of rows, up to 16,384.
             filter: filter; empty for none. Unlike :meth:`check_filter`, this logs no warning.
             per_video: largest number of rows of each video, its nearest ones; None for all.
-            output_fields: fields to return; ``*`` for all except the vector, and except ``video`` where it is the id.
+            output_fields: fields to return; ``*`` for all except the vector.
             **options: options of ``MilvusClient.search``, for a server only.
 
         Raises:
@@ -135,13 +139,24 @@ class Engine(Protocol):
         """Return the row with an id, with the score 1; None if there is no such row."""
         ...
 
-    def rows(self, fields: Sequence[str], filter: str = "") -> Iterator[dict[str, Any]]:  # noqa: A002
+    def rows_of_video(self, video: str) -> list[Hit]:
+        """Return all rows of a video by its id, with the score 1; none if there is no such video."""
+        ...
+
+    def rows(
+        self,
+        fields: Sequence[str],
+        filter: str = "",  # noqa: A002
+        by_video: bool = False,
+    ) -> Iterator[dict[str, Any]]:
         """Yield all rows, as they were when the iteration began, in any order.
 
         Args:
             fields: names of fields, such as ``path`` and ``vector``; ``*`` for all except the vector. A row lacks those
                 that it does not have. It always has its ``id``.
             filter: filter; empty for none. Unlike :meth:`check_filter`, this logs no warning.
+            by_video: yield the rows of a video one after another. On a server with videos of several rows, all rows are
+                then held in memory.
 
         Raises:
             VideoIndexError: the filter is invalid.
@@ -149,10 +164,10 @@ class Engine(Protocol):
         ...
 
     def delete(self, ids: Sequence[Any] = (), *, filter: str = "") -> int:  # noqa: A002
-        """Delete rows by their ids, and those that match a filter.
+        """Delete rows by their ids or those of their videos, and those that match a filter.
 
         Args:
-            ids: ids of rows; those that do not exist are ignored.
+            ids: ids of rows, or of videos, all of whose rows are deleted; those that do not exist are ignored.
             filter: filter; empty for none.
 
         Returns:
@@ -167,17 +182,20 @@ class Engine(Protocol):
         """Return the number of rows."""
         ...
 
+    def count_videos(self) -> int:
+        """Return the number of videos. On a server with videos of several rows, it reads all of these rows."""
+        ...
+
     def content(self) -> Content:
         """Return how many rows and videos there are, and which fields they have."""
         ...
 
-    def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
-        """Give rows new ids and paths. Their vectors and all other fields stay.
-
-        All rows whose ``video`` is the old id of one of these rows get the new id as their ``video``.
+    def update_paths(self, changes: Mapping[str, tuple[str, str]], videos: Mapping[str, str]) -> None:
+        """Give rows new ids and paths, and videos new ids. Vectors and all other fields stay.
 
         Args:
             changes: new id and new path of each row, by its old id. Ids that do not exist are ignored.
+            videos: new id of each video, by its old id, for all rows of the video.
 
         Raises:
             VideoIndexError: another row or video has one of the new ids. Nothing is changed then.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,18 +19,20 @@ from .codes import CodesLostError, encode
 from .collection import CollectionInfo, VectorSpec
 from .database import ChangedError, Database
 from .engine import Failure
-from .hit import Hit
+from .hit import Hit, to_hit
 from .info import Content
 from .nearest import find_nearest
 from .tables import (
     KINDS,
     Collection,
     Row,
+    count_videos,
     create_collection,
     create_field_index,
     delete_rows,
     find_collection,
     find_rows,
+    find_rows_of_videos,
     insert_rows,
     iterate_rows,
     move_rows,
@@ -38,6 +41,7 @@ from .tables import (
     read_field_kinds,
     read_rows,
     read_state,
+    read_times,
     read_vectors,
     select_rows,
 )
@@ -125,11 +129,12 @@ class LocalCollection:
         self.upsert({row_id: {"id": row_id, "path": path, "vector": vector}})
         return row_id
 
-    def upsert(self, rows: Mapping[str, Row]) -> None:
+    def upsert(self, rows: Mapping[str, Row], videos: Iterable[str] = ()) -> None:
         """Add rows, or replace those with the same ids. They are on the disk when this returns.
 
         Args:
             rows: rows from :func:`clip4clip.index.values.to_stored_row`, by id.
+            videos: ids of videos whose other rows are deleted.
 
         Raises:
             InputTypeError, InputValueError: a vector has the wrong length or cannot be stored.
@@ -140,10 +145,13 @@ class LocalCollection:
         _, collection, store = self._require()
         vectors = to_vectors([row["vector"] for row in rows.values()], collection.dim, [*rows])
         records = encode(vectors, collection.rotation)
+        replaced_videos = [*videos]
 
         def write(connection: sqlite3.Connection) -> None:
-            if replaced := find_rows(connection, collection.number, rows):
-                delete_rows(connection, collection.number, replaced)
+            replaced = {*find_rows(connection, collection.number, rows)}
+            replaced.update(find_rows_of_videos(connection, collection.number, replaced_videos))
+            if replaced:
+                delete_rows(connection, collection.number, sorted(replaced))
             count = read_state(connection, collection.number).row_count
             if count + len(rows) > MAX_ROWS:
                 raise VideoIndexError(
@@ -179,6 +187,8 @@ class LocalCollection:
     ) -> list[Hit]:
         """Return the rows nearest to a vector, the nearest first. The result is exact.
 
+        Rows whose time ranges overlap that of a nearer row of the same video are left out.
+
         Args:
             vector: float32, with the length of the stored vectors.
             limit: largest number of rows, up to 16,384.
@@ -205,13 +215,13 @@ class LocalCollection:
             def read(numbers: Sequence[int]) -> np.ndarray:
                 return read_vectors(connection, numbers, collection.dim)
 
-            codes = store.load(connection)
-            nearest = find_nearest(codes, query, collection.rotation, read, limit, per_video, selected)
+            codes, times = store.load(connection), functools.partial(read_times, connection)
+            nearest = find_nearest(codes, query, collection.rotation, read, times, limit, per_video, selected)
             rows = read_rows(connection, [number for number, _ in nearest])
             if "vector" in output_fields:
                 for number, row in rows.items():
                     row["vector"] = read([number])[0].tolist()
-            return [_to_hit(rows[number], score, output_fields) for number, score in nearest]
+            return [to_hit(rows[number], score, output_fields) for number, score in nearest]
 
         return self._read_codes(store, search)
 
@@ -222,22 +232,34 @@ class LocalCollection:
 
         def get(connection: sqlite3.Connection) -> Hit | None:
             rows = read_rows(connection, find_rows(connection, collection.number, [text]))
-            return next((_to_hit(row, 1.0, ("*",)) for row in rows.values()), None)
+            return next((to_hit(row) for row in rows.values()), None)
 
         return self._database.read(get)
 
-    def rows(self, fields: Sequence[str], filter: str = "") -> Iterator[Row]:  # noqa: A002
+    def rows_of_video(self, video: str) -> list[Hit]:
+        """Return all rows of a video by its id, with the score 1; none if there is no such video."""
+        collection = self._require().collection
+        text = check_text(str(video), "an id")
+
+        def get(connection: sqlite3.Connection) -> list[Hit]:
+            rows = read_rows(connection, find_rows_of_videos(connection, collection.number, [text]))
+            return [to_hit(row) for row in rows.values()]
+
+        return self._database.read(get)
+
+    def rows(self, fields: Sequence[str], filter: str = "", by_video: bool = False) -> Iterator[Row]:  # noqa: A002
         """Yield all rows in one state of the index, in the order in which they were added.
 
         Args:
             fields: names of the fields that each row gets, if it has them, besides its ``id``; ``*`` for all except the
                 vector. ``vector`` is float32 of shape (dim,).
             filter: condition on the fields of a row; empty for none.
+            by_video: yield the rows of a video one after another, in the order in which the videos were added.
         """
         collection = self._require().collection
         with self._explain_change(), self._database.reading() as connection:
             condition = _to_condition(connection, collection, filter) or ("1", [])
-            for rows in iterate_rows(connection, collection.number, *condition):
+            for rows in iterate_rows(connection, collection.number, *condition, by_video):
                 if "vector" in fields:
                     vectors = read_vectors(connection, [*rows], collection.dim)
                     for row, vector in zip(rows.values(), vectors, strict=True):
@@ -246,10 +268,10 @@ class LocalCollection:
                     yield row if "*" in fields else {name: row[name] for name in ("id", *fields) if name in row}
 
     def delete(self, ids: Sequence[Any] = (), *, filter: str = "") -> int:  # noqa: A002
-        """Delete rows by their ids, and those that match a filter.
+        """Delete rows by their ids or those of their videos, and those that match a filter.
 
         Args:
-            ids: ids of rows; those that do not exist are ignored.
+            ids: ids of rows, or of videos, all of whose rows are deleted; those that do not exist are ignored.
             filter: condition on the fields of a row; empty for none. A field that no row has is an error.
 
         Returns:
@@ -260,6 +282,7 @@ class LocalCollection:
 
         def delete(connection: sqlite3.Connection) -> int:
             numbers = {*find_rows(connection, collection.number, texts)}
+            numbers.update(find_rows_of_videos(connection, collection.number, texts))
             if condition := _to_condition(connection, collection, filter, strict=True):
                 numbers.update(select_rows(connection, collection.number, *condition).tolist())
             if numbers:
@@ -270,22 +293,28 @@ class LocalCollection:
         self._compact_if_wasteful(store)
         return deleted
 
-    def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
-        """Give rows other ids and paths. Their vectors and other fields stay.
+    def update_paths(self, changes: Mapping[str, tuple[str, str]], videos: Mapping[str, str]) -> None:
+        """Give rows other ids and paths, and videos other ids. Vectors and other fields stay.
 
         Args:
-            changes: new id and new path of each row, by its id. A ``video`` that equals the old id follows.
+            changes: new id and new path of each row, by its id.
+            videos: new id of each video, by its id.
 
         Raises:
-            VideoIndexError: another row has one of the new ids. Nothing is changed.
+            VideoIndexError: another row or video has one of the new ids. Nothing is changed.
         """
         collection = self._require().collection
-        self._database.write(lambda connection: move_rows(connection, collection.number, changes))
+        self._database.write(lambda connection: move_rows(connection, collection.number, changes, videos))
 
     def count(self) -> int:
         """Return the number of rows."""
         collection = self._require().collection
         return self._database.read(lambda connection: read_state(connection, collection.number).row_count)
+
+    def count_videos(self) -> int:
+        """Return the number of videos."""
+        collection = self._require().collection
+        return self._database.read(lambda connection: count_videos(connection, collection.number))
 
     def content(self) -> Content:
         """Return how many rows and videos there are, and which fields they have or had."""
@@ -438,15 +467,6 @@ def _to_condition(
 
     condition = parse_filter(text, lookup, names, collection.info.spec is not None, strict)
     return None if condition is None else to_sql(condition)
-
-
-def _to_hit(row: Row, score: float, output_fields: Sequence[str]) -> Hit:
-    """Return a row as a hit. Id and vector become fields only if ``output_fields`` names them."""
-    fields = row if "*" in output_fields else {name: row[name] for name in output_fields if name in row}
-    hidden = {"path", *({"id", "vector"} - {*output_fields})}
-    if row["video"] == row["id"] and "video" not in output_fields:
-        hidden.add("video")
-    return Hit(row["id"], row["path"], score, {name: value for name, value in fields.items() if name not in hidden})
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

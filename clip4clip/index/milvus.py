@@ -10,7 +10,7 @@ import logging
 import operator
 import re
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,8 +21,9 @@ from .engine import Failure
 from .filters.kinds import FieldKinds
 from .filters.milvus import to_milvus
 from .filters.parse import quote
-from .hit import Hit
+from .hit import Hit, to_hit
 from .info import Content, summarise
+from .moments import choose_moments
 from .values import (
     MAX_LIMIT,
     MAX_STRING_BYTES,
@@ -41,6 +42,8 @@ try:
 except ImportError as error:  # pragma: no cover
     raise MissingExtraError("an index on a server needs pymilvus: pip install 'towhee-clip4clip[milvus]'") from error
 
+HIT_FIELDS = ("path", "video", "start", "end")  # attributes of a hit, whatever other fields it gets
+SEGMENTS = "id != video"  # filter for the rows that are a part of a video
 SPEC_PROPERTY = "clip4clip"  # property of a collection that holds its VectorSpec
 ID_BATCH = 500
 READ_BATCH = 10_000
@@ -198,22 +201,38 @@ class MilvusCollection:
             answer = write(self.address.collection, [row], timeout=self._timeout)
         return answer["ids"][0] if answer.get("ids") else row.get(info.id_field)
 
-    def upsert(self, rows: Mapping[str, dict[str, Any]]) -> None:
+    def upsert(self, rows: Mapping[str, dict[str, Any]], videos: Iterable[str] = ()) -> None:
         """Add rows, or replace those with the same ids with all their fields. They are stored when this returns.
 
         Args:
             rows: rows from :func:`clip4clip.index.values.to_stored_row`, by id. Their ids must differ, because a server
                 would store two rows with the same id.
+            videos: ids of videos whose other rows are deleted, once the new ones are stored.
 
         Raises:
             InputTypeError, InputValueError: a vector has the wrong length or cannot be stored.
         """
         if not rows:
             return
-        vectors = to_vectors([row["vector"] for row in rows.values()], self.require().dims["vector"], [*rows])
+        info = self.require()
+        vectors = to_vectors([row["vector"] for row in rows.values()], info.dims["vector"], [*rows])
         stored = [row | {"vector": vector} for row, vector in zip(rows.values(), vectors, strict=True)]
+        others = [id_ for id_ in self._find_rows_of_videos(videos) if id_ not in rows]
         with self._translate_errors():
             self._client.upsert(self.address.collection, stored, timeout=self._slow_timeout)
+            self._delete_matching(_filters(info, "id", others))
+
+    def _find_rows_of_videos(self, videos: Iterable[str]) -> list[str]:
+        """Return the ids of all rows of these videos."""
+        info = self.require()
+        conditions = _filters(info, "video", [*videos])
+        if not conditions or not self.count():  # which waits for what others have written
+            return []
+        return [row["id"] for condition in conditions for row in self._read_in_order(info, ["id"], condition)]
+
+    def _delete_matching(self, conditions: Iterable[str]) -> None:
+        for condition in conditions:
+            self._client.delete(self.address.collection, filter=condition, timeout=self._timeout)
 
     def check_filter(self, text: str, strict: bool = False) -> None:
         """Check a filter without running it. Log a warning about fields that no row has.
@@ -249,12 +268,15 @@ class MilvusCollection:
     ) -> list[Hit]:
         """Return the rows nearest to a vector, the nearest first.
 
+        In a collection that clip4clip created, rows whose time ranges overlap that of a nearer row of the same video
+        are left out. There may then be fewer than ``limit`` hits, or with ``per_video``, if the nearest 16,384 rows, as
+        many as a server returns, are of few videos.
+
         Args:
             vector: float32, with the length of the stored vectors.
             limit: largest number of rows, up to 16,384.
             filter: filter, as for :meth:`check_filter`; empty for none.
-            per_video: largest number of rows of each video, its nearest ones; None for all. There may be fewer than
-                ``limit`` hits if the nearest 16,384 rows, as many as a server returns, are of few videos.
+            per_video: largest number of rows of each video, its nearest ones; None for all.
             output_fields: fields to return; ``*`` for all except the vector.
             **options: options of ``MilvusClient.search``, such as ``search_params`` and ``anns_field``.
 
@@ -276,16 +298,19 @@ class MilvusCollection:
             raise InputValueError(
                 f"per_video needs a collection that clip4clip created, which {self.address.collection!r} is not"
             )
+        names = [*output_fields, *(HIT_FIELDS if info.spec is not None else ())]
+        if "*" in names:  # beside the name of a dynamic field, a server would return no others for it
+            names = [name for name in names if name == "*" or name in info.kinds]
         options |= {
             "data": [to_vector(vector, info.dims[field], "the vector to search for")],
             "anns_field": field,
             "filter": self._translate_filter(filter, warn=False),
-            "output_fields": [*output_fields],
+            "output_fields": list(dict.fromkeys(names)),
         }
-        if per_video is None:
+        if info.spec is None:
             rows = self._search(info, limit, options)
         else:
-            rows = self._search_per_video(info, limit, per_video, options)
+            rows = self._search_moments(info, limit, per_video, options)
         return [_to_hit(row, info, output_fields) for row in rows]
 
     def _search(self, info: CollectionInfo, limit: int, options: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -297,26 +322,21 @@ class MilvusCollection:
         self._consistency = CONSISTENCY
         return list(answer[0])
 
-    def _search_per_video(
-        self, info: CollectionInfo, limit: int, per_video: int, options: dict[str, Any]
+    def _search_moments(
+        self, info: CollectionInfo, limit: int, per_video: int | None, options: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Search for more and more rows, until enough of them are left without those too many of a video."""
-        names = options["output_fields"]
-        options["output_fields"] = list(dict.fromkeys([*names, "video"]))
-        size = limit
+        """Search for more and more rows, until enough of them are left when moments are chosen."""
+        size = limit if per_video is None else min(limit * OVERFETCH, MAX_LIMIT)
         while True:
-            size = min(size * OVERFETCH, MAX_LIMIT)
             rows = self._search(info, size, options)
-            best = _best_per_video(rows, per_video)
+            best = _choose(rows, per_video)
             if len(best) >= limit or len(rows) < size:
                 break
             if size == MAX_LIMIT:
-                grouped = self._search_groups(info, limit, per_video, options)
-                best = max(best, grouped, key=len)
+                if per_video is not None:
+                    best = max(best, self._search_groups(info, limit, per_video, options), key=len)
                 break
-        for row in best:
-            if "*" not in names and "video" not in names:
-                row["entity"].pop("video")
+            size = min(size * OVERFETCH, MAX_LIMIT)
         return best[:limit]
 
     def _search_groups(
@@ -333,7 +353,7 @@ class MilvusCollection:
         groups = {"group_by_field": "video", "group_size": int(per_video), "strict_group_size": True}
         rows = self._search(info, limit, {**options, **groups})
         rows.sort(key=lambda row: -row["distance"])
-        return _best_per_video(rows, per_video)
+        return _choose(rows, per_video)
 
     def get(self, id: Any) -> Hit | None:  # noqa: A002
         """Return the row with an id, with the score 1; None if there is no such row."""
@@ -342,7 +362,23 @@ class MilvusCollection:
         rows = self._query(condition, ["*"])
         return _to_hit({"id": id, "distance": 1.0, "entity": rows[0]}, info) if rows else None
 
-    def rows(self, fields: Sequence[str], filter: str = "") -> Iterator[dict[str, Any]]:  # noqa: A002
+    def rows_of_video(self, video: str) -> list[Hit]:
+        """Return all rows of a video by its id, with the score 1; none if there is no such video.
+
+        A collection of another program has none.
+        """
+        info = self.require()
+        if info.spec is None:
+            return []
+        [condition] = _filters(info, "video", [video])
+        return [to_hit(row) for row in self._query(condition, ["*"])]
+
+    def rows(
+        self,
+        fields: Sequence[str],
+        filter: str = "",  # noqa: A002
+        by_video: bool = False,
+    ) -> Iterator[dict[str, Any]]:
         """Yield all rows in the order of their ids, each with these fields.
 
         A server of version 2.3 may or may not return rows that are written during the iteration; a newer one returns
@@ -351,6 +387,8 @@ class MilvusCollection:
         Args:
             fields: names of fields; ``*`` for all except the vector. A row lacks those that it does not have.
             filter: filter, as for :meth:`check_filter`; empty for none.
+            by_video: yield the rows of a video one after another. If videos have several rows, all rows are then held
+                in memory.
 
         Raises:
             VideoIndexError: the filter is invalid.
@@ -360,11 +398,19 @@ class MilvusCollection:
         names = {*fields, info.id_field}
         if "*" in names:  # which a server takes to mean the vectors as well
             names = (names - {"*"}) | (info.kinds.keys() - info.dims.keys()) | ({"$meta"} if info.is_dynamic else set())
-        return self._iterate(info, sorted(names), self._translate_filter(filter, warn=False))
+        condition = self._translate_filter(filter, warn=False)
+        if not by_video or info.spec is None or not self._count(SEGMENTS):
+            return self._iterate(info, sorted(names), condition)
+        rows = self._iterate(info, sorted({*names, "video"}), condition)
+        return iter(sorted(rows, key=lambda row: str(row["video"])))
 
     def _iterate(self, info: CollectionInfo, fields: list[str], condition: str) -> Iterator[dict[str, Any]]:
-        """Yield all rows that match a condition. pymilvus's iterator breaks at a quote or a backslash in an id."""
+        """Yield all rows that match a condition, in the order of their ids."""
         self.count()  # waits for what others have written, which an iterator does not
+        yield from self._read_in_order(info, fields, condition)
+
+    def _read_in_order(self, info: CollectionInfo, fields: list[str], condition: str) -> Iterator[dict[str, Any]]:
+        """Yield all rows that match a condition. pymilvus's iterator breaks at a quote or a backslash in an id."""
         options: dict[str, Any] = {}
         batch: Any = []
         while True:
@@ -389,10 +435,10 @@ class MilvusCollection:
             yield from ({name: value for name, value in row.items() if value is not None} for row in batch)
 
     def delete(self, ids: Sequence[Any] = (), *, filter: str = "") -> int:  # noqa: A002
-        """Delete rows by their ids, and those that match a filter.
+        """Delete rows by their ids or those of their videos, and those that match a filter.
 
         Args:
-            ids: ids of rows; those that do not exist are ignored.
+            ids: ids of rows, or of videos, all of whose rows are deleted; those that do not exist are ignored.
             filter: filter, as for :meth:`check_filter`; empty for none.
 
         Returns:
@@ -403,20 +449,33 @@ class MilvusCollection:
         """
         info = self.require()
         condition = self._translate_filter(filter, strict=True)
-        conditions = [*_filters(info, info.id_field, ids), *([condition] if condition else [])]
+        conditions = _filters(info, info.id_field, ids)
+        if info.spec is not None:
+            conditions += _filters(info, "video", ids)
         with self._translate_errors():
             count_before = self.count()
-            for matching in conditions:
-                self._client.delete(self.address.collection, filter=matching, timeout=self._timeout)
+            self._delete_matching([*conditions, *([condition] if condition else [])])
             return count_before - self.count()
 
     def count(self) -> int:
         """Return the number of rows."""
         self.require()
+        return self._count("")
+
+    def count_videos(self) -> int:
+        """Return the number of videos. It reads the rows of those that have several."""
+        info = self.require()
+        if info.spec is None or not self._count(SEGMENTS):
+            return self.count()
+        names = {row["video"] for row in self._iterate(info, ["id", "video"], SEGMENTS)}
+        both = sum(self._count(f"{text} and id == video") for text in _filters(info, "id", [*names]))
+        return self._count("id == video") + len(names) - both
+
+    def _count(self, condition: str) -> int:
         with self._translate_errors():
             answer = self._client.query(
                 self.address.collection,
-                filter="",
+                filter=condition,
                 output_fields=["count(*)"],
                 consistency_level="Strong",
                 timeout=self._timeout,
@@ -427,49 +486,49 @@ class MilvusCollection:
         """Return how many rows and videos there are, and which fields they have. It reads all rows."""
         return summarise(self.rows(["*"]))
 
-    def update_paths(self, changes: Mapping[str, tuple[str, str]]) -> None:
-        """Give rows new ids and paths. Their vectors and all other fields stay.
+    def update_paths(self, changes: Mapping[str, tuple[str, str]], videos: Mapping[str, str]) -> None:
+        """Give rows new ids and paths, and videos new ids. Vectors and all other fields stay.
 
-        All rows whose ``video`` is the old id of one of these rows get the new id as their ``video``. If the call is
-        interrupted, some rows exist under both ids: repeat it.
+        If the call is interrupted, some videos exist under both ids: repeat it.
 
         Args:
             changes: new id and new path of each row, by its old id. Ids that do not exist are ignored.
+            videos: new id of each video, by its old id, for all rows of the video.
 
         Raises:
             VideoIndexError: another row or video has one of the new ids. Nothing is changed then.
         """
         info = self.require()
         self.count()  # waits for what others have written
-        self._check_unused(changes, info)
-        for batch in _in_order(changes):
-            stored: dict[str, dict[str, Any]] = {}
-            for field in ("id", "video"):
-                for condition in _filters(info, field, batch):
-                    rows = self._query(condition, ["*", *info.dims], timeout=self._slow_timeout)
-                    stored |= {row["id"]: row for row in rows}
-            new_ids = {id_: changes[id_][0] for id_ in batch if id_ in stored}
-            moved = [
-                row
-                | ({"id": new_ids[id_], "path": changes[id_][1]} if id_ in new_ids else {})
-                | {"video": new_ids.get(row["video"], row["video"])}
-                for id_, row in stored.items()
-            ]
-            if not new_ids:
-                continue
-            with self._translate_errors():
-                self._client.upsert(self.address.collection, moved, timeout=self._slow_timeout)
-                for condition in _filters(info, "id", list(new_ids.keys() - new_ids.values())):
-                    self._client.delete(self.address.collection, filter=condition, timeout=self._timeout)
+        self._check_unused(info, "id", {id_: new_id for id_, (new_id, _) in changes.items()})
+        self._check_unused(info, "video", videos)
+        rows: dict[str, dict[str, Any]] = {}
+        for field, names in (("id", changes), ("video", videos)):
+            for condition in _filters(info, field, [*names]):
+                read = self._read_in_order(info, ["id", "path", "video"], condition)
+                rows |= {row["id"]: row for row in read}
+        places = {id_: changes.get(id_, (id_, row["path"])) for id_, row in rows.items()}
+        video_of = {id_: row["video"] for id_, row in rows.items()}
+        for batch in _in_order({id_: place[0] for id_, place in places.items()}, video_of):
+            self._move(info, {id_: (*places[id_], videos.get(video_of[id_], video_of[id_])) for id_ in batch})
 
-    def _check_unused(self, changes: Mapping[str, tuple[str, str]], info: CollectionInfo) -> None:
-        """Raise VideoIndexError if a row or video that is not changed has one of the new ids."""
-        uses = Counter(new_id for new_id, _ in changes.values())
+    def _move(self, info: CollectionInfo, places: Mapping[str, tuple[str, str, str]]) -> None:
+        """Give rows new ids, paths and videos, by their old ids."""
+        moved: list[dict[str, Any]] = []
+        for condition in _filters(info, "id", [*places]):
+            for row in self._query(condition, ["*", *info.dims], timeout=self._slow_timeout):
+                new_id, path, video = places[row["id"]]
+                moved.append(row | {"id": new_id, "path": path, "video": video})
+        with self._translate_errors():
+            self._client.upsert(self.address.collection, moved, timeout=self._slow_timeout)
+            self._delete_matching(_filters(info, "id", list(places.keys() - {row["id"] for row in moved})))
+
+    def _check_unused(self, info: CollectionInfo, field: str, new_ids: Mapping[str, str]) -> None:
+        """Raise VideoIndexError if a row that keeps its id, or its video, has one of the new ids of others."""
+        uses = Counter(new_ids.values())
         used = [id_ for id_, count in uses.items() if count > 1]
-        new_ids = [id_ for id_ in uses if id_ not in changes]
-        for field in ("id", "video"):
-            for condition in _filters(info, field, new_ids):
-                used += [row[field] for row in self._query(condition, [field], limit=1)]
+        for condition in _filters(info, field, [id_ for id_ in uses if id_ not in new_ids]):
+            used += [row[field] for row in self._query(condition, [field], limit=1)]
         if used:
             raise VideoIndexError(
                 f"the index already has a video with the id {brief(used[0])}: delete one of the two first"
@@ -564,48 +623,51 @@ def _parse_collection(description: Mapping[str, Any]) -> CollectionInfo:
     )
 
 
-def _to_hit(row: Mapping[str, Any], info: CollectionInfo, output_fields: Sequence[str] = ()) -> Hit:
-    """Return a row from Milvus as a hit.
+def _to_hit(row: Mapping[str, Any], info: CollectionInfo, output_fields: Sequence[str] = ("*",)) -> Hit:
+    """Return a row that a search of Milvus found as a hit.
 
-    The key and the vectors become fields only if ``output_fields`` names them, and so does ``video`` if it is the key.
+    In a collection of another program, the key and the vectors become fields only if ``output_fields`` names them.
     """
-    fields = {name: value for name, value in row["entity"].items() if value is not None}
+    fields = dict(row["entity"])
     id_ = row.get(info.id_field, row.get("id"))
-    path = str(fields.pop("path", ""))
-    hidden = {*info.dims, info.id_field}
-    if info.spec is not None and fields.get("video") == id_:
-        hidden.add("video")
-    for name in hidden - {*output_fields}:
+    score = float(row["distance"])
+    if info.spec is not None:
+        return to_hit(fields | {"id": id_}, score, output_fields)
+    path = str(fields.pop("path", None) or "")
+    for name in {*info.dims, info.id_field} - {*output_fields}:
         fields.pop(name, None)
-    return Hit(id_, path, float(row["distance"]), fields)
+    return Hit(id_, path, score, {name: value for name, value in fields.items() if value is not None})
 
 
-def _best_per_video(rows: Iterable[dict[str, Any]], per_video: int) -> list[dict[str, Any]]:
-    """Return the first rows of each video, in the same order."""
-    counts: Counter[str] = Counter()
-    best = []
-    for row in rows:
-        video = row["entity"]["video"]
-        counts[video] += 1
-        if counts[video] <= per_video:
-            best.append(row)
-    return best
+def _choose(rows: Sequence[dict[str, Any]], per_video: int | None) -> list[dict[str, Any]]:
+    """Return the rows that :func:`choose_moments` keeps, in the same order, the nearest first."""
+    entities = (row["entity"] for row in rows)
+    moments = ((entity["video"], entity.get("start"), entity.get("end")) for entity in entities)
+    return [rows[position] for position in choose_moments(moments, per_video)]
 
 
-def _in_order(changes: Mapping[str, tuple[str, str]]) -> Iterator[list[str]]:
+def _in_order(new_ids: Mapping[str, str], videos: Mapping[str, str]) -> Iterator[list[str]]:
     """Yield the ids to change in batches, such that a row is changed before another one gets its id.
 
-    Rows that exchange their ids are in one batch.
+    The rows of a video are in one batch, and so are rows that exchange their ids.
+
+    Args:
+        new_ids: new id of each row, by its old id.
+        videos: video of each row, by its old id.
     """
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for id_ in new_ids:
+        groups[videos[id_]].append(id_)
     batch: list[str] = []
     done: set[str] = set()
-    for first in changes:
-        chain, id_ = [], first
-        while id_ in changes and id_ not in done:
-            done.add(id_)
-            chain.append(id_)
-            id_ = changes[id_][0]
-        batch += reversed(chain)
+    for first in groups:
+        waiting = [first]
+        while waiting:
+            video = waiting.pop()
+            if video not in done:
+                done.add(video)
+                batch += groups[video]
+                waiting += [videos[new_ids[id_]] for id_ in groups[video] if new_ids[id_] in videos]
         if len(batch) >= ID_BATCH:
             yield batch
             batch = []

@@ -19,12 +19,14 @@ ChangePath = Callable[[str], "str | None"]
 
 
 class Move(NamedTuple):
-    """The change of the id and the path of a row."""
+    """The change of the id, the path and the video of a row."""
 
     id: str
     path: str
+    video: str
     new_id: str
     new_path: str
+    new_video: str
 
 
 @dataclass(frozen=True)
@@ -66,49 +68,80 @@ def make_path_change(old: str | os.PathLike[str], new: str | os.PathLike[str]) -
     return _path_change(old_place, new_place)
 
 
+def make_move(row: Mapping[str, Any], new_path: str) -> Move:
+    """Return the change for a row whose file has a new path. Ids that are made of the path change, too.
+
+    Args:
+        row: row of an index, with its path and video.
+        new_path: the new path.
+    """
+    id_, path, video = row["id"], row.get("path", ""), row.get("video", row["id"])
+    is_path = id_ == path or id_.startswith(f"{path}#t=")
+    new_id = new_path + id_[len(path) :] if is_path else id_
+    return Move(id_, path, video, new_id, new_path, new_path if video == path else video)
+
+
+def place_changes(moves: Iterable[Move]) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """Return moves as the arguments of :meth:`clip4clip.index.engine.Engine.update_paths`."""
+    moves = [*moves]
+    rows = {move.id: (move.new_id, move.new_path) for move in moves}
+    return rows, {move.video: move.new_video for move in moves if move.video != move.new_video}
+
+
 def plan_moves(
     rows: Iterable[Mapping[str, Any]], change: ChangePath, force: bool
 ) -> tuple[dict[str, Move], dict[str, str]]:
-    """Return the moves of the videos below a folder, by their ids, and the new paths where there is no file.
+    """Return the moves of the rows below a folder, by their ids, and the new paths where there is no file.
 
     Args:
-        rows: all rows of the index, with their paths.
+        rows: all rows of the index, with their paths and videos.
         change: function that changes a path.
         force: also move videos whose files are not at their new paths.
     """
     moves: dict[str, Move] = {}
+    is_there: dict[str, bool] = {}  # by new path
     not_found: dict[str, str] = {}
     for row in rows:
-        id_, path = row["id"], row.get("path", "")
+        path = row.get("path", "")
         new_path = change(path)
         if new_path is None:
             continue
-        if not (is_url(new_path) or os.path.isfile(new_path)):
+        if new_path not in is_there:
+            is_there[new_path] = is_url(new_path) or os.path.isfile(new_path)
+        if not is_there[new_path]:
             not_found[path] = new_path
         if force or path not in not_found:
-            moves[id_] = Move(id_, path, new_path if id_ == path else id_, new_path)
+            moves[row["id"]] = make_move(row, new_path)
     return moves, not_found
 
 
 def drop_conflicts(rows: Iterable[Mapping[str, Any]], moves: dict[str, Move]) -> dict[str, str]:
-    """Remove the moves to ids and paths that other rows have and keep.
+    """Remove the moves to ids and paths that other rows have and keep, with all moves of the same paths.
 
     Args:
-        rows: all rows of the index, with their paths.
+        rows: all rows of the index, with their paths and videos.
         moves: moves by the ids of their rows.
 
     Returns:
         The new paths of the removed moves, by the old paths.
     """
-    targets = {target for move in moves.values() for target in (move.new_id, move.new_path)}
-    kept = {value for row in rows if row["id"] not in moves for value in (row["id"], row.get("path"))} & targets
+    targets = {target for move in moves.values() for target in _targets(move)}
+    kept = {
+        value for row in rows if row["id"] not in moves for value in (row["id"], row.get("path"), row.get("video"))
+    } & targets
     dropped: dict[str, str] = {}
-    while conflicts := [move for move in moves.values() if move.new_id in kept or move.new_path in kept]:
-        for move in conflicts:  # each keeps its id and path, which may be the target of another one
+    while paths := {move.path for move in moves.values() if not kept.isdisjoint(_targets(move))}:
+        for move in [move for move in moves.values() if move.path in paths]:
+            # It keeps its id, path and video, which may be the targets of another one.
             del moves[move.id]
-            kept |= {move.id, move.path}
+            kept |= {move.id, move.path, move.video}
             dropped[move.path] = move.new_path
     return dropped
+
+
+def _targets(move: Move) -> set[str]:
+    """Return the ids and the path that a row gets and that no other video may have."""
+    return {move.new_id, move.new_path} | ({move.new_video} if move.new_video != move.video else set())
 
 
 def _parse(place: str | os.PathLike[str], what: str) -> PurePath | str:

@@ -12,6 +12,8 @@ from typing import Any
 from ..library.sources import Video
 from ..weights.identity import Identity
 from .engine import Engine, Failure
+from .hit import common_fields
+from .relocate import make_move, place_changes
 
 STORE_BATCH = 32  # embedded videos that are stored together: those that a kill may lose
 NOT_FOUND_WINDOWS = (None, 2, 3)  # codes of Windows for a missing file or folder; a share that is offline has others
@@ -59,16 +61,18 @@ class FolderSync:
     def __init__(self, engine: Engine, root: Path, videos: Sequence[Video], report: SyncReport) -> None:
         self._engine, self._videos, self._report = engine, videos, report
         self._stored: defaultdict[str, list[Video]] = defaultdict(list)  # in the folder, by path: ids may share a path
-        self._elsewhere: list[Video] = []  # in other folders, with name, size and time of a file in this one
         self._failures: dict[str, Failure] = {}  # of earlier calls
         self._undecodable: dict[str, Failure] = {}
         files = {_file_key(video) for video in videos}
-        for row in engine.rows(["path", "size", "mtime"]):
-            video = Video(row["id"], row.get("path", ""), row.get("size"), row.get("mtime"))
+        elsewhere: dict[Video, None] = {}
+        for row in engine.rows(["path", "video", "size", "mtime"]):
+            video = Video(row["video"], row.get("path", ""), row.get("size"), row.get("mtime"))
             if Path(video.path).is_relative_to(root):
-                self._stored[video.path].append(video)
+                if video not in self._stored[video.path]:  # the rows of a video are equal in this
+                    self._stored[video.path].append(video)
             elif video.size is not None and _file_key(video) in files:
-                self._elsewhere.append(video)
+                elsewhere[video] = None
+        self._elsewhere = [*elsewhere]  # in other folders, with name, size and time of a file in this one
 
     def plan(self, retry_failed: bool, embed_moved: bool) -> list[Video]:
         """Return the videos to embed, and give those that were moved within the folder their new paths.
@@ -96,32 +100,33 @@ class FolderSync:
 
     def store(
         self,
-        embedded: Iterable[dict[str, Any]],
+        embedded: Iterable[Sequence[dict[str, Any]]],
         model: Identity,
         upsert: Callable[[Sequence[Mapping[str, Any]]], object],
     ) -> None:
         """Store rows of embedded videos, and remember files that cannot be decoded, even if an error ends the rows.
 
         Args:
-            embedded: rows of :func:`clip4clip.library.local_engine.embed_videos`.
+            embedded: rows of each video, as :func:`clip4clip.library.local_engine.embed_videos` yields them.
             model: model and weights that computed the vectors.
-            upsert: function that stores rows.
+            upsert: function that stores rows in the place of all rows of the same videos.
         """
         rows: list[dict[str, Any]] = []
         recovered: list[str] = []
         try:
-            for row in embedded:
-                path = row["path"]
-                if row.pop("undecodable") and row["size"] is not None:
-                    self._undecodable[path] = Failure(path, row["size"], row["mtime"], row["error"])
-                if row["error"] is not None:
-                    self._report.failed[path] = row["error"]
+            for segments in embedded:
+                first = segments[0]
+                path = first["path"]
+                if first["undecodable"] and first["size"] is not None:
+                    self._undecodable[path] = Failure(path, first["size"], first["mtime"], first["error"])
+                if first["error"] is not None:
+                    self._report.failed[path] = first["error"]
                     continue
                 self._report.changed += path in self._stored
                 self._report.added += path not in self._stored
                 if path in self._failures:
                     recovered.append(path)
-                rows += self._with_stored_fields(row | {"model": model.model, "fingerprint": model.fingerprint})
+                rows += self._to_stored(segments, model)
                 if len(rows) >= STORE_BATCH:
                     upsert(rows)
                     rows = []
@@ -135,9 +140,10 @@ class FolderSync:
     def remove_gone(self) -> None:
         """Remove videos whose files were deleted, or were opened and could not be decoded."""
         unreadable = (self._undecodable.keys() | self._report.failed_before.keys()) & self._stored.keys()
-        ids = [video.id for path in {*self._gone()} | unreadable for video in self._stored[path]]
+        ids = {video.id for path in {*self._gone()} | unreadable for video in self._stored[path]}
         if ids:
-            self._report.removed = self._engine.delete(ids)
+            self._engine.delete([*ids])
+            self._report.removed = len(ids)
 
     def _is_stored(self, video: Video) -> bool:
         """Return whether the index has the current state of a file, under every id that the file has there."""
@@ -157,26 +163,32 @@ class FolderSync:
     def _follow_moves(self, new: Iterable[Video]) -> set[str]:
         """Change the paths of videos that were moved within the folder. Return the new paths."""
         moved = find_moved(new, [video for path in self._gone() for video in self._stored[path]])
-        moved = {path: old for path, old in moved.items() if self._engine.get(path) is None}
-        changes = {
-            video.id: (path if video.id == video.path else video.id, path)
-            for path, old in moved.items()
-            for video in old
-        }
-        if changes:
-            self._engine.update_paths(changes)
-        for old in moved.values():
-            del self._stored[old[0].path]
-        return {*moved}
+        new_paths = {old[0].path: path for path, old in moved.items() if not self._has_id(path)}
+        if new_paths:
+            rows = self._engine.rows(["path", "video"])
+            moves = [make_move(row, new_paths[row["path"]]) for row in rows if row.get("path") in new_paths]
+            self._engine.update_paths(*place_changes(moves))
+        for path in new_paths:
+            del self._stored[path]
+        return {*new_paths.values()}
 
-    def _with_stored_fields(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield a row for each id that the video has in the index, with the other fields stored for that id."""
-        stored = self._stored.get(row["path"], [])
-        for video in stored:
-            hit = self._engine.get(video.id)
-            yield (hit.fields if hit else {}) | row | {"id": video.id}
-        if not stored:
-            yield row
+    def _has_id(self, name: str) -> bool:
+        """Return whether a row or a video of the index has an id."""
+        return self._engine.get(name) is not None or bool(self._engine.rows_of_video(name))
+
+    def _to_stored(self, segments: Sequence[dict[str, Any]], model: Identity) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a video for each id that it has in the index, with the other fields stored for that id."""
+        rows = [
+            {name: value for name, value in row.items() if name != "undecodable"}
+            | {"model": model.model, "fingerprint": model.fingerprint}
+            for row in segments
+            if row["vector"] is not None  # as uniform segments have none
+        ]
+        stored = {video.id: None for video in self._stored.get(rows[0]["path"], [])}
+        for video in stored or {rows[0]["video"]: None}:
+            fields = common_fields(self._engine.rows_of_video(video)) if stored else {}
+            for row in rows:
+                yield fields | row | {"id": video + row["id"].removeprefix(row["video"]), "video": video}
 
 
 def find_moved(videos: Iterable[Video], missing: Iterable[Video]) -> dict[str, list[Video]]:

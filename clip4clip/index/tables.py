@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import secrets
 import sqlite3
@@ -251,6 +252,16 @@ def find_rows(connection: sqlite3.Connection, collection: int, ids: Iterable[str
     return numbers
 
 
+def find_rows_of_videos(connection: sqlite3.Connection, collection: int, videos: Iterable[str]) -> list[int]:
+    """Return the numbers of all rows of the videos with these ids; ids that do not exist are left out."""
+    numbers: list[int] = []
+    for part in _parts([*videos]):
+        names = f"SELECT number FROM videos WHERE name IN {_marks(part)} AND collection = ?"
+        statement = f"SELECT number FROM rows WHERE video IN ({names})"
+        numbers += [number for (number,) in connection.execute(statement, (*part, collection))]
+    return numbers
+
+
 def select_rows(connection: sqlite3.Connection, collection: int, sql: str, parameters: Sequence[Any]) -> np.ndarray:
     """Return the numbers of the rows that match a condition, int64 of shape (n,).
 
@@ -313,28 +324,31 @@ def delete_rows(connection: sqlite3.Connection, collection: int, numbers: Sequen
     change_count(connection, collection, -len(numbers))
 
 
-def move_rows(connection: sqlite3.Connection, collection: int, changes: Mapping[str, tuple[str, str]]) -> None:
-    """Give rows other ids and paths. A video whose name is the old id gets the new id as its name.
+def move_rows(
+    connection: sqlite3.Connection, collection: int, changes: Mapping[str, tuple[str, str]], videos: Mapping[str, str]
+) -> None:
+    """Give rows other ids and paths, and videos other ids.
 
     Args:
         connection: open transaction.
         collection: number of the collection.
         changes: new id and path of each row, by its id; ids that do not exist are ignored.
+        videos: new id of each video, by its id; likewise.
 
     Raises:
         VideoIndexError: another row or video has one of the new ids.
     """
     moves = [(number, id_) for id_ in changes for number in find_rows(connection, collection, [id_])]
     statement = "SELECT number FROM videos WHERE name = ? AND collection = ?"
-    videos = [(number, id_) for _, id_ in moves for (number,) in connection.execute(statement, (id_, collection))]
+    names = [(number, id_) for id_ in videos for (number,) in connection.execute(statement, (id_, collection))]
     # First to BLOBs, which no id is: a new id may be the old one of another row.
     free = "CAST(number AS BLOB)"
     connection.executemany(f"UPDATE rows SET id = {free} WHERE number = ?", ((number,) for number, _ in moves))
-    connection.executemany(f"UPDATE videos SET name = {free} WHERE number = ?", ((number,) for number, _ in videos))
+    connection.executemany(f"UPDATE videos SET name = {free} WHERE number = ?", ((number,) for number, _ in names))
     for number, id_ in moves:
         _update_unique(connection, "UPDATE rows SET id = ?, path = ? WHERE number = ?", (*changes[id_], number))
-    for number, id_ in videos:
-        _update_unique(connection, "UPDATE videos SET name = ? WHERE number = ?", (changes[id_][0], number))
+    for number, id_ in names:
+        _update_unique(connection, "UPDATE videos SET name = ? WHERE number = ?", (videos[id_], number))
     change_count(connection, collection, 0)
 
 
@@ -359,13 +373,19 @@ def read_rows(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[in
 
 
 def iterate_rows(
-    connection: sqlite3.Connection, collection: int, sql: str, parameters: Sequence[Any]
+    connection: sqlite3.Connection, collection: int, sql: str, parameters: Sequence[Any], by_video: bool
 ) -> Iterator[dict[int, Row]]:
     """Yield the rows that match a condition in batches, by their numbers, without their vectors.
 
-    Arguments are those of :func:`select_rows`.
+    Args:
+        connection: open transaction.
+        collection: number of the collection.
+        sql: condition, as for :func:`select_rows`.
+        parameters: its parameters.
+        by_video: yield the rows of a video one after another.
     """
-    statement = f"{_SELECT_ROWS} WHERE collection = ? AND {sql} ORDER BY rows.number"
+    order = "rows.video, rows.number" if by_video else "rows.number"
+    statement = f"{_SELECT_ROWS} WHERE collection = ? AND {sql} ORDER BY {order}"
     cursor = connection.execute(statement, (collection, *parameters))
     while batch := cursor.fetchmany(READ_BATCH):
         yield {values[0]: _to_row(values) for values in batch}
@@ -383,6 +403,19 @@ def read_vectors(connection: sqlite3.Connection, numbers: Sequence[int], dim: in
     if missing:
         raise _damaged("a vector is missing")
     return vectors
+
+
+def read_times(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[tuple[float | None, float | None]]:
+    """Return start and end in seconds of rows by their numbers, in this order; None for rows without times."""
+    times: dict[int, tuple[float | None, float | None]] = {}
+    for part in _parts(numbers):
+        statement = f'SELECT number, start, "end" FROM rows WHERE number IN {_marks(part)}'
+        times.update((number, (start, end)) for number, start, end in connection.execute(statement, part))
+    for pair in times.values():
+        _check_times(*pair)
+    if len(times) < len(numbers):
+        raise _damaged("a row is missing")
+    return [times[number] for number in numbers]
 
 
 def iterate_vectors(
@@ -424,12 +457,16 @@ def read_field_kinds(connection: sqlite3.Connection, collection: int) -> dict[st
     return kinds
 
 
+def count_videos(connection: sqlite3.Connection, collection: int) -> int:
+    """Return the number of videos."""
+    statement = "SELECT count(*) FROM videos WHERE collection = ?"
+    return int(connection.execute(statement, (collection,)).fetchone()[0])
+
+
 def read_content(connection: sqlite3.Connection, collection: int) -> Content:
     """Return the number of videos and rows, and the kinds of values that rows ever had in a field."""
-    statement = "SELECT count(*) FROM videos WHERE collection = ?"
-    (videos,) = connection.execute(statement, (collection,)).fetchone()
     kinds = read_field_kinds(connection, collection)
-    return Content(videos, read_state(connection, collection).row_count, kinds)
+    return Content(count_videos(connection, collection), read_state(connection, collection).row_count, kinds)
 
 
 def create_field_index(connection: sqlite3.Connection, name: str, expression: str) -> None:
@@ -486,12 +523,18 @@ def _to_row(values: Sequence[Any]) -> Row:
     fields = {name: value for name, value in zip(NUMBER_FIELDS, numbers, strict=True) if value is not None}
     if not (type(row_id) is type(path) is type(video) is str):
         raise _damaged(f"a row has the id {brief(row_id)}, the path {brief(path)} and the video {brief(video)}")
+    _check_times(fields.get("start"), fields.get("end"))
     if others is None:
         return {"id": row_id, "path": path, "video": video, **fields}
     try:
         return {"id": row_id, "path": path, "video": video, **fields, **json.loads(others)}
     except (TypeError, ValueError, RecursionError) as error:
         raise _damaged(f"the fields of {brief(row_id)} are invalid, {first_line(error)}") from error
+
+
+def _check_times(*times: Any) -> None:
+    if not all(time is None or (type(time) is float and math.isfinite(time)) for time in times):
+        raise _damaged(f"a row has the times {brief(times)}")
 
 
 def _kinds_of(rows: Iterable[Row]) -> set[tuple[str, str]]:

@@ -156,7 +156,7 @@ def to_stored_row(row: Mapping[str, Any]) -> dict[str, Any]:
     _check_name(row["model"], "model")
     _check_name(row["fingerprint"], "fingerprint")
     for name, value in row.items():
-        if value is None or name in _OTHER_KEYS:
+        if value is None or name in _OTHER_KEYS or (name == "uniform" and not value):  # it is False in most rows
             continue
         if type(name) is not str or not name.isascii():
             check_text(name, f"a field of {brief(row_id)}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,14 @@ from ..weights.identity import Identity
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .engine import Engine, open_engine
-from .hit import Hit
+from .hit import Hit, to_hit, to_video
 from .info import IndexInfo, bytes_on_disk
-from .relocate import RelocateReport, drop_conflicts, make_path_change, plan_moves
+from .relocate import RelocateReport, drop_conflicts, make_path_change, place_changes, plan_moves
 from .sync import FolderSync, SyncReport, is_gone
 from .values import check_limit, check_output_fields, check_per_video, check_text, to_stored_row, to_vector
 
-if TYPE_CHECKING:  # at run time it needs pyarrow, which an index on a server does not need
+if TYPE_CHECKING:  # at run time they need PyAV, and pyarrow, which an index on a server does not need
+    from ..library.local_engine import ReportPosition
     from ..library.table import TableSpec
 
 ADD_BATCH = 2000  # rows that are checked and stored together: 4 MB of vectors
@@ -119,7 +121,7 @@ class VideoIndex:
             return
         spec = _read_table_spec(table)
         if sampling not in (None, spec.sampling):
-            raise ModelMismatchError(f"{os.fspath(table)} has vectors of {spec.sampling}, not of {sampling}")
+            raise _sampling_mismatch(f"the table {os.fspath(table)}", spec.sampling, sampling)
         self._require_collection(spec.model, spec.dim, spec.sampling)
 
     def add(
@@ -129,15 +131,20 @@ class VideoIndex:
     ) -> int:
         """Add videos, or replace those with the same ids. Creates the collection if it does not exist.
 
+        A video that is cut into segments has a row for each. All rows that the index has of a video are replaced by
+        those that are added, whatever their number is.
+
         A new collection records the sampling of the table. For rows it records ``FrameSampling()``: if they come from a
         table with another sampling, call :meth:`create` with that table first.
 
         If the call is interrupted, repeat it: rows that were already added are replaced by the same rows.
 
         Args:
-            videos: a table written by ``clip4clip embed``, whose failed videos are left out; or rows with ``id``,
-                ``path``, ``vector`` (float32, norm 1), ``model`` and ``fingerprint``. Other values of a row that are
-                not None become fields to filter by. If several rows have the same id, the last one is used.
+            videos: a table written by ``clip4clip embed``, whose failed videos and uniform segments are left out; or
+                rows with ``id``, ``path``, ``vector`` (float32, norm 1), ``model`` and ``fingerprint``. The rows of the
+                segments of a video share its id as their ``video``, and have ``start`` and ``end`` in seconds. Other
+                values of a row that are not None become fields to filter by. If several rows have the same id, the last
+                one is used.
             track: progress callback; see :data:`clip4clip.progress.Track`. The number of rows is 0 if it is unknown.
 
         Returns:
@@ -151,11 +158,11 @@ class VideoIndex:
                 wrong length, is all zeros or is not finite.
         """
         rows, total = self._open_rows(videos)
-        added = 0
+        added: set[str] = set()
         for batch in _batches_to_add(track(rows, total, "indexing")):
-            added += self._upsert(batch)
+            added |= self._upsert(batch, added)
         self._engine.finish()
-        return added
+        return len(added)
 
     def search(
         self,
@@ -172,21 +179,25 @@ class VideoIndex:
         limits: Limits = DEFAULT_LIMITS,
         **options: Any,
     ) -> list[Hit]:
-        """Return the videos nearest to a text, a video or a vector, the nearest first. Pass exactly one of the three.
+        """Return the moments nearest to a text, a video or a vector, the nearest first. Pass exactly one of the three.
+
+        A video that is not cut is one moment. Of several moments of a video, those that overlap a nearer one are left
+        out: that share more than a quarter of the shorter one with it.
 
         Args:
             text: a sentence.
-            video: a local path, an http(s) URL, or the bytes of a video file.
+            video: a local path, an http(s) URL, or the bytes of a video file. Moments that look like it are found, such
+                as the one that it was cut from. Each segment of a video of more than 30 seconds is searched for.
             vector: float32, with the length of the vectors in the index. It must come from the same model, which is not
                 checked.
-            limit: largest number of videos, up to 16,384.
+            limit: largest number of moments, up to 16,384.
             filter: condition on the fields, such as ``'duration < 60 and path like "/srv/%"'``, with dates such as
                 ``'modified > "2025-06-01"'``. A field that no video has is logged as a warning.
             since: date, such as ``"2025-06-01"`` or ``"2025-06-01T14:30"``, as in filters. Only files that were last
                 changed in or after this day, minute or second are found. Files of unknown date, such as those behind
                 URLs, are not.
             until: likewise, for files that were last changed in or before it.
-            per_video: largest number of rows of each video, if videos have several; None for all.
+            per_video: largest number of moments of each video; None for all.
             output_fields: names of the fields that ``Hit.fields`` gets; ``*`` for all.
             limits: how much work decoding ``video`` may take.
             **options: passed to ``MilvusClient.search``, for a server.
@@ -208,13 +219,20 @@ class VideoIndex:
         check_per_video(per_video)
         check_output_fields(output_fields)
         condition = self._make_condition(filter, since, until)  # an error here costs no decoding
-        if vector is None:
-            vector = self._embed_query(text, video, limits)
+        vectors = [vector] if vector is not None else self._embed_query(text, video, limits)
         if self._engine.require().spec is None:  # in a collection of another program, each row is a video
             per_video = None
-        return self._engine.search(
-            vector, limit, filter=condition, per_video=per_video, output_fields=output_fields, **options
-        )
+
+        def search(query: np.ndarray) -> list[Hit]:
+            return self._engine.search(
+                query, limit, filter=condition, per_video=per_video, output_fields=output_fields, **options
+            )
+
+        if len(vectors) == 1:
+            return search(vectors[0])
+        from .clip_query import merge_hits
+
+        return merge_hits(map(search, vectors), limit, per_video)
 
     def videos(
         self,
@@ -226,6 +244,9 @@ class VideoIndex:
     ) -> Iterator[Hit]:
         """Return an iterator over the videos, in any order, as they are when it begins. Each has the score 1.
 
+        A video that is cut has the fields that its segments share, and their number as the field ``segments``. If there
+        is a filter, only segments that match it count.
+
         Args:
             filter, since, until: which videos; see :meth:`search`.
             strict: raise an error for a field that no video has, rather than log a warning.
@@ -234,8 +255,22 @@ class VideoIndex:
             VideoIndexError: the collection does not exist, or the filter is invalid.
             InputTypeError, InputValueError: an argument is invalid.
         """
-        condition = self._make_condition(filter, since, until, strict)
-        return map(_to_hit, self._engine.rows(["*"], condition))
+        hits = self._hits(self._make_condition(filter, since, until, strict), by_video=True)
+        return (to_video([*segments]) for _, segments in itertools.groupby(hits, key=lambda hit: hit.video))
+
+    def segments(
+        self,
+        filter: str = "",  # noqa: A002
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        strict: bool = False,
+    ) -> Iterator[Hit]:
+        """Return an iterator over the segments of the videos, and over the videos that are not cut.
+
+        Arguments and errors are those of :meth:`videos`. The segments of a video may be in any order.
+        """
+        return self._hits(self._make_condition(filter, since, until, strict))
 
     def missing(
         self,
@@ -280,14 +315,24 @@ class VideoIndex:
         )
 
     def get(self, id: str) -> Hit | None:  # noqa: A002
-        """Return the video with an id, with the score 1; None if the index does not have it."""
-        return self._engine.get(id)
+        """Return the video or the segment with an id, with the score 1; None if the index does not have it.
+
+        A video that is cut is returned as by :meth:`videos`.
+        """
+        hit = self._engine.get(id)
+        if hit is None and (segments := self._engine.rows_of_video(id)):
+            return to_video(segments)
+        return hit
 
     def delete(self, ids: Sequence[str] = (), *, filter: str = "") -> int:  # noqa: A002
-        """Remove videos from the index by their ids, and those that match a filter. Their files stay.
+        """Remove videos or segments from the index by their ids, and those that match a filter. Their files stay.
+
+        Args:
+            ids: ids of videos, which are removed with all of their segments, or of single segments.
+            filter: condition on the fields of a segment, or of a video that is not cut.
 
         Returns:
-            The number of removed videos.
+            The number of removed vectors: of segments, and of videos that are not cut.
 
         Raises:
             VideoIndexError: the collection does not exist, or the filter is invalid or has a field that no video has.
@@ -344,11 +389,11 @@ class VideoIndex:
             InputTypeError, InputValueError: ``old`` or ``new`` is invalid, or one is a path and the other a URL.
         """
         change = make_path_change(old, new)
-        rows = track(self._engine.rows(["path"]), self.count(), "reading")
+        rows = track(self._engine.rows(["path", "video"]), self._engine.count(), "reading")
         moves, not_found = plan_moves(rows, change, force)
         if not moves:
             raise _no_moves_error(old, new, not_found)
-        taken = drop_conflicts(self._engine.rows(["path"]), moves)
+        taken = drop_conflicts(self._engine.rows(["path", "video"]), moves)
         if not moves:
             raise VideoIndexError(
                 f"the index already has all {len(taken):,} videos below {os.fspath(old)} whose files are in "
@@ -356,12 +401,16 @@ class VideoIndex:
                 "delete --missing`"
             )
         if not dry_run:
-            self._engine.update_paths({move.id: (move.new_id, move.new_path) for move in moves.values()})
+            self._engine.update_paths(*place_changes(moves.values()))
             self._engine.finish()
         return RelocateReport({move.path: move.new_path for move in moves.values()}, not_found, taken)
 
     def count(self) -> int:
-        """Return the number of videos."""
+        """Return the number of videos. On a server with videos that are cut, it reads the ids of all segments."""
+        return self._engine.count_videos()
+
+    def count_vectors(self) -> int:
+        """Return the number of vectors: of segments, and of videos that are not cut."""
         return self._engine.count()
 
     def sync(
@@ -373,14 +422,15 @@ class VideoIndex:
         retry_failed: bool = False,
         embed_moved: bool = False,
         track: Track = no_progress,
+        report_position: ReportPosition | None = None,
     ) -> SyncReport:
         """Synchronise the index with a folder: add new videos, re-embed changed ones, remove deleted ones.
 
         Videos of other folders are left alone. Videos are compared by path: a video that was added under an id of its
         own keeps this id and its fields. If the call is interrupted, the finished part of the work is kept.
 
-        A file that was moved within the folder, by its name, size and modification time, keeps its vector and fields. A
-        file that looks like one that is gone from another folder is left out: see :attr:`SyncReport.moved`.
+        A file that was moved within the folder, by its name, size and modification time, keeps its vectors and fields.
+        A file that looks like one that is gone from another folder is left out: see :attr:`SyncReport.moved`.
 
         A local index remembers files that cannot be decoded, and tries them again only when they change. Other
         failures, such as files that must not be read, are tried again each time; on a server, all are.
@@ -390,12 +440,14 @@ class VideoIndex:
 
         Args:
             folder: folder to search for videos, with all folders below it.
-            sampling: which frames of each video are embedded; None for the sampling of the index, or
-                ``FrameSampling()`` for a new one.
+            sampling: how each video is cut into segments, and which of its frames are embedded; None for the sampling
+                of the index, or ``FrameSampling()`` for a new one.
             workers: number of videos decoded at once; None for one per core.
             retry_failed: also try files that could not be decoded before and have not changed.
             embed_moved: also embed files that look like those that are gone from other folders.
-            track: progress callback; see :data:`clip4clip.progress.Track`.
+            track: progress callback; see :data:`clip4clip.progress.Track`. An item is the list of the rows of a video.
+            report_position: callback for the progress within a long video; see
+                :data:`clip4clip.library.local_engine.ReportPosition`.
 
         Raises:
             LibraryError: the folder does not exist, or has no videos.
@@ -411,7 +463,7 @@ class VideoIndex:
         to_embed = work.plan(retry_failed, embed_moved)
         from ..library.local_engine import embed_videos  # imported here, as it imports PyAV
 
-        rows = embed_videos(to_embed, self._video_encoder, sampling, workers)
+        rows = embed_videos(to_embed, self._video_encoder, sampling, workers, report_position)
         work.store(track(rows, len(to_embed), "embedding"), self._identity, self._upsert)
         work.remove_gone()
         if to_embed or report.relocated or report.removed:
@@ -443,7 +495,8 @@ class VideoIndex:
 
     def _embed_query(
         self, text: str | None, video: str | os.PathLike[str] | bytes | None, limits: Limits
-    ) -> np.ndarray:
+    ) -> list[np.ndarray]:
+        """Return the vectors to search for: several for a long video."""
         info = self._engine.require()
         if info.spec is None:
             raise ModelMismatchError(
@@ -452,11 +505,21 @@ class VideoIndex:
             )
         self._check_model(info, self._identity)
         if text is not None:
-            return self._text_encoder(text)
-        from ..video.reader import read_frames  # imported here, as it imports PyAV
+            return [self._text_encoder(text)]
+        from .clip_query import embed_clip  # imported here, as it imports PyAV
 
-        sampling = info.spec.sampling
-        return self._video_encoder(read_frames(video, sampling.frames, seek=sampling.seek, limits=limits))  # type: ignore[arg-type]
+        return embed_clip(video, self._video_encoder, info.spec.sampling, limits)  # type: ignore[arg-type]
+
+    def _hits(self, condition: str, by_video: bool = False) -> Iterator[Hit]:
+        """Return an iterator over the rows that match a filter; see :meth:`clip4clip.index.engine.Engine.rows`."""
+        rows = self._engine.rows(["*"], condition, by_video)
+        if self._engine.require().spec is not None:
+            return map(to_hit, rows)
+        # In a collection of another program, each row is a video, and its fields have any meaning.
+        return (
+            Hit(row["id"], row.get("path", ""), 1.0, {name: row[name] for name in row if name not in ("id", "path")})
+            for row in rows
+        )
 
     def _require_collection(self, model: Identity, dim: int, sampling: FrameSampling | None) -> VectorSpec:
         """Return how the vectors of the collection are computed; create the collection if it does not exist.
@@ -474,9 +537,7 @@ class VideoIndex:
         info = self._engine.require()
         spec = self._check_model(info, model)
         if sampling not in (None, spec.sampling):
-            raise ModelMismatchError(
-                f"the collection {self.address.collection!r} has vectors of {spec.sampling}, not of {sampling}"
-            )
+            raise _sampling_mismatch(f"the collection {self.address.collection!r}", spec.sampling, sampling)
         return spec
 
     def _check_model(self, info: CollectionInfo, model: Identity) -> VectorSpec:
@@ -509,17 +570,25 @@ class VideoIndex:
             return videos, len(videos) if isinstance(videos, Sequence) else 0
         raise InputTypeError(f"expected the path of a table or rows as dictionaries, not {brief(videos)}")
 
-    def _upsert(self, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Check all rows, then add them or replace those with the same ids. Return their number."""
+    def _upsert(self, rows: Sequence[Mapping[str, Any]], complete: Collection[str] = ()) -> set[str]:
+        """Check all rows, then put them in the place of all rows of the same videos, and of those with the same ids.
+
+        Args:
+            rows: rows of videos.
+            complete: ids of videos whose stored rows are kept, as they have been added before.
+
+        Returns:
+            The ids of the videos.
+        """
         if not rows:
-            return 0
+            return set()
         stored = [to_stored_row(row) for row in rows]
         dim = len(to_vector(rows[0]["vector"], None, f"the vector of {brief(rows[0]['id'])}"))
         for model, fingerprint in dict.fromkeys((row["model"], row["fingerprint"]) for row in rows):
             self._require_collection(Identity(model, fingerprint), dim, None)
-        batch = {row["id"]: row for row in stored}
-        self._engine.upsert(batch)
-        return len(batch)
+        videos = {row["video"] for row in stored}
+        self._engine.upsert({row["id"]: row for row in stored}, videos.difference(complete))
+        return videos
 
     def _make_condition(self, filter: str, since: str | None, until: str | None, strict: bool = False) -> str:  # noqa: A002
         """Return a filter that also checks the dates.
@@ -536,27 +605,33 @@ class VideoIndex:
 
 
 def _batches_to_add(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
-    """Yield rows in batches, without those of failed videos."""
+    """Yield rows in batches, without those of failed videos and of uniform segments.
+
+    Successive rows of a video are in one batch.
+    """
     batch: list[Mapping[str, Any]] = []
     for row in rows:
         if not isinstance(row, Mapping):
             raise InputTypeError(f"a row must be a dictionary, not {brief(row)}")
-        has_failed = "vector" in row and row["vector"] is None  # a missing vector is an error instead
-        if not has_failed:
-            batch.append(row)
-        if len(batch) == ADD_BATCH:
+        if "vector" in row and row["vector"] is None:  # a row without this key is an error instead
+            continue
+        if len(batch) >= ADD_BATCH and _video_of(row) != _video_of(batch[-1]):
             yield batch
             batch = []
+        batch.append(row)
     if batch:
         yield batch
 
 
-def _to_hit(row: Mapping[str, Any]) -> Hit:
-    """Return a row of the engine as a hit."""
-    fields = {name: value for name, value in row.items() if name not in ("id", "path") and value is not None}
-    if fields.get("video") == row["id"]:
-        del fields["video"]
-    return Hit(row["id"], row.get("path", ""), 1.0, fields)
+def _video_of(row: Mapping[str, Any]) -> Any:
+    return row.get("video") or row.get("id")
+
+
+def _sampling_mismatch(owner: str, sampling: FrameSampling, other: FrameSampling | None) -> ModelMismatchError:
+    return ModelMismatchError(
+        f"the vectors of {owner} were made with: {sampling}. They cannot be mixed with vectors made with: {other}. Use "
+        "the same frames and segments, or another collection"
+    )
 
 
 def _no_moves_error(

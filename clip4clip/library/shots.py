@@ -91,7 +91,6 @@ class CutDetector:
                 cuts = self._end_run(start)
                 if self._is_long_enough(start):
                     cuts.append(start)
-            self._pending = None
         if self._is_blank_shot:
             self.settled = time
         return cuts

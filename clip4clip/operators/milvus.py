@@ -168,4 +168,4 @@ def _open_collection(
 
 
 def _field(hit: Hit, name: str) -> Any:
-    return hit.path if name == "path" else hit.fields.get(name)
+    return hit.fields.get(name, getattr(hit, name) if name in ("path", "video", "start", "end") else None)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
@@ -38,6 +38,7 @@ FORMATS = (
     *("png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "webp_pipe"),
     *("mp3", "wav", "flac", "aac"),  # so that the error can say that they have no video stream
 )
+LOOP_FILTER_CODECS = {"h264", "hevc"}  # whose decoder can leave out the loop filter
 UNTIMED_FORMATS = {"avi"}  # whose packets do not state when they are displayed
 
 
@@ -71,6 +72,7 @@ class Container:
         self._undecodable = 0  # packets in a row
         self.damage = 0
         self.has_wrong_times = False
+        self._skips_loop_filter = False
         self._resources = contextlib.ExitStack()
         self._input: RemoteVideo | BinaryIO
         try:
@@ -102,7 +104,10 @@ class Container:
 
     def reopen(self, threads: int) -> Container:
         """Open the same video once more, with a decoder of its own that uses this many threads."""
-        return Container(self._source, dataclasses.replace(self.limits, threads=threads))
+        other = Container(self._source, dataclasses.replace(self.limits, threads=threads))
+        if self._skips_loop_filter:
+            other.skip_loop_filter()
+        return other
 
     @property
     def format(self) -> str:
@@ -136,6 +141,16 @@ class Container:
         """Size of the file in bytes; 0 or less if unknown."""
         return self._container.size
 
+    @property
+    def timecode(self) -> str | None:
+        """Timecode of the first frame, such as ``01:00:00:00``, if the camera has recorded one."""
+        return self.stream.metadata.get("timecode") or self._container.metadata.get("timecode")
+
+    @property
+    def sound(self) -> list[av.AudioStream]:
+        """The audio streams that can be decoded."""
+        return [stream for stream in self._container.streams.audio if stream.codec_context is not None]
+
     def seconds(self, timestamps: Any) -> Any:
         """Convert time stamps of the stream, one number or an array, to seconds."""
         time_base = self.stream.time_base or Fraction(1)
@@ -168,7 +183,7 @@ class Container:
         """
         previous = None
         try:
-            for packet in self._demux():
+            for packet in self._demux(self.stream):
                 if self._undecodable > MAX_UNDECODABLE:
                     return
                 # An empty packet would flush the decoder.
@@ -188,6 +203,25 @@ class Container:
             self.damage += 1
         if previous is not None:
             yield previous
+
+    def packets_of(self, streams: Sequence[av.VideoStream | av.AudioStream]) -> Iterator[av.Packet]:
+        """Yield the packets of several streams from the current position, in the order of the file.
+
+        Raises:
+            VideoError: the connection to a server fails. Damage ends the packets of a local file.
+        """
+        indices = {stream.index for stream in streams}
+        try:
+            for packet in self._demux(*streams):
+                if packet.size and packet.stream_index in indices:  # an empty packet would flush a decoder
+                    yield packet
+        except av.error.FFmpegError as error:
+            if isinstance(self._input, RemoteVideo):
+                raise self._input.connection_error(error) from error
+            self.damage += 1
+            logger.debug("%s: %s", self.name, error)
+        except IndexError:  # as in packets()
+            self.damage += 1
 
     def decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """Decode one more packet. Damage costs only the frames that depend on the damaged packet.
@@ -232,6 +266,21 @@ class Container:
         if not self.stream.codec_context.name.startswith("lib"):  # those apply the setting to all packets
             self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
 
+    def skip_loop_filter(self) -> None:
+        """Leave out the filter that smooths the edges of blocks. Call this before anything is decoded.
+
+        Decoding then takes a quarter to a third less time. Frames become slightly inexact: more so, the more frames lie
+        between them and their key frame.
+        """
+        self._skips_loop_filter = self.codec in LOOP_FILTER_CODECS
+        self._set_decoder_options()
+
+    def _set_decoder_options(self) -> None:
+        options = {"max_pixels": str(self.limits.pixels)}  # for frames that become larger later
+        if self._skips_loop_filter:
+            options["skip_loop_filter"] = "all"
+        self.stream.codec_context.options = options
+
     def _use_file(self, file: BinaryIO) -> None:
         if not file.seek(0, os.SEEK_END):
             raise VideoError(f"{self.name}: the file is empty")
@@ -242,6 +291,7 @@ class Container:
     def _open(self) -> None:
         self._container = self._open_input()
         self.stream = self._find_stream()
+        self._set_decoder_options()
         if (
             isinstance(self._input, RemoteVideo)
             and "mp4" in self.format
@@ -283,11 +333,11 @@ class Container:
                 f"{self.name}: unsupported or corrupt video. If a media player can play it, convert it to MP4"
             ) from error
 
-    def _demux(self) -> Iterator[av.Packet]:
+    def _demux(self, *streams: av.VideoStream | av.AudioStream) -> Iterator[av.Packet]:
         if isinstance(self._input, RemoteVideo):
             # Read all streams: a live stream whose sound outlasts its pictures must run into the time limit, too.
             return self._input.limit_waiting(self._container.demux())
-        return self._container.demux(self.stream)
+        return self._container.demux(*streams)
 
     def _find_stream(self) -> av.VideoStream:
         cover = av.stream.Disposition.attached_pic
@@ -304,7 +354,6 @@ class Container:
             )
         stream.thread_type = "AUTO"
         stream.thread_count = self._thread_count(pixels)
-        stream.codec_context.options = {"max_pixels": str(self.limits.pixels)}  # for frames that become larger later
         return stream
 
     def _thread_count(self, pixels: int) -> int:

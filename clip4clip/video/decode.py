@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BUFFERED_PIXELS = 16_000_000  # of all frames, if a video is decoded completely before frames are selected
 MAX_PREFETCHED_PIXELS = 64_000_000  # of all frames that are decoded in parallel before the caller takes them
+MAX_INEXACT_GOP = 20.0  # seconds; in longer GOPs, too much error would add up from frame to frame
 MAX_GAP = 8  # frames between two selected ones: decoding so few is faster than a seek
 
 
@@ -53,12 +54,10 @@ class _Plan:
 
     Attributes:
         index: the frames and key frames of the video.
-        frame_range: the frames within the selected time range.
         frames: the selected frames, rising.
     """
 
     index: FrameIndex
-    frame_range: range
     frames: Sequence[int]
 
 
@@ -88,13 +87,11 @@ def decode_frames(
         yield from _decode_all_and_select(container, selection, info)
         return
     info.frame_count = plan.index.count
-    if selection.seek == "keyframe":
-        frames = _decode_key_frames(container, plan)
-    else:
-        frames = _decode_exact(container, plan.index, plan.frames)
+    if selection.seek == "auto" and info.is_cut and _may_be_inexact(plan):
+        container.skip_loop_filter()
     count, last_time = 0, -math.inf
     try:
-        for frame in frames:
+        for frame in _decode_exact(container, plan.index, plan.frames):
             last_time = container.seconds(frame.pts)
             yield last_time, frame
             count += 1
@@ -121,13 +118,20 @@ def _plan(container: Container, selection: FrameSelection) -> _Plan | None:
         if index is None:
             return None
         try:
-            frame_range = selection.frame_range(index, container.name)
-            return _Plan(index, frame_range, selection.frames(index, frame_range))
+            return _Plan(index, selection.frames(index, selection.frame_range(index, container.name)))
         except WrongIndexError as error:
             logger.debug("%s", error)
             _restart(container)
             container.damage = 1  # the wrong index
     return None
+
+
+def _may_be_inexact(plan: _Plan) -> bool:
+    """Return whether leaving out the loop filter saves time, because frames depend on others, and costs little."""
+    gops = np.searchsorted(plan.index.key_frames, plan.frames, "right")
+    has_only_key_frames = len(np.unique(gops)) == len(gops)
+    ends = [*plan.index.key_times(), plan.index.time_of(plan.index.count - 1)]
+    return not has_only_key_frames and np.diff(ends).max() <= MAX_INEXACT_GOP
 
 
 def _split_into_parts(index: FrameIndex, frames: Iterable[int]) -> Iterator[list[int]]:
@@ -277,28 +281,6 @@ def _decode_from_gop(
         if not remaining:
             break
     yield from select(container.decode(None))
-
-
-# Key frames
-
-
-def _decode_key_frames(container: Container, plan: _Plan) -> Iterator[av.VideoFrame]:
-    """Decode the key frame nearest to each selected frame, within the time range if it has any."""
-    index = plan.index
-    first, end = np.searchsorted(index.key_frames, (plan.frame_range.start, plan.frame_range.stop))
-    candidates = np.arange(first, end) if first < end else np.arange(len(index.key_frames))
-    nearest = {int(candidates[np.abs(index.key_frames[candidates] - frame).argmin()]) for frame in plan.frames}
-    gops = sorted(nearest)
-    for position, gop in enumerate(gops):
-        container.flush()
-        container.skip_unreferenced(False)
-        packets = [packet for packet, _ in itertools.islice(index.packets_from(gop), 1)]
-        frames = [frame for packet in [*packets, None] for frame in container.decode(packet)]
-        if not frames:  # the frame is wrongly marked as a key frame, or is not displayed
-            key_frames = [int(index.key_frames[rest]) for rest in gops[position:]]
-            yield from _decode_exact(container, index, sorted(set(key_frames)))
-            return
-        yield frames[0]
 
 
 # Without an index

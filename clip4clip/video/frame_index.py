@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import VideoError
 from .container import Container
-from .timestamps import TIME_TOLERANCE, ArrayTimeline, Timeline
+from .timestamps import TIME_TOLERANCE, ArrayTimeline, KeyedTimeline
 
 # Codecs with one displayed frame per packet, whose key frames need no earlier frame. GIF is not such a codec.
 INDEXABLE_CODECS = {"h264", "hevc", "vvc", "vp8", "vp9", "av1", "mpeg2video", "mjpeg", "prores", "dnxhd"}
@@ -32,16 +32,14 @@ class WrongIndexError(VideoError):
     """Raised when the packets of a file contradict its index, or time stamps do not order its frames."""
 
 
-class FrameIndex(Timeline):
-    """The frames of a video, and the key frames from which they are decoded.
+class FrameIndex(KeyedTimeline):
+    """The frames of a video, and the key frames from which they are decoded."""
 
-    Attributes:
-        count: number of frames.
-        key_frames: int array of shape (GOPs,), rising from 0: the number of the first frame of each GOP.
-    """
-
-    key_frames: np.ndarray
     _container: Container
+
+    def key_frame(self, gop: int) -> int:
+        _, frame = next(self.packets_from(gop), (None, NOT_DISPLAYED))
+        return int(self.key_frames[gop]) if frame == NOT_DISPLAYED else frame
 
     def gop_of(self, frame: int) -> int:
         """Return the number of the GOP that a frame belongs to."""
@@ -74,6 +72,12 @@ class PacketFrameIndex(ArrayTimeline, FrameIndex):
         super().__init__(container.seconds(timestamps))
         self._container, self._timestamps, self._key_timestamps = container, timestamps, key_timestamps
         self.key_frames = np.searchsorted(timestamps, key_timestamps)
+
+    def key_times(self) -> np.ndarray:
+        return np.asarray(self._container.seconds(self._key_timestamps))
+
+    def key_frame(self, gop: int) -> int:
+        return min(int(self.key_frames[gop]), self.count - 1)
 
     def packets_from(self, gop: int) -> Iterator[tuple[av.Packet, int]]:
         key_timestamp = int(self._key_timestamps[gop])
@@ -120,6 +124,12 @@ class ContainerFrameIndex(FrameIndex):
     def time_of(self, frame: int) -> float:
         gop = self.gop_of(frame)
         return float(self._display_times(gop)[frame - self.key_frames[gop]])
+
+    def key_times(self) -> np.ndarray:
+        # Encoders delay the display of all key frames by about the same time, so no packets are read for it.
+        packet = next(self._packets_from_key(len(self.key_frames) // 2), None)
+        delay = 0 if packet is None else _timestamp(packet.pts) - _timestamp(packet.dts)
+        return np.asarray(self._container.seconds(self._key_timestamps + delay))
 
     def packets_from(self, gop: int) -> Iterator[tuple[av.Packet, int]]:
         # No frame is displayed before it is decoded. So the lowest time stamp gets the next number as soon as a packet

@@ -30,6 +30,14 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(_orient(frame, rgb))
 
 
+def is_upright(frame: av.VideoFrame) -> bool:
+    """Return whether a frame is displayed as it is stored, neither rotated nor mirrored."""
+    try:
+        return frame.side_data.get("DISPLAYMATRIX") is None
+    except ValueError:  # as in _orient
+        return not frame.rotation
+
+
 def _orient(frame: av.VideoFrame, rgb: np.ndarray) -> np.ndarray:
     """Rotate and mirror a picture as its display matrix says. Other angles are rounded to quarter turns."""
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputTypeError, InputValueError, UnknownNameError, brief
-from .timestamps import TIME_TOLERANCE, Timeline
+from .timestamps import TIME_TOLERANCE, KeyedTimeline, Timeline
 
 SEEK_MODES = ("exact", "keyframe")
 SEGMENTS = ("auto", "whole", "shots")
@@ -48,8 +48,9 @@ class FrameSampling:
     Attributes:
         frames: number of frames of a video that is not cut, spread evenly over it; at least 1.
         seek: ``'exact'`` for exactly the selected frames; ``'keyframe'`` for the key frame nearest to each, which is
-            much faster; or ``'auto'`` for exact frames of a video that is not cut and, of one that is cut, for the key
-            frames where they are close enough.
+            much faster; or ``'auto'`` for exact frames of a video that is not cut and, of one that is cut, for its key
+            frames, and for others between key frames that are more than 1.5 times ``every`` apart. Of H.264 and
+            HEVC, the pixels of these others are slightly inexact.
         segments: ``'whole'`` cuts nothing; ``'shots'`` cuts a video where its content changes; a number cuts it into
             windows of so many seconds, which overlap by half; ``'auto'`` cuts videos of more than ``WHOLE_SECONDS``
             into shots.
@@ -110,7 +111,8 @@ class FrameSelection:
         choose: chooses from the frames within the time range; None for all of them.
         start_time: start of the time range in seconds; 0 for the start of the video.
         end_time: end of the time range in seconds, inclusive; infinity for the end of the video.
-        seek: one of ``SEEK_MODES``: exactly these frames, or the key frame nearest to each.
+        seek: exactly these frames (``'exact'``), the key frame nearest to each (``'keyframe'``), or these frames, whose
+            pixels may be slightly inexact if the video is cut (``'auto'``).
     """
 
     choose: Choice | None
@@ -149,6 +151,8 @@ class FrameSelection:
         frames = frame_range if self.choose is None else sorted(set(self.choose(timeline, frame_range)))
         if not frames:
             raise InputValueError("no frames are selected: indices and times must not be empty")
+        if self.seek == "keyframe" and isinstance(timeline, KeyedTimeline):
+            return _nearest_key_frames(timeline, frame_range, frames)
         return frames
 
     def no_frame_error(self, name: str) -> InputValueError:
@@ -195,11 +199,13 @@ def select_sampled(sampling: FrameSampling, on_length: Callable[[float], object]
         start = timeline.time_of(frame_range[0])
         length = timeline.time_of(frame_range[-1]) - start
         on_length(length)
-        if sampling.cuts(length):
+        if not sampling.cuts(length):
+            return _spread(frame_range, sampling.frames)
+        if sampling.seek == "exact" or not isinstance(timeline, KeyedTimeline):
             return _at_steps(timeline, frame_range, start, sampling.every)
-        return _spread(frame_range, sampling.frames)
+        return _at_key_frames(timeline, sampling.every, fill=sampling.seek == "auto")
 
-    return FrameSelection(choose, 0.0, math.inf, "exact" if sampling.seek == "auto" else sampling.seek)
+    return FrameSelection(choose, 0.0, math.inf, sampling.seek)
 
 
 def _choice(
@@ -252,6 +258,52 @@ def _at_steps(timeline: Timeline, frame_range: range, start: float, step: float)
         next_step = math.floor((timeline.time_of(frame) + TIME_TOLERANCE - start) / step) + 1
         frame = max(timeline.count_before(start + next_step * step), frame + 1)
     return frames
+
+
+def _at_key_frames(timeline: KeyedTimeline, every: float, fill: bool) -> list[int]:
+    """Choose key frames about ``every`` seconds apart.
+
+    A key frame is often where a scene begins, and it is decoded without any other frame.
+
+    Args:
+        timeline: the display times of the video.
+        every: seconds. Key frames are at least half as far apart; of several, the one nearest to this step is chosen.
+        fill: whether to choose other frames, too, where key frames are further apart: one at each step after the first
+            of two key frames, but none within half a step of the second one.
+    """
+    times = timeline.key_times()
+    frames: list[int] = []
+    gop = 0
+    while gop < len(times):
+        frames.append(timeline.key_frame(gop))
+        next_gop = _next_key_frame(times, gop, every)
+        has_next = next_gop < len(times)
+        if fill and (not has_next or times[next_gop] - times[gop] > 1.5 * every):
+            end = timeline.count_before(times[next_gop] - every / 2) if has_next else timeline.count
+            start = timeline.time_of(frames[-1])
+            first = timeline.count_before(start + every)
+            frames += _at_steps(timeline, range(first, end), start, every) if first < end else []
+        gop = next_gop
+    return frames
+
+
+def _next_key_frame(times: np.ndarray, gop: int, every: float) -> int:
+    """Return the number of the GOP whose key frame is chosen after that of another GOP; ``len(times)`` for none."""
+    first, after = np.searchsorted(times, times[gop] + np.array([0.5, 1.5]) * every + [-TIME_TOLERANCE, TIME_TOLERANCE])
+    first = max(int(first), gop + 1)
+    candidates = times[first : max(int(after), first + 1)]
+    return first + int(np.abs(candidates - times[gop] - every).argmin()) if len(candidates) else len(times)
+
+
+def _nearest_key_frames(timeline: KeyedTimeline, frame_range: range, frames: Sequence[int]) -> list[int]:
+    """Return the key frame nearest to each frame, each once, within the range if it has any."""
+    key_frames = timeline.key_frames
+    first, end = np.searchsorted(key_frames, (frame_range.start, frame_range.stop))
+    if first == end:
+        first, end = 0, len(key_frames)
+    candidates = key_frames[first:end]
+    middles = (candidates[:-1] + candidates[1:]) / 2
+    return [timeline.key_frame(int(gop)) for gop in first + np.unique(np.searchsorted(middles, frames))]
 
 
 def _at_indices(frame_range: range, indices: Indices) -> list[int]:

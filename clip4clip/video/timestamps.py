@@ -41,6 +41,29 @@ class Timeline(ABC):
         """Return the display time of a frame in seconds."""
 
 
+class KeyedTimeline(Timeline):
+    """A timeline that also knows the key frames: those that are decoded without any other frame.
+
+    A group of pictures (GOP) is a key frame and the frames decoded from it.
+
+    Attributes:
+        key_frames: int array of shape (GOPs,), rising from 0: the number of the first frame of each GOP.
+    """
+
+    key_frames: np.ndarray
+
+    @abstractmethod
+    def key_frame(self, gop: int) -> int:
+        """Return the number of the key frame of a GOP, or of its first frame if the key frame is not displayed.
+
+        In an open GOP, leading frames come first: they are displayed before the key frame but decoded after it.
+        """
+
+    @abstractmethod
+    def key_times(self) -> np.ndarray:
+        """Return when the key frames are displayed, to within a few frames: float of shape (GOPs,), seconds, rising."""
+
+
 class ArrayTimeline(Timeline):
     """A timeline that holds the time of every frame.
 

@@ -52,11 +52,11 @@ class Media:
         return FileResponse(hit.path, media_type=media_type if is_video else "application/octet-stream")
 
     async def poster(self, request: Request) -> Response:
-        """Answer with a picture of a video, as JPEG."""
+        """Answer with a picture of a video, or of a moment of it, as JPEG."""
         hit = await self._find(request)
         if isinstance(hit, Response):
             return hit
-        picture = await self._workers.run(_poster, hit.path, hit.fields.get("mtime"))
+        picture = await self._workers.run(_poster, hit.path, hit.fields.get("mtime"), hit.start, hit.end)
         if picture is None:
             return Response(status_code=404)
         headers = {"Cache-Control": "private, max-age=3600"}
@@ -81,10 +81,11 @@ def _is_servable(path: str) -> bool:
 
 
 @functools.lru_cache(POSTER_CACHE_SIZE)
-def _poster(path: str, mtime: int | None) -> bytes | None:  # noqa: ARG001  part of the cache key: a changed file gets a new poster
-    """Return a frame from the middle of a video as JPEG, or None if it cannot be decoded."""
+def _poster(path: str, mtime: int | None, start: float | None, end: float | None) -> bytes | None:  # noqa: ARG001  mtime is part of the cache key: a changed file gets a new poster
+    """Return a frame from the middle of a video, or of a moment of it, as JPEG; None if it cannot be decoded."""
     try:
-        frame = next(read_frames(path, indices=lambda count: [count // 2], seek="keyframe"))
+        frames = read_frames(path, indices=lambda count: [count // 2], start_time=start, end_time=end, seek="keyframe")
+        frame = next(frames)
     except Clip4clipError:
         return None
     image = Image.fromarray(frame.rgb)

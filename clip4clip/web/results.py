@@ -44,7 +44,9 @@ def _result_html(hit: Hit) -> str:
         query = quote(str(hit.id), safe="")
         source, poster = f"library/video?id={query}", f"library/poster?id={query}"
         preview, backdrop = f'preload="none" poster="{poster}"', f"--poster: url('{poster}')"
-    length = f'<span class="length">{hit.length}</span>' if hit.length else ""
+    if hit.time_range and "#" not in source:
+        source += f"#t={hit.start:.3f},{hit.end:.3f}"  # a media fragment: browsers play only this range
+    length = f'<span class="length">{hit.time_range or hit.length}</span>' if hit.time_range or hit.length else ""
     return f"""
         <li>
             <div class="stage" style="{backdrop}">

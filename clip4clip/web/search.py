@@ -108,7 +108,7 @@ class Search:
         try:
             hits = search()
             milliseconds = 1000 * (time.perf_counter() - start)
-            count = self._index.count()
+            count = self._index.count_vectors()  # on a server, to count videos would take longer than the search
         except Clip4clipError as error:
             message = visitor_message(error)
             if clip is not None:
@@ -119,7 +119,8 @@ class Search:
             return Answer(status_html(SEARCH_FAILED, is_error=True))
         if not hits:
             return Answer(status_html(f"No videos were found for {query}: the index has {count:,}."))
-        summary = f"{len(hits)} of {count:,} videos for {query}, in {milliseconds:.0f} ms"
+        kind = "videos" if all(hit.start is None for hit in hits) else "moments"
+        summary = f"{len(hits)} of {count:,} {kind} for {query}, in {milliseconds:.0f} ms"
         return Answer(status_html(summary, link), results_html(hits))
 
 

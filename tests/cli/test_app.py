@@ -69,6 +69,7 @@ def test_help_prints_each_example_on_a_line_of_its_own(
     [
         ("demo", ["clip_vit_tiny_demo", "drawings"]),
         ("eval", ["R@1", "R@5", "R@10", "MdR", "MnR", "miss", "exit code is then 1"]),
+        ("eval-moments", ["R@1", "IoU", "mAP", "Ctrl-C", "30 seconds", "--segments", "exit code is then 1"]),
         ("train", ["Ctrl-C", "--resume", "torchrun"]),
         ("embed-text", ["@FILE"]),
         ("embed-video", ["Ctrl-C", "`clip4clip embed`", "`clip4clip index FOLDER`", "exit code is then 1"]),

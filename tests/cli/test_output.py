@@ -15,6 +15,7 @@ import pytest
 from typer.testing import Result
 
 from clip4clip import TextEncoder
+from clip4clip.cli.output import print_csv
 
 
 def test_vectors_are_printed_as_a_table(run: Callable[..., Result], tiny_checkpoint: Path) -> None:
@@ -112,3 +113,17 @@ def test_a_name_that_does_not_fit_the_format_is_an_error(
     monkeypatch.chdir(tmp_path)
     assert message in error_of(*arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_csv_has_a_column_for_each_value_of_any_row(capsys: pytest.CaptureFixture[str]) -> None:
+    print_csv([{"id": 1, "start": None}, {"id": 'a,"b"\nc', "tags": ["ü", 1], "start": 0.1}], ["id", "start"])
+    assert capsys.readouterr().out == 'id,start,tags\n1,,\n"a,""b""\nc",0.1,"[""ü"", 1]"\n'
+
+
+def test_csv_on_a_terminal_has_no_control_characters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print_csv([{"id": "\x1b[31m"}], ["id"])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_csv([{"id": "\x1b[31m"}], ["id"])
+    assert capsys.readouterr().out == "id\n\x1b[31m\nid\n\\x1b[31m\n"

@@ -1,12 +1,17 @@
-"""The command ``search``: its arguments, and the conditions that they become."""
+"""The command ``search``: its arguments, the conditions that they become, and what it makes of the results."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import pytest
+from clips import X264, write
 from constants import DEMO_MODEL
 from index_rows import random_rows
 
@@ -24,6 +29,13 @@ from clip4clip.retrieval import VideoIndex
         (["search", "a", "--uri", "none.db"], "no index at none.db: create it with `clip4clip index`"),
         (["search", "a", "--per-video", "0"], "--per-video: '0' is neither a number from 1 nor the word all"),
         (["search", "a", "--per-video", "-1"], "--per-video: '-1' is neither a number from 1 nor the word all"),
+        (["search", "a", "--json", "--csv"], "give either --json or --csv"),
+        (["search", "a", "--exact"], "--exact: it needs --clips FOLDER"),
+        (["search", "a", "--padding", "1"], "--padding: it needs --clips FOLDER or --edl FILE.edl"),
+        (["search", "a", "--edl-rate", "25"], "--edl-rate: it needs --edl FILE.edl"),
+        (["search", "a", "--clips", "two.txt"], "two.txt is a file; expected a folder"),
+        (["search", "a", "--edl", "a.txt"], "its name must end in .edl"),
+        (["search", "a", "--edl", "a.edl", "--edl-rate", "fast"], "'fast': the frame rate of an edit list must be"),
     ],
 )
 def test_invalid_arguments_are_errors(
@@ -55,3 +67,115 @@ def test_options_select_rows(
     assert found("--per-video", "all", "--since", "1970-01-02T12:00Z", "--filter", "duration > 2") == ["v3"]
     errors = error_of("search", "a", "--since", "last week", "--uri", tmp_path / "v.db")
     assert "since is 'last week', which is not a date: expected a date such as \"2025-06-01\"" in errors
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the index ``v.db``: two moments of one video, a whole video, and a moment of a missing one."""
+    folder = tmp_path_factory.mktemp("library")
+    write(folder / "long, 1.mp4", count=80, sound=True, **X264)
+    write(folder / "short.mkv", count=20, **X264)
+    places = [
+        ("long, 1.mp4", 1.25, 3.5),
+        ("long, 1.mp4", 5.0, 7.5),
+        ("short.mkv", None, None),
+        ("gone.mp4", 3600.0, 3661.5),
+    ]
+    rows = []
+    for row, (name, start, end) in zip(random_rows(4), places, strict=True):
+        video = str(folder / name)
+        segment = {} if start is None else {"start": start, "end": end}
+        rows.append(row | {"id": f"{name} {start}", "path": video, "video": video, "duration": 80.5, **segment})
+    with VideoIndex(folder / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        index.add(rows)
+    return folder
+
+
+@pytest.fixture
+def search_library(run_main: Callable[..., tuple[int, str, str]], library: Path) -> Callable[..., tuple[int, str, str]]:
+    def search(*options: object) -> tuple[int, str, str]:
+        return run_main("search", "a red square", "--per-video", "all", "--uri", library / "v.db", *options)
+
+    return search
+
+
+def test_the_table_has_the_times_of_moments(search_library: Callable[..., tuple[int, str, str]], library: Path) -> None:
+    code, printed, errors = search_library()
+    assert code == 0, errors
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[2:5]] for line in printed.splitlines() if line[0] in "│┃"]
+    assert rows[0] == ["score", "time", "video"]
+    assert sorted(row[1:] for row in rows[1:]) == sorted(
+        [
+            ["0:01–0:03", str(library / "long, 1.mp4")],
+            ["0:05–0:07", str(library / "long, 1.mp4")],
+            ["0:00–1:20", str(library / "short.mkv")],
+            ["1:00:00–1:01:01", str(library / "gone.mp4")],
+        ]
+    )
+    scores = [float(row[0]) for row in rows[1:]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_table_of_whole_videos_has_their_lengths(search_library: Callable[..., tuple[int, str, str]]) -> None:
+    printed = search_library("--filter", 'path like "%short%"')[1]
+    assert "length" in printed
+    assert "1:20" in printed
+    assert "–" not in printed
+
+
+def test_json_and_csv_have_the_same_exact_values(search_library: Callable[..., tuple[int, str, str]]) -> None:
+    lines = search_library("--json")[1].splitlines()
+    objects = [json.loads(line) for line in lines]
+    assert [*objects[0]][:6] == ["id", "score", "video", "path", "start", "end"]
+    assert sorted((row["start"], row["end"]) for row in objects if row["start"] is not None) == [
+        (1.25, 3.5),
+        (5.0, 7.5),
+        (3600.0, 3661.5),
+    ]
+    code, printed, errors = search_library("--csv")
+    assert code == 0, errors
+    rows = [*csv.DictReader(io.StringIO(printed))]
+    assert [*rows[0]][:6] == ["id", "score", "video", "path", "start", "end"]
+    texts = [{name: "" if value is None else str(value) for name, value in row.items()} for row in objects]
+    assert rows == texts
+
+
+def test_clips_and_edit_lists_leave_out_what_is_gone(
+    search_library: Callable[..., tuple[int, str, str]], library: Path, tmp_path: Path
+) -> None:
+    code, printed, errors = search_library("--clips", tmp_path / "clips", "--edl", tmp_path / "a.edl", "--json")
+    assert code == 1
+    assert len(printed.splitlines()) == 4
+    assert f"3 of 4 results are in {tmp_path / 'a.edl'}, at 10 frames a second" in errors
+    assert f"3 of 4 clips are in {tmp_path / 'clips'}" in errors
+    assert errors.count(f"failed {library / 'gone.mp4'}: there is no such file") == 2
+    names = sorted(path.name[3:] for path in (tmp_path / "clips").iterdir())
+    assert names == ["long, 1 0.01-0.03.mp4", "long, 1 0.05-0.07.mp4", "short.mkv"]
+    assert "00:00:05:00 00:00:07:05" in (tmp_path / "a.edl").read_text("utf-8")
+
+
+def test_exact_clips_have_the_length_of_their_moments(
+    search_library: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    options = ("--filter", 'path like "%long%"', "--clips", tmp_path, "--exact", "--padding", "0.5")
+    code, _, errors = search_library(*options)
+    assert code == 0, errors
+    lengths = []
+    for path in tmp_path.iterdir():
+        with av.open(str(path)) as file:
+            lengths.append(file.duration / av.time_base)
+    assert sorted(lengths) == pytest.approx([3.25, 3.5], abs=0.11)
+    code, _, errors = search_library(*options)
+    assert code == 1
+    assert errors.count("this file exists already") == 2
+
+
+def test_without_results_nothing_is_written(
+    search_library: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, printed, errors = search_library(
+        "--filter", "duration > 99", "--clips", tmp_path / "a", "--edl", tmp_path / "a.edl"
+    )
+    assert (code, printed) == (0, "")
+    assert "no videos were found" in errors
+    assert [*tmp_path.iterdir()] == []

@@ -60,6 +60,9 @@ def test_list_prints_a_line_for_each_video(library: Path, run_main: Run) -> None
     assert json.loads(printed) == {
         "id": "own",
         "path": str(library / "old" / "v4.mp4"),
+        "video": "own",
+        "start": None,
+        "end": None,
         "duration": 4.0,
         "mtime": int((NOON + 86400 * 4) * 1e9),
     }
@@ -85,6 +88,50 @@ def test_paths_are_printed_without_control_characters(library: Path, run_main: R
     assert run_main("list", "--filter", 'id == "v0"')[1].endswith(r"  /a\x1b[31m\n.mp4 (v0)" + "\n")
 
 
+@pytest.fixture
+def with_segments(library: Path) -> Path:
+    """The library, with a video ``/long.mp4`` of three segments."""
+    with VideoIndex("videos.db") as index:
+        index.add(
+            row
+            | {"id": f"/long.mp4#t={start},{start + 15}", "video": "/long.mp4", "path": "/long.mp4"}
+            | {"start": start, "end": start + 15, "duration": 3725.0}
+            for row, start in zip(random_rows(3, start=20), (0, 745, 3700), strict=True)
+        )
+    return library
+
+
+def test_a_video_that_is_cut_is_one_line_and_with_segments_one_for_each(with_segments: Path, run_main: Run) -> None:
+    code, printed, errors = run_main("list", "--filter", "duration > 3600")
+    assert (code, errors) == (0, "1 video\n")
+    assert printed == f"{'':16} {'1:02:05':>8}  /long.mp4, 3 segments\n"
+    assert run_main("list")[2] == "8 videos\n"
+    code, printed, errors = run_main("list", "--segments", "--filter", "start >= 745")
+    assert (code, errors) == (0, "2 segments of 1 video\n")
+    assert printed.splitlines() == [f"{'':16} 12:25–12:40  /long.mp4", f"{'':16} 1:01:40–1:01:55  /long.mp4"]
+    row = json.loads(run_main("list", "--segments", "--json", "--filter", "start == 745")[1])
+    assert row == {"id": "/long.mp4#t=745,760", "path": "/long.mp4", "video": "/long.mp4"} | {
+        "start": 745.0,
+        "end": 760.0,
+        "duration": 3725.0,
+    }
+    assert json.loads(run_main("list", "--json", "--filter", "start == 745")[1])["segments"] == 1
+
+
+def test_a_video_is_deleted_with_its_segments_and_a_filter_deletes_single_ones(
+    with_segments: Path, run_main: Run
+) -> None:
+    errors = run_main("delete", "--filter", "start > 3600", "--yes")[2]
+    assert "  /long.mp4 1:01:40–1:01:55\n" in errors
+    assert "1 segment of 1 video removed; 8 videos in collection 'videos' of ./videos.db" in errors
+    errors = run_main("delete", "/long.mp4#t=0,15", "own", "--yes")[2]
+    assert "1 segment of 2 videos removed; 7 videos in" in errors
+    errors = run_main("delete", "/long.mp4", "--yes")[2]
+    assert "1 video removed; 6 videos in" in errors
+    lines = dict(line.split(maxsplit=1) for line in run_main("info")[1].splitlines())
+    assert (lines["videos"], lines["vectors"]) == ("6", "6 of 128 numbers")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_list_ends_when_its_reader_does(library: Path) -> None:
     with VideoIndex("videos.db") as index:
@@ -106,19 +153,19 @@ def test_info_describes_the_index(library: Path, run_main: Run) -> None:
     lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
     assert lines["index"] == str(library / "videos.db")
     assert lines["model"] == "clip_vit_tiny_demo with the weights 06445998e193e11d"
-    assert lines["sampling"] == "12 frames, seek 'exact'"
+    assert lines["sampling"] == "12 frames, seek 'auto', segments 'auto', every 2 s"
     assert (lines["videos"], lines["vectors"]) == ("7", "7 of 128 numbers")
     assert lines["fields"] == "duration (number), mtime (number)"
     summary = json.loads(run_main("info", "--json")[1])
     assert (summary["videos"], summary["dim"], summary["fields"]["mtime"]) == (7, 128, ["number"])
-    assert summary["sampling"] == {"frames": 12, "seek": "exact"}
+    assert summary["sampling"] == {"frames": 12, "seek": "auto", "segments": "auto", "every": 2.0}
     assert summary["bytes"] > 7 * 128 * 4
 
 
 def test_delete_removes_videos_by_id_or_path(library: Path, run_main: Run, error_of: Callable[..., str]) -> None:
     code, printed, errors = run_main("delete", "own", "old/v0.mp4", library / "old" / "v1.mp4", "own", "--yes")
     assert (code, printed) == (0, "")
-    assert "3 videos removed; 4 in collection 'videos' of ./videos.db" in errors
+    assert "3 videos removed; 4 videos in collection 'videos' of ./videos.db" in errors
     assert stored(library) == ["v2", "v3", "v5", "v6"]
     assert (library / "old" / "v0.mp4").exists()
     errors = error_of("delete", "old/v2.mp4", "nothing", "--yes")
@@ -132,7 +179,7 @@ def test_delete_removes_missing_videos_and_those_that_meet_a_filter(
     assert "there are no such videos" in run_main("delete", "--missing", "--filter", "duration < 4", "--yes")[2]
     errors = run_main("delete", "--missing", "--filter", "duration < 6", "--yes")[2]
     assert f"  {library / 'old' / 'v4.mp4'}\n" in errors
-    assert "1 video removed; 6 in" in errors
+    assert "1 video removed; 6 videos in" in errors
     errors = run_main("delete", "--missing", "--yes")[2]
     assert f"1 in {library / 'gone'}, a folder that does not exist" in errors
     assert stored(library) == ["v0", "v1", "v2", "v3", "v5"]
@@ -186,7 +233,7 @@ def test_a_question_shows_ten_videos_and_counts_the_others(library: Path, run_ma
     errors = run_main("delete", "--filter", 'id like "v%"', "--yes")[2]
     assert len([line for line in errors.splitlines() if line.startswith("  /videos/v")]) == 10
     assert "  and 1,490 more\n" in errors
-    assert "1,500 videos removed; 7 in" in errors
+    assert "1,500 videos removed; 7 videos in" in errors
 
 
 def test_relocate_changes_paths_and_says_what_it_does_not_change(
@@ -225,6 +272,7 @@ def test_relocate_changes_paths_and_says_what_it_does_not_change(
         (["info", "--uri", "none.db"], "no index at none.db"),
         (["relocate", "a", "b", "--uri", "none.db"], "no index at none.db"),
         (["delete", "a", "--uri", "none.db"], "no index at none.db"),
+        (["list", "--segments", "--missing"], "cannot be combined with --missing"),
         (["delete"], "give either ids, or --filter, --missing or both"),
         (["delete", "a", "--missing"], "give either ids, or --filter, --missing or both"),
         (["delete", "--filter", " "], "give either ids, or --filter, --missing or both"),

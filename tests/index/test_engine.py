@@ -17,6 +17,7 @@ from clip4clip.index import milvus as milvus_module
 from clip4clip.index.address import IndexAddress
 from clip4clip.index.collection import VectorSpec
 from clip4clip.index.engine import Engine, Failure, open_engine
+from clip4clip.index.hit import Hit
 from clip4clip.index.values import to_stored_row
 from clip4clip.retrieval import VideoIndex
 from clip4clip.video import FrameSampling
@@ -154,16 +155,19 @@ def test_vectors_are_checked_before_anything_is_stored(engine: Engine) -> None:
     assert engine.count() == 0
 
 
-def test_the_video_of_a_row_is_a_field_unless_it_is_the_id(engine: Engine) -> None:
+def test_a_row_knows_its_video_whatever_fields_are_asked_for(engine: Engine) -> None:
     row = random_rows(1)[0]
-    add(engine, [row, row | {"id": "v0#1", "video": "v0", "start": 1}])
-    first, second = engine.get("v0"), engine.get("v0#1")
-    assert first is not None
-    assert second is not None
-    assert first.fields == {"duration": 0.0}
-    assert second.fields == {"duration": 0.0, "video": "v0", "start": 1.0}
-    hits = engine.search(row["vector"], 2, filter='video == "v0"', output_fields=["video"])
-    assert {hit.id: hit.fields for hit in hits} == {"v0": {"video": "v0"}, "v0#1": {"video": "v0"}}
+    add(engine, [row, row | {"id": "v0#1", "video": "v0", "start": 1, "end": 2.5}])
+    whole, moment = engine.get("v0"), engine.get("v0#1")
+    assert whole == Hit("v0", row["path"], 1.0, {"duration": 0.0}, "v0")
+    assert moment == Hit("v0#1", row["path"], 1.0, {"duration": 0.0}, "v0", 1.0, 2.5)
+    assert engine.search(row["vector"], 1, filter="start > 0", output_fields=["*", "duration"])[0].fields == (
+        {"duration": 0.0}
+    )
+    for names in (["video"], [], ["start"]):
+        hits = engine.search(row["vector"], 2, filter='video == "v0"', output_fields=names)
+        found = {hit.id: (hit.path, hit.video, hit.start, hit.end, hit.fields) for hit in hits}
+        assert found == {"v0": (row["path"], "v0", None, None, {}), "v0#1": (row["path"], "v0", 1.0, 2.5, {})}
 
 
 def best_per_video(rows: list[dict], query: np.ndarray, per_video: int, limit: int) -> list[str]:
@@ -185,12 +189,12 @@ def test_a_search_per_video_returns_the_best_rows_of_each(engine: Engine) -> Non
         row["vector"] /= np.linalg.norm(row["vector"])
     add(engine, rows)
     for per_video, limit in ((1, 1), (1, 4), (1, 30), (2, 5), (3, 90), (1, 100), (20, 600)):
-        hits = engine.search(query, limit, per_video=per_video, output_fields=["start"])
+        hits = engine.search(query, limit, per_video=per_video, output_fields=["duration"])
         assert ids(hits) == best_per_video(rows, query, per_video, limit), (per_video, limit)
-        assert {*hits[0].fields} == {"start"}
+        assert {*hits[0].fields} == {"duration"}
     few = [row for row in rows if row["start"] < 60]
     assert ids(engine.search(query, 40, per_video=1, filter="start < 60")) == best_per_video(few, query, 1, 40)
-    assert engine.search(query, 1, per_video=1)[0].fields["video"] == "/v/0.mp4"
+    assert engine.search(query, 1, per_video=1)[0].video == "/v/0.mp4"
     for number in (0, -1, 1.5, True, "3"):
         with pytest.raises(InputValueError, match="per_video must be a whole number from 1, not"):
             engine.search(query, per_video=number)  # type: ignore[arg-type]
@@ -220,17 +224,18 @@ def test_a_moved_row_keeps_its_vector_and_fields(engine: Engine) -> None:
     rows[2] |= {"video": "v1"}
     add(engine, rows)
     changes = {"v1": ("w1", "/w/1.mp4"), "v2": ("v2", "/w/2.mp4"), "none": ("w3", "/w/3.mp4")}
-    engine.update_paths(changes)
+    engine.update_paths(changes, {"v1": "w1", "none": "w3"})
     assert engine.count() == 6
     assert engine.get("v1") is engine.get("w3") is None
     moved, same = engine.get("w1"), engine.get("v2")
     assert moved is not None
     assert same is not None
     assert (moved.path, moved.fields) == ("/w/1.mp4", {"duration": 1.0, "camera": "front", "tags": ["a", "b"]})
-    assert (same.path, same.fields) == ("/w/2.mp4", {"duration": 2.0, "video": "w1"})
+    assert (same.path, same.fields, same.video) == ("/w/2.mp4", {"duration": 2.0}, "w1")
     assert engine.search(rows[1]["vector"], 1)[0].id == "w1"
     # Ids that others have at first: a chain and an exchange.
-    engine.update_paths({"w1": ("v2", "b"), "v2": ("x", "c"), "v3": ("v4", "4"), "v4": ("v3", "3"), "v5": ("v1", "1")})
+    changes = {"w1": ("v2", "b"), "v2": ("x", "c"), "v3": ("v4", "4"), "v4": ("v3", "3"), "v5": ("v1", "1")}
+    engine.update_paths(changes, {"w1": "v2", "v3": "v4", "v4": "v3", "v5": "v1"})
     assert sorted(row["id"] for row in engine.rows(["id"])) == ["v0", "v1", "v2", "v3", "v4", "x"]
     found = {
         hit.id: (hit.path, hit.fields["duration"]) for hit in map(engine.get, ("v1", "v2", "v3", "v4", "x")) if hit
@@ -241,7 +246,9 @@ def test_a_moved_row_keeps_its_vector_and_fields(engine: Engine) -> None:
     # An id that another row keeps.
     for changes in ({"v0": ("new", "a"), "v1": ("v2", "b")}, {"v0": ("new", "a"), "v1": ("new", "b")}):
         with pytest.raises(VideoIndexError, match=r"already has a video with the id '.*': delete one of the two first"):
-            engine.update_paths(changes)
+            engine.update_paths(changes, {})
+    with pytest.raises(VideoIndexError, match="already has a video with the id 'v2': delete one of the two first"):
+        engine.update_paths({}, {"v0": "v2"})
     assert sorted(row["id"] for row in engine.rows(["id"])) == ["v0", "v1", "v2", "v3", "v4", "x"]
 
 

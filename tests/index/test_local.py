@@ -268,6 +268,8 @@ HOSTILE = {
     "ids that are not Unicode": "UPDATE rows SET id = CAST(x'ff' || number AS TEXT)",
     "a path that is a BLOB": "UPDATE rows SET path = x'00'",
     "a start that is text": "UPDATE rows SET start = 'x'",
+    "times that are text": "UPDATE rows SET start = 'x', \"end\" = x'00'",
+    "times without an end": 'UPDATE rows SET start = 9e999, "end" = 9e999',
     "a size that is a BLOB": "UPDATE rows SET size = x'00'",
     "no videos": "DELETE FROM videos",
     "a video that is text": "UPDATE rows SET video = 'x'",
@@ -306,7 +308,7 @@ def test_a_file_of_an_enemy_is_damaged_at_worst(damage: str, lost_codes: bool, t
         lambda opened: [*opened.rows(["*", "vector"])],
         lambda opened: opened.failures(["a"]),
         lambda opened: opened.upsert(make_rows(range(15, 30))),
-        lambda opened: opened.update_paths({"v1": ("w1", "/w1")}),
+        lambda opened: opened.update_paths({"v1": ("w1", "/w1")}, {"v1": "w1"}),
         lambda opened: opened.delete(["v2"], filter="duration < 2"),
         lambda opened: opened.finish(),
     ):
@@ -454,11 +456,12 @@ def test_rows_can_exchange_their_ids_whatever_these_are(collection: LocalCollect
     ids = ["\0001", "\0002", "\0003", "CAST(number AS BLOB)", "x'00'"]
     rows = {id_: {**row, "id": id_} for id_, row in zip(ids, make_rows(range(5)).values(), strict=True)}
     collection.upsert(rows)
-    collection.update_paths({old: (new, f"/{new}") for old, new in zip(ids, [*ids[1:], ids[0]], strict=True)})
+    new_ids = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
+    collection.update_paths({old: (new, f"/{new}") for old, new in new_ids.items()}, new_ids)
     for old, new in zip(ids, [*ids[1:], ids[0]], strict=True):
         hit = collection.get(new)
         assert hit is not None
-        assert (hit.path, hit.fields) == (f"/{new}", {"duration": rows[old]["duration"]})
+        assert (hit.path, hit.video, hit.fields) == (f"/{new}", new, {"duration": rows[old]["duration"]})
 
 
 def test_failures_of_files_whose_names_are_not_unicode_are_not_remembered(collection: LocalCollection) -> None:

@@ -61,7 +61,11 @@ def test_a_collection_of_another_program_can_be_searched_by_vectors_only(milvus:
     client.create_collection(collection, dimension=128, metric_type="COSINE", auto_id=False)
     row = random_rows(2)[1]
     rows.insert(7, row["vector"])
+    client.upsert(collection, [{"id": id_, "vector": row["vector"], "video": "a", "start": "now"} for id_ in (8, 9)])
     with VideoIndex(milvus.uri, collection) as index:
+        listed = [(hit.id, hit.video, hit.start, hit.fields) for hit in index.videos("id > 7")]
+        assert listed == [(id_, id_, None, {"video": "a", "start": "now"}) for id_ in (8, 9)]
+        assert (index.count(), index.delete([8, 9]), index.get("8")) == (3, 2, None)
         assert index.search(vector=row["vector"], limit=1)[0].id == 7
         with pytest.raises(ModelMismatchError, match="was not created by clip4clip: it can be searched by a vector"):
             index.search("a red square")
@@ -122,7 +126,7 @@ def test_where_the_nearest_rows_are_of_few_videos_a_server_with_grouping_finds_m
     search = MilvusClient.search
     with VideoIndex(milvus.uri, collection) as index:
         index.add(rows)
-        assert [hit.fields["video"] for hit in index.search(vector=query, limit=5, per_video=2)] == ["near"] * 2
+        assert [hit.video for hit in index.search(vector=query, limit=5, per_video=2)] == ["near"] * 2
 
         # No server with grouping can be run here. This does what its documentation says.
         def search_groups(client: MilvusClient, name: str, *, limit: int, **options: Any) -> Any:
@@ -138,8 +142,8 @@ def test_where_the_nearest_rows_are_of_few_videos_a_server_with_grouping_finds_m
         monkeypatch.setattr(MilvusClient, "search", search_groups)
         monkeypatch.setattr(MilvusClient, "get_server_version", lambda *_, **__: "v2.5.4")
         hits = index.search(vector=query, limit=5, per_video=2)
-    assert [hit.fields["video"] for hit in hits[:2]] == ["near"] * 2
-    videos = Counter(hit.fields["video"] for hit in hits)
+    assert [hit.video for hit in hits[:2]] == ["near"] * 2
+    videos = Counter(hit.video for hit in hits)
     assert len(hits) == 5
     assert max(videos.values()) <= 2
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moment_choice import TIMES, choose_by_comparing_all
 
 from clip4clip.index.codes import Codes, CodesState, encode, random_rotation, unit_rows
 from clip4clip.index.nearest import find_nearest
+
+Times = Sequence[tuple["float | None", "float | None"]] | None
 
 
 def make_codes(
@@ -24,19 +27,23 @@ def make_codes(
 
 
 def nearest_by_product(
-    vectors: np.ndarray, query: np.ndarray, limit: int, per_video: int | None, videos: Sequence[int], allowed: set[int]
+    vectors: np.ndarray,
+    query: np.ndarray,
+    limit: int,
+    per_video: int | None,
+    videos: Sequence[int],
+    allowed: set[int],
+    times: Times = None,
 ) -> list[tuple[int, float]]:
     scores = (unit_rows(vectors) * unit_rows(query[None])[0]).sum(axis=1)
-    result: list[tuple[int, float]] = []
-    rows_of: dict[int, int] = {}
-    for index in np.argsort(-scores, kind="stable").tolist():
-        row, video = 10 * (index + 1), videos[index] if len(videos) else index
-        if row in allowed and (per_video is None or rows_of.get(video, 0) < per_video):
-            rows_of[video] = rows_of.get(video, 0) + 1
-            result.append((row, scores[index]))
-            if len(result) == limit:
-                break
-    return result
+    order = [index for index in np.argsort(-scores, kind="stable").tolist() if 10 * (index + 1) in allowed]
+    moments = [(videos[i] if len(videos) else i, *(times[i] if times else (None, None))) for i in order]
+    chosen = choose_by_comparing_all(moments, per_video)[:limit]
+    return [(10 * (order[position] + 1), scores[order[position]]) for position in chosen]
+
+
+def no_times(rows: Sequence[int]) -> list[tuple[None, None]]:
+    return [(None, None)] * len(rows)
 
 
 def assert_same(nearest: list[tuple[int, float]], expected: list[tuple[int, float]]) -> None:
@@ -73,7 +80,14 @@ def test_the_nearest_rows_are_those_of_a_plain_product(kind: str, per_video: int
             for selected in (None, rng.choice(rows, 1500, replace=False), rng.choice(rows, 7, replace=False)):
                 allowed = ({*rows} if selected is None else {*selected.tolist()}) - {*dead}
                 nearest = find_nearest(
-                    codes, query, rotation, lambda rows: vectors[np.array(rows) // 10 - 1], limit, per_video, selected
+                    codes,
+                    query,
+                    rotation,
+                    lambda rows: vectors[np.array(rows) // 10 - 1],
+                    no_times,
+                    limit,
+                    per_video,
+                    selected,
                 )
                 expected = nearest_by_product(vectors, query, limit, per_video, videos, allowed)
                 assert_same(nearest, expected)
@@ -93,17 +107,19 @@ def check_drawn(
     vectors = np.array(data.draw(st.lists(numbers, min_size=count, max_size=count)), np.float32)
     query = np.array(data.draw(numbers), np.float32)
     videos = data.draw(st.lists(st.integers(0, last_video), min_size=count, max_size=count))
+    times = data.draw(st.lists(TIMES, min_size=count, max_size=count))
     rotation = random_rotation(dim)
     nearest = find_nearest(
         make_codes(vectors, rotation, videos),
         query,
         rotation,
         lambda rows: vectors[np.array(rows) // 10 - 1],
+        lambda rows: [times[row // 10 - 1] for row in rows],
         limit,
         per_video,
     )
     rows = {10 * (index + 1) for index in range(count)}
-    expected = nearest_by_product(vectors, query, limit, per_video, videos, rows)
+    expected = nearest_by_product(vectors, query, limit, per_video, videos, rows, times)
     assert [row for row, _ in nearest] == [row for row, _ in expected]
 
 
@@ -128,7 +144,7 @@ def test_few_vectors_are_read_for_vectors_like_those_of_clip() -> None:
 
     codes = make_codes(vectors, rotation)
     for query in vectors[:20]:
-        find_nearest(codes, query, rotation, read, 10)
+        find_nearest(codes, query, rotation, read, no_times, 10)
     assert sum(reads) / 20 < 200  # of 8,000
 
 
@@ -145,14 +161,14 @@ def test_few_vectors_are_read_if_one_video_has_most_of_the_nearest_rows(selected
         reads.append(len(rows))
         return vectors[np.array(rows) // 10 - 1]
 
-    nearest = find_nearest(make_codes(vectors, rotation, videos), query, rotation, read, 10, 1, selected)
+    nearest = find_nearest(make_codes(vectors, rotation, videos), query, rotation, read, no_times, 10, 1, selected)
     rows = {10 * (index + 1) for index in range(8000)}
     assert_same(nearest, nearest_by_product(vectors, query, 10, 1, videos, rows))
     assert sum(reads) < 500  # of 8,000
     # With fewer videos than results, all rows of the video stay candidates.
     reads.clear()
     few = [*range(10, 60_010, 10), 79_990, 80_000]
-    nearest = find_nearest(make_codes(vectors, rotation, videos), query, rotation, read, 10, 1, np.array(few))
+    nearest = find_nearest(make_codes(vectors, rotation, videos), query, rotation, read, no_times, 10, 1, np.array(few))
     assert_same(nearest, nearest_by_product(vectors, query, 10, 1, videos, {*few}))
     assert sum(reads) < 500
 
@@ -169,6 +185,37 @@ def test_vectors_that_differ_in_their_last_bits_are_ordered_exactly(
     check_drawn(data, ADVERSE, count, dim, 3, limit, per_video)
 
 
+@pytest.mark.parametrize("per_video", [None, 3])
+@pytest.mark.parametrize("kind", DATA)
+def test_half_overlapping_windows_are_searched_exactly_and_few_are_read(kind: str, per_video: int | None) -> None:
+    vectors, rotation = make_vectors(kind, 3000, 48), random_rotation(48)
+    videos = [index // 300 for index in range(len(vectors))]
+    times = [(5.0 * (index % 300), 5.0 * (index % 300) + 10) for index in range(len(vectors))]
+    reads: list[int] = []
+
+    def read(rows: Sequence[int]) -> np.ndarray:
+        reads.append(len(rows))
+        return vectors[np.array(rows) // 10 - 1]
+
+    rows = {10 * (index + 1) for index in range(len(vectors))}
+    for query, limit in ((vectors[5], 10), (-vectors[1234], 40), (vectors[7], 4000)):
+        nearest = find_nearest(
+            make_codes(vectors, rotation, videos),
+            query,
+            rotation,
+            read,
+            lambda rows: [times[row // 10 - 1] for row in rows],
+            limit,
+            per_video,
+        )
+        assert_same(nearest, nearest_by_product(vectors, query, limit, per_video, videos, rows, times))
+        if kind == "random" and limit == 10:
+            assert sum(reads) < 200
+
+
 def test_an_empty_collection_has_no_nearest_rows() -> None:
     codes = make_codes(np.empty((0, 4), np.float32), random_rotation(4))
-    assert find_nearest(codes, np.ones(4, np.float32), random_rotation(4), lambda rows: np.empty((0, 4)), 5) == []
+    assert (
+        find_nearest(codes, np.ones(4, np.float32), random_rotation(4), lambda rows: np.empty((0, 4)), no_times, 5)
+        == []
+    )

@@ -61,7 +61,7 @@ def test_the_rows_of_a_video_stay_together(index: VideoIndex, tmp_path: Path) ->
     add(index, {str(old): str(old), "second": str(old)}, video=str(old))
     assert index.relocate(old, new).relocated == {str(old): str(new)}
     hits = index.search(vector=random_rows(1)[0]["vector"], per_video=None)
-    assert {hit.id: hit.fields.get("video", hit.id) for hit in hits} == {str(new): str(new), "second": str(new)}
+    assert {hit.id: hit.video for hit in hits} == {str(new): str(new), "second": str(new)}
     assert {hit.path for hit in hits} == {str(new)}
     assert len(index.search(vector=random_rows(1)[0]["vector"])) == 1
 

@@ -161,6 +161,11 @@ def test_one_odd_frame_in_the_dark_is_no_shot() -> None:
     assert segments[1].vector[2] > 0.9
 
 
+def test_a_second_at_the_start_or_the_end_is_no_shot() -> None:
+    assert ranges(cut(contents((1, 1), (20, 2), (1, 3), every=0.5))) == [(0, 22)]
+    assert ranges(cut(contents((1, 1), (8, BLACK), (1, 3), every=0.5))) == [(0, 10)]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_segments_cover_a_video_and_are_neither_too_short_nor_too_long(seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -43,6 +43,12 @@ def check_operators(uri: str, collection: str) -> None:
         per_video = MilvusSearch(collection_name=collection, uri=uri, per_video=1, output_fields=["video"])
         insert("v3", "/videos/v3.mp4", rows[0]["vector"])
         assert {video: name for name, _, video in per_video(rows[1]["vector"])} == {f"v{n}": f"v{n}" for n in range(4)}
+        index.add([rows[0] | {"id": "v4#t=1,2.5", "video": "v4", "start": 1.0, "end": 2.5}])
+        moments = MilvusSearch(
+            collection_name=collection, uri=uri, expr="start > 0", output_fields=["video", "start", "end"]
+        )
+        assert [row[2:] for row in moments(rows[0]["vector"])] == [["v4", 1.0, 2.5]]
+        moments._collection.close()
         for operator in (insert, search, filtered, per_video):
             operator._collection.close()
 

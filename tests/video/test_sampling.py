@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,18 @@ import numpy as np
 import pytest
 from clips import RATE, straight
 from frame_checks import assert_frames, evenly_spaced, times_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clip4clip import InputTypeError, InputValueError, UnknownNameError
 from clip4clip.video import FrameSampling, read_frames
+from clip4clip.video.sampling import select_sampled
+from clip4clip.video.timestamps import ArrayTimeline, KeyedTimeline
 
 
-def test_a_frame_sampling_is_twelve_exact_frames_by_default() -> None:
-    assert FrameSampling() == FrameSampling(12, "exact")
-    assert str(FrameSampling(4, "keyframe")) == "4 frames, seek 'keyframe'"
+def test_a_frame_sampling_says_what_it_is() -> None:
+    assert str(FrameSampling(4, "keyframe")) == "4 frames, seek 'keyframe', segments 'auto', every 2 s"
+    assert str(FrameSampling(4, "exact", 10, 0.5)) == "4 frames, seek 'exact', segments of 10 s, every 0.5 s"
 
 
 @pytest.mark.parametrize("frames", [0, -1, 2.5, "12", None])
@@ -26,9 +32,75 @@ def test_a_frame_sampling_rejects_an_impossible_number_of_frames(frames: Any) ->
         FrameSampling(frames)
 
 
-def test_a_frame_sampling_rejects_an_unknown_seek() -> None:
-    with pytest.raises(UnknownNameError, match="unknown seek 'fast'; it must be 'exact' or 'keyframe'"):
-        FrameSampling(seek="fast")
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"seek": "fast"}, UnknownNameError, "unknown seek 'fast'; it must be 'auto', 'exact' or 'keyframe'"),
+        ({"segments": "scenes"}, UnknownNameError, "unknown segments 'scenes'; .* 'shots' or a number of seconds"),
+        ({"segments": None}, InputTypeError, "segments must be a number of seconds, not NoneType"),
+        ({"segments": 1.5}, InputValueError, "segments must be a number of seconds from every = 2 on, not 1.5"),
+        ({"segments": math.inf}, InputValueError, "segments must be a number of seconds from every = 2 on, not inf"),
+        ({"every": "2"}, InputTypeError, "every must be a number of seconds, not str"),
+        ({"every": 0}, InputValueError, "every must be a number of seconds above 0, not 0"),
+        ({"every": math.nan}, InputValueError, "every must be a number of seconds above 0, not nan"),
+    ],
+)
+def test_a_frame_sampling_rejects_impossible_values(values: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        FrameSampling(**values)
+
+
+@pytest.mark.parametrize("sampling", [FrameSampling(), FrameSampling(4, "keyframe", 10.0, 0.5)])
+def test_a_frame_sampling_is_restored_from_its_record(sampling: FrameSampling) -> None:
+    assert FrameSampling.from_record(asdict(sampling)) == sampling
+
+
+@pytest.mark.parametrize(
+    ("segments", "cut"), [("auto", {31}), ("whole", set()), ("shots", {3, 30, 31}), (10, {3, 30, 31})]
+)
+def test_segments_say_which_videos_are_cut(segments: str | float, cut: set[int]) -> None:
+    sampling = FrameSampling(segments=segments)
+    assert {seconds for seconds in (3, 30, 31) if sampling.cuts(seconds)} == cut
+
+
+class KeyedArrayTimeline(ArrayTimeline, KeyedTimeline):
+    """A timeline of closed GOPs."""
+
+    def __init__(self, times: np.ndarray, key_frames: np.ndarray) -> None:
+        super().__init__(times)
+        self.key_frames = key_frames
+
+    def key_frame(self, gop: int) -> int:
+        return int(self.key_frames[gop])
+
+    def key_times(self) -> np.ndarray:
+        return self._times[self.key_frames]
+
+
+@given(
+    intervals=st.lists(st.floats(0.01, 3), min_size=1, max_size=80),
+    keys=st.sets(st.integers(1, 79)),
+    every=st.floats(0.1, 20),
+)
+def test_no_two_frames_of_a_cut_video_are_much_nearer_or_further_apart_than_every(
+    intervals: list[float], keys: set[int], every: float
+) -> None:
+    times = np.cumsum(intervals)
+    key_frames = np.array(sorted({0, *(key for key in keys if key < len(times))}))
+    timeline = KeyedArrayTimeline(times, key_frames)
+
+    def select(seek: str) -> list[int]:
+        selection = select_sampled(FrameSampling(seek=seek, segments="shots", every=every), lambda _: None)
+        return list(selection.frames(timeline, range(len(times))))
+
+    only_keys, auto = select("keyframe"), select("auto")
+    assert set(only_keys) <= set(auto)
+    assert set(only_keys) <= set(key_frames.tolist())
+    assert (np.diff(times[auto]) >= every / 2 - 1e-5).all()
+    longest = 1.5 * every + max(intervals) + 1e-5
+    assert (np.diff([*times[auto], times[-1]]) <= longest).all()
+    if key_frames.tolist() == [0]:
+        assert auto == select("exact")
 
 
 # num_samples

@@ -85,7 +85,7 @@ class EmptyIndex:
     def get(self, video_id: str) -> None:
         return None
 
-    def count(self) -> int:
+    def count_vectors(self) -> int:
         return 0
 
 

@@ -119,7 +119,7 @@ class Index:
             threading.Event().wait()
         return []
 
-    def count(self):
+    def count_vectors(self):
         return 0
 
 run_page(Index(), port=0, on_ready=lambda url: print(url, flush=True))
