@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,10 +65,11 @@ class FolderSync:
         self._failures: dict[str, Failure] = {}  # of earlier calls
         self._undecodable: dict[str, Failure] = {}
         files = {_file_key(video) for video in videos}
+        is_below = functools.cache(lambda path: Path(path).is_relative_to(root))  # a video may have many rows
         elsewhere: dict[Video, None] = {}
         for row in engine.rows(["path", "video", "size", "mtime"]):
             video = Video(row["video"], row.get("path", ""), row.get("size"), row.get("mtime"))
-            if Path(video.path).is_relative_to(root):
+            if is_below(video.path):
                 if video not in self._stored[video.path]:  # the rows of a video are equal in this
                     self._stored[video.path].append(video)
             elif video.size is not None and _file_key(video) in files:

@@ -37,7 +37,7 @@ def test_one_that_overlaps_does_not_count_as_one_of_its_video() -> None:
     assert kept((0, 10), (5, 15), (10, 20), (20, 30), per_video=2) == [0, 2]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from("ab"), TIMES), max_size=40), st.sampled_from([None, 1, 2, 5]))
 def test_the_choice_is_that_by_comparing_all(moments: list, per_video: int | None) -> None:
     flat = [(video, *times) for video, times in moments]
