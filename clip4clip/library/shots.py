@@ -8,6 +8,8 @@ nothing about the content: a stretch of them is a shot of its own if it is long 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 SHORTEST = 2.0  # seconds of a shot, at least
@@ -17,6 +19,25 @@ CONTEXT = 60.0  # seconds on either side of a point that a change is compared wi
 MIN_CHANGE = 0.1  # cosine distance, 0 to 2
 MIN_SHARE = 0.15  # of the largest change in the context
 MIN_CONTRAST = 2.0  # times the median change in the context
+# Where a cut lies between two frames, from 0 to 1: in the middle, as it can be anywhere. But a frame off the steps is a
+# key frame, and encoders like to begin a scene with one.
+MIDDLE, NEAR_KEY_FRAME = 0.5, 0.75
+STEP_TOLERANCE = 0.1  # of a step
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """A frame that is not of one colour.
+
+    Attributes:
+        time: seconds.
+        cut: time of a cut, if there is one between this frame and the one before.
+        embedding: (D,) float32, norm 1.
+    """
+
+    time: float
+    cut: float
+    embedding: np.ndarray
 
 
 class CutDetector:
@@ -44,7 +65,7 @@ class CutDetector:
     def _start_run(self, start: float) -> None:
         """Begin a run of frames that are compared with each other, but not with those before."""
         self._start = start
-        self._frames: list[tuple[float, np.ndarray]] = []  # the last ones
+        self._frames: list[_Frame] = []  # the last ones
         self._count = 0
         self._times: list[float] = []  # of the points
         self._changes: list[float] = []  # at the points
@@ -66,8 +87,9 @@ class CutDetector:
         if self._is_blank_shot:
             self._pending = (self._blank[1] + time) / 2
             self._start_run(self._pending)
+        frame = _Frame(time, self._cut_before(time), embedding)
+        self._frames = [*self._frames[1 - 2 * self._side :], frame]
         self._blank, self._blank_count, self._is_blank_shot = [], 0, False
-        self._frames = [*self._frames[1 - 2 * self._side :], (time, embedding)]
         self._count += 1
         if len(self._frames) >= MIN_FRAMES + self._side:
             self._add_point(self._side)
@@ -87,7 +109,7 @@ class CutDetector:
         if not self._is_blank_shot and self._blank_count >= MIN_FRAMES and length >= SHORTEST:
             self._is_blank_shot = True
             if self._count:
-                start = (self._frames[-1][0] + self._blank[0]) / 2
+                start = (self._frames[-1].time + self._blank[0]) / 2
                 cuts = self._end_run(start)
                 if self._is_long_enough(start):
                     cuts.append(start)
@@ -108,9 +130,17 @@ class CutDetector:
 
     def _add_point(self, after: int) -> None:
         """Add the point that has this many frames after it."""
-        frames = [embedding for _, embedding in self._frames[-after - self._side :]]
-        self._times.append((self._frames[-after - 1][0] + self._frames[-after][0]) / 2)
+        frames = [frame.embedding for frame in self._frames[-after - self._side :]]
+        self._times.append(self._frames[-after].cut)
         self._changes.append(_change(np.stack(frames[:-after]), np.stack(frames[-after:])))
+
+    def _cut_before(self, time: float) -> float:
+        """Return the time of a cut between the frame at a time and the one before."""
+        if not self._frames:
+            return self._start
+        step = time - self._frames[-1].time
+        is_off_step = not self._blank and abs(step - self._every) > STEP_TOLERANCE * self._every
+        return time - step * (1 - (NEAR_KEY_FRAME if is_off_step else MIDDLE))
 
     def _end_run(self, end: float) -> list[float]:
         """Return the remaining cuts of the run, which ends at a time in seconds."""

@@ -80,6 +80,14 @@ def test_a_video_is_cut_where_its_content_changes(every: float) -> None:
         assert not segment.is_uniform
 
 
+def test_a_cut_lies_near_a_frame_off_the_steps_which_is_a_key_frame() -> None:
+    times, embeddings, uniform = contents((20, 1), (20, 2), every=2)
+    assert cuts(cut((times, embeddings, uniform))) == [19]
+    assert cuts(cut((times + 0.1 * (times >= 20), embeddings, uniform))) == [19.05]
+    assert cuts(cut((times + 1.0 * (times >= 20), embeddings, uniform))) == [20.25]
+    assert cuts(cut((times - 0.8 * (times >= 20), embeddings, uniform))) == [18.9]
+
+
 @pytest.mark.parametrize("every", STEPS)
 def test_a_fade_is_one_cut_in_its_middle(every: float) -> None:
     seconds = 3 * every
