@@ -102,8 +102,12 @@ def index(
     are removed from the index. Files that look like videos that are gone from
     another folder are left out: `clip4clip relocate` keeps their vectors.
 
-    With a table, its rows are added to the index, or replace rows with the same
-    id. --model, if given, must be the table's. Of the other options, only those
+    A video of up to 30 seconds gets one vector. A longer one is cut where its
+    picture changes, and gets a vector for each segment, so that a search finds
+    the moment. A new index records this; --segments and --every change it.
+
+    With a table, its rows are added to the index, or replace all rows of the
+    same videos. --model, if given, must be the table's. Of the other options, only those
     for the index are used. Tables come from `clip4clip embed`: use it if other
     programs need the vectors, too, or if you fill several indexes. Both
     commands can be resumed.
@@ -137,15 +141,17 @@ def index(
                 retry_failed=retry_failed,
                 embed_moved=embed_moved,
                 track=progress.track,
+                report_position=progress.describe_position,
             )
             summary, failures = _summary_of(report), report.failed | report.unlisted
             hints = _relocate_hints(report, source, address)
         else:
             summary, hints = f"{videos.add(source, track=progress.track)} added or replaced", []
-        count = videos.count()
+        count, vectors = videos.count(), videos.count_vectors()
     progress.exit_if_stopped("finished videos are kept; run the same command to resume")
     list_failures(failures)
-    for text in (*hints, f"{summary}; {count} videos in collection {address.collection!r} of {address.uri}"):
+    content = f"{count} videos" if vectors == count else f"{count} videos with {vectors} segments"
+    for text in (*hints, f"{summary}; {content} in collection {address.collection!r} of {address.uri}"):
         print_summary(text)
     if failures:
         raise typer.Exit(1)

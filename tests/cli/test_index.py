@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from constants import DEMO_MODEL
+from library_tables import write_scenes
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,24 @@ def test_a_file_that_cannot_be_decoded_is_listed_once(
     code, _, errors = run_main("index", folder, *address, "--retry-failed")
     assert code == 1
     assert f"failed {folder / 'bad.mp4'}: unsupported or corrupt video" in errors
+
+
+def test_segments_are_counted_beside_the_videos(
+    run_main: Callable[..., tuple[int, str, str]], drawings: Path, tmp_path: Path
+) -> None:
+    folder, address = tmp_path / "clips", ["--uri", tmp_path / "v.db", "-m", DEMO_MODEL]
+    folder.mkdir()
+    shutil.copy2(min((drawings / "eval").iterdir()), folder / "a.mp4")
+    write_scenes(folder / "long.mp4", (1, 20), (None, 10), (2, 20))
+    code, _, errors = run_main("index", folder, *address)
+    assert code == 0
+    assert "2 added, 0 changed, 0 removed, 0 unchanged; 2 videos with 3 segments in collection 'videos'" in errors
+    code, _, errors = run_main("index", folder, *address, "--segments", "10")
+    assert code == 2
+    assert "made with: 12 frames, seek 'auto', segments 'auto', every 2 s." in errors
+    assert "made with: 12 frames, seek 'auto', segments of 10 s, every 2 s." in errors
+    other = ["--uri", tmp_path / "w.db", "-m", DEMO_MODEL]
+    assert "2 videos with 9 segments in" in run_main("index", folder, *other, "--segments", "10", "--every", "1")[2]
 
 
 def test_the_hint_about_a_moved_folder_is_a_command_that_keeps_its_vectors(
