@@ -176,10 +176,10 @@ def cell(figures: dict[str, float]) -> str:
 
 def lines_of(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Return the lines of the table, the first one its head: one for each video and seek."""
-    lines = [["video", "seek", *(f"every {every:g} s" for every in EVERY)]]
+    lines = [["video", DECODE_ALL, "seek", *(f"every {every:g} s" for every in EVERY)]]
     for video, row in rows.items():
-        lines.append([f"{video}; {DECODE_ALL}: {row[DECODE_ALL]:.0f} s", "", *[""] * len(EVERY)])
-        lines += [["", seek, *(cell(row[seek][f"{every:g}"]) for every in EVERY)] for seek in SEEKS]
+        for seek, name in zip(SEEKS, ([video, f"{row[DECODE_ALL]:.0f} s"], ["", ""], ["", ""]), strict=True):
+            lines.append([*name, seek, *(cell(row[seek][f"{every:g}"]) for every in EVERY)])
     return lines
 
 
