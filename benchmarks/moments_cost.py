@@ -129,18 +129,18 @@ def make_video(name: str, seconds: int, base_seconds: int, folder: Path) -> Path
 # The figures
 
 
-def measure_all(path: Path) -> dict[str, float]:
-    """Measure how long it takes to decode every frame."""
+def measure_all(path: Path) -> float:
+    """Return the processor seconds for an hour of video to decode every frame."""
     start = time.process_time()
     with av.open(str(path)) as file:
         stream = file.streams.video[0]
         stream.thread_type = "AUTO"
         count = sum(1 for _ in file.decode(stream))
-    return {"seconds": (time.process_time() - start) * 3600 * RATE / count, "frames": 3600 * RATE, "gap": 1 / RATE}
+    return (time.process_time() - start) * 3600 * RATE / count
 
 
 def measure(path: Path, seek: str, every: float) -> dict[str, float]:
-    """Measure how long it takes to read the frames of the segments of a video."""
+    """Return the processor seconds for an hour of video to read its frames, their number, and the longest gap."""
     start = time.process_time()
     frames = read_sampled(path, FrameSampling(seek=seek, segments="shots", every=every))
     times = np.array([frame.time for frame in frames])
@@ -174,10 +174,13 @@ def cell(figures: dict[str, float]) -> str:
     return f"{figures['seconds']:.0f} s; {figures['frames']:,.0f}; {figures['gap']:.1f} s"
 
 
-def lines_of(rows: dict[str, dict[str, dict[str, float]]]) -> list[list[str]]:
-    """Return the lines of the table, the first one its head."""
-    columns = list(next(iter(rows.values())))
-    return [["video", *columns], *([video, *map(cell, row.values())] for video, row in rows.items())]
+def lines_of(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Return the lines of the table, the first one its head: one for each video and seek."""
+    lines = [["video", DECODE_ALL, "seek", *(f"every {every:g} s" for every in EVERY)]]
+    for video, row in rows.items():
+        for seek, name in zip(SEEKS, ([video, f"{row[DECODE_ALL]:.0f} s"], ["", ""], ["", ""]), strict=True):
+            lines.append([*name, seek, *(cell(row[seek][f"{every:g}"]) for every in EVERY)])
+    return lines
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -197,7 +200,7 @@ def main() -> None:
     console = Console(width=220)
     names = [name for name in (("h264, 30", "h264, single") if arguments.short else BASES) if arguments.only in name]
     lengths = (SHORT_SECONDS, SHORT_BASE_SECONDS) if arguments.short else (arguments.seconds, BASE_SECONDS)
-    rows: dict[str, dict[str, dict[str, float]]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     report: dict[str, Any] = {"versions": {name: version(name) for name in ("av", "numpy")}, "videos": rows}
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
@@ -206,9 +209,7 @@ def main() -> None:
             path = make_video(name, *lengths, folder)
             rows[name] = {DECODE_ALL: measure_all(path)}
             for seek in SEEKS:
-                for every in EVERY:
-                    rows[name][f"{seek}, {every:g} s"] = measure(path, seek, every)
-            console.print(name, {column: cell(figures) for column, figures in rows[name].items()})
+                rows[name][seek] = {f"{every:g}": measure(path, seek, every) for every in EVERY}
         if arguments.embed:
             path = make_video(EMBEDDED, *lengths, folder)
             report["embedded"] = {every: measure_embedding(path, every, Path(temporary)) for every in EVERY}

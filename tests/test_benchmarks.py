@@ -40,6 +40,19 @@ def test_the_short_form_compares_the_vectors_of_all_installed_libraries(tmp_path
     assert " ms" not in done.stdout  # the short form measures no times
 
 
+@pytest.mark.slow
+def test_the_short_form_measures_the_cost_of_reading_long_videos(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, REPOSITORY / "benchmarks" / "moments_cost.py", "--short", "--json", report]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    videos = json.loads(report.read_text("utf-8"))["videos"]
+    [key_frames] = {(row["frames"], row["gap"]) for row in videos["h264, single"]["keyframe"].values()}
+    assert key_frames == (450, 8)
+    assert videos["h264, single"]["auto"]["2"]["frames"] == 1800
+    assert videos["h264, 30"]["auto"]["2"]["gap"] == pytest.approx(2.4)
+
+
 def test_a_contender_with_other_vectors_is_reported() -> None:
     right = {"clip4clip": {"cosine": 0.9999999}, "clip4clip, int8": {"cosine": 0.9991}, "products alone, torch": {}}
     assert wrong_vectors({"one": right}) == []
