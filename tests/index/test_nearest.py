@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moment_choice import TIMES, choose_by_comparing_all
 
+from clip4clip.index import nearest as nearest_module
 from clip4clip.index.codes import Codes, CodesState, encode, random_rotation, unit_rows
 from clip4clip.index.nearest import find_nearest
 
@@ -211,6 +212,30 @@ def test_half_overlapping_windows_are_searched_exactly_and_few_are_read(kind: st
         assert_same(nearest, nearest_by_product(vectors, query, limit, per_video, videos, rows, times))
         if kind == "random" and limit == 10:
             assert sum(reads) < 200
+
+
+def test_a_row_comes_back_when_the_ones_that_kept_it_out_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third row looks far by its code, but is the nearest, and overlaps the two that were read before it."""
+    monkeypatch.setattr(nearest_module, "EXTRA_CANDIDATES", 0)
+    similarities, rough = np.array([0.9, 0.8, 0.95, 0.3]), np.array([0.9, 0.8, 0.5, 0.3])
+    times = [(0, 10), (20, 30), (5, 25), (40, 50)]
+    vectors, rough_vectors = (
+        np.stack([values, np.sqrt(1 - values**2)], axis=1).astype(np.float32) for values in (similarities, rough)
+    )
+    rotation = random_rotation(2)
+    codes = make_codes(rough_vectors, rotation, [1] * 4)
+    codes.errors[:] += np.linalg.norm(vectors - rough_vectors, axis=1)
+    for per_video, expected in ((None, [30, 40]), (2, [30, 40]), (1, [30])):
+        nearest = find_nearest(
+            codes,
+            np.array([1, 0], np.float32),
+            rotation,
+            lambda rows: vectors[np.array(rows) // 10 - 1],
+            lambda rows: [times[row // 10 - 1] for row in rows],
+            2,
+            per_video,
+        )
+        assert [row for row, _ in nearest] == expected
 
 
 def test_an_empty_collection_has_no_nearest_rows() -> None:
