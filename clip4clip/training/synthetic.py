@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -190,7 +190,7 @@ def _long_name(held_out: bool) -> str:
     return "long" if held_out else "long_train"
 
 
-def _draw(jobs: list[Callable[[], None]], workers: int | None, track: Track, title: str, chunk_size: int) -> None:
+def _draw(jobs: Sequence[Callable[[], None]], workers: int | None, track: Track, title: str, chunk_size: int) -> None:
     """Run the jobs, each of which draws a video, in processes; each process gets ``chunk_size`` of them at a time."""
     # The processes are spawned, not forked, as the caller may run threads (torch does). They ignore Ctrl-C, which only
     # the calling process handles.
