@@ -96,9 +96,10 @@ def test_no_two_frames_of_a_cut_video_are_much_nearer_or_further_apart_than_ever
     only_keys, auto = select("keyframe"), select("auto")
     assert set(only_keys) <= set(auto)
     assert set(only_keys) <= set(key_frames.tolist())
-    assert (np.diff(times[auto]) >= every / 2 - 1e-5).all()
-    longest = 1.5 * every + max(intervals) + 1e-5
-    assert (np.diff([*times[auto], times[-1]]) <= longest).all()
+    assert (np.diff(times[only_keys]) >= every / 2 - 1e-5).all()
+    frame = max(intervals) + 1e-5  # a frame may come this much after its step
+    assert (np.diff(times[auto]) >= every / 2 - frame).all()
+    assert (np.diff([*times[auto], times[-1]]) <= 1.5 * every + frame).all()
     if key_frames.tolist() == [0]:
         assert auto == select("exact")
 
