@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from clip4clip.index.moments import MAX_OVERLAP, SHORTEST
+from clip4clip.video.moments import MAX_OVERLAP, SHORTEST
 
 _whole_seconds = st.integers(0, 20).map(float)
 # Start and end in seconds, or None for both. Many are equal, or overlap by half.

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ..errors import InputValueError
+from ..video.moments import choose_moments
 
 MAP_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))  # 0.5, 0.55, …, 0.95
 MAP_PREDICTIONS = 10  # how many predictions of a query count for mAP
@@ -144,7 +145,7 @@ def best_moments(scores: np.ndarray, videos: np.ndarray, windows: np.ndarray, co
     Args:
         scores: (S,).
         videos: (S,) int, number of the video of each moment.
-        windows: (S, 2), start and end of each moment in seconds. Moments that only touch do not overlap.
+        windows: (S, 2), start and end of each moment in seconds.
         count: how many moments to return at most.
 
     Returns:
@@ -162,12 +163,6 @@ def _rank_without_overlaps(
     moments: np.ndarray, scores: np.ndarray, videos: np.ndarray, windows: np.ndarray, count: int
 ) -> list[int]:
     """Return what :func:`best_moments` returns, from some moments only, given as rising indices."""
-    best: list[int] = []
-    for moment in moments[np.argsort(-scores[moments], kind="stable")].tolist():
-        start, end = windows[moment]
-        others = (windows[other] for other in best if videos[other] == videos[moment])
-        if not any(start < other_end and other_start < end for other_start, other_end in others):
-            best.append(moment)
-        if len(best) == count:
-            break
-    return best
+    ranked = moments[np.argsort(-scores[moments], kind="stable")]
+    times = zip(videos[ranked].tolist(), *windows[ranked].T.tolist(), strict=True)
+    return [int(ranked[position]) for position in choose_moments(times, None)[:count]]

@@ -13,11 +13,11 @@ from ..encoder import MAX_BATCH_FRAMES, VideoEncoder
 from ..library.segments import Segment, Segmenter, is_uniform
 from ..preprocess import resize_and_crop, to_image
 from ..video.limits import DEFAULT_LIMITS, Limits
+from ..video.moments import choose_moments
 from ..video.reader import Frame, read_sampled
 from ..video.sampling import FrameSampling
 from ..video.source import Source
 from .hit import Hit
-from .moments import choose_moments
 
 
 def embed_clip(

@@ -119,7 +119,7 @@ class Engine(Protocol):
         """Return the rows nearest to a vector, the nearest first.
 
         Rows whose time ranges overlap that of a nearer row of the same video are left out, as by
-        :func:`clip4clip.index.moments.choose_moments`.
+        :func:`clip4clip.video.moments.choose_moments`.
 
         Args:
             vector: float32, with the length of the stored vectors.

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import IndexUnavailableError, InputValueError, MissingExtraError, VideoIndexError, brief
+from ..video.moments import choose_moments
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .engine import Failure
@@ -23,7 +24,6 @@ from .filters.milvus import to_milvus
 from .filters.parse import quote
 from .hit import Hit, to_hit
 from .info import Content, summarise
-from .moments import choose_moments
 from .values import (
     MAX_LIMIT,
     MAX_STRING_BYTES,

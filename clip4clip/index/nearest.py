@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..video.moments import choose_moments
 from .codes import Codes, rotate_query, unit_rows
-from .moments import choose_moments
 
 EXTRA_CANDIDATES = 16  # rows that are read at first, beside those that were asked for
 READ_BATCH = 512  # vectors read at once
@@ -29,7 +29,7 @@ def find_nearest(
 ) -> list[tuple[int, float]]:
     """Return the rows with the highest cosine similarity to a query, without those that overlap a nearer one.
 
-    The result is exact: that of :func:`clip4clip.index.moments.choose_moments` for all rows. Vectors are read and
+    The result is exact: that of :func:`clip4clip.video.moments.choose_moments` for all rows. Vectors are read and
     compared in the order of the highest similarity that their codes allow, until no other row can be in the result.
 
     Args:

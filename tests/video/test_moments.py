@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moment_choice import TIMES, choose_by_comparing_all
 
-from clip4clip.index.moments import choose_moments
+from clip4clip.video.moments import choose_moments
 
 
 def kept(*times: tuple[float | None, float | None], per_video: int | None = None) -> list[int]:
