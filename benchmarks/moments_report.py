@@ -12,7 +12,7 @@ from rich.table import Table
 WHOLE, WINDOWS, SHOTS = "one vector a video", "windows of 10 s", "shots"
 SCENE_DETECT, TRUE_SCENES = "PySceneDetect", "true scenes"
 EVERY = (0.5, 1.0, 2.0, 4.0)
-DEFAULT_EVERY = 2.0
+DEFAULT_EVERY = 1.0
 REQUIRED = {"R@1 IoU 0.5": 85.0, "R@1 IoU 0.7": 80.0, "R@1 within IoU 0.5": 85.0, "R@1 within IoU 0.7": 80.0}
 MAX_COST = 0.1  # of PySceneDetect's cut
 COLOURS = {WHOLE: "#7a8694", WINDOWS: "#c46a2b", SHOTS: "#1f9d55", SCENE_DETECT: "#3568a8", TRUE_SCENES: "#c9d3dd"}

@@ -63,7 +63,7 @@ class FrameSampling:
     frames: int = 12
     seek: str = "auto"
     segments: str | float = "auto"
-    every: float = 2.0
+    every: float = 1.0
 
     def __post_init__(self) -> None:
         if not _is_count(self.frames):

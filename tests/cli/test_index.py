@@ -59,8 +59,8 @@ def test_segments_are_counted_beside_the_videos(
     assert "2 added, 0 changed, 0 removed, 0 unchanged; 2 videos with 3 segments in collection 'videos'" in errors
     code, _, errors = run_main("index", folder, *address, "--segments", "10")
     assert code == 2
-    assert "made with: 12 frames, seek 'auto', segments 'auto', every 2 s." in errors
-    assert "made with: 12 frames, seek 'auto', segments of 10 s, every 2 s." in errors
+    assert "made with: 12 frames, seek 'auto', segments 'auto', every 1 s." in errors
+    assert "made with: 12 frames, seek 'auto', segments of 10 s, every 1 s." in errors
     other = ["--uri", tmp_path / "w.db", "-m", DEMO_MODEL]
     assert "2 videos with 9 segments in" in run_main("index", folder, *other, "--segments", "10", "--every", "1")[2]
 

@@ -153,7 +153,7 @@ def test_info_describes_the_index(library: Path, run_main: Run) -> None:
     lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
     assert lines["index"] == str(library / "videos.db")
     assert lines["model"] == "clip_vit_tiny_demo with the weights 06445998e193e11d"
-    assert lines["sampling"] == "12 frames, seek 'auto', segments 'auto', every 2 s"
+    assert lines["sampling"] == "12 frames, seek 'auto', segments 'auto', every 1 s"
     assert (lines["videos"], lines["vectors"]) == ("7", "7 of 128 numbers")
     assert lines["fields"] == "duration (number), mtime (number)"
     summary = json.loads(run_main("info", "--json")[1])

@@ -160,7 +160,7 @@ def test_a_table_of_segments_is_added_and_finds_moments(index: VideoIndex, folde
     other = VideoIndex(index.address.uri, f"{index.address.collection}_windows", encoder=EncoderSpec(DEMO_MODEL))
     windows = FrameSampling(segments=10)
     other.create(windows)
-    message = r"the vectors of the collection .* were made with: 12 frames, .*, segments of 10 s, every 2 s\. They "
+    message = r"the vectors of the collection .* were made with: 12 frames, .*, segments of 10 s, every 1 s\. They "
     with pytest.raises(
         ModelMismatchError, match=message + "cannot be mixed with vectors made with: .* segments 'auto'"
     ):

@@ -138,7 +138,7 @@ def test_a_table_of_other_vectors_is_rejected_and_left_alone(clips: Path, tmp_pa
     output = tmp_path / "vectors.parquet"
     embed(clips, output)
     before = output.read_bytes()
-    recipe = r"was made with .*12 frames, seek 'auto', segments 'auto', every 2 s, not with .*"
+    recipe = r"was made with .*12 frames, seek 'auto', segments 'auto', every 1 s, not with .*"
     with pytest.raises(LibraryError, match=recipe + "4 frames"):
         embed(clips, output, sampling=FrameSampling(frames=4))
     with pytest.raises(LibraryError, match=recipe + "12 frames, seek 'auto', segments of 10 s, every 1 s"):
@@ -373,7 +373,7 @@ def test_the_command_counts_the_segments_and_takes_another_way_to_cut(long_video
     assert result.exit_code == 0
     assert f"3 of 3 videos are in {output}, with 5 segments (3 processed in" in result.stderr
     result = CliRunner().invoke(app, [*command, output, "--segments", "10"])
-    assert "seek 'auto', segments 'auto', every 2 s, not with" in str(result.exception)
+    assert "seek 'auto', segments 'auto', every 1 s, not with" in str(result.exception)
     other = str(tmp_path / "w.parquet")
     result = CliRunner().invoke(app, [*command, other, "--segments", "10", "--every", "1", "--seek", "exact"])
     assert result.exit_code == 0

@@ -22,7 +22,7 @@ from clip4clip.video.timestamps import ArrayTimeline, KeyedTimeline
 
 
 def test_a_frame_sampling_says_what_it_is() -> None:
-    assert str(FrameSampling(4, "keyframe")) == "4 frames, seek 'keyframe', segments 'auto', every 2 s"
+    assert str(FrameSampling(4, "keyframe")) == "4 frames, seek 'keyframe', segments 'auto', every 1 s"
     assert str(FrameSampling(4, "exact", 10, 0.5)) == "4 frames, seek 'exact', segments of 10 s, every 0.5 s"
 
 
