@@ -80,7 +80,9 @@ REPLACED = {
     ],
     # An index that is not there yet.
     "docs/library.md": [('VideoIndex("./videos.db")', 'VideoIndex("./cameras.db")')],
+    "docs/moments.md": [('"videos", "shots.parquet", ', f'"videos", "shots.parquet", {SPEC}, ')],
     "docs/training.md": [
+        ("--long 5", "--long 1"),
         ("clip4clip train MSRVTT", "clip4clip train --batch-size 3 --epochs 1 --workers 0 MSRVTT"),
         ('eval_pairs="eval.csv"', f'eval_pairs="eval.csv", batch_size=3, epochs=1, workers=0, model="{DEMO_MODEL}"'),
         ("--train 480 --eval 50", "--train 48 --eval 8"),

@@ -201,7 +201,7 @@ class SamplingOptions:
             help="Time between the frames of a video that is cut, of which --frames is ignored. Less finds shorter "
             "shots, and takes longer.",
         ),
-    ] = 2.0
+    ] = 1.0
 
     def sampling(self) -> FrameSampling:
         """Return the sampling that these options describe."""

@@ -158,7 +158,7 @@ def test_info_describes_the_index(library: Path, run_main: Run) -> None:
     assert lines["fields"] == "duration (number), mtime (number)"
     summary = json.loads(run_main("info", "--json")[1])
     assert (summary["videos"], summary["dim"], summary["fields"]["mtime"]) == (7, 128, ["number"])
-    assert summary["sampling"] == {"frames": 12, "seek": "auto", "segments": "auto", "every": 2.0}
+    assert summary["sampling"] == {"frames": 12, "seek": "auto", "segments": "auto", "every": 1.0}
     assert summary["bytes"] > 7 * 128 * 4
 
 
