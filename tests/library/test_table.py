@@ -140,7 +140,7 @@ def test_the_metadata_of_a_table_is_the_specification_as_json(tmp_path: Path) ->
         writer.finish()
     record = json.loads(pq.read_schema(table).metadata[b"clip4clip"])
     model = {"model": DEMO_MODEL, "fingerprint": identify(None, DEMO_MODEL).fingerprint}
-    sampling = {"frames": 12, "seek": "auto", "segments": "auto", "every": 2.0}
+    sampling = {"frames": 12, "seek": "auto", "segments": "auto", "every": 1.0}
     assert record == {"model": model, "dim": 128, **sampling}
     assert TableSpec.read(table) == demo_spec()
 
