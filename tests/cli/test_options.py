@@ -89,7 +89,9 @@ def test_a_way_to_cut_videos_that_does_not_exist_is_an_error(error_of: Callable[
     message = "'scenes' is not one of 'auto', 'whole', 'shots', and no number of seconds"
     assert message in error_of(*arguments, "--segments", "scenes")
     assert message in error_of("index", ".", "--segments", "scenes")
-    assert "segments must be a number of seconds from every = 1 on, not 0.5" in error_of(*arguments, "--segments", "0.5")
+    assert "segments must be a number of seconds from every = 1 on, not 0.5" in error_of(
+        *arguments, "--segments", "0.5"
+    )
     assert "every must be a number of seconds above 0, not nan" in error_of(*arguments, "--every", "nan")
 
 
