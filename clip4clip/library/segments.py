@@ -17,7 +17,7 @@ from ..video.sampling import FrameSampling
 from .shots import CutDetector
 
 LONGEST = 30.0  # seconds of a segment of a shot, at most; a longer shot is divided evenly
-MAX_OPEN = 4 * LONGEST  # seconds of a shot that are kept; a longer shot is divided before its end is known
+MAX_OPEN = 120.0  # seconds of a shot that are kept; a longer shot is divided before its end is known
 COLOUR_TOLERANCE = 16  # of a frame of one colour: largest difference of a channel from its mean, in levels
 TIME_TOLERANCE = 0.0005  # seconds
 MAX_OTHER_PIXELS = 1 / 1000  # share of the pixels of a frame of one colour that may differ more
