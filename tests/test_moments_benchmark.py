@@ -78,7 +78,7 @@ def test_ranges_without_a_frame_have_no_vector_and_frames_of_one_colour_are_not_
 def test_quality_and_cost_of_shots_decide(quality: float, seconds: float, missed: int) -> None:
     def row(cut: str, quality: float, seconds: float) -> dict[str, Any]:
         figures = {"R@1 IoU 0.5": quality, "R@1 IoU 0.7": 90.0, "R@1 within IoU 0.5": 95.0, "R@1 within IoU 0.7": 95.0}
-        return {"cut": cut, "every": 2.0, **figures, "cost": {"read": 1.0, "embed": 1.0, "cut": seconds}}
+        return {"cut": cut, "every": 1.0, **figures, "cost": {"read": 1.0, "embed": 1.0, "cut": seconds}}
 
     rows = [row(SHOTS, quality, seconds), row(SCENE_DETECT, 86.0, 100.0), row(TRUE_SCENES, 95.0, 0.0)]
     lines = list(check_bars({"rows": rows, "large": rows}))
