@@ -37,7 +37,7 @@ from typing import Any
 
 import av
 import numpy as np
-from moments_report import (
+from moments_report import DEFAULT_EVERY, (
     EVERY,
     SCENE_DETECT,
     SHOTS,
@@ -302,14 +302,14 @@ def processor_seconds(work: Callable[[], Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=VIDEOS, help="number of videos")
-    parser.add_argument("--short", action="store_true", help="two videos, and frames only every 2 s")
+    parser.add_argument("--short", action="store_true", help="two videos, and only the default step between frames")
     parser.add_argument("--tuning", action="store_true", help="the videos that the constants were chosen on")
     parser.add_argument("--folder", type=Path, help="folder to keep the videos in")
     parser.add_argument("--markdown", action="store_true", help="also print the tables as Markdown")
     parser.add_argument("--json", type=Path, help="report to write")
     parser.add_argument("--plot", type=Path, help="picture to write")
     arguments = parser.parse_args()
-    steps = (2.0,) if arguments.short else EVERY
+    steps = (DEFAULT_EVERY,) if arguments.short else EVERY
     count, seed = 2 if arguments.short else arguments.videos, TUNING_SEED if arguments.tuning else SEED
     detects = importlib.util.find_spec("scenedetect") is not None
     if not detects:
