@@ -37,7 +37,8 @@ from typing import Any
 
 import av
 import numpy as np
-from moments_report import DEFAULT_EVERY, (
+from moments_report import (
+    DEFAULT_EVERY,
     EVERY,
     SCENE_DETECT,
     SHOTS,
