@@ -29,7 +29,7 @@ def test_the_short_form_finds_moments_by_shots(tmp_path: Path) -> None:
     name = "R@1 IoU 0.5"
     assert rows[WHOLE][name] < rows[WINDOWS][name] < rows[SHOTS][name] <= rows[TRUE_SCENES][name]
     assert rows[SHOTS][name] > rows[TRUE_SCENES][name] - 10
-    assert f"| {SHOTS} | 2 s |" in done.stdout
+    assert f"| {SHOTS} | 1 s |" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
