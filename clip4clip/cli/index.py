@@ -57,7 +57,7 @@ class IndexSamplingOptions:
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Time between the frames of a video that is cut. Default: as in the index; 2 for a new index.",
+            help="Time between the frames of a video that is cut. Default: as in the index; 1 for a new index.",
         ),
     ] = None
 
