@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,14 @@ from rich.table import Table
 
 from .console import out
 from .options import EncoderOptions, SamplingOptions, WorkersOption, parse_path
-from .output import check_output, exit_if_videos_failed, list_failures, print_json, print_summary, write_output
+from .output import (
+    check_figures_output,
+    check_output,
+    exit_if_videos_failed,
+    list_failures,
+    output_figures,
+    print_summary,
+)
 from .progress import interruptible_progress, loading_status
 
 if TYPE_CHECKING:
@@ -79,8 +85,7 @@ def eval_moments(
         clip4clip eval-moments highlight_val_release.jsonl --videos QVHighlights
         clip4clip eval-moments charades_sta_test.txt --videos . --segments 8
     """
-    is_json_printed = str(as_json) == "-"
-    check_output(None if is_json_printed else as_json, ".json", "--json")
+    check_figures_output(as_json)
     check_output(vectors, ".parquet", "--vectors")
     from ..evaluation.moment_tables import read_moments
 
@@ -90,13 +95,7 @@ def eval_moments(
     with tempfile.TemporaryDirectory(prefix="clip4clip-") as folder:
         output = vectors or Path(folder, "vectors.parquet")
         result = _evaluate(queries, output, encoder.spec(), recipe, workers, is_kept=vectors is not None)
-    if is_json_printed:
-        print_json(result.to_dict())
-    else:
-        _print_evaluation(result)
-        if as_json is not None:
-            text = json.dumps(result.to_dict(), indent=2) + "\n"
-            write_output(as_json, lambda path: path.write_text(text, "utf-8"))
+    output_figures(result.to_dict(), lambda: _print_evaluation(result), as_json)
     list_failures(left_out, "left out")
     exit_if_videos_failed(result)
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .options import EncoderOptions, PairsOptions, WholeSamplingOptions, parse_path
-from .output import check_output, exit_if_videos_failed, print_evaluation, print_json, write_output
+from .output import check_figures_output, check_output, exit_if_videos_failed, output_figures, print_evaluation
 from .progress import loading_status, progress_bars
-
-if TYPE_CHECKING:
-    from ..evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -56,8 +52,7 @@ def evaluate(
     Examples:
         clip4clip eval MSRVTT_JSFUSION_test.csv --videos MSRVTT/videos/all
     """
-    is_json_printed = str(as_json) == "-"
-    check_output(None if is_json_printed else as_json, ".json", "--json")
+    check_figures_output(as_json)
     check_output(histogram, None, "--histogram")
     from ..evaluation import histogram as histograms
     from ..evaluation.evaluate import evaluate as evaluate_pairs
@@ -71,17 +66,7 @@ def evaluate(
         encoders = spec.text_encoder(), spec.video_encoder()
     with progress_bars() as progress:
         result = evaluate_pairs(table, *encoders, sampling.sampling(), progress.track, max_words)
-    if is_json_printed:
-        print_json(result.to_dict())
-    else:
-        print_evaluation(result)
-        if as_json is not None:
-            _write_json(result, as_json)
+    output_figures(result.to_dict(), lambda: print_evaluation(result), as_json)
     if histogram is not None:
         histograms.save_histogram(result, histogram)
     exit_if_videos_failed(result)
-
-
-def _write_json(result: Evaluation, output: Path) -> None:
-    text = json.dumps(result.to_dict(), indent=2) + "\n"
-    write_output(output, lambda path: path.write_text(text, "utf-8"))

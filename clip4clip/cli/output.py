@@ -78,6 +78,28 @@ def write_output(output: Path, write: Callable[[Path], object]) -> None:
         raise OSError(f"{output} cannot be written: {error.strerror or error}. The result is in {rescued}") from error
 
 
+def check_figures_output(output: Path | None) -> None:
+    """Check, before the work begins, that figures can be written where ``--json`` says. Raises BadParameter."""
+    check_output(None if str(output) == "-" else output, ".json", "--json")
+
+
+def output_figures(figures: dict[str, Any], print_table: Callable[[], object], output: Path | None) -> None:
+    """Print figures, and write them to a file as well.
+
+    Args:
+        figures: all figures, ready for JSON.
+        print_table: function that prints them as a table.
+        output: JSON file to write; None for none, ``-`` to print JSON instead of the table.
+    """
+    if str(output) == "-":
+        print_json(figures)
+        return
+    print_table()
+    if output is not None:
+        text = json.dumps(figures, indent=2) + "\n"
+        write_output(output, lambda path: path.write_text(text, "utf-8"))
+
+
 def output_vectors(kind: str, names: list[str], vectors: np.ndarray, options: VectorOutputOptions) -> None:
     """Write vectors to a file, print them as JSON, or print the first numbers of each as a table.
 
