@@ -56,7 +56,7 @@ from rich.progress import track
 
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.library.segments import Segmenter, is_uniform
-from clip4clip.preprocess import resize_and_crop, to_image
+from clip4clip.preprocess import crop_frame
 from clip4clip.training.synthetic import write_long_videos
 from clip4clip.video.reader import read_sampled
 from clip4clip.video.sampling import FrameSampling
@@ -123,7 +123,7 @@ def read(path: Path, sampling: FrameSampling, encoder: VideoEncoder) -> Frames:
     times, crops = [], []
     for frame in frames:
         times.append(frame.time)
-        crops.append(np.asarray(resize_and_crop(to_image(frame), encoder.config.resolution)))
+        crops.append(crop_frame(frame, encoder.config.resolution))
     uniform = np.array([is_uniform(crop) for crop in crops])
     middle = time.process_time()
     embeddings = encoder.frame_embeddings(crops)

@@ -147,6 +147,19 @@ def resize_and_crop(image: Image.Image, resolution: int) -> Image.Image:
     return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
 
 
+def crop_frame(frame: Any, resolution: int) -> np.ndarray:
+    """Return the part of a frame that a model of this resolution takes, which encoders use unchanged.
+
+    Args:
+        frame: as for :func:`pixel_values`, which raises the same errors.
+        resolution: side of the square in pixels.
+
+    Returns:
+        uint8 RGB of shape (resolution, resolution, 3).
+    """
+    return np.asarray(resize_and_crop(to_image(frame), resolution))
+
+
 def _array_to_rgb(frame: np.ndarray) -> np.ndarray:
     """Return an array, or one of Towhee's subclasses with a mode, as a contiguous uint8 array of shape (H, W, 3)."""
     mode = getattr(frame, "mode", None) or "RGB"

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..encoder import MAX_BATCH_FRAMES, VideoEncoder
 from ..library.segments import Segment, Segmenter, is_uniform
-from ..preprocess import resize_and_crop, to_image
+from ..preprocess import crop_frame
 from ..video.limits import DEFAULT_LIMITS, Limits
 from ..video.moments import choose_moments
 from ..video.reader import Frame, read_sampled
@@ -57,7 +57,7 @@ def _chunks(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
 
 def _add(segmenter: Segmenter, frames: Sequence[Frame], encoder: VideoEncoder) -> list[Segment]:
     """Embed the next frames of a clip, and return the segments that are complete."""
-    crops = [np.asarray(resize_and_crop(to_image(frame), encoder.config.resolution)) for frame in frames]
+    crops = [crop_frame(frame, encoder.config.resolution) for frame in frames]
     times, uniform = np.array([frame.time for frame in frames]), np.array([is_uniform(crop) for crop in crops])
     return segmenter.add(times, encoder.frame_embeddings(crops), uniform)
 

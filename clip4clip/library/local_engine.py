@@ -22,7 +22,7 @@ from av.error import FFmpegError
 
 from ..encoder import MAX_BATCH_FRAMES, VideoEncoder
 from ..errors import Clip4clipError, VideoError, printable
-from ..preprocess import resize_and_crop, to_image
+from ..preprocess import crop_frame
 from ..runtime.normalize import l2_normalize
 from ..runtime.placement import available_cores
 from ..video.limits import Limits
@@ -155,7 +155,7 @@ class _Decoded:
 
     def append(self, frame: Frame, resolution: int) -> None:
         """Crop one more frame to the size that the model takes. The encoder uses frames of this size unchanged."""
-        crop = np.asarray(resize_and_crop(to_image(frame), resolution))
+        crop = crop_frame(frame, resolution)
         self.crops.append(crop)
         self.times.append(frame.time)
         if self.job.is_cut:
