@@ -6,6 +6,7 @@ Frames are numbered in display order, from 0. A group of pictures (GOP) is a key
 from __future__ import annotations
 
 import copy
+import functools
 import heapq
 import itertools
 import math
@@ -126,10 +127,13 @@ class ContainerFrameIndex(FrameIndex):
         return float(self._display_times(gop)[frame - self.key_frames[gop]])
 
     def key_times(self) -> np.ndarray:
-        # Encoders delay the display of all key frames by about the same time, so no packets are read for it.
+        return np.asarray(self._container.seconds(self._key_timestamps + self._display_delay))
+
+    @functools.cached_property
+    def _display_delay(self) -> int:
+        """Ticks by which key frames are displayed after they are decoded: read from one, as it hardly differs."""
         packet = next(self._packets_from_key(len(self.key_frames) // 2), None)
-        delay = 0 if packet is None else _timestamp(packet.pts) - _timestamp(packet.dts)
-        return np.asarray(self._container.seconds(self._key_timestamps + delay))
+        return 0 if packet is None else _timestamp(packet.pts) - _timestamp(packet.dts)
 
     def packets_from(self, gop: int) -> Iterator[tuple[av.Packet, int]]:
         # No frame is displayed before it is decoded. So the lowest time stamp gets the next number as soon as a packet
