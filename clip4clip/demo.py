@@ -25,7 +25,7 @@ from .library.local_engine import embed_videos
 from .library.sources import list_videos
 from .progress import Track, no_progress
 from .runtime.placement import resolve_placement
-from .training.scenes import MAX_HELD_OUT
+from .training.scenes import MAX_HELD_OUT, MAX_LONG
 from .training.synthetic import long_table, tables, write_dataset, write_long_videos
 
 with warnings.catch_warnings():
@@ -132,8 +132,9 @@ def run_demo(
         TrainingError: a process that draws clips failed, as it does without the guard above.
     """
     resolve_placement(device)  # raises DeviceError; Towhee would hide the error in a pipeline
-    drawn = max(clips, _count_drawn_clips(folder))
+    drawn, long_videos = max(clips, _count_drawn_clips(folder)), max(1, _count_long_videos(folder))
     write_dataset(folder, 0, drawn, track=track)
+    write_long_videos(folder, long_videos, track=track)
     rows = tables(0, clips)["eval"]
     paths, captions = [folder / name for name, _ in rows], [caption for _, caption in rows]
     queries = [*sentences, *captions]
@@ -154,8 +155,7 @@ def run_demo(
 
 
 def _find_moments(folder: Path, embed_text: Any, device: str | None, track: Track) -> Moments:
-    """Draw a longer video, cut it into segments, and compare them with a sentence for each of its scenes."""
-    write_long_videos(folder, 1, track=track)
+    """Cut the longer video into segments, and compare them with a sentence for each of its scenes."""
     rows = long_table(1)
     video, sentences = folder / rows[0][0], [sentence for _, sentence, _, _ in rows]
     encoder = VideoEncoder.load(MODEL, device=device)
@@ -191,21 +191,36 @@ def _video_pipeline(device: str | None) -> Any:
 
 
 def _count_drawn_clips(folder: Path) -> int:
-    """Return how many clips of an earlier demo a folder has.
-
-    Raises:
-        PairsError: the folder has another table of the same name, which would be overwritten.
-    """
+    """Return how many clips of an earlier demo a folder has; see :func:`_check_table`."""
     count = 0
     for path in (folder / "eval.csv", folder / "eval_paraphrased.csv"):
-        if not path.exists():
-            continue
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            try:
-                rows = [tuple(row) for row in islice(csv.reader(file), 1, MAX_HELD_OUT + 2)]
-            except csv.Error:
-                rows = [()]
-        if rows != tables(0, min(len(rows), MAX_HELD_OUT))[path.stem]:
-            raise PairsError(f"{path} is the table of another data set: choose another folder, or move it away")
+        rows = _read_rows(path)
+        _check_table(path, rows, tables(0, min(len(rows), MAX_HELD_OUT))[path.stem])
         count = max(count, len(rows))
     return count
+
+
+def _count_long_videos(folder: Path) -> int:
+    """Return how many longer videos a folder has; see :func:`_check_table`."""
+    path = folder / "long.csv"
+    rows = _read_rows(path)
+    count = len({row[:1] for row in rows})
+    _check_table(path, rows, [tuple(map(str, row)) for row in long_table(min(count, MAX_LONG))])
+    return count
+
+
+def _read_rows(path: Path) -> list[tuple[str, ...]]:
+    """Return the first rows of a table, without its header; none if there is no table."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        try:
+            return [tuple(row) for row in islice(csv.reader(file), 1, MAX_HELD_OUT + 2)]
+        except csv.Error:
+            return [()]
+
+
+def _check_table(path: Path, rows: Sequence[tuple[str, ...]], drawn: Sequence[tuple[str, ...]]) -> None:
+    """Raise PairsError if a table is not one of drawn videos: it would be overwritten."""
+    if rows != drawn:
+        raise PairsError(f"{path} is the table of another data set: choose another folder, or move it away")

@@ -138,7 +138,7 @@ def test_a_second_demo_keeps_the_clips_of_the_first(tmp_path: Path) -> None:
         assert len(read_pairs(tmp_path / "eval.csv", tmp_path)) == drawn
 
 
-@pytest.mark.parametrize("name", ["eval.csv", "eval_paraphrased.csv"])
+@pytest.mark.parametrize("name", ["eval.csv", "eval_paraphrased.csv", "long.csv"])
 @pytest.mark.parametrize("rows", ["mine.mp4,a dog\n", "eval/0-000000.mp4,a dog\n", "a,b\n" * 1100, "\0"])
 def test_the_demo_does_not_replace_the_table_of_another_data_set(tmp_path: Path, name: str, rows: str) -> None:
     table = tmp_path / name
