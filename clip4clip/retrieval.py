@@ -11,6 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .index.clips import ClipReport as ClipReport
+    from .index.clips import save_clips as save_clips
+    from .index.edl import EditList as EditList
+    from .index.edl import make_edit_list as make_edit_list
     from .index.hit import Hit as Hit
     from .index.info import IndexInfo as IndexInfo
     from .index.relocate import RelocateReport as RelocateReport
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 # Imported on first use, as they import numpy and pyarrow.
 _LAZY = {
+    "ClipReport": ".index.clips",
+    "EditList": ".index.edl",
     "EmbedReport": ".library.embed",
     "Hit": ".index.hit",
     "IndexInfo": ".index.info",
@@ -28,9 +34,23 @@ _LAZY = {
     "SyncReport": ".index.sync",
     "VideoIndex": ".index.video_index",
     "embed_library": ".library.embed",
+    "make_edit_list": ".index.edl",
+    "save_clips": ".index.clips",
 }
 
-__all__ = ["EmbedReport", "Hit", "IndexInfo", "RelocateReport", "SyncReport", "VideoIndex", "embed_library"]
+__all__ = [
+    "ClipReport",
+    "EditList",
+    "EmbedReport",
+    "Hit",
+    "IndexInfo",
+    "RelocateReport",
+    "SyncReport",
+    "VideoIndex",
+    "embed_library",
+    "make_edit_list",
+    "save_clips",
+]
 
 
 def __getattr__(name: str) -> object:

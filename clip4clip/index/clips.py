@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ class ClipReport:
 
 def save_clips(
     hits: Sequence[Hit],
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     exact: bool = False,
     padding: float = 0.0,
@@ -63,6 +64,7 @@ def save_clips(
         KeyboardInterrupt: the unfinished file is discarded.
     """
     report = report or ClipReport()
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     digits = max(len(str(len(hits))), 2)
     stopped = threading.Event()

@@ -278,15 +278,25 @@ def test_an_interruption_stops_the_decoding_of_long_videos(
 
 
 def test_threads_are_shared_by_the_videos_in_work(encoder: VideoEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[int] = []
-
-    def read(path: str, sampling: FrameSampling, limits: Limits) -> Frames:
-        threads.append(limits.threads)
-        return LongVideo(1)
-
-    monkeypatch.setattr(local_engine, "read_sampled", read)
     for count, expected in ((1, [4]), (2, [2, 2]), (9, [1] * 4)):
-        threads.clear()
+        threads: list[int] = []
+        all_began = threading.Event()
+
+        def read(
+            path: str,
+            sampling: FrameSampling,
+            limits: Limits,
+            threads: list[int] = threads,
+            all_began: threading.Event = all_began,
+            number: int = len(expected),
+        ) -> Frames:
+            threads.append(limits.threads)
+            if len(threads) == number:
+                all_began.set()
+            assert all_began.wait(60)  # no video ends before the others have begun
+            return LongVideo(1)
+
+        monkeypatch.setattr(local_engine, "read_sampled", read)
         videos = [Video(str(number), str(number), None, None) for number in range(count)]
         assert len(list(local_engine.embed_videos(videos, encoder, workers=4))) == count
         assert threads[: len(expected)] == expected
