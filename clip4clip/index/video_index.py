@@ -324,6 +324,33 @@ class VideoIndex:
             return to_video(segments)
         return hit
 
+    def segments_of(self, id: str) -> list[Hit]:  # noqa: A002
+        """Return the segments of a video in the order of their times, or the video itself if it is not cut.
+
+        Args:
+            id: id of the video, or of one of its segments. An unknown one has no segments.
+        """
+        if not (rows := self._engine.rows_of_video(id)) and (hit := self._engine.get(id)):
+            rows = self._engine.rows_of_video(hit.video) or [hit]
+        return sorted(rows, key=lambda hit: (hit.start or 0, hit.end or 0))
+
+    def embed_text(self, text: str) -> np.ndarray:
+        """Return the vector that :meth:`search` uses for a text: float32 of shape (D,), norm 1.
+
+        Raises:
+            ModelMismatchError, VideoIndexError, InputTypeError: as for :meth:`search`.
+        """
+        [vector] = self._embed_query(text, None, DEFAULT_LIMITS)
+        return vector
+
+    def check_filter(self, filter: str) -> None:  # noqa: A002
+        """Check a filter without a search.
+
+        Raises:
+            FilterError: the filter is invalid, or has a field that no video has.
+        """
+        self._engine.check_filter(filter, strict=True)
+
     def delete(self, ids: Sequence[str] = (), *, filter: str = "") -> int:  # noqa: A002
         """Remove videos or segments from the index by their ids, and those that match a filter. Their files stay.
 
