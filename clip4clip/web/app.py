@@ -15,6 +15,7 @@ except ImportError as error:
 from .. import __version__
 from .access import BodyLimitMiddleware, RawPathMiddleware
 from .api import Api
+from .documentation import Documentation
 from .media import Media
 from .page import PageFiles
 from .problems import handle_problems, problem_responses
@@ -32,7 +33,7 @@ def make_app(index: VideoIndex, uploads_folder: Path) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/api/openapi.json",
+        openapi_url=None,
         redirect_slashes=False,
     )
     handle_problems(app)
@@ -47,8 +48,14 @@ def make_app(index: VideoIndex, uploads_folder: Path) -> FastAPI:
             response_model=None,
             responses=problem_responses(404),
         )
-    for path, function in (("/", files.page), ("/static/{file}", files.file)):
-        app.add_api_route(path, function, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
+    documentation = Documentation(app)
+    for path, page in (
+        ("/", files.page),
+        ("/static/{file}", files.file),
+        ("/api", documentation.page),
+        ("/api/openapi.json", documentation.openapi),
+    ):
+        app.add_api_route(path, page, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
     app.add_middleware(BodyLimitMiddleware)
     app.add_middleware(RawPathMiddleware)
     return app
