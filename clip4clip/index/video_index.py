@@ -234,6 +234,48 @@ class VideoIndex:
 
         return merge_hits(map(search, vectors), limit, per_video)
 
+    def similar(
+        self,
+        id: str,  # noqa: A002
+        at: float | None = None,
+        *,
+        limit: int = 10,
+        filter: str = "",  # noqa: A002
+        per_video: int | None = 1,
+        since: str | None = None,
+        until: str | None = None,
+    ) -> list[Hit]:
+        """Return the moments that look most like a video of the index, or a moment of it, the most similar first.
+
+        The video itself is not among them. It is not decoded, and no model is loaded: its stored vectors are compared.
+
+        Args:
+            id: id of a video, or of a segment.
+            at: time of the moment in the video, in seconds; None for the whole video. Then each of its segments is
+                searched for, and a moment gets its best score. If ``id`` is of a segment, None means this segment.
+            limit: largest number of moments, up to 16,384.
+            filter, since, until: which videos to find; see :meth:`search`.
+            per_video: largest number of moments of each video; None for all.
+
+        Raises:
+            VideoNotFoundError: the index has no video or segment with this id.
+            VideoIndexError: the collection does not exist, or was not created by this package, or the filter is
+                invalid.
+            InputTypeError, InputValueError: an argument is invalid, or ``at`` is after the end of the video.
+        """
+        limit = check_limit(limit)
+        check_per_video(per_video)
+        condition = self._make_condition(filter, since, until)
+        from .similar import read_moment, search_others  # imported here, as it imports a parser
+
+        moment = read_moment(self._engine, id, at)
+        results = search_others(self._engine, moment, limit, per_video, condition)
+        if len(results) == 1:
+            return results[0]
+        from .clip_query import merge_hits  # imported here, as it imports PyAV
+
+        return merge_hits(results, limit, per_video)
+
     def videos(
         self,
         filter: str = "",  # noqa: A002
