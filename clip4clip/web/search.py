@@ -7,20 +7,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ..errors import Clip4clipError, VideoError
+from ..errors import Clip4clipError, MissingExtraError, VideoError
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
 from ..video.container import Container
 from ..video.limits import Limits
+
+try:
+    from starlette.exceptions import HTTPException
+except ImportError as error:
+    raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
+
 from .answers import to_moment
-from .problems import HTTPException, visitor_problem
+from .lookup import find
+from .problems import visitor_problem
 from .schemas import SearchAnswer
 from .uploads import TimedFile
 from .workers import Workers
-
-T = TypeVar("T")
 
 TEXT_WORKERS = 4  # searches without a clip that run at once; further ones wait
 CLIP_WORKERS = 2  # searches by a clip that run at once, apart from the others
@@ -71,6 +76,15 @@ class Search:
 
         def search(limit: int) -> list[Hit]:
             return self._index.search(text, limit=limit, filter=options.filter, per_video=options.per_video)
+
+        return await _in_time(self._text_workers.run(self._answer, search, options))
+
+    async def similar(self, id: str, at: float | None, options: SearchOptions) -> SearchAnswer:  # noqa: A002
+        """Return the moments that look like a video of the index, or like its moment at ``at`` seconds."""
+
+        def search(limit: int) -> list[Hit]:
+            find(self._index, id)
+            return self._index.similar(id, at, limit=limit, filter=options.filter, per_video=options.per_video)
 
         return await _in_time(self._text_workers.run(self._answer, search, options))
 
