@@ -99,10 +99,10 @@ class EmptyIndex:
     def get(self, video_id: str) -> None:
         return None
 
-    def videos(self, filter: str = "") -> Iterator[Any]:
+    def videos(self, filter: str = "") -> Iterator[Any]:  # noqa: A002
         return iter(())
 
-    def check_filter(self, filter: str) -> None:
+    def check_filter(self, filter: str) -> None:  # noqa: A002
         pass
 
     def count(self) -> int:

@@ -46,7 +46,17 @@ def test_pages_of_results_join_to_the_whole_result(library_client: Any) -> None:
         assert (answer.json()["offset"], answer.json()["has_more"]) == (offset, has_more)
         pieces += names(answer)
     assert pieces == names(everything)
-    assert len(pieces) == 25
+    copies = [copy["name"] for moment in everything.json()["moments"] for copy in moment["copies"]]
+    assert len({*pieces, *copies}) == len([*pieces, *copies]) == 25
+
+
+def test_copies_of_a_moment_are_folded_into_it(library_client: Any, nasty_name: str) -> None:
+    moments = library_client.get("/api/search", params={"q": "a red square", "k": 25}).json()["moments"]
+    [folded] = [
+        moment for moment in moments if nasty_name in (moment["name"], *(copy["name"] for copy in moment["copies"]))
+    ]
+    assert len(folded["copies"]) == 1
+    assert folded["copies"][0]["score"] == pytest.approx(folded["score"])
 
 
 def test_a_smallest_score_leaves_the_rest_out(library_client: Any) -> None:
@@ -219,8 +229,11 @@ def test_an_invalid_parameter_is_named_with_its_value(shared_client: Any, path: 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"null", b"[1]", b"[" * 60_000, b"NaN", rb'{"text": "\ud800"}', b'{"text": NaN}', b'{"text": ""}']
-    + [b'{"text": 1e999}', b"\xff\xfe", json.dumps({"text": "x" * 2001}).encode()],
+    [
+        *(b"", b"{", b"null", b"[1]", b"[" * 60_000, b"NaN", b"\xff\xfe"),
+        *(rb'{"text": "\ud800"}', b'{"text": NaN}', b'{"text": ""}', b'{"text": 1e999}'),
+        json.dumps({"text": "x" * 2001}).encode(),
+    ],
 )
 def test_an_invalid_body_is_explained(shared_client: Any, body: bytes) -> None:
     answer = shared_client.post("/api/embed", content=body, headers={"Content-Type": "application/json"})
