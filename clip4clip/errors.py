@@ -37,7 +37,7 @@ class CheckpointError(Clip4clipError, ValueError):
 
 
 class VideoNotFoundError(Clip4clipError, FileNotFoundError):
-    """Raised when there is no video at a path or URL."""
+    """Raised when there is no video at a path or URL, or none with an id in an index."""
 
 
 class VideoError(Clip4clipError, ValueError):

@@ -74,7 +74,7 @@ class Media:
             self.get_media,
             operation_id="get_media",
             response_class=Response,
-            responses={200: video, 206: video | {"description": "A range of it."}} | problem_responses(404, 416),
+            responses={200: video, 206: video | {"description": "A range of it."}, **problem_responses(404, 416)},
         )
         self.router.add_api_route("/media/{id}", self.get_media, methods=["HEAD"], include_in_schema=False)
         self.router.add_api_route(
@@ -82,7 +82,7 @@ class Media:
             self.get_clip,
             operation_id="get_clip",
             response_class=Response,
-            responses={200: video} | problem_responses(404, 507),
+            responses={200: video, **problem_responses(404, 507)},
         )
 
     async def get_media(self, id: VideoId) -> Response:  # noqa: A002

@@ -16,6 +16,7 @@ from ..errors import MissingExtraError, first_line
 from ..index.video_index import VideoIndex
 from .access import BasicAuthMiddleware, LoadLimitMiddleware, SameSiteMiddleware, SecurityHeadersMiddleware
 from .app import make_app
+from .connections import MAX_HEADERS, BoundedProtocol
 
 try:
     import uvicorn
@@ -59,7 +60,8 @@ def run_page(
         app = SecurityHeadersMiddleware(SameSiteMiddleware(app, address, allowed_hosts))
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=BoundedProtocol,
+            h11_max_incomplete_event_size=MAX_HEADERS,
             ws="none",
             lifespan="off",
             log_level="warning",

@@ -64,8 +64,8 @@ class Thumbnails:
         self._cache = ByteCache(CACHE_BYTES)
         self._being_made: dict[tuple[Any, ...], asyncio.Future[bytes]] = {}  # by their keys in the cache
         self.router = APIRouter()
-        picture = {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
-        responses: dict[int | str, dict[str, Any]] = {200: picture} | problem_responses(404)
+        picture: dict[str, Any] = {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
+        responses = {200: picture, **problem_responses(404)}
         for path, function in (("/thumbnails/{id}", self.get_thumbnail), ("/strips/{id}", self.get_strip)):
             self.router.add_api_route(
                 path, function, operation_id=function.__name__, response_class=Response, responses=responses

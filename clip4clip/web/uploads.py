@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import MissingExtraError
@@ -21,6 +21,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
+from .file_response import wait_until_left
 from .timed_file import TimedFile
 
 logger = logging.getLogger(__name__)
@@ -32,22 +33,32 @@ UPLOAD_SECONDS = 600  # for a clip to arrive
 MAX_NAME = 100  # characters of a file name that are kept
 
 
-@dataclass(frozen=True)
 class Upload:
     """A clip or an image to search by.
 
-    Attributes:
-        file: its content, in a file without a name, which vanishes when it is closed or the server ends.
+    Args:
+        file: its content, in a file without a name.
         name: its file name, for messages.
+
+    Attributes:
+        name: the same.
     """
 
-    file: BinaryIO
-    name: str
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.name = name
+        self._file = file
+        self._readers: list[TimedFile] = []
 
     def until(self, deadline: float, message: str) -> TimedFile:
-        """Return the file for reading until a deadline; see :class:`TimedFile`."""
-        self.file.seek(0)
-        return TimedFile(self.file, self.name, deadline, message)
+        """Return the file for reading until a deadline, or until the visitor leaves; see :class:`TimedFile`."""
+        self._file.seek(0)
+        self._readers.append(TimedFile(self._file, self.name, deadline, message))
+        return self._readers[-1]
+
+    def stop(self) -> None:
+        """End all work on the file."""
+        for reader in self._readers:
+            reader.stop()
 
 
 class Uploads:
@@ -82,11 +93,21 @@ class Uploads:
             return message
 
         try:
-            async with await self._read_form(Request(request.scope, receive_counted)) as form:
+            form = await self._read_form(Request(request.scope, receive_counted))
+            try:
                 file = form.get(FIELD)
                 if not isinstance(file, UploadFile):
                     raise _form_error()
-                yield Upload(file.file, clean_name(file.filename or ""))
+                upload = Upload(file.file, clean_name(file.filename or ""))
+                has_left = asyncio.ensure_future(wait_until_left(request.receive))
+                has_left.add_done_callback(lambda _: upload.stop())
+                try:
+                    yield upload
+                finally:
+                    has_left.cancel()
+                    upload.stop()
+            finally:
+                await form.close()
         finally:
             self._bytes -= received
 

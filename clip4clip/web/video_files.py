@@ -7,18 +7,19 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from ..errors import InputValueError, MissingExtraError
+from ..errors import MissingExtraError
 from ..evaluation.video_folder import VIDEO_EXTENSIONS
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
 from ..video.source import is_url
-from .problems import NO_SUCH_VIDEO
-from .workers import Workers
 
 try:
     from starlette.exceptions import HTTPException
 except ImportError as error:
     raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
+
+from .lookup import NO_SUCH_VIDEO, find
+from .workers import Workers
 
 LOOKUP_WORKERS = 4  # files that are looked up at once; further ones wait
 
@@ -83,12 +84,7 @@ class VideoFiles:
         return await self._workers.run(self._find, id)
 
     def _find(self, id: str) -> VideoFile:  # noqa: A002
-        try:
-            hit = self._index.get(id)
-        except InputValueError:  # the id is not a valid key of this collection
-            hit = None
-        if hit is None or not hit.path:
-            raise HTTPException(404, NO_SUCH_VIDEO)
+        hit = find(self._index, id)
         if is_url(hit.path):
             raise HTTPException(404, f"This video is not on this server, but at {hit.path}")
         # An index may name any file of this machine.
