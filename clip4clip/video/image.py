@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -100,4 +100,4 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         canvas = Image.new("RGBA", upright.size, (*BACKGROUND, 255))
         canvas.alpha_composite(upright)
         upright = canvas
-    return cast("np.ndarray", np.array(upright.convert("RGB")))
+    return np.array(upright.convert("RGB"))
