@@ -13,7 +13,7 @@ except ImportError as error:
     raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
 from .. import __version__
-from .access import BodyLimitMiddleware, RawPathMiddleware
+from .access import RawPathMiddleware, SizeLimitMiddleware
 from .api import Api
 from .documentation import Documentation
 from .media import Media
@@ -51,6 +51,6 @@ def make_app(index: VideoIndex, clips_folder: Path) -> FastAPI:
         ("/api/openapi.json", documentation.openapi),
     ):
         app.add_api_route(path, page, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
-    app.add_middleware(BodyLimitMiddleware)
+    app.add_middleware(SizeLimitMiddleware)
     app.add_middleware(RawPathMiddleware)
     return app
