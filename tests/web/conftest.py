@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import threading
@@ -101,23 +102,45 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def client_of(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """``(*paths)``: a client of the application over an index of videos at these paths, which are their ids.
-
-    Each video has a segment ``<path>#t=2,4`` from 2 to 4 seconds. Downloaded clips go to ``tmp_path / "clips"``.
-    """
+@pytest.fixture(scope="session")
+def index_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., VideoIndex]]:
+    """``(*paths)``: an index of videos at these paths, which are their ids, each with a segment ``<path>#t=2,4``."""
     model = asdict(identify(None, DEMO_MODEL))
     vector = np.eye(1, 128, dtype=np.float32)[0]
-    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+    with contextlib.ExitStack() as resources:
 
-        def make(*paths: object) -> Any:
+        def make(*paths: object) -> VideoIndex:
+            uri = tmp_path_factory.mktemp("index") / "videos.db"
+            index = resources.enter_context(VideoIndex(uri, encoder=EncoderSpec(DEMO_MODEL)))
             rows = [{"id": f"{path}#t=2,4", "video": str(path), "start": 2.0, "end": 4.0} for path in paths]
             index.add({**row, "path": row["video"], "vector": vector, **model} for row in rows)
-            (tmp_path / "clips").mkdir(exist_ok=True)
-            return make_client(index, tmp_path / "clips")
+            return index
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for the clips that are downloaded from ``scenes_client``."""
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="session")
+def scenes_index(scenes: Path, index_of: Callable[..., VideoIndex]) -> VideoIndex:
+    """An index of ``scenes``."""
+    return index_of(scenes)
+
+
+@pytest.fixture(scope="session")
+def scenes_client(scenes_index: VideoIndex, clips_folder: Path) -> Any:
+    """A client of the application over ``scenes_index``."""
+    return make_client(scenes_index, clips_folder)
+
+
+@pytest.fixture
+def client_of(index_of: Callable[..., VideoIndex], tmp_path: Path) -> Callable[..., Any]:
+    """``(*paths)``: a client of the application over an index of videos at these paths."""
+    return lambda *paths: make_client(index_of(*paths), tmp_path)
 
 
 class EmptyIndex:

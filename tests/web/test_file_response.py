@@ -75,7 +75,10 @@ def test_the_whole_file_is_sent_in_chunks(file: Path) -> None:
         ("bytes=90-1000", range(90, 100)),
         ("bytes=100-", range(0)),
         ("bytes=-0", range(0)),
-        *((header, None) for header in ("", "bytes=", "bytes=-", "bytes=9-3", "lines=1-2", "bytes=1-2,5-6", "bytes=a-b")),
+        *(
+            (header, None)
+            for header in ("", "bytes=", "bytes=-", "bytes=9-3", "lines=1-2", "bytes=1-2,5-6", "bytes=a-b")
+        ),
         *((header, None) for header in ("bytes=١-٢", "bytes=1_0-", "bytes=+1-2", f"bytes={'9' * 5000}-", "bytes=--5")),
     ],
 )
