@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
+from clips import write_scenes
 from constants import DEMO_MODEL
 from servers import PageServer
 
@@ -85,23 +85,10 @@ def library_client(library: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield make_client(index, tmp_path_factory.mktemp("uploads"))
 
 
-SCENES = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 50, 220)}  # two seconds each
-
-
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of three scenes of one colour each, ``SCENES``, whose only key frame is the first frame."""
-    path = tmp_path_factory.mktemp("scenes") / "Ünï 日本 100%.mp4"
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=10, options={"g": "1000", "sc_threshold": "0"})
-        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
-        for number in range(60):
-            picture = np.full((96, 160, 3), list(SCENES.values())[number // 20], np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = number
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    return path
+    """A video of three scenes; see :func:`clips.write_scenes`."""
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "Ünï 日本 100%.mp4")
 
 
 @pytest.fixture(scope="session")
