@@ -31,6 +31,7 @@ HEAVY = {
     "psutil",
     "pyarrow",
     "gradio",
+    "mcp",
     "ray",
 }
 
@@ -41,7 +42,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"demo_picture"},
-    {"demo", "operators", "retrieval", "web"},
+    {"demo", "mcp_server", "operators", "retrieval", "web"},
     {"index"},
     {"library", "training"},
     {"evaluation"},
