@@ -14,14 +14,16 @@ from ..evaluation.video_folder import VIDEO_EXTENSIONS
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
 from ..video.reader import read_frames
-from .results import visitor_message
-from .workers import Workers
 
 try:
-    from starlette.requests import Request
-    from starlette.responses import FileResponse, PlainTextResponse, Response
+    from starlette.exceptions import HTTPException
+    from starlette.responses import FileResponse, Response
 except ImportError as error:
-    raise MissingExtraError("the page needs starlette: pip install 'towhee-clip4clip[retrieval]'") from error
+    raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
+
+from .lookup import NO_SUCH_VIDEO
+from .parameters import VideoId
+from .workers import Workers
 
 LOOKUP_WORKERS = 4  # threads that look up rows and make posters
 POSTER_SIZE = 480  # pixels of its longer side
@@ -29,7 +31,7 @@ POSTER_CACHE_SIZE = 1000  # posters
 
 
 class Media:
-    """Answer requests for a video of the index, or for its poster.
+    """Answer requests for a video of the index, or for a picture of it.
 
     A request names a row of the index by its id. The path comes from the row, never from the visitor.
 
@@ -41,37 +43,31 @@ class Media:
         self._index = index
         self._workers = Workers(LOOKUP_WORKERS)
 
-    async def video(self, request: Request) -> Response:
-        """Answer with the file of a video, or the range of it that the request asks for."""
-        hit = await self._find(request)
-        if isinstance(hit, Response):
-            return hit
+    async def get_media(self, id: VideoId) -> Response:  # noqa: A002
+        """Return the file of a video, or the range of it that the request asks for."""
+        hit = await self._find(id)
         media_type = mimetypes.guess_type(hit.path)[0] or ""
         # A browser must not run a file of the library, such as HTML.
         is_video = media_type.startswith("video/")
         return FileResponse(hit.path, media_type=media_type if is_video else "application/octet-stream")
 
-    async def poster(self, request: Request) -> Response:
-        """Answer with a picture of a video, or of a moment of it, as JPEG."""
-        hit = await self._find(request)
-        if isinstance(hit, Response):
-            return hit
-        picture = await self._workers.run(_poster, hit.path, hit.fields.get("mtime"), hit.start, hit.end)
+    async def get_thumbnail(self, id: VideoId, t: float | None = None) -> Response:  # noqa: A002
+        """Return a picture of a video, or of a moment of it, as JPEG."""
+        hit = await self._find(id)
+        picture = await self._workers.run(_poster, hit.path, hit.fields.get("mtime"), t, None)
         if picture is None:
-            return Response(status_code=404)
+            raise HTTPException(404, "No frame of this video can be shown.")
         headers = {"Cache-Control": "private, max-age=3600"}
         return Response(picture, media_type="image/jpeg", headers=headers)
 
-    async def _find(self, request: Request) -> Hit | Response:
-        """Return the row that a request names, or an error response if there is no such video."""
+    async def _find(self, id: str) -> Hit:  # noqa: A002
+        """Return the row with an id; raise HTTPException (404) if there is no such video."""
         try:
-            hit = await self._workers.run(self._index.get, request.query_params.get("id", ""))
+            hit = await self._workers.run(self._index.get, id)
         except InputValueError:  # the id is not a valid key of this collection
             hit = None
-        except Clip4clipError as error:
-            return PlainTextResponse(visitor_message(error), 503)
         if hit is None or not _is_servable(hit.path):
-            return PlainTextResponse("No such video.", 404)
+            raise HTTPException(404, NO_SUCH_VIDEO)
         return hit
 
 

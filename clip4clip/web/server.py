@@ -14,13 +14,14 @@ from typing import Any
 
 from ..errors import MissingExtraError, first_line
 from ..index.video_index import VideoIndex
-from .access import BasicAuthMiddleware, SameSiteMiddleware, SecurityHeadersMiddleware
+from .access import BasicAuthMiddleware, LoadLimitMiddleware, SameSiteMiddleware, SecurityHeadersMiddleware
 from .app import make_app
+from .connections import MAX_HEADERS, BoundedProtocol
 
 try:
     import uvicorn
 except ImportError as error:
-    raise MissingExtraError("the page needs gradio: pip install 'towhee-clip4clip[retrieval]'") from error
+    raise MissingExtraError("the page needs uvicorn: pip install 'towhee-clip4clip[retrieval]'") from error
 
 SHUTDOWN_TIMEOUT = 5  # seconds for open connections to finish
 
@@ -53,12 +54,20 @@ def run_page(
     index.search("a video", limit=1)  # loads the model, and raises errors that would fail every search
     with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads_folder, _listen(host, port) as listener:
         address, port = listener.getsockname()[:2]
-        app: Any = make_app(index, Path(uploads_folder))
+        app: Any = LoadLimitMiddleware(make_app(index, Path(uploads_folder)))
         if login is not None:
             app = BasicAuthMiddleware(app, *login)
         app = SecurityHeadersMiddleware(SameSiteMiddleware(app, address, allowed_hosts))
         config = uvicorn.Config(
-            app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_TIMEOUT, server_header=False
+            app,
+            http=BoundedProtocol,
+            h11_max_incomplete_event_size=MAX_HEADERS,
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
         )
         server = uvicorn.Server(config)
         logging.getLogger("uvicorn.error").addFilter(_is_not_cancellation)

@@ -23,7 +23,7 @@ try:
     from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.types import Message
 except ImportError as error:
-    raise MissingExtraError("the page needs starlette: pip install 'towhee-clip4clip[retrieval]'") from error
+    raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
 logger = logging.getLogger(__name__)
 
