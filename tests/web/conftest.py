@@ -103,6 +103,9 @@ class EmptyIndex:
     def check_filter(self, filter: str) -> None:  # noqa: A002
         pass
 
+    def calibration(self, wait: bool = True) -> None:
+        return None
+
     def count(self) -> int:
         return 0
 

@@ -37,6 +37,21 @@ def rest(connection: socket.socket) -> bytes:
     return received
 
 
+def test_answers_are_sent_without_delay(
+    empty_index: Any, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays: list[int] = []
+    connection_made = connections.BoundedProtocol.connection_made
+
+    def on_connection(self: Any, transport: Any) -> None:
+        connection_made(self, transport)
+        delays.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(connections.BoundedProtocol, "connection_made", on_connection)
+    serve(empty_index, lambda url: get(url, "/api/status"))
+    assert delays == [1]
+
+
 def test_a_request_whose_headers_come_too_slowly_is_cut(
     empty_index: Any, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
