@@ -34,6 +34,7 @@ HEAVY = {
     "starlette",
     "pydantic",
     "uvicorn",
+    "mcp",
     "ray",
 }
 
@@ -44,7 +45,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"demo_picture"},
-    {"demo", "operators", "retrieval", "web"},
+    {"demo", "mcp_server", "operators", "retrieval", "web"},
     {"index"},
     {"library", "training"},
     {"evaluation"},

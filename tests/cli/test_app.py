@@ -32,7 +32,7 @@ def test_the_command_line_starts_as_a_module_and_as_a_file(start: list[str], tmp
     assert done.stdout.strip() == __version__
     failed = subprocess.run([*command, "search"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (failed.returncode, failed.stdout) == (2, "")
-    assert failed.stderr.startswith("error Invalid value for TEXT: give either a text or --video")
+    assert failed.stderr.startswith("error Invalid value for TEXT: give one of a text, --video and --like")
 
 
 # Help
