@@ -1,11 +1,23 @@
 // The filter language, as far as the controls write and read it: docs/filters.md describes all of it.
 
-const WORD = /^(?:and|or)\b/i;
+const OPERATOR = /^(?:and\b|or\b|&&|\|\|)/i;
 
 /** Return the conditions that a filter joins by `and`; the whole filter if it has an `or` outside parentheses. */
 export function splitFilter(filter) {
+    const {conditions, hasOr} = scan(filter);
+    return hasOr ? [filter.trim()] : conditions.filter(Boolean);
+}
+
+/** Return a filter that requires all conditions. */
+export function joinFilter(conditions) {
+    const isAlone = conditions.length === 1;
+    return conditions.map(condition => scan(condition).hasOr && !isAlone ? `(${condition})` : condition).join(' and ');
+}
+
+/** Return the parts of a filter between operators outside parentheses and strings, and whether one of these is `or`. */
+function scan(filter) {
     const conditions = [];
-    let start = 0, depth = 0, quote = '';
+    let start = 0, depth = 0, quote = '', hasOr = false;
     for (let i = 0; i < filter.length; i++) {
         const letter = filter[i];
         if (quote) {
@@ -18,22 +30,16 @@ export function splitFilter(filter) {
         } else if (')]}'.includes(letter)) {
             depth--;
         } else if (depth === 0 && !/[\w$]/.test(filter[i - 1] ?? ' ')) {
-            const operator = WORD.exec(filter.slice(i, i + 4))?.[0] ?? /^(?:&&|\|\|)/.exec(filter.slice(i, i + 2))?.[0];
+            const operator = OPERATOR.exec(filter.slice(i, i + 4))?.[0];
             if (!operator) continue;
-            if (/or|\|\|/i.test(operator)) return [filter.trim()];
+            hasOr ||= /^(?:or|\|\|)$/i.test(operator);
             conditions.push(filter.slice(start, i).trim());
             i += operator.length - 1;
             start = i + 1;
         }
     }
     conditions.push(filter.slice(start).trim());
-    return conditions.filter(Boolean);
-}
-
-/** Return a filter that requires all conditions. */
-export function joinFilter(conditions) {
-    const isJoined = condition => conditions.length > 1 && /\bor\b|\|\|/i.test(condition) && !/^\(.*\)$/s.test(condition);
-    return conditions.map(condition => isJoined(condition) ? `(${condition})` : condition).join(' and ');
+    return {conditions, hasOr};
 }
 
 export const quoteString = text => `"${text.replace(/[\\"]/g, '\\$&')}"`;

@@ -312,7 +312,7 @@ async function showHome(signal) {
         if (signal.aborted) return;
         const parts = [count(status.videos, 'video')];
         if (status.vectors > status.videos) parts.push(count(status.vectors, 'moment'));
-        if (status.model) parts.push(`model ${status.model}`);
+        if (status.model) parts.push(`model\u00a0${status.model}`);
         find('library').textContent = status.videos ? parts.join(' · ')
             : 'The index has no videos yet. Add some with “clip4clip index FOLDER”.';
         find('browse').textContent = `See all ${formatNumber(status.videos)}`;

@@ -120,7 +120,10 @@ export class ResultList {
         find('moments').hidden = moment.start === null;
         const download = find('download');
         download.href = moment.clip ?? moment.media;
-        if (!moment.clip) download.title = download.ariaLabel = 'Download the video';
+        if (!moment.clip) {
+            download.title = download.ariaLabel = 'Download the video';
+            download.download = moment.name;
+        }
         if (isUrl(moment.media)) Object.assign(download, {target: '_blank', rel: 'noreferrer'});
         if (moment.copies.length) {
             find('copies').hidden = false;

@@ -80,11 +80,13 @@ export class Viewer {
         }));
         find('viewer-path').textContent = moment.path;
         find('viewer-replay').lastChild.textContent = moment.start === null ? 'Play from the start' : 'Play the moment';
-        const download = find('viewer-download');
-        download.href = moment.clip ?? moment.media;
-        download.querySelector('span').textContent = moment.clip ? 'Download the clip' : 'Download';
-        download.target = isUrl(moment.media) ? '_blank' : '';
-        download.rel = 'noreferrer';
+        find('viewer-download').querySelector('span').textContent = moment.clip ? 'Download the clip' : 'Download';
+        for (const link of this.#dialog.querySelectorAll('a[download]')) {
+            link.href = moment.clip ?? moment.media;
+            link.download = moment.clip ? '' : moment.name;  // the server names a clip
+            link.target = isUrl(moment.media) ? '_blank' : '';
+            link.rel = 'noreferrer';
+        }
     }
 
     #load(time) {
@@ -152,7 +154,6 @@ export class Viewer {
         strip.hidden = reason !== null || !moment.strip;
         if (!strip.hidden) strip.src = moment.strip;
         download.hidden = reason !== null;
-        download.href = moment.clip ?? moment.media;
         this.#player.hidden = true;
         problem.hidden = false;
     }
