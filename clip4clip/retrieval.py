@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .index.calibration import Calibration as Calibration
     from .index.hit import Hit as Hit
     from .index.info import IndexInfo as IndexInfo
     from .index.relocate import RelocateReport as RelocateReport
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, as they import numpy and pyarrow.
 _LAZY = {
+    "Calibration": ".index.calibration",
     "EmbedReport": ".library.embed",
     "Hit": ".index.hit",
     "IndexInfo": ".index.info",
@@ -30,7 +32,16 @@ _LAZY = {
     "embed_library": ".library.embed",
 }
 
-__all__ = ["EmbedReport", "Hit", "IndexInfo", "RelocateReport", "SyncReport", "VideoIndex", "embed_library"]
+__all__ = [
+    "Calibration",
+    "EmbedReport",
+    "Hit",
+    "IndexInfo",
+    "RelocateReport",
+    "SyncReport",
+    "VideoIndex",
+    "embed_library",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -62,7 +62,12 @@ def read_moment(engine: Engine, id_: str, at: float | None) -> StoredMoment:
 
 
 def search_others(
-    engine: Engine, moment: StoredMoment, limit: int, per_video: int | None, condition: str
+    engine: Engine,
+    moment: StoredMoment,
+    limit: int,
+    per_video: int | None,
+    condition: str,
+    output_fields: Sequence[str] = ("*",),
 ) -> list[list[Hit]]:
     """Search by each vector of a moment for the nearest moments of other videos, the nearest first.
 
@@ -72,11 +77,15 @@ def search_others(
         limit: largest number of hits of each search.
         per_video: largest number of hits of each video; None for any.
         condition: filter; empty for none.
+        output_fields: names of the fields of each hit; ``*`` for all.
     """
     # A filter for other videos would read a field of all rows. The video itself takes only so many places.
     own = moment.row_count if per_video is None else min(per_video, moment.row_count)
     size = min(limit + own, MAX_LIMIT)
-    results = (engine.search(vector, size, filter=condition, per_video=per_video) for vector in moment.vectors)
+    results = (
+        engine.search(vector, size, filter=condition, per_video=per_video, output_fields=output_fields)
+        for vector in moment.vectors
+    )
     return [[hit for hit in hits if hit.video != moment.video][:limit] for hits in results]
 
 

@@ -28,11 +28,20 @@ from .hit import Hit, to_hit, to_video
 from .info import IndexInfo, bytes_on_disk
 from .relocate import RelocateReport, drop_conflicts, make_path_change, place_changes, plan_moves
 from .sync import FolderSync, SyncReport, is_gone
-from .values import check_limit, check_output_fields, check_per_video, check_text, to_stored_row, to_vector
+from .values import (
+    check_limit,
+    check_min_score,
+    check_output_fields,
+    check_per_video,
+    check_text,
+    to_stored_row,
+    to_vector,
+)
 
 if TYPE_CHECKING:  # at run time they need PyAV, and pyarrow, which an index on a server does not need
     from ..library.local_engine import ReportPosition
     from ..library.table import TableSpec
+    from .calibration import Calibration, Calibrator
 
 ADD_BATCH = 2000  # rows that are checked and stored together: 4 MB of vectors
 
@@ -84,6 +93,8 @@ class VideoIndex:
     def close(self) -> None:
         """Close the file, or the connection to the server."""
         self._engine.close()
+        if calibrator := self.__dict__.get("_calibrator"):
+            calibrator.close()
 
     @property
     def model(self) -> Identity | None:
@@ -175,6 +186,7 @@ class VideoIndex:
         since: str | None = None,
         until: str | None = None,
         per_video: int | None = 1,
+        min_score: float | None = None,
         output_fields: Sequence[str] = ("*",),
         limits: Limits = DEFAULT_LIMITS,
         **options: Any,
@@ -198,6 +210,8 @@ class VideoIndex:
                 URLs, are not.
             until: likewise, for files that were last changed in or before it.
             per_video: largest number of moments of each video; None for all.
+            min_score: least score of a moment, -1 to 1; None for any. How high a good match scores depends on the
+                model: see :meth:`calibration`.
             output_fields: names of the fields that ``Hit.fields`` gets; ``*`` for all.
             limits: how much work decoding ``video`` may take.
             **options: passed to ``MilvusClient.search``, for a server.
@@ -217,16 +231,24 @@ class VideoIndex:
             raise InputValueError(f"the text to search for is empty: {brief(text)}")
         limit = check_limit(limit)
         check_per_video(per_video)
+        check_min_score(min_score)
         check_output_fields(output_fields)
         condition = self._make_condition(filter, since, until)  # an error here costs no decoding
         vectors = [vector] if vector is not None else self._embed_query(text, video, limits)
         if self._engine.require().spec is None:  # in a collection of another program, each row is a video
             per_video = None
+            if min_score is not None:
+                raise InputValueError(
+                    f"min_score is a cosine similarity, and the collection {self.address.collection!r}, which "
+                    "clip4clip did not create, may have another metric: leave min_score out"
+                )
 
         def search(query: np.ndarray) -> list[Hit]:
-            return self._engine.search(
+            hits = self._engine.search(
                 query, limit, filter=condition, per_video=per_video, output_fields=output_fields, **options
             )
+            # A moment that is left out because it overlaps a nearer one scores no more than that one.
+            return hits if min_score is None else [hit for hit in hits if hit.score >= min_score]
 
         if len(vectors) == 1:
             return search(vectors[0])
@@ -244,6 +266,7 @@ class VideoIndex:
         per_video: int | None = 1,
         since: str | None = None,
         until: str | None = None,
+        output_fields: Sequence[str] = ("*",),
     ) -> list[Hit]:
         """Return the moments that look most like a video of the index, or a moment of it, the most similar first.
 
@@ -256,6 +279,7 @@ class VideoIndex:
             limit: largest number of moments, up to 16,384.
             filter, since, until: which videos to find; see :meth:`search`.
             per_video: largest number of moments of each video; None for all.
+            output_fields: names of the fields that ``Hit.fields`` gets; ``*`` for all.
 
         Raises:
             VideoNotFoundError: the index has no video or segment with this id.
@@ -265,16 +289,51 @@ class VideoIndex:
         """
         limit = check_limit(limit)
         check_per_video(per_video)
+        check_output_fields(output_fields)
         condition = self._make_condition(filter, since, until)
         from .similar import read_moment, search_others  # imported here, as it imports a parser
 
         moment = read_moment(self._engine, id, at)
-        results = search_others(self._engine, moment, limit, per_video, condition)
+        results = search_others(self._engine, moment, limit, per_video, condition, output_fields)
         if len(results) == 1:
             return results[0]
         from .clip_query import merge_hits  # imported here, as it imports PyAV
 
         return merge_hits(results, limit, per_video)
+
+    def calibration(self, wait: bool = True) -> Calibration | None:
+        """Return what the best score of a text query means in this index; None if that is unknown.
+
+        A bank of captions is searched for, once for each state of the index. Most of them describe nothing that the
+        index has, and a sentence that does scores clearly higher. The vectors of the captions are computed once for
+        each model, and kept in the cache folder.
+
+        Args:
+            wait: compute what is not known yet. Otherwise, return at once what is known of an earlier state of the
+                index, or None, and compute the rest in the background.
+
+        Returns:
+            The calibration; None for an empty index, and for a collection that this package did not create.
+
+        Raises:
+            ModelMismatchError: the vectors in the index are from a different model, or different weights, than the
+                encoder.
+            VideoIndexError: the collection does not exist.
+        """
+        calibrator = self._calibrator
+        if calibrator is None:
+            return None
+        return calibrator.compute() if wait else calibrator.peek()
+
+    @functools.cached_property
+    def _calibrator(self) -> Calibrator | None:
+        from .calibration import Calibrator
+
+        info = self._engine.require()
+        if info.spec is None:
+            return None
+        self._check_model(info, self._identity)
+        return Calibrator(self._engine, self._identity, lambda texts: self._text_encoder(texts))
 
     def videos(
         self,

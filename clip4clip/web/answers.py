@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from ..index.hit import Hit
+from ..video.clip import source_file_name
 from ..video.source import is_url
 from .schemas import Copy, Moment, Segment, Video, VideoDetails
 
@@ -90,7 +90,7 @@ def to_video_details(video: Hit, segments: Sequence[Hit]) -> VideoDetails:
 
 def file_name(hit: Hit) -> str:
     """Return the name of a video's file; its id if it has no path."""
-    return Path(hit.path).name or str(hit.video)
+    return source_file_name(hit.path) or str(hit.video)
 
 
 def media_url(hit: Hit) -> str:

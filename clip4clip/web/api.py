@@ -8,19 +8,19 @@ from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 from .. import __version__
-from ..errors import InputValueError, MissingExtraError
+from ..errors import MissingExtraError
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
 
 try:
     from fastapi import APIRouter, Query
-    from starlette.exceptions import HTTPException
 except ImportError as error:
     raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
 from .answers import file_name, to_video, to_video_details
+from .lookup import find
 from .parameters import Count, Filter, Offset, Options, VideoId
-from .problems import NO_SUCH_VIDEO, problem_responses
+from .problems import problem_responses
 from .schemas import MAX_QUERY, EmbedAnswer, EmbedRequest, SearchAnswer, Status, VideoDetails, VideoList
 from .search import Search
 from .workers import Workers
@@ -43,11 +43,13 @@ class Api:
     def __init__(self, index: VideoIndex) -> None:
         self._index, self._search = index, Search(index)
         self._lookups, self._lists = Workers(LOOKUP_WORKERS), Workers(LIST_WORKERS)
+        self._counted: tuple[int, int] | None = None  # the last numbers of vectors and videos
         self.router = APIRouter(prefix="/api")
         for path, function, errors in (
             ("/search", self.search, (400,)),
             ("/videos", self.list_videos, (400,)),
             ("/videos/{id}", self.get_video, (404,)),
+            ("/videos/{id}/similar", self.similar_moments, (400, 404)),
             ("/status", self.get_status, ()),
         ):
             self._add("GET", path, function, *errors)
@@ -96,14 +98,22 @@ class Api:
         return await self._lookups.run(self._get, id)
 
     def _get(self, id: str) -> VideoDetails:  # noqa: A002
-        try:
-            hit = self._index.get(id)
-            video = self._index.get(hit.video) if hit is not None else None
-        except InputValueError:  # the id is not a valid key of this collection
-            video = None
-        if video is None:
-            raise HTTPException(404, NO_SUCH_VIDEO)
+        video = find(self._index, find(self._index, id).video)
         return to_video_details(video, self._index.segments_of(video.video))
+
+    async def similar_moments(
+        self,
+        id: VideoId,  # noqa: A002
+        options: Options,
+        t: Annotated[
+            float | None,
+            Query(
+                ge=0, allow_inf_nan=False, description="Time of a moment of the video, in seconds; none for all of it."
+            ),
+        ] = None,
+    ) -> SearchAnswer:
+        """Find moments that look like a video of the index, or like a moment of it. The video itself is left out."""
+        return await self._search.similar(id, t, options)
 
     async def embed_text(self, request: EmbedRequest) -> EmbedAnswer:
         """Return the vector of a text, which can be compared with the vectors of the index."""
@@ -120,11 +130,17 @@ class Api:
         return Status(
             model=model.model if model else None,
             fingerprint=model.fingerprint if model else None,
-            videos=self._index.count(),
-            vectors=self._index.count_vectors(),
+            videos=self._count_videos(vectors := self._index.count_vectors()),
+            vectors=vectors,
             version=__version__,
             versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         )
+
+    def _count_videos(self, vectors: int) -> int:
+        """Return the number of videos. It is counted again if the number of vectors has changed: counting is slow."""
+        if self._counted is None or self._counted[0] != vectors:
+            self._counted = vectors, self._index.count()
+        return self._counted[1]
 
 
 def _by_name(video: Hit) -> tuple[str, str]:

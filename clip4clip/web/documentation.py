@@ -131,7 +131,8 @@ def _object(name: str, schema: Mapping[str, Any]) -> str:
 def _table(rows: Iterable[tuple[str, Mapping[str, Any], str, bool]]) -> str:
     """Return a table of parameters or fields: name, schema, description, and whether it is required."""
     cells = "".join(
-        f"<tr><th><code>{name}</code></th><td>{_type(schema)}</td><td>{_text(text)}{_default(schema, required)}</td></tr>"
+        f"<tr><th><code>{name}</code></th><td>{_type(schema)}</td>"
+        f"<td>{_text(text)}{_default(schema, required)}</td></tr>"
         for name, schema, text, required in rows
     )
     return f"<table>{cells}</table>"

@@ -21,8 +21,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
+from .lookup import NO_SUCH_VIDEO
 from .parameters import VideoId
-from .problems import NO_SUCH_VIDEO
 from .workers import Workers
 
 LOOKUP_WORKERS = 4  # threads that look up rows and make posters

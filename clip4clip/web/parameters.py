@@ -37,7 +37,7 @@ Filter = Annotated[str, Query(description='Condition on the fields, such as `dur
 PerVideo = Annotated[
     Annotated[int, Query(ge=1)] | Literal["all"], Query(description="Largest number of moments of each video.")
 ]
-MinScore = Annotated[float, Query(ge=-1, le=1, allow_inf_nan=False, description="Smallest score of a moment.")]
+MinScore = Annotated[float | None, Query(ge=-1, le=1, allow_inf_nan=False, description="Smallest score of a moment.")]
 
 
 def search_options(
@@ -45,7 +45,7 @@ def search_options(
     offset: Offset = 0,
     filter: Filter = "",  # noqa: A002
     per_video: PerVideo = 1,
-    min_score: MinScore = -1.0,
+    min_score: MinScore = None,
 ) -> SearchOptions:
     """Return the options of a search from the parameters of a request."""
     return SearchOptions(k, offset, filter, None if per_video == "all" else per_video, min_score)

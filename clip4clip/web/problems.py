@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 FAILED = "The server could not do this. Its log says more."
 UNAVAILABLE = "The index does not answer at the moment. Try again in a minute."
-NO_SUCH_VIDEO = "The index has no such video. It may have been removed or renamed."
 
 DESCRIPTIONS = {
     400: "The query, the filter or the clip is not valid.",
@@ -131,6 +130,10 @@ def describe_invalid(errors: Sequence[Mapping[str, Any]]) -> str:
     if errors[0]["type"] == "missing":
         return f"{name} is missing: it is required."
     rules = dict.fromkeys(
-        each["msg"].removeprefix("Value error, ").replace("Input ", "it ").replace("String ", "it ") for each in same
+        each["msg"]
+        .removeprefix("Value error, ")
+        .replace("Input should", "it should")
+        .replace("String should", "it should")
+        for each in same
     )
     return as_sentence(f"{name} is {brief(errors[0]['input'])}: {', or '.join(rules)}")

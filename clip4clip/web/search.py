@@ -7,25 +7,34 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ..errors import Clip4clipError, VideoError
+import numpy as np
+
+from ..errors import Clip4clipError, MissingExtraError, VideoError
+from ..index.copies import fold_copies
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
 from ..video.container import Container
 from ..video.limits import Limits
+
+try:
+    from starlette.exceptions import HTTPException
+except ImportError as error:
+    raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
+
 from .answers import to_moment
-from .problems import HTTPException, visitor_problem
+from .lookup import find
+from .problems import visitor_problem
 from .schemas import SearchAnswer
 from .uploads import TimedFile
 from .workers import Workers
-
-T = TypeVar("T")
 
 TEXT_WORKERS = 4  # searches without a clip that run at once; further ones wait
 CLIP_WORKERS = 2  # searches by a clip that run at once, apart from the others
 MAX_WAITING_CLIPS = 16  # searches by a clip that run or wait; further ones are refused
 MAX_CLIP_SECONDS = 600  # duration of a clip
+MAX_HITS = 4096  # that a search looks at to find so many that are not copies of others
 # 4K; an hour at 60 frames per second, because a clip may be longer than it declares; about a minute of decoding.
 CLIP_LIMITS = Limits(pixels=4096 * 2304, frames=250_000, decoded_pixels=16e9)
 SEARCH_SECONDS = 60  # until a search is answered, including the time that it waits
@@ -42,14 +51,14 @@ class SearchOptions:
         offset: number of nearer moments to leave out.
         filter: condition on the fields, as :meth:`VideoIndex.search` takes it.
         per_video: largest number of moments of each video; None for all.
-        min_score: smallest score.
+        min_score: smallest score; None for any.
     """
 
     k: int = 12
     offset: int = 0
     filter: str = ""
     per_video: int | None = 1
-    min_score: float = -1.0
+    min_score: float | None = None
 
 
 class Search:
@@ -70,7 +79,16 @@ class Search:
         """Return the moments that a text describes."""
 
         def search(limit: int) -> list[Hit]:
-            return self._index.search(text, limit=limit, filter=options.filter, per_video=options.per_video)
+            return self._index.search(text, limit=limit, **_arguments(options))
+
+        return await _in_time(self._text_workers.run(self._answer, search, options, True))
+
+    async def similar(self, id: str, at: float | None, options: SearchOptions) -> SearchAnswer:  # noqa: A002
+        """Return the moments that look like a video of the index, or like its moment at ``at`` seconds."""
+
+        def search(limit: int) -> list[Hit]:
+            find(self._index, id)
+            return self._index.similar(id, at, limit=limit, **_arguments(options))
 
         return await _in_time(self._text_workers.run(self._answer, search, options))
 
@@ -96,34 +114,60 @@ class Search:
                 video: Any = clip  # an open file, which read_frames takes
 
                 def search(limit: int) -> list[Hit]:
-                    return self._index.search(
-                        video=video, limit=limit, filter=options.filter, per_video=options.per_video, limits=CLIP_LIMITS
-                    )
+                    return self._index.search(video=video, limit=limit, limits=CLIP_LIMITS, **_arguments(options))
 
                 return self._answer(search, options)
         except Clip4clipError as error:
             status, sentence = visitor_problem(error)
             raise HTTPException(status, sentence.replace(str(path), path.name)) from error
 
-    def _answer(self, search: Callable[[int], list[Hit]], options: SearchOptions) -> SearchAnswer:
+    def _answer(
+        self, search: Callable[[int], list[Hit]], options: SearchOptions, is_text: bool = False
+    ) -> SearchAnswer:
         """Run a search and return the part of its result that was asked for.
 
         Args:
-            search: takes the largest number of hits; returns the best ones.
+            search: takes the largest number of hits; returns the best ones, with their vectors.
             options: what to return.
+            is_text: whether the query is a text, whose best score says whether the index probably has it.
         """
         start = time.perf_counter()
         if options.filter.strip():
             self._index.check_filter(options.filter)
         last = options.offset + options.k
-        hits = [hit for hit in search(last + 1) if hit.score >= options.min_score]
+        hits = _search_folded(search, last + 1)
+        is_probable = self._is_probable(hits[0][0]) if is_text and hits and not options.filter.strip() else None
+        if options.min_score is not None:
+            hits = [(hit, copies) for hit, copies in hits if hit.score >= options.min_score]
         return SearchAnswer(
-            moments=[to_moment(hit) for hit in hits[options.offset : last]],
+            moments=[to_moment(hit, copies) for hit, copies in hits[options.offset : last]],
             offset=options.offset,
             has_more=len(hits) > last,
-            probably_here=None,
+            probably_here=is_probable,
             milliseconds=1000 * (time.perf_counter() - start),
         )
+
+    def _is_probable(self, best: Hit) -> bool | None:
+        calibration = self._index.calibration(wait=False)
+        return calibration.probably_here(best.score) if calibration else None
+
+
+def _search_folded(search: Callable[[int], list[Hit]], count: int) -> list[tuple[Hit, list[Hit]]]:
+    """Return ``count`` hits or more, each with its copies; fewer if there are no more.
+
+    A larger search begins with the same hits, so the first ones here are the same for any ``count``.
+    """
+    limit = count
+    while True:
+        hits = search(limit)
+        folded = fold_copies(hits, np.stack([hit.fields.pop("vector") for hit in hits])) if hits else []
+        if len(folded) >= count or len(hits) < limit or limit >= MAX_HITS:
+            return folded
+        limit = min(4 * limit, MAX_HITS)
+
+
+def _arguments(options: SearchOptions) -> dict[str, Any]:
+    return {"filter": options.filter, "per_video": options.per_video, "output_fields": ("*", "vector")}
 
 
 async def _in_time(search: Any) -> Any:

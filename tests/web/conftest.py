@@ -1,8 +1,7 @@
-"""Indexes, servers and clients of the page. Gradio takes seconds to import, so only the fixtures do."""
+"""Indexes, servers and clients of the page and its API."""
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import signal
 import threading
@@ -46,7 +45,7 @@ def library(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def page(library: Path) -> Iterator[PageServer]:
     """The page over the index of ``library``, in a process of its own."""
-    pytest.importorskip("gradio")
+    pytest.importorskip("fastapi")
     with PageServer(str(library / "videos.db")) as server:
         yield server
 
@@ -60,7 +59,7 @@ def uploads_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_page(uploads_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     """The page over an index without videos, behind a proxy named ``videos.example.com``."""
-    pytest.importorskip("gradio")
+    pytest.importorskip("fastapi")
     uri = tmp_path_factory.mktemp("index") / "videos.db"
     with VideoIndex(uri, encoder=EncoderSpec(DEMO_MODEL)) as index:
         index.create()
@@ -72,11 +71,26 @@ def empty_page(uploads_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
         assert "Traceback" not in server.stop()
 
 
+@pytest.fixture(scope="session")
+def library_client(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A client of the application over the index of ``library``, without a server."""
+    with VideoIndex(library / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        yield make_client(index, tmp_path_factory.mktemp("uploads"))
+
+
 class EmptyIndex:
     """A stand-in for an index without videos. It decodes a clip, but loads no model."""
 
+    model = None
+
     def search(
-        self, text: str | None = None, *, video: Any = None, limit: int = 12, limits: Limits = DEFAULT_LIMITS
+        self,
+        text: str | None = None,
+        *,
+        video: Any = None,
+        vector: Any = None,
+        limits: Limits = DEFAULT_LIMITS,
+        **options: Any,
     ) -> list[Any]:
         if video is not None:
             list(read_frames(video, 1, limits=limits))
@@ -85,49 +99,54 @@ class EmptyIndex:
     def get(self, video_id: str) -> None:
         return None
 
+    def videos(self, filter: str = "") -> Iterator[Any]:  # noqa: A002
+        return iter(())
+
+    def check_filter(self, filter: str) -> None:  # noqa: A002
+        pass
+
+    def count(self) -> int:
+        return 0
+
     def count_vectors(self) -> int:
         return 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def empty_index() -> Any:
     """An index without videos, with which nothing but the page can fail."""
     return EmptyIndex()
 
 
-@pytest.fixture
-def closed_event_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Close the event loops that Gradio leaves open.
-
-    One that is garbage collected while a test parses Python code would break the parser of Python 3.11.
-    """
-    loops: list[asyncio.AbstractEventLoop] = []
-    new_event_loop = asyncio.new_event_loop
-    monkeypatch.setattr(asyncio, "new_event_loop", lambda: loops.append(new_event_loop()) or loops[-1])
-    yield
-    for loop in loops:
-        loop.close()
-
-
-@pytest.fixture
-def client(tmp_path: Path, empty_index: Any, closed_event_loops: None) -> Any:
-    """A client of the application over ``empty_index``, without a server; uploads go to ``tmp_path``."""
-    pytest.importorskip("gradio")
+def make_client(index: Any, folder: Path) -> Any:
+    pytest.importorskip("fastapi")
     from starlette.testclient import TestClient
 
     from clip4clip.web.app import make_app
 
-    return TestClient(make_app(empty_index, tmp_path))
+    return TestClient(make_app(index, folder), raise_server_exceptions=False)
 
 
 @pytest.fixture
-def serve(closed_event_loops: None, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+def client(tmp_path: Path, empty_index: Any) -> Any:
+    """A client of the application over ``empty_index``, without a server; uploads go to ``tmp_path``."""
+    return make_client(empty_index, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_client(empty_index: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same for tests that upload nothing."""
+    return make_client(empty_index, tmp_path_factory.mktemp("uploads"))
+
+
+@pytest.fixture
+def serve(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
     """``(index, visit, stop_signal=SIGINT, **options)``: serve the page by ``run_page``, in this process.
 
     ``visit(url)`` runs in a thread; when it returns, the page gets ``stop_signal``. Returns what the page has written
     to stderr, and raises what ``visit`` raised. Much faster than a :class:`PageServer`.
     """
-    pytest.importorskip("gradio")
+    pytest.importorskip("fastapi")
     from clip4clip.web.server import run_page
 
     sigterm_handler = signal.getsignal(signal.SIGTERM)
