@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,6 +115,26 @@ def ask(tab: sync_api.Page, query: str) -> None:
     tab.keyboard.press("Enter")
 
 
+def wait_for_player(tab: sync_api.Page, condition: str) -> None:
+    """Wait until the player ``plays``, ``stands``, or is beyond a number of seconds.
+
+    The page's Content-Security-Policy forbids ``wait_for_function``.
+    """
+    tab.evaluate(
+        """([condition, deadline]) => new Promise((resolve, reject) => {
+            const player = document.getElementById('player');
+            const holds = {
+                plays: () => player.currentTime > 0 && !player.paused,
+                stands: () => player.paused,
+            }[condition] ?? (() => player.currentTime > Number(condition));
+            const look = () => holds() ? resolve() : Date.now() > deadline
+                ? reject(`${condition}: the player is at ${player.currentTime}`) : setTimeout(look, 20);
+            look();
+        })""",
+        [condition, 1000 * time.time() + TIMEOUT],
+    )
+
+
 def fields_of(tab: sync_api.Page) -> dict[str, str]:
     """Return the fields of the query in the address bar."""
     return {name: values[0] for name, values in parse_qs(urlsplit(tab.url).query).items()}
@@ -154,12 +175,12 @@ def test_a_sentence_finds_its_moment_and_plays_it_there(open_tab: Callable[..., 
     assert len(searches) == 1
 
     first.locator(".stage").click()
-    tab.wait_for_function("document.getElementById('player').currentTime > 0 && !document.getElementById('player').paused")
+    wait_for_player(tab, "plays")
     player = tab.locator("#player")
     assert start - 1 < player.evaluate("player => player.currentTime") < end
     # It stops where the moment ends, and a mark shows where that is.
     player.evaluate("(player, end) => { player.currentTime = end; }", end - 1)
-    tab.wait_for_function("document.getElementById('player').paused")
+    wait_for_player(tab, "stands")
     assert player.evaluate("player => player.currentTime") < end + 0.5
     bar, mark = (tab.locator(selector).bounding_box() for selector in ("#marks", "#marks .current"))
     assert bar is not None
@@ -167,7 +188,7 @@ def test_a_sentence_finds_its_moment_and_plays_it_there(open_tab: Callable[..., 
     assert (mark["x"] - bar["x"]) / bar["width"] == pytest.approx(start / 71, abs=0.03)
     # Another moment of the video is one click away.
     tab.locator("#other-moments button").last.click()
-    tab.wait_for_function("document.getElementById('player').currentTime > 45")
+    wait_for_player(tab, "45")
     tab.keyboard.press("Escape")
     expect(tab.locator("#viewer")).to_be_hidden()
     assert fields_of(tab) == {"q": caption}
@@ -215,7 +236,7 @@ def test_the_page_is_complete_by_keyboard(open_tab: Callable[..., sync_api.Page]
     tab.keyboard.press("ArrowUp")
     expect(stages.first).to_be_focused()
     tab.keyboard.press("Enter")
-    tab.wait_for_function("document.getElementById('player').currentTime > 19")
+    wait_for_player(tab, "19")
     tab.keyboard.press("Escape")
     expect(stages.first).to_be_focused()
     tab.keyboard.press("/")
@@ -398,7 +419,7 @@ def test_names_of_files_are_never_read_as_html(open_tab: Callable[..., sync_api.
     expect(card.locator(".picture img")).to_have_js_property("complete", True)
     card.locator(".stage").click()
     expect(tab.locator("#viewer-name")).to_have_text(nasty_name)
-    tab.wait_for_function("document.getElementById('player').currentTime > 0")
+    wait_for_player(tab, "0")
     tab.locator("#viewer-similar").click()
     expect(tab.locator("#example-name")).to_have_text(f"like {nasty_name}")
     expect(tab.locator(RESULT).first).to_be_visible()
