@@ -29,6 +29,7 @@ from .problems import problem
 from .uploads import MAX_UPLOAD
 
 MAX_REQUESTS = 100  # that are answered at once; further ones are refused
+MAX_HEADERS = 32_768  # bytes of the address and the headers of a request
 MAX_BODY = 65_536  # bytes of a request body that carries no clip
 BODY_SECONDS = 30  # for such a body to arrive; for a clip, between two pieces of it
 UPLOADS = ("POST", b"/api/search")  # the one address that takes a clip
@@ -185,13 +186,18 @@ class RawPathMiddleware:
         await self._app(scope | {"path": scope["raw_path"].decode("ascii")}, receive, send)
 
 
-class BodyLimitMiddleware:
-    """Reject bodies that are too large, and bodies that arrive too slowly."""
+class SizeLimitMiddleware:
+    """Reject headers and bodies that are too large, and bodies that arrive too slowly."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        sizes = [len(name) + len(value) for name, value in scope["headers"]]
+        if sum(sizes) + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEADERS:
+            text = f"The address and the headers of the request are longer than {MAX_HEADERS:,} bytes."
+            await problem(431, text)(scope, receive, send)
+            return
         is_upload = (scope["method"], scope["raw_path"]) == UPLOADS
         limit = MAX_UPLOAD + MAX_BODY if is_upload else MAX_BODY
         if int(Headers(scope=scope).get("content-length", 0)) > limit:

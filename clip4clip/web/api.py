@@ -14,6 +14,7 @@ from ..index.video_index import VideoIndex
 
 try:
     from fastapi import APIRouter, Query
+    from starlette.requests import Request
 except ImportError as error:
     raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
@@ -23,10 +24,23 @@ from .parameters import Count, Filter, Offset, Options, VideoId
 from .problems import problem_responses
 from .schemas import MAX_QUERY, EmbedAnswer, EmbedRequest, SearchAnswer, Status, VideoDetails, VideoList
 from .search import Search
+from .uploads import FIELD, Uploads
 from .workers import Workers
 
 LOOKUP_WORKERS = 2  # requests for one video, or for the status, that run at once; further ones wait
 LIST_WORKERS = 1  # requests for lists of videos that run at once; each reads the whole index
+CLIP_FORM = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {FIELD: {"type": "string", "format": "binary", "description": "A video or an image."}},
+            }
+        }
+    },
+}
 PACKAGES = ("torch", "av", "numpy", "fastapi")
 
 
@@ -41,7 +55,7 @@ class Api:
     """
 
     def __init__(self, index: VideoIndex) -> None:
-        self._index, self._search = index, Search(index)
+        self._index, self._search, self._uploads = index, Search(index), Uploads()
         self._lookups, self._lists = Workers(LOOKUP_WORKERS), Workers(LIST_WORKERS)
         self._counted: tuple[int, int] | None = None  # the last numbers of vectors and videos
         self.router = APIRouter(prefix="/api")
@@ -53,15 +67,17 @@ class Api:
             ("/status", self.get_status, ()),
         ):
             self._add("GET", path, function, *errors)
+        self._add("POST", "/search", self.search_by_clip, 400, 408, 507, openapi_extra={"requestBody": CLIP_FORM})
         self._add("POST", "/embed", self.embed_text, 400)
 
-    def _add(self, method: str, path: str, function: Any, *errors: int) -> None:
+    def _add(self, method: str, path: str, function: Any, *errors: int, **options: Any) -> None:
         self.router.add_api_route(
             path,
             function,
             methods=[method],
             operation_id=function.__name__,
             responses=problem_responses(*errors),
+            **options,
         )
 
     async def search(
@@ -71,6 +87,11 @@ class Api:
     ) -> SearchAnswer:
         """Find the moments that a text describes, the best first."""
         return await self._search.by_text(q, options)
+
+    async def search_by_clip(self, request: Request, options: Options) -> SearchAnswer:
+        """Find the moments that look like a clip or an image, the best first."""
+        async with self._uploads.receive(request) as upload:
+            return await self._search.by_clip(upload, options)
 
     async def list_videos(
         self,

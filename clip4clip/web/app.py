@@ -13,20 +13,22 @@ except ImportError as error:
     raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
 from .. import __version__
-from .access import BodyLimitMiddleware, RawPathMiddleware
+from .access import RawPathMiddleware, SizeLimitMiddleware
 from .api import Api
 from .documentation import Documentation
 from .media import Media
 from .page import PageFiles
-from .problems import handle_problems, problem_responses
+from .problems import handle_problems
+from .thumbnails import Thumbnails
+from .video_files import VideoFiles
 
 
-def make_app(index: VideoIndex, uploads_folder: Path) -> FastAPI:
+def make_app(index: VideoIndex, clips_folder: Path) -> FastAPI:
     """Return the application, without a login and without checks of host names.
 
     Args:
         index: index to search.
-        uploads_folder: existing folder for the clips that visitors search by; each clip is deleted after its search.
+        clips_folder: existing folder for the clips that visitors download; each is deleted once it is sent.
     """
     app = FastAPI(
         title="clip4clip",
@@ -38,17 +40,10 @@ def make_app(index: VideoIndex, uploads_folder: Path) -> FastAPI:
     )
     handle_problems(app)
     app.include_router(Api(index).router)
-    media, files = Media(index), PageFiles()
-    for path, function in (("/media/{id}", media.get_media), ("/thumbnails/{id}", media.get_thumbnail)):
-        app.add_api_route(
-            path,
-            function,
-            methods=["GET"],
-            operation_id=function.__name__,
-            response_model=None,
-            responses=problem_responses(404),
-        )
-    documentation = Documentation(app)
+    video_files = VideoFiles(index)
+    app.include_router(Media(video_files, clips_folder).router)
+    app.include_router(Thumbnails(video_files).router)
+    documentation, files = Documentation(app), PageFiles()
     for path, page in (
         ("/", files.page),
         ("/static/{file}", files.file),
@@ -56,6 +51,6 @@ def make_app(index: VideoIndex, uploads_folder: Path) -> FastAPI:
         ("/api/openapi.json", documentation.openapi),
     ):
         app.add_api_route(path, page, methods=["GET", "HEAD"], response_model=None, include_in_schema=False)
-    app.add_middleware(BodyLimitMiddleware)
+    app.add_middleware(SizeLimitMiddleware)
     app.add_middleware(RawPathMiddleware)
     return app

@@ -14,7 +14,6 @@ except ImportError as error:
     raise MissingExtraError("the page needs uvicorn: pip install 'towhee-clip4clip[retrieval]'") from error
 
 MAX_CONNECTIONS = 200  # open at once; further ones are closed without an answer
-MAX_HEADERS = 32_768  # bytes of the headers of a request
 REQUEST_SECONDS = 15  # for the headers of a request; and for the rest of a request that has been answered already
 STALL_SECONDS = 120  # for a visitor to read on: a browser that plays a video reads ahead, then waits
 

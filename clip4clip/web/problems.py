@@ -48,11 +48,12 @@ DESCRIPTIONS = {
     416: "The file has no such range of bytes.",
     421: "The server is not known by this name.",
     422: "A parameter is not valid.",
+    431: "The address or the headers are too long.",
     500: "The server could not do this.",
     503: "The index does not answer, or the server has too much to do.",
     507: "The server's disk is full.",
 }
-ALWAYS = (400, 401, 403, 413, 421, 422, 500, 503)  # what every address may answer
+ALWAYS = (400, 401, 403, 413, 421, 422, 431, 500, 503)  # what every address may answer
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -6,16 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import Clip4clipError, MissingExtraError, VideoError
+from ..errors import MissingExtraError, VideoError
 from ..index.copies import fold_copies
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
 from ..video.container import Container
+from ..video.image import is_image
 from ..video.limits import Limits
 
 try:
@@ -25,9 +25,9 @@ except ImportError as error:
 
 from .answers import to_moment
 from .lookup import find
-from .problems import visitor_problem
 from .schemas import SearchAnswer
-from .uploads import TimedFile
+from .timed_file import TimedFile
+from .uploads import Upload
 from .workers import Workers
 
 TEXT_WORKERS = 4  # searches without a clip that run at once; further ones wait
@@ -37,6 +37,7 @@ MAX_CLIP_SECONDS = 600  # duration of a clip
 MAX_HITS = 4096  # that a search looks at to find so many that are not copies of others
 # 4K; an hour at 60 frames per second, because a clip may be longer than it declares; about a minute of decoding.
 CLIP_LIMITS = Limits(pixels=4096 * 2304, frames=250_000, decoded_pixels=16e9)
+IMAGE_LIMITS = Limits(pixels=64_000_000)  # 200 MB of memory
 SEARCH_SECONDS = 60  # until a search is answered, including the time that it waits
 
 OUT_OF_TIME = f"the search was not done within {SEARCH_SECONDS} seconds. Try a shorter or smaller clip"
@@ -92,14 +93,14 @@ class Search:
 
         return await _in_time(self._text_workers.run(self._answer, search, options))
 
-    async def by_clip(self, path: Path, options: SearchOptions) -> SearchAnswer:
-        """Return the moments that look like an uploaded clip. The caller deletes the clip."""
+    async def by_clip(self, upload: Upload, options: SearchOptions) -> SearchAnswer:
+        """Return the moments that look like an uploaded clip or image."""
         if self._clips >= MAX_WAITING_CLIPS:
             raise HTTPException(503, "Too many searches by a clip are waiting. Try again in a minute.")
-        deadline = time.monotonic() + SEARCH_SECONDS
+        clip = upload.until(time.monotonic() + SEARCH_SECONDS, OUT_OF_TIME)
         self._clips += 1
         try:
-            return await _in_time(self._clip_workers.run(self._search_by_clip, path, deadline, options))
+            return await _in_time(self._clip_workers.run(self._search_by_clip, clip, options))
         finally:
             self._clips -= 1
 
@@ -107,19 +108,16 @@ class Search:
         """Return the vector of a text."""
         return await _in_time(self._text_workers.run(lambda: self._index.embed_text(text).tolist()))
 
-    def _search_by_clip(self, path: Path, deadline: float, options: SearchOptions) -> SearchAnswer:
-        try:
-            with TimedFile(path, deadline, OUT_OF_TIME) as clip:
-                _check_duration(clip)
-                video: Any = clip  # an open file, which read_frames takes
+    def _search_by_clip(self, clip: TimedFile, options: SearchOptions) -> SearchAnswer:
+        video: Any = clip  # an open file, which read_frames takes
+        limits = IMAGE_LIMITS if is_image(video) else CLIP_LIMITS
+        if limits is CLIP_LIMITS:
+            _check_duration(clip)
 
-                def search(limit: int) -> list[Hit]:
-                    return self._index.search(video=video, limit=limit, limits=CLIP_LIMITS, **_arguments(options))
+        def search(limit: int) -> list[Hit]:
+            return self._index.search(video=video, limit=limit, limits=limits, **_arguments(options))
 
-                return self._answer(search, options)
-        except Clip4clipError as error:
-            status, sentence = visitor_problem(error)
-            raise HTTPException(status, sentence.replace(str(path), path.name)) from error
+        return self._answer(search, options)
 
     def _answer(
         self, search: Callable[[int], list[Hit]], options: SearchOptions, is_text: bool = False
@@ -179,7 +177,8 @@ async def _in_time(search: Any) -> Any:
 
 
 def _check_duration(clip: TimedFile) -> None:
-    with Container(clip, CLIP_LIMITS) as container:
+    video: Any = clip
+    with Container(video, CLIP_LIMITS) as container:
         seconds = container.duration or 0
     if seconds > MAX_CLIP_SECONDS:
         raise VideoError(

@@ -14,9 +14,9 @@ from typing import Any
 
 from ..errors import MissingExtraError, first_line
 from ..index.video_index import VideoIndex
-from .access import BasicAuthMiddleware, LoadLimitMiddleware, SameSiteMiddleware, SecurityHeadersMiddleware
+from .access import MAX_HEADERS, BasicAuthMiddleware, LoadLimitMiddleware, SameSiteMiddleware, SecurityHeadersMiddleware
 from .app import make_app
-from .connections import MAX_HEADERS, BoundedProtocol
+from .connections import BoundedProtocol
 
 try:
     import uvicorn

@@ -6,9 +6,12 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 from constants import DEMO_MODEL
 from servers import PageServer
@@ -17,6 +20,7 @@ from clip4clip.encoder import EncoderSpec
 from clip4clip.retrieval import VideoIndex
 from clip4clip.video import read_frames
 from clip4clip.video.limits import DEFAULT_LIMITS, Limits
+from clip4clip.weights.identity import identify
 
 NASTY_NAME = '<img src=x onerror=alert(1)> "it\'s" #1 & 100%.mp4'
 
@@ -76,6 +80,44 @@ def library_client(library: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     """A client of the application over the index of ``library``, without a server."""
     with VideoIndex(library / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         yield make_client(index, tmp_path_factory.mktemp("uploads"))
+
+
+SCENES = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 50, 220)}  # two seconds each
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of three scenes of one colour each, ``SCENES``, whose only key frame is the first frame."""
+    path = tmp_path_factory.mktemp("scenes") / "Ünï 日本 100%.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10, options={"g": "1000", "sc_threshold": "0"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for number in range(60):
+            picture = np.full((96, 160, 3), list(SCENES.values())[number // 20], np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = number
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture
+def client_of(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """``(*paths)``: a client of the application over an index of videos at these paths, which are their ids.
+
+    Each video has a segment ``<path>#t=2,4`` from 2 to 4 seconds. Downloaded clips go to ``tmp_path / "clips"``.
+    """
+    model = asdict(identify(None, DEMO_MODEL))
+    vector = np.eye(1, 128, dtype=np.float32)[0]
+    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+
+        def make(*paths: object) -> Any:
+            rows = [{"id": f"{path}#t=2,4", "video": str(path), "start": 2.0, "end": 4.0} for path in paths]
+            index.add({**row, "path": row["video"], "vector": vector, **model} for row in rows)
+            (tmp_path / "clips").mkdir(exist_ok=True)
+            return make_client(index, tmp_path / "clips")
+
+        yield make
 
 
 class EmptyIndex:
