@@ -25,11 +25,11 @@ from clip4clip.training.synthetic import write_clip
 pytestmark = pytest.mark.slow
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
-TIMEOUT = 15_000  # milliseconds
+TIMEOUT = 60_000  # milliseconds
 expect.set_options(timeout=TIMEOUT)
 
 RESULT = "#results > li"
-FOLDER = 'clips of 100% "friends\' & co_'
+FOLDER = "clips of 100% \"friends' & co_"
 LONG_NAME = f"{'a long name that somebody wrote in full, ' * 4}2025-06-01.mp4"
 GONE = "gone.mp4"
 
@@ -50,7 +50,7 @@ class Site(NamedTuple):
 
 @pytest.fixture(scope="module")
 def site(drawings: Path, nasty_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The page over 24 clips and a video of 71 seconds. No browser plays ``old.avi``, and ``gone.mp4`` has gone."""
+    """The page over 23 clips and a video of 71 seconds. No browser plays ``old.avi``, and ``gone.mp4`` has gone."""
     folder = tmp_path_factory.mktemp("site") / "videos"
     clips = shutil.copytree(drawings / "eval", folder / FOLDER)
     first, second, third, fourth = sorted(clips.iterdir())[:4]
@@ -59,12 +59,13 @@ def site(drawings: Path, nasty_name: str, tmp_path_factory: pytest.TempPathFacto
     third.rename(folder / GONE)
     _write_avi(fourth, folder / "old.avi")
     fourth.unlink()
+    (clips / "0-000014.mp4").unlink()  # to the demo model, a copy of another one
     (scenes,) = long_videos(1, seed=0, held_out=True, seconds=60)
     moments = [(describe(moment.scene, random), moment.start, moment.end) for moment, random in scenes]
     write_clip(draw_long(scenes), folder / "long.mp4")
     uri = folder.parent / "videos.db"
     with VideoIndex(uri, encoder=EncoderSpec(DEMO_MODEL)) as index:
-        assert index.sync(folder).added == 25
+        assert index.sync(folder).added == 24
     (folder / GONE).unlink()
     with PageServer(str(uri)) as server:
         yield Site(server.url, folder, moments)
@@ -160,7 +161,7 @@ def test_a_sentence_finds_its_moment_and_plays_it_there(open_tab: Callable[..., 
     tab = open_tab()
     searches: list[str] = []
     tab.on("request", lambda request: searches.append(request.url) if "/api/search" in request.url else None)
-    expect(tab.locator("#library")).to_contain_text("25 videos")
+    expect(tab.locator("#library")).to_contain_text("24 videos")
     expect(tab.locator("#library")).to_contain_text(DEMO_MODEL)
     expect(tab.locator("#examples .picture img").first).to_have_js_property("complete", True)
     assert searches == []
@@ -169,7 +170,7 @@ def test_a_sentence_finds_its_moment_and_plays_it_there(open_tab: Callable[..., 
     expect(first.locator(".name")).to_have_text("long.mp4")
     expect(first.locator(".time")).to_have_text("0:19–0:26")
     expect(tab.locator(RESULT)).to_have_count(24)
-    expect(tab.get_by_role("status").first).to_contain_text("The best 24 moments")
+    expect(tab.get_by_role("status").first).to_contain_text("24 moments")
     scores = [float(each) for each in tab.locator(f"{RESULT} .score").all_text_contents()]
     assert scores == sorted(scores, reverse=True)
     assert len(searches) == 1
@@ -191,6 +192,7 @@ def test_a_sentence_finds_its_moment_and_plays_it_there(open_tab: Callable[..., 
     wait_for_player(tab, "45")
     tab.keyboard.press("Escape")
     expect(tab.locator("#viewer")).to_be_hidden()
+    tab.wait_for_url(lambda url: "play=" not in url)
     assert fields_of(tab) == {"q": caption}
 
 
@@ -203,7 +205,7 @@ def test_moments_of_one_video_and_more_like_one_of_them(open_tab: Callable[..., 
     card.get_by_role("button", name="All moments of this video").click()
     expect(tab.locator(f"{RESULT} .name").nth(5)).to_have_text("long.mp4")
     assert set(tab.locator(f"{RESULT} .name").all_text_contents()) == {"long.mp4"}
-    assert fields_of(tab)["filter"] == f'video == "{site.folder / "long.mp4"}"'.replace("'", "'")
+    assert fields_of(tab)["filter"] == f'video == "{site.folder / "long.mp4"}"'
     tab.go_back()
     expect(tab.locator(f"{RESULT} .name").nth(1)).not_to_have_text("long.mp4")
     card.hover()
@@ -293,12 +295,12 @@ def test_controls_write_the_filter_and_read_what_is_typed(open_tab: Callable[...
     tab.get_by_label("Folder").fill(folder)
     tab.keyboard.press("Enter")
     expect(tab.locator(f"{RESULT} .name").filter(has_text="long.mp4")).to_have_count(0)
-    expect(tab.locator(RESULT)).to_have_count(21)
+    expect(tab.locator(RESULT)).to_have_count(20)
     written.fill(f'{written.input_value()} and modified >= "2020-02-01" and (duration < 3 or duration > 9)')
     tab.get_by_role("button", name="Apply").click()
     expect(tab.get_by_label("Changed since")).to_have_value("2020-02-01")
     expect(tab.get_by_label("Folder")).to_have_value(folder)
-    expect(tab.locator(RESULT)).to_have_count(21)
+    expect(tab.locator(RESULT)).to_have_count(20)
     tab.get_by_label("Changed until").fill("2020-03-01")
     expect(tab.locator("#hint")).to_contain_text("Nothing matches the filter")
     written.fill("duration <")
@@ -311,11 +313,9 @@ def test_controls_write_the_filter_and_read_what_is_typed(open_tab: Callable[...
 def test_a_filter_is_split_and_joined_without_changing_its_meaning(open_tab: Callable[..., sync_api.Page]) -> None:
     tab = open_tab()
 
-
     def call(name: str, *arguments: Any) -> Any:
         run = "async ([name, values]) => (await import('/static/filters.js'))[name](...values)"
         return tab.evaluate(run, [name, arguments])
-
 
     assert call("splitFilter", 'a == "x and y" AND (b < 1 or c) && not android') == [
         'a == "x and y"',
@@ -335,29 +335,27 @@ def test_a_filter_is_split_and_joined_without_changing_its_meaning(open_tab: Cal
     assert call("readControl", 'path like "/srv/%/a/%"', "folder") == ""
 
 
-def test_results_can_be_ordered_and_more_can_be_loaded(open_tab: Callable[..., sync_api.Page]) -> None:
-    tab = open_tab()
-    ask(tab, "a red star")
+def test_results_can_be_ordered_and_more_can_be_loaded(open_tab: Callable[..., sync_api.Page], site: Site) -> None:
+    tab = open_tab("?q=a+red+star&per_video=all")
     expect(tab.locator(RESULT)).to_have_count(24)
+    expect(tab.get_by_role("status").first).to_contain_text("The best 24 moments")
     tab.get_by_role("button", name="More results").click()
-    expect(tab.locator(RESULT)).to_have_count(25)
+    expect(tab.locator(RESULT)).to_have_count(23 + len(site.moments))
     expect(tab.locator(f"{RESULT} .stage").nth(24)).to_be_focused()
     expect(tab.get_by_role("button", name="More results")).to_be_hidden()
-    assert len(set(tab.locator(f"{RESULT} .name").all_text_contents())) == 25
+    assert len(set(tab.locator(f"{RESULT} .name").all_text_contents())) == 24
     tab.get_by_label("Order").select_option("name")
     expect(tab.locator(f"{RESULT} .name").last).to_have_text("old.avi")
     tab.reload()
     expect(tab.locator(f"{RESULT} .name").last).to_have_text("old.avi")
     # Without a query, the videos are listed.
     tab.goto(tab.url.partition("?")[0])
-    tab.get_by_role("link", name="See all 25").click()
+    tab.get_by_role("link", name="See all 24").click()
     expect(tab.locator(RESULT)).to_have_count(24)
     expect(tab.locator(f"{RESULT} .score").first).to_have_text("")
 
 
-def test_a_link_and_the_back_button_lead_to_a_search(
-    open_tab: Callable[..., sync_api.Page], site: Site
-) -> None:
+def test_a_link_and_the_back_button_lead_to_a_search(open_tab: Callable[..., sync_api.Page], site: Site) -> None:
     tab = open_tab(permissions=["clipboard-read", "clipboard-write"])
     for caption, *_ in site.moments[2:4]:
         ask(tab, caption)
@@ -388,7 +386,7 @@ def test_a_link_and_the_back_button_lead_to_a_search(
 
 def test_a_server_that_is_away_is_noticed_and_so_is_its_return(open_tab: Callable[..., sync_api.Page]) -> None:
     tab = open_tab()
-    expect(tab.locator("#library")).to_contain_text("25 videos")
+    expect(tab.locator("#library")).to_contain_text("24 videos")
     tab.context.set_offline(True)
     ask(tab, "a red star")
     expect(tab.get_by_role("alert").first).to_contain_text("The server does not answer")
@@ -432,7 +430,6 @@ def test_names_of_files_are_never_read_as_html(open_tab: Callable[..., sync_api.
 def test_videos_that_cannot_be_played_are_explained(open_tab: Callable[..., sync_api.Page]) -> None:
     tab = open_tab("?order=name")
     problem = tab.locator("#viewer-problem")
-    tab.get_by_role("button", name="More results").click()
     tab.get_by_role("button", name="Play old.avi").click()
     expect(problem).to_contain_text("This browser cannot play this AVI video. Download it")
     expect(problem.locator("img")).to_have_js_property("naturalWidth", 960)
@@ -441,7 +438,7 @@ def test_videos_that_cannot_be_played_are_explained(open_tab: Callable[..., sync
     assert download.value.suggested_filename == "old.avi"
     tab.keyboard.press("Escape")
     tab.get_by_role("button", name=f"Play {GONE}").click()
-    expect(problem).to_contain_text("has moved or been deleted")
+    expect(problem).to_contain_text("has been moved or deleted")
     expect(problem.get_by_role("link", name="Download")).to_be_hidden()
 
 
@@ -511,9 +508,7 @@ LOW_CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_has_the_contrast_of_wcag_aa(
-    open_tab: Callable[..., sync_api.Page], site: Site, scheme: str
-) -> None:
+def test_all_text_has_the_contrast_of_wcag_aa(open_tab: Callable[..., sync_api.Page], site: Site, scheme: str) -> None:
     tab = open_tab(color_scheme=scheme, reduced_motion="reduce")
     expect(tab.locator("#examples .name").first).to_be_visible()
     assert tab.evaluate(LOW_CONTRAST) == []
@@ -553,7 +548,7 @@ def test_the_page_fits_a_phone_and_shows_long_names_in_full(open_tab: Callable[.
     tab.get_by_role("button", name="Filters").tap()
     tab.get_by_label("Folder").fill(str(site.folder / FOLDER))
     tab.get_by_role("button", name="Apply").tap()
-    expect(tab.locator(RESULT)).to_have_count(21)
+    expect(tab.locator(RESULT)).to_have_count(20)
     name = tab.locator(f"{RESULT} .name").filter(has_text=LONG_NAME)
     name.scroll_into_view_if_needed()
     assert name.evaluate("name => name.scrollHeight <= name.clientHeight && name.scrollWidth <= name.clientWidth")

@@ -178,7 +178,7 @@ async function run() {
     try {
         const answer = await request({k: PAGE}, current.signal);
         if (current.signal.aborted) return;
-        offset = nextOffset(answer);
+        offset = answer.moments.length;
         showResults(answer.moments, answer.has_more);
         say(sentence(answer));
         hint(answer);
@@ -191,18 +191,13 @@ async function run() {
     }
 }
 
-/** Return the offset of the results that follow an answer. */
-function nextOffset(answer) {
-    return answer.offset + answer.moments.reduce((sum, moment) => sum + 1 + moment.copies.length, 0);
-}
-
 async function showMore() {
     const button = find('more'), current = search;
     button.disabled = true;
     try {
         const answer = await request({k: PAGE, offset}, current.signal);
         if (current.signal.aborted) return;
-        offset = nextOffset(answer);
+        offset += answer.moments.length;
         const place = moments.length;
         moments = [...moments, ...answer.moments];
         hasMore = answer.has_more;
@@ -234,6 +229,7 @@ function shown() {
 
 function showResults(found, more) {
     [moments, hasMore] = [found, more];
+    find('results').classList.remove('stale');
     find('toolbar').hidden = isHome();
     find('notice').hidden = find('hint').hidden = true;
     if (isHome()) say('');
@@ -272,10 +268,14 @@ function showError(error, again = run) {
     const isAway = error instanceof ServerAwayError;
     if (!isAway && !(error instanceof ProblemError)) throw error;
     if (!isAway) showResults([], false);
+    find('hint').hidden = true;
+    find('results').classList.toggle('stale', isAway);
     find('toolbar').hidden = false;
     say('');
-    find('notice-text').textContent = isAway
-        ? 'The server does not answer. Is it running? This page tries again every few seconds.' : error.message;
+    const [text, ...pointer] = (isAway
+        ? 'The server does not answer. Is it running? This page tries again every few seconds.' : error.message).split('\n');
+    find('notice-text').textContent = text;
+    find('notice-pointer').textContent = pointer.join('\n');  // shows where a filter is invalid
     find('notice').hidden = false;
     showNoticeButton(isAway ? ['Try again', again] : state.filter ? ['Remove the filter', () => go({filter: ''})] : null);
     if (isAway) retryUntilBack(again);

@@ -90,8 +90,7 @@ export class Viewer {
     }
 
     #load(time) {
-        find('viewer-problem').hidden = true;
-        this.#player.hidden = false;
+        this.#showPlayer(true);
         this.#setDuration(this.#moment.duration);
         const {media} = this.#moment;
         this.#player.src = media.includes('#') ? media : `${media}#t=${time}`;  // a media fragment: starts there
@@ -154,8 +153,13 @@ export class Viewer {
         strip.hidden = reason !== null || !moment.strip;
         if (!strip.hidden) strip.src = moment.strip;
         download.hidden = reason !== null;
-        this.#player.hidden = true;
-        problem.hidden = false;
+        this.#showPlayer(false);
+    }
+
+    /** Show the player, or what is wrong with the video. */
+    #showPlayer(isPlayable) {
+        find('viewer-problem').hidden = isPlayable;
+        this.#player.hidden = find('timeline').hidden = find('viewer-replay').hidden = !isPlayable;
     }
 
     async #showOthers() {
