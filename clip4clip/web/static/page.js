@@ -71,7 +71,12 @@ function address() {
 function go(change, {replace = false} = {}) {
     const before = state;
     state = {...state, ...change};
-    const entry = {upload: state.upload, opened: Boolean(state.play && !before.play) || Boolean(state.play && history.state?.opened)};
+    if (JSON.stringify(state) === JSON.stringify(before)) {
+        if (state.play) openViewer();
+        else run();
+        return;
+    }
+    const entry = {upload: state.upload, opened: Boolean(state.play && (!before.play || history.state?.opened))};
     if (replace || (before.play && state.play)) history.replaceState(entry, '', address());
     else history.pushState(entry, '', address());
     render(before);
@@ -230,6 +235,8 @@ function shown() {
 function showResults(found, more) {
     [moments, hasMore] = [found, more];
     find('results').classList.remove('stale');
+    find('results').ariaBusy = 'false';
+    find('legend').hidden = !isSearch() || !found.length;
     find('toolbar').hidden = isHome();
     find('notice').hidden = find('hint').hidden = true;
     if (isHome()) say('');
@@ -310,6 +317,7 @@ async function showHome(signal) {
     try {
         const [status, list] = await Promise.all([ask('/api/status', {signal}), ask('/api/videos?order=date&k=12', {signal})]);
         if (signal.aborted) return;
+        find('version').textContent = status.version;
         const parts = [count(status.videos, 'video')];
         if (status.vectors > status.videos) parts.push(count(status.vectors, 'moment'));
         if (status.model) parts.push(`model\u00a0${status.model}`);
