@@ -435,14 +435,26 @@ class VideoIndex:
             rows = self._engine.rows_of_video(hit.video) or [hit]
         return sorted(rows, key=lambda hit: (hit.start or 0, hit.end or 0))
 
-    def embed_text(self, text: str) -> np.ndarray:
-        """Return the vector that :meth:`search` uses for a text: float32 of shape (D,), norm 1.
+    def embed(
+        self,
+        text: str | None = None,
+        *,
+        video: str | os.PathLike[str] | bytes | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> list[np.ndarray]:
+        """Return the vectors that :meth:`search` looks for: float32 arrays of shape (D,), norm 1.
+
+        It is one vector, or one for each segment of a video of more than 30 seconds. Pass either a text or a video.
+
+        Args:
+            text, video, limits: as for :meth:`search`.
 
         Raises:
-            ModelMismatchError, VideoIndexError, InputTypeError: as for :meth:`search`.
+            ModelMismatchError, VideoIndexError, InputTypeError, VideoNotFoundError, VideoError: as for :meth:`search`.
         """
-        [vector] = self._embed_query(text, None, DEFAULT_LIMITS)
-        return vector
+        if (text is None) == (video is None):
+            raise InputTypeError("pass exactly one of text and video")
+        return self._embed_query(text, video, limits)
 
     def check_filter(self, filter: str) -> None:  # noqa: A002
         """Check a filter without a search.

@@ -20,7 +20,8 @@ from .problems import MEDIA_TYPE
 INTRODUCTION = """All answers are JSON, except those of media. An error is a problem (RFC 9457,
 <code>application/problem+json</code>) whose <code>detail</code> is a sentence. The <code>id</code> of a video is one
 segment of a path, percent-encoded: <code>/</code> as <code>%2F</code>. Addresses in answers are encoded already. The
-same as an OpenAPI document: <a href="/api/openapi.json">/api/openapi.json</a>. The page: <a href="/">/</a>."""
+same as an OpenAPI document: <a href="/api/openapi.json">/api/openapi.json</a>. The page: <a href="/">/</a>. If the
+server was started with a user name and a password, every request needs them (HTTP Basic)."""
 
 
 class Documentation:
@@ -32,6 +33,10 @@ class Documentation:
 
     def __init__(self, app: FastAPI) -> None:
         self._document = _declare_problems(app.openapi())
+        # HTTP Basic, on a server that asks for a login; the empty requirement means: or none.
+        self._document["components"]["securitySchemes"] = {"basic": {"type": "http", "scheme": "basic"}}
+        self._document["security"] = [{}, {"basic": []}]
+        self._document["servers"] = [{"url": "/"}]
         self._page = _page(self._document)
 
     async def openapi(self) -> Response:

@@ -28,7 +28,7 @@ def _decode_segment(text: str) -> str:
 
 VideoId = Annotated[
     str,
-    Path(description="Id of a video or of a segment, percent-encoded: `/` as `%2F`."),
+    Path(description="Id of a video or of a segment. In an address, `/` is `%2F`."),
     AfterValidator(_decode_segment),
 ]
 Count = Annotated[int, Query(ge=1, le=MAX_RESULTS, description="Largest number of results.")]

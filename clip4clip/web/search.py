@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingExtraError, VideoError
+from ..index.clip_query import merge_hits
 from ..index.copies import fold_copies
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
@@ -82,7 +83,7 @@ class Search:
         def search(limit: int) -> list[Hit]:
             return self._index.search(text, limit=limit, **_arguments(options))
 
-        return await _in_time(self._text_workers.run(self._answer, search, options, True))
+        return await _in_time(self._text_workers.run(self._answer, search, options, time.perf_counter(), True))
 
     async def similar(self, id: str, at: float | None, options: SearchOptions) -> SearchAnswer:  # noqa: A002
         """Return the moments that look like a video of the index, or like its moment at ``at`` seconds."""
@@ -91,7 +92,7 @@ class Search:
             find(self._index, id)
             return self._index.similar(id, at, limit=limit, **_arguments(options))
 
-        return await _in_time(self._text_workers.run(self._answer, search, options))
+        return await _in_time(self._text_workers.run(self._answer, search, options, time.perf_counter()))
 
     async def by_clip(self, upload: Upload, options: SearchOptions) -> SearchAnswer:
         """Return the moments that look like an uploaded clip or image."""
@@ -106,30 +107,37 @@ class Search:
 
     async def embed(self, text: str) -> list[float]:
         """Return the vector of a text."""
-        return await _in_time(self._text_workers.run(lambda: self._index.embed_text(text).tolist()))
+        [vector] = await _in_time(self._text_workers.run(self._index.embed, text))
+        return vector.tolist()
 
     def _search_by_clip(self, clip: TimedFile, options: SearchOptions) -> SearchAnswer:
         video: Any = clip  # an open file, which read_frames takes
+        if options.filter.strip():
+            self._index.check_filter(options.filter)  # an error here costs no decoding
         limits = IMAGE_LIMITS if is_image(video) else CLIP_LIMITS
         if limits is CLIP_LIMITS:
             _check_duration(clip)
 
-        def search(limit: int) -> list[Hit]:
-            return self._index.search(video=video, limit=limit, limits=limits, **_arguments(options))
+        start = time.perf_counter()
+        vectors = self._index.embed(video=video, limits=limits)
 
-        return self._answer(search, options)
+        def search(limit: int) -> list[Hit]:
+            found = (self._index.search(vector=vector, limit=limit, **_arguments(options)) for vector in vectors)
+            return next(found) if len(vectors) == 1 else merge_hits(found, limit, options.per_video)
+
+        return self._answer(search, options, start)
 
     def _answer(
-        self, search: Callable[[int], list[Hit]], options: SearchOptions, is_text: bool = False
+        self, search: Callable[[int], list[Hit]], options: SearchOptions, start: float, is_text: bool = False
     ) -> SearchAnswer:
         """Run a search and return the part of its result that was asked for.
 
         Args:
             search: takes the largest number of hits; returns the best ones, with their vectors.
             options: what to return.
+            start: when the search began, by ``time.perf_counter()``.
             is_text: whether the query is a text, whose best score says whether the index probably has it.
         """
-        start = time.perf_counter()
         if options.filter.strip():
             self._index.check_filter(options.filter)
         last = options.offset + options.k

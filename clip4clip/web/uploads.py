@@ -14,6 +14,7 @@ from ..errors import MissingExtraError
 
 try:
     import anyio
+    import python_multipart  # noqa: F401  Starlette imports it when it reads a form
     from starlette.datastructures import FormData, UploadFile
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request

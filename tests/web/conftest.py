@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
+from clips import write_scenes
 from constants import DEMO_MODEL
 from servers import PageServer
 
@@ -82,42 +85,51 @@ def library_client(library: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield make_client(index, tmp_path_factory.mktemp("uploads"))
 
 
-SCENES = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 50, 220)}  # two seconds each
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of three scenes; see :func:`clips.write_scenes`."""
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "Ünï 日本 100%.mp4")
 
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of three scenes of one colour each, ``SCENES``, whose only key frame is the first frame."""
-    path = tmp_path_factory.mktemp("scenes") / "Ünï 日本 100%.mp4"
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=10, options={"g": "1000", "sc_threshold": "0"})
-        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
-        for number in range(60):
-            picture = np.full((96, 160, 3), list(SCENES.values())[number // 20], np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = number
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    return path
+def index_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., VideoIndex]]:
+    """``(*paths)``: an index of videos at these paths, which are their ids, each with a segment ``<path>#t=2,4``."""
+    model = asdict(identify(None, DEMO_MODEL))
+    vector = np.eye(1, 128, dtype=np.float32)[0]
+    with contextlib.ExitStack() as resources:
+
+        def make(*paths: object) -> VideoIndex:
+            uri = tmp_path_factory.mktemp("index") / "videos.db"
+            index = resources.enter_context(VideoIndex(uri, encoder=EncoderSpec(DEMO_MODEL)))
+            rows = [{"id": f"{path}#t=2,4", "video": str(path), "start": 2.0, "end": 4.0} for path in paths]
+            index.add({**row, "path": row["video"], "vector": vector, **model} for row in rows)
+            return index
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for the clips that are downloaded from ``scenes_client``."""
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="session")
+def scenes_index(scenes: Path, index_of: Callable[..., VideoIndex]) -> VideoIndex:
+    """An index of ``scenes``."""
+    return index_of(scenes)
+
+
+@pytest.fixture(scope="session")
+def scenes_client(scenes_index: VideoIndex, clips_folder: Path) -> Any:
+    """A client of the application over ``scenes_index``."""
+    return make_client(scenes_index, clips_folder)
 
 
 @pytest.fixture
-def client_of(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """``(*paths)``: a client of the application over an index of videos at these paths, which are their ids.
-
-    Each video has a segment ``<path>#t=2,4`` from 2 to 4 seconds. Downloaded clips go to ``tmp_path / "clips"``.
-    """
-    model = asdict(identify(None, DEMO_MODEL))
-    vector = np.eye(1, 128, dtype=np.float32)[0]
-    with VideoIndex(tmp_path / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
-
-        def make(*paths: object) -> Any:
-            rows = [{"id": f"{path}#t=2,4", "video": str(path), "start": 2.0, "end": 4.0} for path in paths]
-            index.add({**row, "path": row["video"], "vector": vector, **model} for row in rows)
-            (tmp_path / "clips").mkdir(exist_ok=True)
-            return make_client(index, tmp_path / "clips")
-
-        yield make
+def client_of(index_of: Callable[..., VideoIndex], tmp_path: Path) -> Callable[..., Any]:
+    """``(*paths)``: a client of the application over an index of videos at these paths."""
+    return lambda *paths: make_client(index_of(*paths), tmp_path)
 
 
 class EmptyIndex:
@@ -125,18 +137,13 @@ class EmptyIndex:
 
     model = None
 
-    def search(
-        self,
-        text: str | None = None,
-        *,
-        video: Any = None,
-        vector: Any = None,
-        limits: Limits = DEFAULT_LIMITS,
-        **options: Any,
-    ) -> list[Any]:
+    def search(self, text: str | None = None, *, vector: Any = None, **options: Any) -> list[Any]:
+        return []
+
+    def embed(self, text: str | None = None, *, video: Any = None, limits: Limits = DEFAULT_LIMITS) -> list[Any]:
         if video is not None:
             list(read_frames(video, 1, limits=limits))
-        return []
+        return [np.eye(1, 128, dtype=np.float32)[0]]
 
     def get(self, video_id: str) -> None:
         return None
@@ -146,6 +153,9 @@ class EmptyIndex:
 
     def check_filter(self, filter: str) -> None:  # noqa: A002
         pass
+
+    def calibration(self, wait: bool = True) -> None:
+        return None
 
     def count(self) -> int:
         return 0
@@ -208,6 +218,9 @@ def serve(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
             threading.Thread(target=visitor, args=[url], daemon=True).start()
 
         run_page(index, port=0, on_ready=on_ready, **options)
+        with warnings.catch_warnings():  # about sockets of connections that it gave up: the process usually ends then
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
         if errors:
             raise errors[0]
         return capfd.readouterr().err

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from page_client import SEARCH, files_in, multipart_form
-from servers import PageServer, get
+from servers import PageServer, drip, get
 
 from clip4clip import InputValueError
 
@@ -170,20 +169,12 @@ def test_a_body_that_stops_coming_is_given_up(empty_index: Any, serve: Callable[
         for path, kind in (("/api/embed", "Content-Type: application/json"), (SEARCH, form)):
             with socket.create_connection((host, int(port)), timeout=60) as connection:
                 start = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: 900\r\n\r\n"
-                connection.sendall(start.encode() + b"{")
+                connection.sendall(start.encode() + b"-")
                 assert b" 408 " in connection.makefile("rb").readline()
         # A body that always has a next byte has no more time, unless it is a clip.
         with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(b"POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n")
-            connection.settimeout(0.05)
-            answer, end = b"", time.monotonic() + 60
-            while not answer and time.monotonic() < end:
-                connection.sendall(b" ")
-                try:
-                    answer = connection.recv(1000)
-                except TimeoutError:
-                    pass
-            assert b" 408 " in answer
+            assert b" 408 " in drip(connection)
 
     serve(empty_index, visit)
 
