@@ -222,6 +222,7 @@ def test_the_page_is_complete_by_keyboard(open_tab: Callable[..., sync_api.Page]
     tab.keyboard.type(site.moments[2][0])
     tab.keyboard.press("Enter")
     expect(tab.locator(RESULT)).to_have_count(24)
+    expect(tab.locator(f"{RESULT} :is(a, button):not([tabindex='-1'])")).to_have_count(24)  # one Tab stop for each
     stages = tab.locator(f"{RESULT} .stage")
     for _ in range(10):
         tab.keyboard.press("Tab")
@@ -233,7 +234,7 @@ def test_the_page_is_complete_by_keyboard(open_tab: Callable[..., sync_api.Page]
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("ArrowRight")
     expect(tab.locator(RESULT).first.get_by_role("button", name="More like this")).to_be_focused()
-    tab.keyboard.press("Tab")  # one Tab stop for each result
+    tab.keyboard.press("Tab")
     expect(stages.nth(1)).to_be_focused()
     tab.keyboard.press("ArrowUp")
     expect(stages.first).to_be_focused()
