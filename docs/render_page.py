@@ -99,7 +99,8 @@ def picture(browser: Browser, url: str, view: View) -> Image.Image:
         reduced_motion="reduce",
         locale="en-GB",
     ) as tab:
-        tab.goto(url)
+        tab.goto(f"{url}?q=warm+up")  # the first search takes longer
+        expect(tab.locator("#results > li").first).to_be_visible(timeout=60_000)
         tab.get_by_label("What the video shows").fill(QUERY)
         tab.keyboard.press("Enter")
         first = tab.locator("#results > li").first
