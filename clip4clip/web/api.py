@@ -36,6 +36,7 @@ CLIP_FORM = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {FIELD: {"type": "string", "format": "binary", "description": "A video or an image."}},
             }
         }

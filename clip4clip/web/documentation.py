@@ -36,6 +36,7 @@ class Documentation:
         # HTTP Basic, on a server that asks for a login; the empty requirement means: or none.
         self._document["components"]["securitySchemes"] = {"basic": {"type": "http", "scheme": "basic"}}
         self._document["security"] = [{}, {"basic": []}]
+        self._document["servers"] = [{"url": "/"}]
         self._page = _page(self._document)
 
     async def openapi(self) -> Response:

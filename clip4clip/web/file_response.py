@@ -24,7 +24,6 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 CHUNK_SIZE = 1 << 18  # bytes that are read at once
-STALL_SECONDS = 30  # in which a visitor must take a chunk. A browser that stops reading while paused asks again later.
 
 
 class FileResponse(Response):
@@ -105,18 +104,16 @@ class FileResponse(Response):
         return headers.get("if-range", self._etag) in (self._etag, self._modified)
 
     async def _send_body(self, sent: range, chunk: bytes, receive: Any, send: Any) -> None:
-        """Send a range of bytes, of which ``chunk`` has been read, unless the visitor leaves or stops reading."""
+        """Send a range of bytes, of which ``chunk`` has been read, unless the visitor leaves."""
         has_left = asyncio.ensure_future(wait_until_left(receive))
         try:
             while not has_left.done():
                 sent = sent[len(chunk) :]
                 message = {"type": "http.response.body", "body": chunk, "more_body": bool(sent)}
-                await asyncio.wait_for(send(message), STALL_SECONDS)
+                await send(message)
                 if not sent:
                     return
                 chunk = await self._read(sent)
-        except asyncio.TimeoutError:  # before OSError, of which it is one kind
-            logger.info("%s: a visitor has stopped reading it", self._path)
         except OSError as error:
             logger.warning("%s: the rest of it cannot be sent: %s", self._path, error.strerror or error)
         finally:

@@ -26,6 +26,7 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.routing import Match
 except ImportError as error:
     raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
@@ -118,7 +119,18 @@ async def _on_http_error(request: Request, error: HTTPException) -> Response:
             404: f"There is nothing at {path}. See /api for the addresses of this server.",
             405: f"{path} does not take {request.method}. See /api for what it takes.",
         }.get(error.status_code, as_sentence(detail))
-    return problem(error.status_code, detail, error.headers)
+    headers = {"Allow": _allowed_methods(request)} if error.status_code == 405 else error.headers
+    return problem(error.status_code, detail, headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Return the methods of an address. Starlette names only those of the first of its functions."""
+
+    def takes(method: str) -> bool:
+        scope = dict(request.scope) | {"method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(takes, ("GET", "HEAD", "POST")))
 
 
 def describe_invalid(errors: Sequence[Mapping[str, Any]]) -> str:

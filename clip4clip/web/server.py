@@ -84,7 +84,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # asyncio sends without delay (TCP_NODELAY) only if it knows the protocol. Otherwise, an answer takes 40 ms more.
+        # asyncio sends without delay (TCP_NODELAY) only if it knows the protocol; otherwise, answers take 40 ms more.
         listener = socket.socket(family, kind, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

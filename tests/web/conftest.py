@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import shutil
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from clips import write_scenes
 from constants import DEMO_MODEL
 from servers import PageServer
 
@@ -20,6 +23,7 @@ from clip4clip.encoder import EncoderSpec
 from clip4clip.retrieval import VideoIndex
 from clip4clip.video import read_frames
 from clip4clip.video.limits import DEFAULT_LIMITS, Limits
+from clip4clip.weights.identity import identify
 
 NASTY_NAME = '<img src=x onerror=alert(1)> "it\'s" #1 & 100%.mp4'
 
@@ -79,6 +83,53 @@ def library_client(library: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     """A client of the application over the index of ``library``, without a server."""
     with VideoIndex(library / "videos.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         yield make_client(index, tmp_path_factory.mktemp("uploads"))
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of three scenes; see :func:`clips.write_scenes`."""
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "Ünï 日本 100%.mp4")
+
+
+@pytest.fixture(scope="session")
+def index_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., VideoIndex]]:
+    """``(*paths)``: an index of videos at these paths, which are their ids, each with a segment ``<path>#t=2,4``."""
+    model = asdict(identify(None, DEMO_MODEL))
+    vector = np.eye(1, 128, dtype=np.float32)[0]
+    with contextlib.ExitStack() as resources:
+
+        def make(*paths: object) -> VideoIndex:
+            uri = tmp_path_factory.mktemp("index") / "videos.db"
+            index = resources.enter_context(VideoIndex(uri, encoder=EncoderSpec(DEMO_MODEL)))
+            rows = [{"id": f"{path}#t=2,4", "video": str(path), "start": 2.0, "end": 4.0} for path in paths]
+            index.add({**row, "path": row["video"], "vector": vector, **model} for row in rows)
+            return index
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def clips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for the clips that are downloaded from ``scenes_client``."""
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="session")
+def scenes_index(scenes: Path, index_of: Callable[..., VideoIndex]) -> VideoIndex:
+    """An index of ``scenes``."""
+    return index_of(scenes)
+
+
+@pytest.fixture(scope="session")
+def scenes_client(scenes_index: VideoIndex, clips_folder: Path) -> Any:
+    """A client of the application over ``scenes_index``."""
+    return make_client(scenes_index, clips_folder)
+
+
+@pytest.fixture
+def client_of(index_of: Callable[..., VideoIndex], tmp_path: Path) -> Callable[..., Any]:
+    """``(*paths)``: a client of the application over an index of videos at these paths."""
+    return lambda *paths: make_client(index_of(*paths), tmp_path)
 
 
 class EmptyIndex:

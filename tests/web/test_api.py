@@ -292,3 +292,8 @@ def test_an_address_that_does_not_exist_is_a_problem_too(shared_client: Any) -> 
     ):
         answer = shared_client.request(method, path)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+def test_a_method_that_an_address_does_not_take_is_answered_with_those_that_it_takes(shared_client: Any) -> None:
+    for path, methods in (("/api/search", "GET, POST"), ("/media/x", "GET, HEAD"), ("/", "GET, HEAD")):
+        assert shared_client.delete(path).headers["allow"] == methods
