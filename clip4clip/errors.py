@@ -37,7 +37,7 @@ class CheckpointError(Clip4clipError, ValueError):
 
 
 class VideoNotFoundError(Clip4clipError, FileNotFoundError):
-    """Raised when there is no video at a path or URL."""
+    """Raised when there is no video at a path or URL, or none with an id in an index."""
 
 
 class VideoError(Clip4clipError, ValueError):
@@ -53,7 +53,11 @@ class LibraryError(Clip4clipError, ValueError):
 
 
 class VideoIndexError(Clip4clipError, RuntimeError):
-    """Raised when an index cannot be searched or changed, for example because a filter is wrong."""
+    """Raised when an index cannot be searched or changed, for example because it does not exist."""
+
+
+class FilterError(VideoIndexError, ValueError):
+    """Raised when a filter is not valid, or names a field that no video has where that is an error."""
 
 
 class ModelMismatchError(VideoIndexError, ValueError):

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .index.calibration import Calibration as Calibration
     from .index.clips import ClipReport as ClipReport
     from .index.clips import save_clips as save_clips
     from .index.edl import EditList as EditList
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, as they import numpy and pyarrow.
 _LAZY = {
+    "Calibration": ".index.calibration",
     "ClipReport": ".index.clips",
     "EditList": ".index.edl",
     "EmbedReport": ".library.embed",
@@ -39,6 +41,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Calibration",
     "ClipReport",
     "EditList",
     "EmbedReport",

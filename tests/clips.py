@@ -104,6 +104,27 @@ def _replace_edit_list(content: bytes, edits: Sequence[tuple[int, int]]) -> byte
     return bytes(changed)
 
 
+SCENES = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 50, 220)}
+
+
+def write_scenes(path: Path) -> Path:
+    """Encode a video of three scenes of one colour each, ``SCENES``, two seconds long, and return its path.
+
+    Its only key frame is the first frame.
+    """
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=RATE, options={"g": "1000", "sc_threshold": "0"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for number in range(6 * RATE):
+            colour = [*SCENES.values()][number // (2 * RATE)]
+            frame = av.VideoFrame.from_ndarray(np.full((96, 160, 3), colour, np.uint8), format="rgb24")
+            frame.pts = number
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
 class Kind(NamedTuple):
     """Arguments of :func:`write` for a file that is difficult in one way."""
 

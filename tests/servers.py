@@ -445,3 +445,18 @@ def request(url: str, method: str, path: str, **options: Any) -> tuple[int, dict
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
     finally:
         connection.close()
+
+
+def drip(connection: socket.socket) -> bytes:
+    """Send a byte now and then until the server answers or closes the connection, and return what comes."""
+    connection.settimeout(0.05)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            connection.sendall(b"x")
+            return connection.recv(10_000)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return b""
+    raise AssertionError("the server waits for ever")

@@ -41,6 +41,7 @@ NOT_RUN = {
         "installs from the network, and is these tests"
     ),
     "pip install '.[onnx]'": NETWORK,
+    "pip install '.[mcp]'": NETWORK,
     "pip install '.[triton]'": NETWORK,
     "pip install torch --index-url https://download.pytorch.org/whl/cpu": NETWORK,
     'clip4clip embed-text "a dog runs" --weights hf://Searchium-ai/clip4clip-webvid150k --json': "needs a download",

@@ -30,7 +30,10 @@ HEAVY = {
     "pandas",
     "psutil",
     "pyarrow",
-    "gradio",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "mcp",
     "ray",
 }
 
@@ -41,7 +44,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"demo_picture"},
-    {"demo", "operators", "retrieval", "web"},
+    {"demo", "mcp_server", "operators", "retrieval", "web"},
     {"index"},
     {"library", "training"},
     {"evaluation"},
@@ -120,7 +123,7 @@ with VideoIndex({uri!r}) as index:
 def test_an_index_in_a_file_imports_no_client_of_a_server(tmp_path: Path) -> None:
     loaded = modules_after(LOCAL_INDEX.format(uri=str(tmp_path / "videos.db")))
     assert {"sqlite3", "numpy"} <= loaded
-    assert loaded & {"pymilvus", "grpc", "pandas", "pyarrow", "gradio", "towhee", "torch"} == set()
+    assert loaded & {"pymilvus", "grpc", "pandas", "pyarrow", "fastapi", "towhee", "torch"} == set()
 
 
 def test_no_file_imports_a_module_that_only_posix_has() -> None:
@@ -144,7 +147,7 @@ def test_every_public_name_can_be_imported() -> None:
 
 def test_every_error_says_when_it_is_raised_and_derives_from_a_built_in_error() -> None:
     errors = [value for name, value in vars(clip4clip).items() if name.endswith("Error") and name != "Clip4clipError"]
-    assert len(errors) == 18
+    assert len(errors) == 19
     for error in errors:
         assert issubclass(error, clip4clip.Clip4clipError)
         assert issubclass(error, ValueError | TypeError | OSError | RuntimeError | ImportError)

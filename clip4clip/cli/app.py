@@ -22,6 +22,7 @@ from .embed import embed, embed_text, embed_video
 from .eval_moments import eval_moments
 from .evaluate import evaluate
 from .index import index
+from .mcp import mcp
 from .operators import install_operators
 from .option_groups import expand_option_groups
 from .progress import INTERRUPTED
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "index": index,
     "search": search,
     "serve": serve,
+    "mcp": mcp,
     "list": list_videos,
     "info": info,
     "delete": delete,
@@ -55,9 +57,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 # The extra of this distribution that installs each optional package.
 EXTRAS = {
-    **dict.fromkeys(("pyarrow", "lark", "psutil", "gradio", "fastapi", "starlette", "uvicorn"), "retrieval"),
+    **dict.fromkeys(("pyarrow", "lark", "psutil", "fastapi", "starlette", "uvicorn"), "retrieval"),
+    "python_multipart": "retrieval",
     **dict.fromkeys(("pymilvus", "grpc"), "milvus"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
+    "mcp": "mcp",
     "ray": "ray",
     "matplotlib": "plot",
     "tensorboard": "train",

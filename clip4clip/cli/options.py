@@ -6,6 +6,7 @@ the package, so that ``--help`` imports neither torch nor numpy.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -47,6 +48,19 @@ def parse_segments(text: str | float) -> str | float:
         raise typer.BadParameter(
             f"{text!r} is not one of {', '.join(map(repr, SEGMENTS))}, and no number of seconds"
         ) from None
+
+
+def parse_time(text: str | float) -> float:
+    """Return a time in a video in seconds: ``750``, ``12:30`` and ``0:12:30`` are the same.
+
+    Raises:
+        BadParameter: the text is no time.
+    """
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)", str(text).strip(), re.ASCII)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a time: expected seconds, such as 750, or minutes, such as 12:30")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 class Runtime(str, Enum):

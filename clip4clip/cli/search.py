@@ -1,4 +1,4 @@
-"""The command ``search``: find videos of an index, and moments of them, by a sentence or by a video."""
+"""The command ``search``: find videos of an index, and moments of them, by a sentence, a video or another moment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from .console import err, out, plain
 from .export import ExportOptions
 from .index_options import FilterOptions, IndexEncoderOptions, IndexOptions
+from .options import parse_time
 from .output import print_csv, print_json
 from .texts import read_texts
 
@@ -31,7 +32,20 @@ def search(
     ] = None,
     video: Annotated[
         str | None,
-        typer.Option(metavar="FILE|URL", help="Find videos similar to this one, instead of searching by text."),
+        typer.Option(metavar="FILE|URL", help="Find videos similar to this one, or to this image, instead of by text."),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Find other videos similar to this one of the index, by its id, which is mostly its path.",
+        ),
+    ] = None,
+    at: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_time, metavar="TIME", help="With --like: only the moment at this time, such as 750 or 12:30."
+        ),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-k", min=1, max=16384, help="Maximum number of results to list.")
@@ -51,7 +65,7 @@ def search(
         bool, typer.Option("--csv", help="Print a table for programs: a header, then one line per result.")
     ] = False,
 ) -> None:
-    """Find videos, and the moments in them, by a sentence or by a video.
+    """Find videos, and the moments in them, by a sentence, a video or another moment.
 
     Lists the most similar videos of the index, best first. Of a long video, which
     `clip4clip index` has cut into segments, the time says where in it the moment
@@ -67,32 +81,22 @@ def search(
         clip4clip search "kids feeding a horse" --filter "duration < 60"
         clip4clip search "kids feeding a horse" --since 2025-06-01
         clip4clip search --video clip.mp4 -k 5 --json
+        clip4clip search --like /videos/horses.mp4 --at 12:30
         clip4clip search "a goal" --per-video all -k 30 --clips goals --padding 2
         clip4clip search "a goal" --per-video all -k 30 --edl goals.edl
         clip4clip search "a goal" -k 3 --clips goals --exact
     """
-    if (text is None) == (video is None):
-        raise typer.BadParameter("give either a text or --video", param_hint="TEXT")
-    if video is not None and not video.strip():
-        raise typer.BadParameter("the name of a video must not be empty", param_hint="--video")
-    if text is not None:
-        text, *others = read_texts([text])
-        if others:
-            raise typer.BadParameter("expected one sentence, but got several lines", param_hint="TEXT")
+    text = _check_query(text, video, like, at)
     if as_json and as_csv:
         raise typer.BadParameter("give either --json or --csv", param_hint="--csv")
     rows_per_video = _parse_per_video(per_video)
     export.check()
     with err.status("opening the index"), address.open(encoder.spec()) as videos:
-        hits = videos.search(
-            text,
-            video=video,
-            limit=limit,
-            filter=filters.condition,
-            since=filters.since,
-            until=filters.until,
-            per_video=rows_per_video,
-        )
+        conditions: dict[str, Any] = {"filter": filters.condition, "since": filters.since, "until": filters.until}
+        if like is not None:
+            hits = videos.similar(like, at, limit=limit, per_video=rows_per_video, **conditions)
+        else:
+            hits = videos.search(text, video=video, limit=limit, per_video=rows_per_video, **conditions)
     if as_csv:
         print_csv([_row(hit) for hit in hits], COLUMNS)
     elif as_json:
@@ -100,7 +104,28 @@ def search(
             print_json(_row(hit))
     else:
         _print_hits(hits)
-    export.write(hits, title=text or f"like {Path(video or '').name}")
+    export.write(hits, title=text or f"like {Path(video or like or '').name}")
+
+
+def _check_query(text: str | None, video: str | None, like: str | None, at: float | None) -> str | None:
+    """Return the sentence to search for, if any, read from its file.
+
+    Raises:
+        BadParameter: there is no query, more than one, or an empty one.
+    """
+    if sum(query is not None for query in (text, video, like)) != 1:
+        raise typer.BadParameter("give one of a text, --video and --like", param_hint="TEXT")
+    if at is not None and like is None:
+        raise typer.BadParameter("it needs --like ID", param_hint="--at")
+    for option, query, what in (("--video", video, "the name of a video"), ("--like", like, "the id of a video")):
+        if query is not None and not query.strip():
+            raise typer.BadParameter(f"{what} must not be empty", param_hint=option)
+    if text is None:
+        return None
+    text, *others = read_texts([text])
+    if others:
+        raise typer.BadParameter("expected one sentence, but got several lines", param_hint="TEXT")
+    return text
 
 
 def _row(hit: Hit) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from ..encoder import MAX_BATCH_FRAMES, VideoEncoder
 from ..library.segments import Segment, Segmenter, is_uniform
 from ..preprocess import crop_frame
+from ..video.image import read_image
 from ..video.limits import DEFAULT_LIMITS, Limits
 from ..video.moments import choose_moments
 from ..video.reader import Frame, read_sampled
@@ -26,7 +27,7 @@ def embed_clip(
     """Return the vectors to search for: of the whole clip or, if it has more than 30 seconds, of each segment.
 
     Args:
-        clip: local path, http(s) URL, the bytes of a file, or a binary file object.
+        clip: local path, http(s) URL, the bytes of a file, or a binary file object. It may also be an image.
         encoder: encoder of the model.
         sampling: how the videos of the index are cut. If they are not, the clip is not cut either.
         limits: how much work decoding may take.
@@ -37,6 +38,9 @@ def embed_clip(
     Raises:
         VideoNotFoundError, VideoError, InputTypeError: ``clip`` cannot be read.
     """
+    image = read_image(clip, limits)
+    if image is not None:
+        return [encoder([image])]
     cuts = "whole" if sampling.segments == "whole" else "auto"
     with contextlib.closing(read_sampled(clip, dataclasses.replace(sampling, segments=cuts), limits)) as frames:
         first = next(frames)  # from now on it is known whether the clip is cut

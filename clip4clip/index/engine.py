@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
 from .hit import Hit
@@ -135,6 +137,19 @@ class Engine(Protocol):
         """
         ...
 
+    def best_scores(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the cosine similarity of the nearest row to each vector.
+
+        In a local file of many rows, it is that of the nearest row of a sample.
+
+        Args:
+            vectors: float32 of shape (m, dim), norm 1.
+
+        Returns:
+            float32 or float64 of shape (m,); of shape (0,) if there are no rows.
+        """
+        ...
+
     def get(self, id: Any) -> Hit | None:  # noqa: A002
         """Return the row with an id, with the score 1; None if there is no such row."""
         ...
@@ -180,6 +195,10 @@ class Engine(Protocol):
 
     def count(self) -> int:
         """Return the number of rows."""
+        ...
+
+    def version(self) -> str:
+        """Return a text that changes with the rows. On a server, it is their number."""
         ...
 
     def count_videos(self) -> int:

@@ -14,6 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..errors import IndexUnavailableError, InputValueError, MissingExtraError, VideoIndexError, brief
 from ..video.moments import choose_moments
 from .address import IndexAddress
@@ -355,6 +357,25 @@ class MilvusCollection:
         rows.sort(key=lambda row: -row["distance"])
         return _choose(rows, per_video)
 
+    def best_scores(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the similarity of the nearest row to each vector, float64 of shape (m,); of shape (0,) without rows.
+
+        Args:
+            vectors: float32 of shape (m, dim), norm 1.
+        """
+        self.require()
+        with self._translate_errors():
+            answer = self._client.search(
+                self.address.collection,
+                data=[*vectors],
+                anns_field="vector",
+                limit=1,
+                search_params={"params": {"ef": HNSW_EF}},
+                consistency_level=self._consistency,
+                timeout=self._slow_timeout,
+            )
+        return np.array([rows[0]["distance"] for rows in answer if rows], np.float64)
+
     def get(self, id: Any) -> Hit | None:  # noqa: A002
         """Return the row with an id, with the score 1; None if there is no such row."""
         info = self.require()
@@ -461,6 +482,10 @@ class MilvusCollection:
         """Return the number of rows."""
         self.require()
         return self._count("")
+
+    def version(self) -> str:
+        """Return the number of rows as a text: a server keeps no version of a collection."""
+        return str(self.count())
 
     def count_videos(self) -> int:
         """Return the number of videos. It reads the rows of those that have several."""

@@ -28,11 +28,20 @@ from .hit import Hit, to_hit, to_video
 from .info import IndexInfo, bytes_on_disk
 from .relocate import RelocateReport, drop_conflicts, make_path_change, place_changes, plan_moves
 from .sync import FolderSync, SyncReport, is_gone
-from .values import check_limit, check_output_fields, check_per_video, check_text, to_stored_row, to_vector
+from .values import (
+    check_limit,
+    check_min_score,
+    check_output_fields,
+    check_per_video,
+    check_text,
+    to_stored_row,
+    to_vector,
+)
 
 if TYPE_CHECKING:  # at run time they need PyAV, and pyarrow, which an index on a server does not need
     from ..library.local_engine import ReportPosition
     from ..library.table import TableSpec
+    from .calibration import Calibration, Calibrator
 
 ADD_BATCH = 2000  # rows that are checked and stored together: 4 MB of vectors
 
@@ -84,6 +93,8 @@ class VideoIndex:
     def close(self) -> None:
         """Close the file, or the connection to the server."""
         self._engine.close()
+        if calibrator := self.__dict__.get("_calibrator"):
+            calibrator.close()
 
     @property
     def model(self) -> Identity | None:
@@ -175,6 +186,7 @@ class VideoIndex:
         since: str | None = None,
         until: str | None = None,
         per_video: int | None = 1,
+        min_score: float | None = None,
         output_fields: Sequence[str] = ("*",),
         limits: Limits = DEFAULT_LIMITS,
         **options: Any,
@@ -198,6 +210,8 @@ class VideoIndex:
                 URLs, are not.
             until: likewise, for files that were last changed in or before it.
             per_video: largest number of moments of each video; None for all.
+            min_score: least score of a moment, -1 to 1; None for any. How high a good match scores depends on the
+                model: see :meth:`calibration`.
             output_fields: names of the fields that ``Hit.fields`` gets; ``*`` for all.
             limits: how much work decoding ``video`` may take.
             **options: passed to ``MilvusClient.search``, for a server.
@@ -217,22 +231,110 @@ class VideoIndex:
             raise InputValueError(f"the text to search for is empty: {brief(text)}")
         limit = check_limit(limit)
         check_per_video(per_video)
+        check_min_score(min_score)
         check_output_fields(output_fields)
         condition = self._make_condition(filter, since, until)  # an error here costs no decoding
         vectors = [vector] if vector is not None else self._embed_query(text, video, limits)
         if self._engine.require().spec is None:  # in a collection of another program, each row is a video
             per_video = None
+            if min_score is not None:
+                raise InputValueError(
+                    f"min_score is a cosine similarity, and the collection {self.address.collection!r}, which "
+                    "clip4clip did not create, may have another metric: leave min_score out"
+                )
 
         def search(query: np.ndarray) -> list[Hit]:
-            return self._engine.search(
+            hits = self._engine.search(
                 query, limit, filter=condition, per_video=per_video, output_fields=output_fields, **options
             )
+            # A moment that is left out because it overlaps a nearer one scores no more than that one.
+            return hits if min_score is None else [hit for hit in hits if hit.score >= min_score]
 
         if len(vectors) == 1:
             return search(vectors[0])
         from .clip_query import merge_hits
 
         return merge_hits(map(search, vectors), limit, per_video)
+
+    def similar(
+        self,
+        id: str,  # noqa: A002
+        at: float | None = None,
+        *,
+        limit: int = 10,
+        filter: str = "",  # noqa: A002
+        per_video: int | None = 1,
+        since: str | None = None,
+        until: str | None = None,
+        output_fields: Sequence[str] = ("*",),
+    ) -> list[Hit]:
+        """Return the moments that look most like a video of the index, or a moment of it, the most similar first.
+
+        The video itself is not among them. It is not decoded, and no model is loaded: its stored vectors are compared.
+
+        Args:
+            id: id of a video, or of a segment.
+            at: time of the moment in the video, in seconds; None for the whole video. Then each of its segments is
+                searched for, or 100 of them if there are more, and a moment gets its best score. If ``id`` is of a
+                segment, None means this segment.
+            limit: largest number of moments, up to 16,384.
+            filter, since, until: which videos to find; see :meth:`search`.
+            per_video: largest number of moments of each video; None for all.
+            output_fields: names of the fields that ``Hit.fields`` gets; ``*`` for all.
+
+        Raises:
+            VideoNotFoundError: the index has no video or segment with this id.
+            VideoIndexError: the collection does not exist, or was not created by this package, or the filter is
+                invalid.
+            InputTypeError, InputValueError: an argument is invalid, or ``at`` is after the end of the video.
+        """
+        limit = check_limit(limit)
+        check_per_video(per_video)
+        check_output_fields(output_fields)
+        condition = self._make_condition(filter, since, until)
+        from .similar import read_moment, search_others  # imported here, as it imports a parser
+
+        moment = read_moment(self._engine, id, at)
+        results = search_others(self._engine, moment, limit, per_video, condition, output_fields)
+        if len(results) == 1:
+            return results[0]
+        from .clip_query import merge_hits  # imported here, as it imports PyAV
+
+        return merge_hits(results, limit, per_video)
+
+    def calibration(self, wait: bool = True) -> Calibration | None:
+        """Return what the best score of a text query means in this index; None if that is unknown.
+
+        A bank of captions is searched for, once for each state of the index. Most of them describe nothing that the
+        index has, and a sentence that does scores clearly higher. The vectors of the captions are computed once for
+        each model, and kept in the cache folder.
+
+        Args:
+            wait: compute what is not known yet. Otherwise, return at once what is known of an earlier state of the
+                index, or None, and compute the rest in the background.
+
+        Returns:
+            The calibration; None for an empty index, and for a collection that this package did not create.
+
+        Raises:
+            ModelMismatchError: the vectors in the index are from a different model, or different weights, than the
+                encoder.
+            VideoIndexError: the collection does not exist.
+        """
+        calibrator = self._calibrator
+        if calibrator is None:
+            return None
+        return calibrator.compute() if wait else calibrator.peek()
+
+    @functools.cached_property
+    def _calibrator(self) -> Calibrator | None:
+        from .calibration import Calibrator
+
+        info = self._engine.require()
+        if info.spec is None:
+            return None
+        self._check_model(info, self._identity)
+        return Calibrator(self._engine, self._identity, lambda texts: self._text_encoder(texts))
 
     def videos(
         self,
@@ -323,6 +425,45 @@ class VideoIndex:
         if hit is None and (segments := self._engine.rows_of_video(id)):
             return to_video(segments)
         return hit
+
+    def segments_of(self, id: str) -> list[Hit]:  # noqa: A002
+        """Return the segments of a video in the order of their times, or the video itself if it is not cut.
+
+        Args:
+            id: id of the video, or of one of its segments. An unknown one has no segments.
+        """
+        if not (rows := self._engine.rows_of_video(id)) and (hit := self._engine.get(id)):
+            rows = self._engine.rows_of_video(hit.video) or [hit]
+        return sorted(rows, key=lambda hit: (hit.start or 0, hit.end or 0))
+
+    def embed(
+        self,
+        text: str | None = None,
+        *,
+        video: str | os.PathLike[str] | bytes | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> list[np.ndarray]:
+        """Return the vectors that :meth:`search` looks for: float32 arrays of shape (D,), norm 1.
+
+        It is one vector, or one for each segment of a video of more than 30 seconds. Pass either a text or a video.
+
+        Args:
+            text, video, limits: as for :meth:`search`.
+
+        Raises:
+            ModelMismatchError, VideoIndexError, InputTypeError, VideoNotFoundError, VideoError: as for :meth:`search`.
+        """
+        if (text is None) == (video is None):
+            raise InputTypeError("pass exactly one of text and video")
+        return self._embed_query(text, video, limits)
+
+    def check_filter(self, filter: str) -> None:  # noqa: A002
+        """Check a filter without a search.
+
+        Raises:
+            FilterError: the filter is invalid, or has a field that no video has.
+        """
+        self._engine.check_filter(filter, strict=True)
 
     def delete(self, ids: Sequence[str] = (), *, filter: str = "") -> int:  # noqa: A002
         """Remove videos or segments from the index by their ids, and those that match a filter. Their files stay.

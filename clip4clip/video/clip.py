@@ -14,9 +14,10 @@ import av
 
 from ..errors import InputValueError, VideoError
 from ..files import atomic_write
-from .clip_encoder import TIME_ROUNDING, encode_clip
+from .clip_encoder import encode_clip
 from .clip_file import MUXERS, ClipFile
 from .container import Container
+from .key_frames import TIME_ROUNDING, KeyFrameError, find_key_frame, packet_time
 from .limits import DEFAULT_LIMITS, Limits
 from .source import MAX_COPY_BYTES, is_url
 
@@ -24,9 +25,6 @@ INTERLEAVING = 5.0  # seconds by which the packets of one stream may come later 
 SIZE_TOLERANCE = 1 << 20  # bytes by which the copied packets may be larger than the file that they come from
 MAX_LATE = 1000  # packets that are held back; far more than any codec reorders
 REENCODE = "It can be re-encoded instead: --exact, or exact=True in Python"  # advice for a video that cannot be copied
-UNSEEKABLE_FORMATS = {"mpeg"}  # whose time stamps are wrong for some time after a seek
-LAST_FRAME = 1  # seconds that the last frame of a video may be displayed, if the video does not say
-FIRST_STEP = 1.0  # seconds that the search for a key frame goes back, four times as many with each further step
 
 
 def source_file_name(source: str) -> str:
@@ -93,7 +91,10 @@ def write_clip(
             encode_clip(container, temporary, muxer, begin, stop, stopped)
         else:
             with ClipFile(temporary, muxer, container.name, REENCODE) as file:
-                _Copy(container, file, stopped).write(start, stop)
+                try:
+                    _Copy(container, file, stopped).write(start, stop)
+                except KeyFrameError as error:
+                    raise VideoError(f"{error}. {REENCODE}") from error
 
 
 class _Copy:
@@ -116,8 +117,8 @@ class _Copy:
 
     def write(self, start: float | None, end: float) -> None:
         """Copy the packets from the key frame before ``start`` to ``end``, in seconds; None for the beginning."""
-        key_frame = None if start is None else _find_key_frame(self._container, start)
-        key_time = None if key_frame is None else _time(key_frame, self._container.name)
+        key_frame = None if start is None else find_key_frame(self._container, start)
+        key_time = None if key_frame is None else packet_time(key_frame, self._container.name)
         shift = key_time or Fraction(0)
         if key_frame is not None and key_frame.is_discard:
             first_time = (self._container.stream.start_time or 0) * key_frame.time_base
@@ -145,7 +146,7 @@ class _Copy:
                 if has_started and _is_between(packet, key_time, end):
                     yield packet
                 continue
-            time = _time(packet, self._container.name)
+            time = packet_time(packet, self._container.name)
             decoding_time = time if packet.dts is None else packet.dts * packet.time_base
             if (decoding_time >= reading_end and not packet.is_discard) or len(late) > MAX_LATE:
                 return
@@ -196,67 +197,3 @@ def _is_between(packet: av.Packet, start: Fraction | None, end: float) -> bool:
         return False
     time = timestamp * packet.time_base
     return time < end and (start is None or time >= start)
-
-
-def _time(packet: av.Packet, name: str) -> Fraction:
-    """Return when a packet is displayed, in seconds; when it is decoded, where its container states no more (AVI)."""
-    timestamp = packet.dts if packet.pts is None else packet.pts
-    if timestamp is None:
-        raise VideoError(f"{name}: it does not state when its frames are displayed. {REENCODE}")
-    return timestamp * packet.time_base
-
-
-def _find_key_frame(container: Container, start: float) -> av.Packet:
-    """Return the packet of the last key frame at or before ``start`` seconds, or of the first one of the video.
-
-    The container is left at a position before it.
-    """
-    latest = start + TIME_ROUNDING
-    step = 0.0
-    while True:
-        is_beginning = not _seek(container, start - step)
-        first = last = None
-        shown_until = -math.inf
-        for packet in container.packets_of([container.stream]):
-            time = _time(packet, container.name)
-            duration = float((packet.duration or 0) * packet.time_base)
-            shown_until = max(shown_until, float(time) + max(duration, LAST_FRAME))
-            if packet.is_keyframe and (first is None or time <= latest):
-                first = first or packet
-                last = packet if time <= latest else last
-            decoding_time = time if packet.dts is None else packet.dts * packet.time_base
-            if decoding_time > latest and (first is not None or not is_beginning):
-                break
-        else:
-            if shown_until < start:
-                raise InputValueError(f"{container.name}: it has no frame at {start:g} s, where the clip begins")
-        key_frame = first if last is None and is_beginning else last
-        if key_frame is not None:
-            if not _is_decodable(container, key_frame):
-                raise VideoError(f"{container.name}: it has no key frames to begin with. {REENCODE}")
-            _seek(container, start - step)
-            return key_frame
-        if is_beginning:
-            raise VideoError(f"{container.name}: it has no key frames. {REENCODE}")
-        step = 4 * step or FIRST_STEP
-
-
-def _is_decodable(container: Container, packet: av.Packet) -> bool:
-    """Return whether a packet is decoded to a frame without others. If not, its picture builds up over several."""
-    if packet.is_discard:  # the decoder would hide its frame
-        return True
-    container.flush()
-    frames = [*container.decode(packet), *container.decode(None)]
-    container.flush()
-    return bool(frames)
-
-
-def _seek(container: Container, time: float) -> bool:
-    """Go to a key frame near a time in seconds. Return False if that is the beginning of the video."""
-    first = container.stream.start_time or 0
-    timestamp = math.floor(time / (container.stream.time_base or 1))
-    if timestamp <= first or container.format in UNSEEKABLE_FORMATS:
-        container.rewind()
-        return False
-    container.seek(timestamp)
-    return True

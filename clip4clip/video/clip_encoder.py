@@ -22,12 +22,12 @@ from ..errors import Clip4clipError, InputValueError, VideoError
 from .clip_file import ClipFile
 from .container import Container
 from .decode import VideoInfo, decode_frames
+from .key_frames import TIME_ROUNDING
 from .rgb import is_upright, to_rgb
 from .sampling import FrameSelection
 from .timestamps import DEFAULT_FRAME_RATE, Timeline
 from .tonemap import is_hdr
 
-TIME_ROUNDING = 0.001  # seconds: a frame this close to the start or end of a clip is taken to be at it
 X264_OPTIONS = {"crf": "18", "preset": "veryfast"}  # hardly distinguishable from the source
 MAX_FRAME_RATE = 240  # for the encoder; a stated rate above it is a mistake. The times of frames are kept anyway.
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)

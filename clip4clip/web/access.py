@@ -1,18 +1,19 @@
-"""Access control for the page, as ASGI middlewares.
+"""Access control for the page and the API, as ASGI middlewares.
 
 A request passes, from the outside in: security headers, known host names and origins, HTTP Basic login (where the
-server asks for one), and the allowlist of routes with its limits on request bodies.
+server asks for one), a limit on requests at a time, and limits on the size and the time of its body.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ipaddress
-import json
 import re
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,31 +22,28 @@ from ..errors import InputValueError, MissingExtraError
 try:
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.exceptions import HTTPException
-    from starlette.responses import PlainTextResponse, Response
 except ImportError as error:
-    raise MissingExtraError("the page needs starlette: pip install 'towhee-clip4clip[retrieval]'") from error
+    raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
-from .uploads import MAX_UPLOAD, Uploads
+from .problems import problem
+from .uploads import MAX_UPLOAD
 
+MAX_REQUESTS = 100  # that are answered at once; further ones are refused
+MAX_HEADERS = 32_768  # bytes of the address and the headers of a request
 MAX_BODY = 65_536  # bytes of a request body that carries no clip
+BODY_SECONDS = 30  # for such a body to arrive; for a clip, between two pieces of it
+UPLOADS = ("POST", b"/api/search")  # the one address that takes a clip
 
-# The paths that the page needs, as a pattern for each method. Gradio's other routes stay closed. Its screen recorder,
-# for example, passes uploads to the program ffmpeg, and a playlist makes ffmpeg read any video of this machine.
-ALLOWED_PATHS = {
-    "GET": r"/|/library/(video|poster)|/(assets|static|svelte)/.*|/(config|theme\.css|favicon\.ico|manifest\.json)"
-    r"|/gradio_api/(startup-events|upload_progress|heartbeat/\w+)",
-    "POST": r"/gradio_api/(upload|run/\w+)/?",
-}
-
-# Gradio's code needs 'unsafe-inline' and 'unsafe-eval'. Videos that are URLs may come from any host.
+# Videos that are URLs may come from any host. Everything else is this server's own, and nothing is inline.
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-    "media-src 'self' http: https:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "media-src 'self' http: https: blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "private, no-cache",
 }
 
@@ -92,18 +90,15 @@ class SameSiteMiddleware:
         self._names = {"localhost", "127.0.0.1", "::1", own_name.lower(), *map(_parse_allowed_host, names)}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            headers = Headers(scope=scope)
-            name = _host_name(headers.get("host", ""))
-            if not self._is_known(name):
-                text = f"This server is not known as {name!r}. If it should be, start it with --allowed-host {name}"
-                await _reject(PlainTextResponse(text, 421), scope, receive, send)
-                return
-            if not _is_same_site(scope.get("method", ""), headers):
-                response = PlainTextResponse("Requests from other websites are not allowed.", 403)
-                await _reject(response, scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        name = _host_name(headers.get("host", ""))
+        if not self._is_known(name):
+            text = f"This server is not known as {name!r}. If it should be, start it with --allowed-host {name}"
+            await problem(421, text)(scope, receive, send)
+        elif not _is_same_site(scope["method"], headers):
+            await problem(403, "Requests from other websites are not allowed.")(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     def _is_known(self, name: str) -> bool:
         return name in self._names or (self._accepts_any_address and _is_ip_address(name))
@@ -146,106 +141,6 @@ def _is_same_site(method: str, headers: Headers) -> bool:
     return is_link and method in ("GET", "HEAD")
 
 
-class AllowlistMiddleware:
-    """Reject routes that the page does not need, bodies that are too large, and files that are not uploads.
-
-    Args:
-        app: ASGI application to protect.
-        uploads: uploaded clips, the only files that a request may name.
-    """
-
-    def __init__(self, app: Any, uploads: Uploads) -> None:
-        self._app, self._uploads = app, uploads
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            method = scope.get("method", "").replace("HEAD", "GET")
-            if method not in ALLOWED_PATHS or not re.fullmatch(ALLOWED_PATHS[method], scope["path"]):
-                await _reject(PlainTextResponse("Not found.", 404), scope, receive, send)
-                return
-            if method == "POST" and "/run/" in scope["path"]:
-                body = await _read_body(receive)
-                safe_body = self._sanitise(body) if body is not None else None
-                if safe_body is None:
-                    await _reject(PlainTextResponse("Invalid request.", 400), scope, receive, send)
-                    return
-                receive = _replay(safe_body, receive)
-            else:
-                limit = MAX_UPLOAD + MAX_BODY if method == "POST" else MAX_BODY
-                if int(Headers(scope=scope).get("content-length", 0)) > limit:
-                    await _reject(PlainTextResponse(_too_large(limit), 413), scope, receive, send)
-                    return
-                receive = _limit_body(receive, limit)
-        await self._app(scope, receive, send)
-
-    def _sanitise(self, body: bytes) -> bytes | None:
-        """Return the JSON body of an event in a form that is safe for Gradio, or None if the body is not acceptable.
-
-        Gradio would read any file of this machine, and fetch any address, that a request names as an uploaded file. For
-        each ``session_hash`` it would keep the state of the whole page in memory.
-        """
-        try:
-            event = json.loads(body)
-            if not isinstance(event, dict) or not all(map(self._uploads.holds, _find_paths(event))):
-                return None
-            event.pop("session_hash", None)
-            # Raises ValueError for NaN, which JSON does not have, and for lone surrogates.
-            return json.dumps(event, allow_nan=False, ensure_ascii=False).encode()
-        except (ValueError, RecursionError):
-            return None
-
-
-def _find_paths(value: Any) -> Iterator[Any]:
-    """Yield every value under a key ``path``, at any depth: Gradio's messages name files in this way."""
-    if isinstance(value, dict):
-        if "path" in value:
-            yield value["path"]
-        value = list(value.values())
-    for item in value if isinstance(value, list) else ():
-        yield from _find_paths(item)
-
-
-async def _read_body(receive: Any) -> bytes | None:
-    """Return the body of a request, or None if it has more than ``MAX_BODY`` bytes."""
-    body, has_more = b"", True
-    while has_more:
-        message = await receive()
-        body += message.get("body", b"")
-        has_more = message.get("more_body", False)
-        if len(body) > MAX_BODY:
-            return None
-    return body
-
-
-def _replay(body: bytes, receive: Any) -> Any:
-    """Return a ``receive`` that delivers ``body`` as if it had not been read yet."""
-    pending = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive_replayed() -> Any:
-        return pending.pop() if pending else await receive()
-
-    return receive_replayed
-
-
-def _limit_body(receive: Any, limit: int) -> Any:
-    """Return a ``receive`` that raises once the body exceeds ``limit`` bytes, whatever Content-Length says."""
-    received = 0
-
-    async def receive_limited() -> Any:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise HTTPException(413, _too_large(limit))
-        return message
-
-    return receive_limited
-
-
-def _too_large(limit: int) -> str:
-    return f"That is larger than {limit:,} bytes."
-
-
 class BasicAuthMiddleware:
     """Require a user name and a password (HTTP Basic) for every request."""
 
@@ -254,19 +149,88 @@ class BasicAuthMiddleware:
         self._expected = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            credentials = dict(scope["headers"]).get(b"authorization", b"")
-            if not secrets.compare_digest(credentials, self._expected):
-                challenge = {"WWW-Authenticate": 'Basic realm="clip4clip", charset="UTF-8"'}
-                response = PlainTextResponse("A user name and a password are required.", 401, challenge)
-                await _reject(response, scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        credentials = dict(scope["headers"]).get(b"authorization", b"")
+        if secrets.compare_digest(credentials, self._expected):
+            await self._app(scope, receive, send)
+        else:
+            challenge = {"WWW-Authenticate": 'Basic realm="clip4clip", charset="UTF-8"'}
+            response = problem(401, "A user name and a password are required.", challenge)
+            await response(scope, receive, send)
 
 
-async def _reject(response: Response, scope: Any, receive: Any, send: Any) -> None:
-    """Answer a request with ``response``, or close a websocket, which cannot carry one."""
-    if scope["type"] == "http":
-        await response(scope, receive, send)
-    else:
-        await send({"type": "websocket.close", "code": 1008})
+class LoadLimitMiddleware:
+    """Refuse requests while ``MAX_REQUESTS`` others are being answered, even if their visitors have left."""
+
+    def __init__(self, app: Any) -> None:
+        self._app, self._count = app, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._count >= MAX_REQUESTS:
+            response = problem(503, "The server has too much to do. Try again in a few seconds.", {"Retry-After": "5"})
+            await response(scope, receive, send)
+            return
+        self._count += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._count -= 1
+
+
+class RawPathMiddleware:
+    """Route by the path as it was sent, so that an id with ``%2F`` stays one segment of the path."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app(scope | {"path": scope["raw_path"].decode("ascii")}, receive, send)
+
+
+class SizeLimitMiddleware:
+    """Reject headers and bodies that are too large, and bodies that arrive too slowly."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        sizes = [len(name) + len(value) for name, value in scope["headers"]]
+        if sum(sizes) + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEADERS:
+            text = f"The address and the headers of the request are longer than {MAX_HEADERS:,} bytes."
+            await problem(431, text)(scope, receive, send)
+            return
+        is_upload = (scope["method"], scope["raw_path"]) == UPLOADS
+        limit = MAX_UPLOAD + MAX_BODY if is_upload else MAX_BODY
+        if int(Headers(scope=scope).get("content-length", 0)) > limit:
+            await problem(413, _too_large(limit))(scope, receive, send)
+        else:
+            await self._app(scope, _limit_body(receive, limit, is_upload), send)
+
+
+def _limit_body(receive: Any, limit: int, is_upload: bool) -> Any:
+    """Return a ``receive`` that raises once the body exceeds ``limit`` bytes, whatever Content-Length says, or is late.
+
+    After the body, the message that the visitor has left may come at any time.
+    """
+    received, has_more = 0, True
+    deadline = time.monotonic() + BODY_SECONDS
+
+    async def receive_limited() -> Any:
+        nonlocal received, has_more
+        if not has_more:
+            return await receive()
+        seconds = BODY_SECONDS if is_upload else max(0, deadline - time.monotonic())
+        try:
+            message = await asyncio.wait_for(receive(), seconds)
+        except asyncio.TimeoutError:
+            raise HTTPException(408, "The rest of the request did not arrive in time. Send it again.") from None
+        received += len(message.get("body", b""))
+        has_more = message.get("more_body", False)
+        if received > limit:
+            raise HTTPException(413, _too_large(limit))
+        return message
+
+    return receive_limited
+
+
+def _too_large(limit: int) -> str:
+    return f"The request is larger than {limit:,} bytes."

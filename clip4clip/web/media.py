@@ -1,95 +1,197 @@
-"""Videos of the index and their posters, over HTTP."""
+"""Videos of the index, and moments cut out of them, over HTTP."""
 
 from __future__ import annotations
 
-import functools
-import io
-import mimetypes
-import os
+import asyncio
+import re
+import shutil
+import tempfile
+import threading
+import time
+import unicodedata
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
 
-from PIL import Image
-
-from ..errors import Clip4clipError, InputValueError, MissingExtraError
-from ..evaluation.video_folder import VIDEO_EXTENSIONS
+from ..errors import InputValueError, MissingExtraError, VideoNotFoundError
+from ..index.clips import clip_name
 from ..index.hit import Hit
-from ..index.video_index import VideoIndex
-from ..video.reader import read_frames
-from .results import visitor_message
-from .workers import Workers
+from ..video.clip import write_clip
+from ..video.limits import Limits
 
 try:
+    from fastapi import APIRouter, Query
+    from starlette.exceptions import HTTPException
     from starlette.requests import Request
-    from starlette.responses import FileResponse, PlainTextResponse, Response
+    from starlette.responses import Response
 except ImportError as error:
-    raise MissingExtraError("the page needs starlette: pip install 'towhee-clip4clip[retrieval]'") from error
+    raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
-LOOKUP_WORKERS = 4  # threads that look up rows and make posters
-POSTER_SIZE = 480  # pixels of its longer side
-POSTER_CACHE_SIZE = 1000  # posters
+from .file_response import FileResponse, wait_until_left
+from .parameters import VideoId
+from .problems import problem_responses
+from .video_files import VideoFile, VideoFiles, file_version, gone, media_type
+from .workers import Workers
+
+READ_WORKERS = 4  # files that are read at once; further reads wait
+CLIP_WORKERS = 2  # clips that are cut out at once; further ones wait
+MAX_CLIPS = 8  # clips that are cut out, wait for it, or are being sent; further ones are refused
+MAX_CLIP_LENGTH = 600  # seconds of a clip
+MAX_CLIP_BYTES = 1 << 31
+CLIP_SECONDS = 60  # until a clip is cut out, including the time that it waits
+CLIP_LIMITS = Limits(threads=1)
+CHECK_SECONDS = 0.2  # between two looks at a clip that is being cut out
+
+Start = Annotated[
+    float | None, Query(ge=0, allow_inf_nan=False, description="Start in seconds; that of the segment if left out.")
+]
+End = Annotated[
+    float | None, Query(ge=0, allow_inf_nan=False, description="End in seconds; that of the segment if left out.")
+]
 
 
 class Media:
-    """Answer requests for a video of the index, or for its poster.
-
-    A request names a row of the index by its id. The path comes from the row, never from the visitor.
+    """Answer requests for a video of the index, or for a moment of it.
 
     Args:
-        index: index of the videos.
+        files: the files of the index.
+        folder: existing folder for clips; each is deleted once it is sent.
+
+    Attributes:
+        router: the addresses ``/media/{id}`` and ``/clips/{id}``.
     """
 
-    def __init__(self, index: VideoIndex) -> None:
-        self._index = index
-        self._workers = Workers(LOOKUP_WORKERS)
+    def __init__(self, files: VideoFiles, folder: Path) -> None:
+        self._files, self._folder = files, folder
+        self._readers, self._cutters = Workers(READ_WORKERS), Workers(CLIP_WORKERS)
+        self._clips = 0  # that are cut out, wait for it, or are being sent
+        self.router = APIRouter()
+        video: dict[str, Any] = {"content": {"video/*": {"schema": {"type": "string", "format": "binary"}}}}
+        self.router.add_api_route(
+            "/media/{id}",
+            self.get_media,
+            operation_id="get_media",
+            response_class=Response,
+            responses={200: video, 206: video | {"description": "A range of it."}, **problem_responses(404, 416)},
+        )
+        self.router.add_api_route("/media/{id}", self.get_media, methods=["HEAD"], include_in_schema=False)
+        self.router.add_api_route(
+            "/clips/{id}",
+            self.get_clip,
+            operation_id="get_clip",
+            response_class=Response,
+            responses={200: video, **problem_responses(404, 507)},
+        )
 
-    async def video(self, request: Request) -> Response:
-        """Answer with the file of a video, or the range of it that the request asks for."""
-        hit = await self._find(request)
-        if isinstance(hit, Response):
-            return hit
-        media_type = mimetypes.guess_type(hit.path)[0] or ""
-        # A browser must not run a file of the library, such as HTML.
-        is_video = media_type.startswith("video/")
-        return FileResponse(hit.path, media_type=media_type if is_video else "application/octet-stream")
+    async def get_media(self, id: VideoId) -> Response:  # noqa: A002
+        """Return the file of a video, or the range of it that the request asks for."""
+        file = await self._files.find(id)
+        return FileResponse(file.path, file.version, media_type(file.path), self._readers)
 
-    async def poster(self, request: Request) -> Response:
-        """Answer with a picture of a video, or of a moment of it, as JPEG."""
-        hit = await self._find(request)
-        if isinstance(hit, Response):
-            return hit
-        picture = await self._workers.run(_poster, hit.path, hit.fields.get("mtime"), hit.start, hit.end)
-        if picture is None:
-            return Response(status_code=404)
-        headers = {"Cache-Control": "private, max-age=3600"}
-        return Response(picture, media_type="image/jpeg", headers=headers)
+    async def get_clip(
+        self,
+        request: Request,
+        id: VideoId,  # noqa: A002
+        start: Start = None,
+        end: End = None,
+    ) -> Response:
+        """Return a moment of a video as a file of its own, in the quality of the video.
 
-    async def _find(self, request: Request) -> Hit | Response:
-        """Return the row that a request names, or an error response if there is no such video."""
+        It begins at the last key frame before the start, so that nothing is re-encoded.
+        """
+        file = await self._files.find(id)
+        hit = _moment(file.hit, start, end)
+        if self._clips >= MAX_CLIPS:
+            raise HTTPException(503, "Too many clips are being cut out. Try again in a minute.")
+        self._clips += 1
+        folder = Path(tempfile.mkdtemp(prefix="cut-", dir=self._folder))
+        clip = folder / f"clip{Path(clip_name(hit)).suffix}"
+        stopped = threading.Event()
+        work = asyncio.ensure_future(self._cutters.run(_write, file, hit, clip, stopped))
         try:
-            hit = await self._workers.run(self._index.get, request.query_params.get("id", ""))
-        except InputValueError:  # the id is not a valid key of this collection
-            hit = None
-        except Clip4clipError as error:
-            return PlainTextResponse(visitor_message(error), 503)
-        if hit is None or not _is_servable(hit.path):
-            return PlainTextResponse("No such video.", 404)
-        return hit
+            await _wait_for_clip(work, folder, request)
+            version = file_version(str(clip))
+            if work.exception() is not None or version is None:
+                raise _clip_error(work.exception(), file)
+        except BaseException:
+            stopped.set()
+            work.add_done_callback(lambda _: self._discard(folder))
+            raise
+        headers = {"Content-Disposition": content_disposition(clip_name(hit)), "Cache-Control": "private, no-store"}
+        return FileResponse(
+            str(clip), version, media_type(clip.name), self._readers, headers, partial(self._discard, folder)
+        )
+
+    def _discard(self, folder: Path) -> None:
+        self._clips -= 1
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_servable(path: str) -> bool:
-    """Return whether a visitor may fetch this file. A row of an index could name any file of this machine."""
-    return os.path.isabs(path) and path.lower().endswith(VIDEO_EXTENSIONS) and os.path.isfile(path)
+def _moment(hit: Hit, start: float | None, end: float | None) -> Hit:
+    """Return a moment of a video; raise HTTPException (422) if it is none."""
+    start, end = hit.start if start is None else start, hit.end if end is None else end
+    if start is None or end is None:
+        raise HTTPException(422, "start and end are required for a whole video: seconds where the clip is to be cut.")
+    if not start < end:
+        raise HTTPException(422, f"end is {end:g}: it should be after start, {start:g}.")
+    if end - start > MAX_CLIP_LENGTH:
+        raise HTTPException(422, f"end is {end:g}: it should be at most {MAX_CLIP_LENGTH} s after start, {start:g}.")
+    return replace(hit, start=start, end=end)
 
 
-@functools.lru_cache(POSTER_CACHE_SIZE)
-def _poster(path: str, mtime: int | None, start: float | None, end: float | None) -> bytes | None:  # noqa: ARG001  mtime is part of the cache key: a changed file gets a new poster
-    """Return a frame from the middle of a video, or of a moment of it, as JPEG; None if it cannot be decoded."""
+def _write(file: VideoFile, hit: Hit, clip: Path, stopped: threading.Event) -> None:
     try:
-        frames = read_frames(path, indices=lambda count: [count // 2], start_time=start, end_time=end, seek="keyframe")
-        frame = next(frames)
-    except Clip4clipError:
-        return None
-    image = Image.fromarray(frame.rgb)
-    image.thumbnail((POSTER_SIZE, POSTER_SIZE))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+        write_clip(file.path, clip, hit.start, hit.end, limits=CLIP_LIMITS, stopped=stopped)
+    except KeyboardInterrupt:  # it was stopped; nobody waits for it
+        return
+
+
+async def _wait_for_clip(work: asyncio.Future[None], folder: Path, request: Request) -> None:
+    """Wait until a clip is cut out.
+
+    Raises:
+        HTTPException: it takes too long, becomes too large, or the visitor has left.
+    """
+    deadline = time.monotonic() + CLIP_SECONDS
+    has_left = asyncio.ensure_future(wait_until_left(request.receive))
+    try:
+        while not work.done():
+            await asyncio.wait({work, has_left}, timeout=CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if has_left.done():
+                raise HTTPException(400, "The connection was closed.")  # nobody receives it
+            if time.monotonic() > deadline:
+                raise HTTPException(503, f"The clip was not cut out within {CLIP_SECONDS} seconds. Try a shorter one.")
+            if _size(folder) > MAX_CLIP_BYTES:
+                raise HTTPException(413, f"The clip is larger than {MAX_CLIP_BYTES:,} bytes. Try a shorter one.")
+    finally:
+        has_left.cancel()
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files of a folder, which may vanish meanwhile."""
+    return sum((file_version(str(path)) or (0, 0))[0] for path in folder.iterdir())
+
+
+def _clip_error(error: BaseException | None, file: VideoFile) -> BaseException:
+    """Return the error to raise where there is no clip."""
+    if isinstance(error, VideoNotFoundError):
+        return HTTPException(404, gone(file.name))
+    if isinstance(error, InputValueError):  # the video has no such time
+        return HTTPException(422, f"{error}.".replace(file.path, file.name))
+    if isinstance(error, OSError) or error is None:
+        return HTTPException(507, "The clip cannot be stored: the server's disk may be full.")
+    return error
+
+
+def content_disposition(name: str) -> str:
+    """Return the header that makes a browser save a file under a name (RFC 6266).
+
+    Args:
+        name: file name in any script. Programs that know only ASCII get the nearest name.
+    """
+    letters = (letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    ascii_name = re.sub(r'[^ -~]|["\\%]', "_", "".join(letters))
+    header = f'attachment; filename="{ascii_name}"'
+    return header if ascii_name == name else f"{header}; filename*=UTF-8''{quote(name, safe='')}"

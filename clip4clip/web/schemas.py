@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field
+from ..errors import MissingExtraError
 
-Id = Annotated[str, Field(description="Percent-encoded in a path: `/` as `%2F`.")]
+try:
+    from pydantic import BaseModel, Field
+except ImportError as error:
+    raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
+
+MAX_QUERY = 2000  # characters
 
 
 class Moment(BaseModel):
@@ -26,7 +31,7 @@ class Moment(BaseModel):
     media: str = Field(description="Where the whole video is: a path on this server, or another URL.")
     thumbnail: str | None = Field(description="A picture of the moment, on this server; null for a URL.")
     strip: str | None = Field(description="Six frames of the moment side by side, on this server; null for a URL.")
-    clip: str | None = Field(description="The moment as a video of its own, on this server; null for a whole video or a URL.")
+    clip: str | None = Field(description="The moment as a file, on this server; null for a whole video or a URL.")
     copies: list[Copy] = Field(description="Other moments that show the same, and that are not listed for themselves.")
 
 
@@ -47,7 +52,7 @@ class SearchAnswer(BaseModel):
     moments: list[Moment]
     offset: int = Field(description="How many nearer moments were left out at the front.")
     has_more: bool = Field(description="Whether a search with a larger offset would find more.")
-    probably_here: bool | None = Field(description="Whether the library probably shows what was asked for; null if unknown.")
+    probably_here: bool | None = Field(description="Whether the library probably shows it; null if unknown.")
     milliseconds: float = Field(description="How long the search took on the server.")
 
 
@@ -92,7 +97,7 @@ class VideoList(BaseModel):
 class EmbedRequest(BaseModel):
     """A text to embed."""
 
-    text: str = Field(min_length=1, max_length=2000)
+    text: str = Field(min_length=1, max_length=MAX_QUERY)
 
 
 class EmbedAnswer(BaseModel):

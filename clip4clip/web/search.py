@@ -1,131 +1,194 @@
-"""Searches of a visitor, by a sentence or by an uploaded clip, within limits on work and time."""
+"""Searches of a visitor within limits on work and time: by a text, by a clip, and by a moment of the index."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from ..errors import Clip4clipError, VideoError
+import numpy as np
+
+from ..errors import MissingExtraError, VideoError
+from ..index.clip_query import merge_hits
+from ..index.copies import fold_copies
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
 from ..video.container import Container
+from ..video.image import is_image
 from ..video.limits import Limits
-from .results import SEARCH_FAILED, results_html, status_html, visitor_message
-from .uploads import TimedFile, Uploads
+
+try:
+    from starlette.exceptions import HTTPException
+except ImportError as error:
+    raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
+
+from .answers import to_moment
+from .lookup import find
+from .schemas import SearchAnswer
+from .timed_file import TimedFile
+from .uploads import Upload
 from .workers import Workers
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-MAX_RESULTS = 12  # fills whole rows of two, three and four
-MAX_QUERY = 2000  # characters
-TEXT_WORKERS = 4  # searches by a sentence that run at once; further ones wait
-CLIP_WORKERS = 2  # searches by a clip that run at once, apart from searches by a sentence
+TEXT_WORKERS = 4  # searches without a clip that run at once; further ones wait
+CLIP_WORKERS = 2  # searches by a clip that run at once, apart from the others
+MAX_WAITING_CLIPS = 16  # searches by a clip that run or wait; further ones are refused
 MAX_CLIP_SECONDS = 600  # duration of a clip
+MAX_HITS = 4096  # that a search looks at to find so many that are not copies of others
 # 4K; an hour at 60 frames per second, because a clip may be longer than it declares; about a minute of decoding.
 CLIP_LIMITS = Limits(pixels=4096 * 2304, frames=250_000, decoded_pixels=16e9)
-CLIP_TIMEOUT = 60  # seconds until a search by a clip is answered, including the time that it waits
+IMAGE_LIMITS = Limits(pixels=64_000_000)  # 200 MB of memory
+SEARCH_SECONDS = 60  # until a search, or another question about the index, is answered; with the time that it waits
 
-EMPTY_QUERY = "Type what the video shows, or search by a clip of your own."
-OUT_OF_TIME = f"the search was not done within {CLIP_TIMEOUT} seconds. Please try a shorter or smaller clip"
+OUT_OF_TIME = f"the search was not done within {SEARCH_SECONDS} seconds. Try a shorter or smaller clip"
 
 
-class Answer(NamedTuple):
-    """What the page shows after a search.
+@dataclass(frozen=True)
+class SearchOptions:
+    """What a search returns.
 
     Attributes:
-        status: HTML of the status line.
-        results: HTML of the results; empty if there are none.
+        k: largest number of moments.
+        offset: number of nearer moments to leave out.
+        filter: condition on the fields, as :meth:`VideoIndex.search` takes it.
+        per_video: largest number of moments of each video; None for all.
+        min_score: smallest score; None for any.
     """
 
-    status: str
-    results: str = ""
+    k: int = 12
+    offset: int = 0
+    filter: str = ""
+    per_video: int | None = 1
+    min_score: float | None = None
 
 
 class Search:
     """Search an index in threads of its own.
 
+    All methods raise what :meth:`VideoIndex.search` raises, and HTTPException (503) if the search takes too long.
+
     Args:
         index: index to search.
-        uploads: holds the clips to search by; each is deleted after its search.
     """
 
-    def __init__(self, index: VideoIndex, uploads: Uploads) -> None:
-        self._index, self._uploads = index, uploads
+    def __init__(self, index: VideoIndex) -> None:
+        self._index = index
         self._text_workers, self._clip_workers = Workers(TEXT_WORKERS), Workers(CLIP_WORKERS)
+        self._clips = 0  # searches by a clip that run or wait
 
-    async def by_text(self, query: str) -> Answer:
-        """Search by a sentence."""
-        query = query.strip()
-        if not query:
-            return Answer(status_html(EMPTY_QUERY))
-        if len(query) > MAX_QUERY:
-            return Answer(status_html(f"That is longer than {MAX_QUERY} characters.", is_error=True))
+    async def by_text(self, text: str, options: SearchOptions) -> SearchAnswer:
+        """Return the moments that a text describes."""
 
-        def search() -> list[Hit]:
-            return self._index.search(query, limit=MAX_RESULTS)
+        def search(limit: int) -> list[Hit]:
+            return self._index.search(text, limit=limit, **_arguments(options))
 
-        return await self._text_workers.run(self._answer, search, f"“{query}”", f"?{urlencode({'q': query})}")
+        return await in_time(self._text_workers.run(self._answer, search, options, time.perf_counter(), True))
 
-    async def by_clip(self, path: Path) -> Answer:
-        """Search by an uploaded clip, then delete it."""
-        deadline = time.monotonic() + CLIP_TIMEOUT
+    async def similar(self, id: str, at: float | None, options: SearchOptions) -> SearchAnswer:  # noqa: A002
+        """Return the moments that look like a video of the index, or like its moment at ``at`` seconds."""
+
+        def search(limit: int) -> list[Hit]:
+            find(self._index, id)
+            return self._index.similar(id, at, limit=limit, **_arguments(options))
+
+        return await in_time(self._text_workers.run(self._answer, search, options, time.perf_counter()))
+
+    async def by_clip(self, upload: Upload, options: SearchOptions) -> SearchAnswer:
+        """Return the moments that look like an uploaded clip or image."""
+        if self._clips >= MAX_WAITING_CLIPS:
+            raise HTTPException(503, "Too many searches by a clip are waiting. Try again in a minute.")
+        clip = upload.until(time.monotonic() + SEARCH_SECONDS, OUT_OF_TIME)
+        self._clips += 1
         try:
-            return await asyncio.wait_for(self._clip_workers.run(self._search_by_clip, path, deadline), CLIP_TIMEOUT)
-        except asyncio.TimeoutError:
-            return Answer(status_html(f"{path.name}: {OUT_OF_TIME}.", is_error=True))
-        except FileNotFoundError:
-            return Answer(status_html(f"{path.name} has been deleted. Please send it again.", is_error=True))
+            return await in_time(self._clip_workers.run(self._search_by_clip, clip, options))
         finally:
-            self._uploads.discard(path)
+            self._clips -= 1
 
-    def _search_by_clip(self, path: Path, deadline: float) -> Answer:
-        with TimedFile(path, deadline, OUT_OF_TIME) as clip:
+    async def embed(self, text: str) -> list[float]:
+        """Return the vector of a text."""
+        [vector] = await in_time(self._text_workers.run(self._index.embed, text))
+        return vector.tolist()
 
-            def search() -> list[Hit]:
-                _check_duration(clip)
-                video: Any = clip  # an open file, which read_frames takes
-                return self._index.search(video=video, limit=MAX_RESULTS, limits=CLIP_LIMITS)
+    def _search_by_clip(self, clip: TimedFile, options: SearchOptions) -> SearchAnswer:
+        video: Any = clip  # an open file, which read_frames takes
+        if options.filter.strip():
+            self._index.check_filter(options.filter)  # an error here costs no decoding
+        limits = IMAGE_LIMITS if is_image(video) else CLIP_LIMITS
+        if limits is CLIP_LIMITS:
+            _check_duration(clip)
 
-            return self._answer(search, f"the clip {path.name}", clip=path)
+        start = time.perf_counter()
+        vectors = self._index.embed(video=video, limits=limits)
+
+        def search(limit: int) -> list[Hit]:
+            found = (self._index.search(vector=vector, limit=limit, **_arguments(options)) for vector in vectors)
+            return next(found) if len(vectors) == 1 else merge_hits(found, limit, options.per_video)
+
+        return self._answer(search, options, start)
 
     def _answer(
-        self, search: Callable[[], list[Hit]], query: str, link: str | None = None, clip: Path | None = None
-    ) -> Answer:
-        """Run a search and return what the page shows, also if the search fails.
+        self, search: Callable[[int], list[Hit]], options: SearchOptions, start: float, is_text: bool = False
+    ) -> SearchAnswer:
+        """Run a search and return the part of its result that was asked for.
 
         Args:
-            search: returns the hits.
-            query: the query in words.
-            link: URL of this search, if it has one.
-            clip: the uploaded clip, whose folder is removed from messages.
+            search: takes the largest number of hits; returns the best ones, with their vectors.
+            options: what to return.
+            start: when the search began, by ``time.perf_counter()``.
+            is_text: whether the query is a text, whose best score says whether the index probably has it.
         """
-        start = time.perf_counter()
-        try:
-            hits = search()
-            milliseconds = 1000 * (time.perf_counter() - start)
-            count = self._index.count_vectors()  # on a server, to count videos would take longer than the search
-        except Clip4clipError as error:
-            message = visitor_message(error)
-            if clip is not None:
-                message = message.replace(str(clip), clip.name)
-            return Answer(status_html(message, is_error=True))
-        except Exception:
-            logger.exception("a search failed")
-            return Answer(status_html(SEARCH_FAILED, is_error=True))
-        if not hits:
-            return Answer(status_html(f"No videos were found for {query}: the index has {count:,}."))
-        kind = "videos" if all(hit.start is None for hit in hits) else "moments"
-        summary = f"{len(hits)} of {count:,} {kind} for {query}, in {milliseconds:.0f} ms"
-        return Answer(status_html(summary, link), results_html(hits))
+        if options.filter.strip():
+            self._index.check_filter(options.filter)
+        last = options.offset + options.k
+        hits = _search_folded(search, last + 1)
+        is_probable = self._is_probable(hits[0][0]) if is_text and hits and not options.filter.strip() else None
+        if options.min_score is not None:
+            hits = [(hit, copies) for hit, copies in hits if hit.score >= options.min_score]
+        return SearchAnswer(
+            moments=[to_moment(hit, copies) for hit, copies in hits[options.offset : last]],
+            offset=options.offset,
+            has_more=len(hits) > last,
+            probably_here=is_probable,
+            milliseconds=1000 * (time.perf_counter() - start),
+        )
+
+    def _is_probable(self, best: Hit) -> bool | None:
+        calibration = self._index.calibration(wait=False)
+        return calibration.probably_here(best.score) if calibration else None
+
+
+def _search_folded(search: Callable[[int], list[Hit]], count: int) -> list[tuple[Hit, list[Hit]]]:
+    """Return ``count`` hits or more, each with its copies; fewer if there are no more.
+
+    A larger search begins with the same hits, so the first ones here are the same for any ``count``.
+    """
+    limit = count
+    while True:
+        hits = search(limit)
+        folded = fold_copies(hits, np.stack([hit.fields.pop("vector") for hit in hits])) if hits else []
+        if len(folded) >= count or len(hits) < limit or limit >= MAX_HITS:
+            return folded
+        limit = min(4 * limit, MAX_HITS)
+
+
+def _arguments(options: SearchOptions) -> dict[str, Any]:
+    return {"filter": options.filter, "per_video": options.per_video, "output_fields": ("*", "vector")}
+
+
+async def in_time(work: Awaitable[T]) -> T:
+    """Return the result of work for a visitor; raise HTTPException (503) if there is none in time."""
+    try:
+        return await asyncio.wait_for(work, SEARCH_SECONDS)
+    except asyncio.TimeoutError:
+        raise HTTPException(503, f"This was not done within {SEARCH_SECONDS} seconds. Try again.") from None
 
 
 def _check_duration(clip: TimedFile) -> None:
-    with Container(clip, CLIP_LIMITS) as container:
+    video: Any = clip
+    with Container(video, CLIP_LIMITS) as container:
         seconds = container.duration or 0
     if seconds > MAX_CLIP_SECONDS:
         raise VideoError(

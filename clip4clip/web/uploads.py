@@ -1,141 +1,139 @@
-"""Clips that visitors upload to search by: received within limits, deleted after the search or after ten minutes."""
+"""Clips and images that visitors search by: received within limits, and deleted after the search."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import io
 import logging
-import os
 import re
-import shutil
 import tempfile
-import time
-from pathlib import Path
+from collections.abc import AsyncIterator
+from typing import BinaryIO
 
-from ..errors import MissingExtraError, VideoError
+from ..errors import MissingExtraError
 
 try:
     import anyio
-    from starlette.concurrency import run_in_threadpool
-    from starlette.datastructures import UploadFile
+    import python_multipart  # noqa: F401  Starlette imports it when it reads a form
+    from starlette.datastructures import FormData, UploadFile
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.types import Message
 except ImportError as error:
-    raise MissingExtraError("the page needs starlette: pip install 'towhee-clip4clip[retrieval]'") from error
+    raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
+
+from .file_response import wait_until_left
+from .timed_file import TimedFile
 
 logger = logging.getLogger(__name__)
 
+FIELD = "clip"  # of the form
 MAX_UPLOAD = 500 << 20  # bytes of one clip
-MAX_UPLOADS = 1 << 31  # bytes of all clips that are being received or wait for their search
-UPLOAD_SECONDS = 600  # for a clip to arrive; and for its search to begin after that
-READ_SIZE = 4096  # bytes; TimedFile checks the time once per read
-FOLDER_PREFIX = "clip-"  # each clip has a folder of its own, so that visitors never share a file
-MAX_NAME = 60  # characters of a clip's file name: at most 240 bytes, below the usual limit of 255
+MAX_UPLOADS = 1 << 31  # bytes of all clips that are being received or searched by
+UPLOAD_SECONDS = 600  # for a clip to arrive
+MAX_NAME = 100  # characters of a file name that are kept
+
+
+class Upload:
+    """A clip or an image to search by.
+
+    Args:
+        file: its content, in a file without a name.
+        name: its file name, for messages.
+
+    Attributes:
+        name: the same.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.name = name
+        self._file = file
+        self._readers: list[TimedFile] = []
+
+    def until(self, deadline: float, message: str) -> TimedFile:
+        """Return the file for reading until a deadline, or until the visitor leaves; see :class:`TimedFile`."""
+        self._file.seek(0)
+        self._readers.append(TimedFile(self._file, self.name, deadline, message))
+        return self._readers[-1]
+
+    def stop(self) -> None:
+        """End all work on the file."""
+        for reader in self._readers:
+            reader.stop()
 
 
 class Uploads:
-    """The uploaded clips, in one folder.
+    """Receive clips and images to search by.
 
-    Args:
-        folder: existing folder for the clips.
+    Starlette writes a form to a file as it arrives; in memory are 1 MiB of it at most. The file has no name: the system
+    deletes it with the request, also if the visitor leaves, the disk is full, or the server is killed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = Path(os.path.realpath(folder))
-        self._arriving = 0  # bytes received so far of clips that are not yet complete
+    def __init__(self) -> None:
+        self._bytes = 0  # of all clips that are being received or searched by
 
-    async def receive(self, request: Request) -> Response:
-        """Store the one file of a multipart form and answer with its path: ``[path]`` as JSON.
+    @contextlib.asynccontextmanager
+    async def receive(self, request: Request) -> AsyncIterator[Upload]:
+        """Receive the one file of a multipart form, in the field ``clip``. It is deleted at the end of the block.
 
-        The caller limits the size of the request. Starlette spools the form to an unnamed temporary file, which is
-        deleted with the request. So no file stays behind if a visitor leaves or the disk is full.
+        The caller limits the size of the request.
+
+        Raises:
+            HTTPException: 400 if the form has no such file, or more; 408, 503 or 507 if it cannot be received.
         """
-        stored, received = await run_in_threadpool(self._delete_expired), 0
+        received = 0
 
         async def receive_counted() -> Message:
             nonlocal received
             message = await request.receive()
-            received += (size := len(message.get("body", b"")))
-            self._arriving += size
-            if stored + self._arriving > MAX_UPLOADS:
-                raise HTTPException(503, "Too many clips are waiting. Please try again in a few minutes.")
+            size = len(message.get("body", b""))
+            received += size
+            self._bytes += size
+            if self._bytes > MAX_UPLOADS:
+                raise HTTPException(503, "Too many clips are being searched by. Try again in a minute.")
             return message
 
         try:
-            with anyio.fail_after(UPLOAD_SECONDS):
-                async with Request(request.scope, receive_counted).form(max_files=1, max_fields=0) as form:
-                    file = form.get("files")
-                    if not isinstance(file, UploadFile):
-                        return PlainTextResponse("Expected a form with one file in the field 'files'.", 400)
-                    return JSONResponse([str(await run_in_threadpool(self._store, file))])
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody receives it
-        except TimeoutError:
-            return PlainTextResponse(f"The clip did not arrive within {UPLOAD_SECONDS} seconds.", 408)
-        except OSError as error:
-            logger.error("a clip cannot be stored in %s: %s", self._folder, error)
-            return PlainTextResponse("The clip cannot be stored: the server's disk may be full.", 507)
+            form = await self._read_form(Request(request.scope, receive_counted))
+            try:
+                file = form.get(FIELD)
+                if not isinstance(file, UploadFile):
+                    raise _form_error()
+                upload = Upload(file.file, clean_name(file.filename or ""))
+                has_left = asyncio.ensure_future(wait_until_left(request.receive))
+                has_left.add_done_callback(lambda _: upload.stop())
+                try:
+                    yield upload
+                finally:
+                    has_left.cancel()
+                    upload.stop()
+            finally:
+                await form.close()
         finally:
-            self._arriving -= received
+            self._bytes -= received
 
-    def holds(self, path: object) -> bool:
-        """Return whether ``path`` is the path of an uploaded clip that still exists."""
-        if not isinstance(path, str) or not os.path.isfile(path):
-            return False
-        folder = Path(os.path.realpath(path)).parent
-        return folder.parent == self._folder and folder.name.startswith(FOLDER_PREFIX)
-
-    def discard(self, clip: Path) -> None:
-        """Delete a clip if it still exists."""
-        shutil.rmtree(clip.parent, ignore_errors=True)
-
-    def _store(self, file: UploadFile) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self._folder))
-        # The clip keeps its name, which messages quote, and its extension, which hints at its format.
-        name = re.split(r"[/\\]", file.filename or "")[-1]
-        clip = folder / (re.sub(r"[^\w. -]", "_", name).strip(". ")[-MAX_NAME:] or "clip")
+    async def _read_form(self, request: Request) -> FormData:
         try:
-            with clip.open("xb") as stored:
-                shutil.copyfileobj(file.file, stored)
-        except OSError:
-            self.discard(clip)
+            with anyio.fail_after(UPLOAD_SECONDS):
+                return await request.form(max_files=1, max_fields=0)
+        except HTTPException as error:
+            if error.status_code == 400:  # it is no form, or one of several files or of text
+                raise _form_error() from error
             raise
-        return clip
-
-    def _delete_expired(self) -> int:
-        """Delete the clips whose search has not begun in time, and return the bytes of the others."""
-        total = 0
-        for clip in self._folder.glob(f"{FOLDER_PREFIX}*/*"):
-            with contextlib.suppress(OSError):  # a finished search may have deleted it meanwhile
-                status = clip.stat()
-                if time.time() - status.st_mtime > UPLOAD_SECONDS:
-                    self.discard(clip)
-                else:
-                    total += status.st_size
-        return total
+        except ClientDisconnect as error:
+            raise HTTPException(400, "The connection was closed.") from error  # nobody receives it
+        except TimeoutError as error:
+            raise HTTPException(408, f"The clip did not arrive within {UPLOAD_SECONDS} seconds.") from error
+        except OSError as error:
+            logger.error("a clip cannot be stored in %s: %s", tempfile.gettempdir(), error)
+            raise HTTPException(507, "The clip cannot be stored: the server's disk may be full.") from error
 
 
-class TimedFile(io.FileIO):
-    """A clip that can be read until a deadline. Afterwards a read raises, which ends FFmpeg's work on the clip.
+def _form_error() -> HTTPException:
+    return HTTPException(400, f"Expected a form (multipart/form-data) with one file, in the field {FIELD!r}.")
 
-    Args:
-        path: path of the clip.
-        deadline: end of the time, by ``time.monotonic()``.
-        message: text of the error, after the path.
-    """
 
-    def __init__(self, path: Path, deadline: float, message: str) -> None:
-        super().__init__(str(path))
-        self._deadline, self._message = deadline, message
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Return at most ``READ_SIZE`` bytes, so that the deadline is checked often.
-
-        Raises:
-            VideoError: the deadline has passed.
-        """
-        if time.monotonic() > self._deadline:
-            raise VideoError(f"{self.name}: {self._message}")
-        return super().read(READ_SIZE if size is None or size < 0 else min(size, READ_SIZE))
+def clean_name(name: str) -> str:
+    """Return the name of an uploaded file for messages: without folders and unusual characters."""
+    base = re.split(r"[/\\]", name)[-1]
+    return re.sub(r"[^\w. -]", "_", base).strip(". ")[-MAX_NAME:] or "clip"

@@ -32,7 +32,7 @@ def test_the_command_line_starts_as_a_module_and_as_a_file(start: list[str], tmp
     assert done.stdout.strip() == __version__
     failed = subprocess.run([*command, "search"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (failed.returncode, failed.stdout) == (2, "")
-    assert failed.stderr.startswith("error Invalid value for TEXT: give either a text or --video")
+    assert failed.stderr.startswith("error Invalid value for TEXT: give one of a text, --video and --like")
 
 
 # Help
@@ -86,7 +86,7 @@ def test_help_says_what_a_user_must_know(command: str, words: list[str], run: Ca
 def test_help_imports_nothing_heavy_and_nothing_that_windows_lacks(
     run_without: Callable[..., list[tuple[list[str], str, str]]],
 ) -> None:
-    heavy = ["torch", "towhee", "numpy", "av", "PIL", "pyarrow", "pymilvus", "gradio", "onnxruntime", "ray"]
+    heavy = ["torch", "towhee", "numpy", "av", "PIL", "pyarrow", "pymilvus", "fastapi", "onnxruntime", "ray"]
     windows_lacks = ["fcntl", "pwd", "grp", "resource", "termios"]
     commands = [["--help"], *([name, "--help"] for name in COMMANDS)]
     for command, printed, errors in run_without([*heavy, *windows_lacks], commands, REPOSITORY):
@@ -171,9 +171,10 @@ NEEDED = [
     ("lark", "retrieval", []),  # only for a filter
     ("psutil", "retrieval", [INDEX, SEARCH, SERVE]),
     ("pymilvus", "milvus", [INDEX_ON_SERVER, SEARCH_ON_SERVER, SERVE_SERVER]),
-    ("gradio", "retrieval", [SERVE]),
+    ("fastapi", "retrieval", [SERVE]),
     ("starlette", "retrieval", [SERVE]),
     ("uvicorn", "retrieval", [SERVE]),
+    ("python_multipart", "retrieval", [SERVE]),
     ("onnx", "onnx", [EMBED_TEXT]),
     ("onnxruntime", "onnx", [EMBED_TEXT]),
     ("ray", "ray", [EMBED_ON_RAY]),
@@ -215,8 +216,8 @@ for package, commands in json.loads(sys.argv[1]):
 def test_a_command_without_its_optional_package_names_the_extra(inputs: Path) -> None:
     cases = []
     for package, extra, commands in NEEDED:
-        # These are missed only after gradio is imported, which takes long: they are left to the slow test below.
-        is_slow = package in ("lark", "psutil", "pymilvus", "starlette", "uvicorn")
+        # These are missed only after others are imported, which takes long: they are left to the slow test below.
+        is_slow = package in ("lark", "psutil", "pymilvus", "starlette", "uvicorn", "python_multipart")
         fast = [command for command in commands if not (is_slow and command in (SERVE, SERVE_SERVER))]
         cases.append((package, extra, fast))
     arguments = json.dumps([(package, commands) for package, _, commands in cases])

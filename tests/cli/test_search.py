@@ -22,8 +22,12 @@ from clip4clip.retrieval import VideoIndex
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search"], "give either a text or --video"),
-        (["search", "a", "--video", "a.mp4"], "give either a text or --video"),
+        (["search"], "give one of a text, --video and --like"),
+        (["search", "a", "--video", "a.mp4"], "give one of a text, --video and --like"),
+        (["search", "--like", "/a", "--video", "a.mp4"], "give one of a text, --video and --like"),
+        (["search", "--like", " "], "the id of a video must not be empty"),
+        (["search", "a", "--at", "5"], "--at: it needs --like ID"),
+        (["search", "--like", "/a", "--at", "12:3x"], "'12:3x' is not a time: expected seconds, such as 750, or"),
         (["search", "@two.txt"], "expected one sentence, but got several lines"),
         (["search", "--video", ""], "the name of a video must not be empty"),
         (["search", "a", "--uri", "none.db"], "no index at none.db: create it with `clip4clip index`"),
@@ -67,6 +71,27 @@ def test_options_select_rows(
     assert found("--per-video", "all", "--since", "1970-01-02T12:00Z", "--filter", "duration > 2") == ["v3"]
     errors = error_of("search", "a", "--since", "last week", "--uri", tmp_path / "v.db")
     assert "since is 'last week', which is not a date: expected a date such as \"2025-06-01\"" in errors
+
+
+def test_videos_of_the_index_are_found_that_are_like_a_moment_of_another_one(
+    run_main: Callable[..., tuple[int, str, str]], error_of: Callable[..., str], tmp_path: Path
+) -> None:
+    rows = random_rows(4)
+    rows[0] |= {"id": "first", "video": "/a", "start": 0.0, "end": 740.0, "vector": rows[2]["vector"]}
+    rows[1] |= {"id": "second", "video": "/a", "start": 740.0, "end": 760.0, "vector": rows[3]["vector"]}
+    with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        index.add(rows)
+
+    def found(*options: str) -> list[str]:
+        code, printed, errors = run_main("search", "--json", "--uri", tmp_path / "v.db", *options)
+        assert code == 0, errors
+        return [json.loads(line)["id"] for line in printed.splitlines()]
+
+    assert sorted(found("--like", "/a")) == ["v2", "v3"]
+    for time, best in {"3.5": "v2", "0:12:30": "v3", "12:30.": "v3", "750": "v3"}.items():
+        assert found("--like", "/a", "--at", time, "-k", "1") == [best], time
+    assert found("--like", "/a", "--at", "750", "--filter", "duration < 3") == ["v2"]
+    assert "the index has no video with the id '/b'" in error_of("search", "--like", "/b", "--uri", tmp_path / "v.db")
 
 
 @pytest.fixture(scope="module")

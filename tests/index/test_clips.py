@@ -54,7 +54,7 @@ def test_each_hit_becomes_a_file_and_failures_are_listed(videos: Path, tmp_path:
         "it to MP4",
         "04 gone 1.01.01-1.01.02.mov": "gone.mov: there is no such file",
         "05 7.mkv": "05 7.mkv: the index has no path for the video '7'",
-        "06 good 1.30-1.35.mp4": "good.mp4: it has no frame at 90 s, where the clip begins",
+        "06 good 1.30-1.35.mp4": "good.mp4: it has no frame at 90 s",
     }
 
 

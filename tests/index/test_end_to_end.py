@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from constants import DEMO_MODEL, REPOSITORY
-from page_client import RUN, ask, event_number
+from page_client import SEARCH, address
 from servers import MilvusServer, PageServer
 from typer.testing import CliRunner
 
@@ -67,32 +67,32 @@ def test_a_command_on_a_missing_index_is_an_error_and_does_not_create_it(
 
 
 def test_the_page_reports_in_one_sentence_that_its_server_is_down(
-    milvus: MilvusServer, collection: str, browser: Any, drawings_table: Path, easy: tuple[str, str]
+    milvus: MilvusServer, collection: str, drawings_table: Path, easy: tuple[str, str]
 ) -> None:
     caption, name = easy
     with VideoIndex(milvus.uri, collection) as index:
         index.add(drawings_table)
         clip = next(row["id"] for row in read_rows(drawings_table) if Path(row["path"]).name == name)
-    with PageServer(milvus.uri, "--collection", collection) as page, browser.new_page() as tab:
-        tab.set_default_timeout(300_000)
-        tab.goto(f"{page.url}?q={caption}")
-        first = tab.locator(".hits li").first
-        first.get_by_text(name).wait_for()
-        assert page.get(f"/library/video?id={quote(clip, safe='')}")[0] == 200
+    with PageServer(milvus.uri, "--collection", collection) as page:
+
+        def search() -> tuple[int, Any]:
+            status, body = page.get(f"{SEARCH}?q={quote(caption)}")
+            return status, json.loads(body)
+
+        status, answer = search()
+        assert (status, answer["moments"][0]["name"]) == (200, name)
+        assert page.get(address("media", clip))[0] == 200
+        assert page.get(f"{address('api/videos', clip)}/similar")[0] == 200
         milvus.kill()
-        ask(tab, "a red square")
-        alert = tab.get_by_role("alert")
-        alert.wait_for()
-        assert alert.inner_text() == "The index does not answer at the moment. Please try again in a minute."
-        assert tab.locator(".hits li").count() == 0
-        assert page.get(f"/library/video?id={quote(clip, safe='')}")[0] == 503
+        status, answer = search()
+        assert (status, answer["detail"]) == (503, "The index does not answer at the moment. Try again in a minute.")
+        assert page.get(address("media", clip))[0] == 503
         milvus.start()
         end = time.monotonic() + 300
-        while not tab.locator(".hits li").count():  # the open page recovers by itself
+        while search()[0] != 200:  # the page recovers by itself
             assert time.monotonic() < end
-            ask(tab, caption)
-            tab.wait_for_timeout(2000)
-        first.get_by_text(name).wait_for()
+            time.sleep(2)
+        assert search()[1]["moments"][0]["name"] == name
         assert "Traceback" not in page.stop()
 
 
@@ -100,45 +100,42 @@ def test_the_page_reports_in_one_sentence_that_its_server_is_down(
 def test_an_open_page_shows_what_commands_add_move_and_delete(
     drawings: Path, captions: dict[str, str], easy: tuple[str, str], uri: str, collection: str, tmp_path: Path
 ) -> None:
-    pytest.importorskip("gradio")
+    pytest.importorskip("fastapi")
     caption, name = easy
     folder, clip = tmp_path / "clips", Path(captions[caption])
     folder.mkdir()
     for other in sorted(clip.parent.iterdir())[:4]:
         if other != clip:
             shutil.copy2(other, folder)
-    address = ["--uri", uri, "--collection", collection]
+    place = ["--uri", uri, "--collection", collection]
 
     def command(*arguments: object) -> str:
-        words = [sys.executable, "-m", "clip4clip", *map(str, arguments), *address]
+        words = [sys.executable, "-m", "clip4clip", *map(str, arguments), *place]
         done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
         assert done.returncode == 0, done.stderr
         return done.stderr
 
     command("index", folder, "-m", DEMO_MODEL)
-    with PageServer(*address[1:]) as page:
-        config = json.loads(page.get("/config")[1])
-        body = json.dumps({"fn_index": event_number(config, "click"), "data": [caption]})
+    with PageServer(*place[1:]) as page:
 
         def shown() -> str:
-            headers = {"Content-Type": "application/json"}
-            status, _, answer = page.request("POST", RUN, body=body, headers=headers)
+            status, answer = page.get(f"{SEARCH}?q={quote(caption)}")
             assert status == 200, answer
-            return "".join(map(str, json.loads(answer)["data"]))
+            return answer.decode()
 
         assert name not in shown()
         shutil.copy2(clip, folder)
         assert "1 added" in command("index", folder)
         assert name in shown()
-        assert page.get(f"/library/video?id={quote(str(folder / name), safe='')}")[0] == 200
+        assert page.get(address("media", folder / name))[0] == 200
         (folder / "sub").mkdir()
         (folder / name).rename(folder / "sub" / name)
         assert "1 moved within the folder" in command("index", folder)
         assert quote(f"/sub/{name}", safe="") in shown()
-        assert page.get(f"/library/video?id={quote(str(folder / 'sub' / name), safe='')}")[0] == 200
+        assert page.get(address("media", folder / "sub" / name))[0] == 200
         assert "1 video removed" in command("delete", folder / "sub" / name, "--yes")
         assert name not in shown()
-        assert page.get(f"/library/video?id={quote(str(folder / 'sub' / name), safe='')}")[0] == 404
+        assert page.get(address("media", folder / "sub" / name))[0] == 404
         assert "Traceback" not in page.stop()
 
 

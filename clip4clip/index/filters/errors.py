@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from ...errors import VideoIndexError
+from ...errors import FilterError
 
 WINDOW = 72  # columns of a filter that a message shows
 
@@ -22,7 +22,7 @@ class InvalidPartError(Exception):
         self.position, self.problem = position, problem
 
 
-def point_at(text: str, position: int, problem: str) -> VideoIndexError:
+def point_at(text: str, position: int, problem: str) -> FilterError:
     """Return an error with a caret below a position in the text.
 
     Args:
@@ -42,7 +42,7 @@ def point_at(text: str, position: int, problem: str) -> VideoIndexError:
             break
         rest.append(character)
     line = shown + "".join(rest)
-    return VideoIndexError(f"the filter is invalid at character {position + 1}: {problem}\n  {line}\n  {caret}")
+    return FilterError(f"the filter is invalid at character {position + 1}: {problem}\n  {line}\n  {caret}")
 
 
 def _start_of_window(text: str, position: int) -> int:

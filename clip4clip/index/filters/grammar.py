@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import MissingExtraError, VideoIndexError
+from ...errors import FilterError, MissingExtraError
 from .arithmetic import MIRRORED, Computed, compute, negate, solve, to_number
 from .errors import InvalidPartError, point_at
 from .tree import (
@@ -128,10 +128,10 @@ def parse_text(text: str) -> Draft:
     """Return the tree of a filter, whose dates, kinds and names are not checked yet.
 
     Raises:
-        VideoIndexError: the filter is invalid; the message shows where.
+        FilterError: the filter is invalid; the message shows where.
     """
     if len(text) > MAX_CHARACTERS:
-        raise VideoIndexError(f"the filter has {len(text):,} characters, but at most {MAX_CHARACTERS:,} are possible")
+        raise FilterError(f"the filter has {len(text):,} characters, but at most {MAX_CHARACTERS:,} are possible")
     try:
         try:
             condition = _to_condition(_builder.transform(_parser.parse(text)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ...errors import VideoIndexError
+from ...errors import FilterError
 from .parse import quote
 from .tree import (
     EXACT_INTEGER,
@@ -39,7 +39,7 @@ def to_milvus(condition: Condition | None, schema_fields: Collection[str] = SCHE
         schema_fields: fields of the collection's schema; all others are looked up in its dynamic field.
 
     Raises:
-        VideoIndexError: a server cannot evaluate the condition.
+        FilterError: a server cannot evaluate the condition.
     """
     return "" if condition is None else _Renderer(schema_fields).render(condition)
 
@@ -144,7 +144,7 @@ def _match(name: str, match: Match) -> str:
         upper = f" and {name} < {quote(above)}" if above else ""
         return f"({name} >= {quote(smallest)}{upper})"
     if Wildcard.CHARACTER in pattern:
-        raise VideoIndexError(
+        raise FilterError(
             f"the filter has the pattern {quote(_to_pattern(pattern))}, but a Milvus server cannot find any one "
             r"character by _: write \\_ for the character _ itself"
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ...errors import VideoIndexError
+from ...errors import FilterError
 from .arithmetic import MAX_INTEGER
 from .errors import point_at
 from .tree import (
@@ -61,7 +61,7 @@ def parse_filter(
         strict: raise an error for a field that no video has, rather than log a warning.
 
     Raises:
-        VideoIndexError: the filter is invalid, a field is compared with a value of another kind, or a date is invalid.
+        FilterError: the filter is invalid, a field is compared with a value of another kind, or a date is invalid.
         MissingExtraError: lark is not installed.
     """
     if not text.strip():
@@ -74,7 +74,7 @@ def parse_filter(
         has_dates = False
     condition = _resolve(draft, text, has_dates)
     if (count := sum(1 for _ in iterate_leaves(condition))) > MAX_RESOLVED_CONDITIONS:
-        raise VideoIndexError(
+        raise FilterError(
             f"the filter has {count} conditions, of which a date takes two, but at most {MAX_RESOLVED_CONDITIONS} are "
             "possible: write a range of dates"
         )
@@ -94,7 +94,7 @@ def _is_date(field: Field) -> bool:
 
 
 def _resolve(draft: Draft, text: str, has_dates: bool) -> Condition:
-    """Return a parsed filter without its dates and chains; raise VideoIndexError for what is not in the language."""
+    """Return a parsed filter without its dates and chains; raise FilterError for what is not in the language."""
     if (
         isinstance(draft, Exclusion)
         and has_dates
@@ -161,7 +161,7 @@ _ESCAPES = str.maketrans(_CONTROL_CHARACTERS | {"\\": r"\\", '"': r"\"", "\n": r
 
 
 def _check_kinds(leaf: Leaf, lookup: Lookup) -> None:
-    """Raise VideoIndexError if videos have values in the field, but none of the kind that it is compared with."""
+    """Raise FilterError if videos have values in the field, but none of the kind that it is compared with."""
     if leaf.field.keys:
         return
     if isinstance(leaf, Remainder) or (isinstance(leaf, Comparison) and leaf.is_computed):
@@ -181,7 +181,7 @@ def _check_kind(field: Field, operator: str, value: Value, lookup: Lookup) -> No
     if not kinds or value.kind in kinds:
         return
     literal = _short(value)
-    raise VideoIndexError(
+    raise FilterError(
         f"the filter compares {field.name}, which is {_alternatives(kinds)}, with the {value.kind} {literal}: write "
         + _example(field.name, operator, min(kinds), value)
     )
@@ -190,9 +190,7 @@ def _check_kind(field: Field, operator: str, value: Value, lookup: Lookup) -> No
 def _check_number(field: Field, lookup: Lookup) -> None:
     kinds = lookup(field.name, "number")
     if kinds and "number" not in kinds:
-        raise VideoIndexError(
-            f"the filter computes with {field.name}, which is {_alternatives(kinds)} and not a number"
-        )
+        raise FilterError(f"the filter computes with {field.name}, which is {_alternatives(kinds)} and not a number")
 
 
 def _alternatives(kinds: set[str]) -> str:
@@ -277,8 +275,8 @@ def _resolve_date(mtime: Field, operator: str, value: Value) -> Condition:
     return results[operator]
 
 
-def _date_error(problem: str) -> VideoIndexError:
-    return VideoIndexError(
+def _date_error(problem: str) -> FilterError:
+    return FilterError(
         f'the filter {problem}: {DATE_FIELD} is a date, write {DATE_EXAMPLE} or "2025-06-01T14:30:00+02:00"'
     )
 
@@ -297,7 +295,7 @@ def _check_names(
             existing.add(DATE_FIELD)
         message = _unknown_field(name, existing)
         if strict:
-            raise VideoIndexError(message)
+            raise FilterError(message)
         logger.warning("%s", message)
 
 
