@@ -32,7 +32,7 @@ def search(
     ] = None,
     video: Annotated[
         str | None,
-        typer.Option(metavar="FILE|URL", help="Find videos similar to this one, instead of searching by text."),
+        typer.Option(metavar="FILE|URL", help="Find videos similar to this one, or to this image, instead of by text."),
     ] = None,
     like: Annotated[
         str | None,

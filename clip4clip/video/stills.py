@@ -130,7 +130,6 @@ class _FramesBySeeking:
     def _decode_from(self, key_frame: av.Packet) -> Iterator[tuple[float, av.VideoFrame]]:
         """Yield the frames from a key frame on, with the times from which they are displayed, in seconds."""
         container, has_started = self._container, False
-        key_time = float(packet_time(key_frame, container.name))
         container.flush()
         for packet in container.packets():
             has_started = has_started or (packet.pts, packet.dts) == (key_frame.pts, key_frame.dts)
@@ -139,11 +138,11 @@ class _FramesBySeeking:
             # Several intervals: a frame that is displayed for long may come before the one that is looked for.
             is_early = packet_time(packet, container.name) < self._wanted - 4 * self._frame_interval
             container.skip_unreferenced(is_early)
-            yield from self._timed(container.decode(packet), key_time)
-        yield from self._timed(container.decode(None), key_time)
+            yield from self._timed(container.decode(packet))
+        yield from self._timed(container.decode(None))
 
-    def _timed(self, frames: Sequence[av.VideoFrame], key_time: float) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _timed(self, frames: Sequence[av.VideoFrame]) -> Iterator[tuple[float, av.VideoFrame]]:
         for frame in frames:
             timestamp = frame.dts if frame.pts is None else frame.pts
-            if timestamp is not None and (time := float(self._container.seconds(timestamp))) >= key_time:
-                yield time, frame
+            if timestamp is not None:
+                yield float(self._container.seconds(timestamp)), frame
