@@ -35,6 +35,12 @@ RIGHT = ("drawn film 1.mp4", "0:53–0:58")  # the moment that the query describ
 DATE = time.mktime((2025, 6, 1, 12, 0, 0, 0, 0, -1))  # of all files, which the page shows
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 QUIET += ["--disable-component-update"]
+# Waits for the pictures that are on the screen. The page's Content-Security-Policy forbids playwright's own waiting.
+ALL_PICTURES = """() => new Promise(done => {
+    const isWaiting = image => !image.complete && image.getBoundingClientRect().top < innerHeight;
+    const look = () => [...document.images].some(isWaiting) ? setTimeout(look, 100) : done();
+    setTimeout(look, 500);
+})"""
 
 
 @dataclass(frozen=True)
@@ -113,8 +119,8 @@ def picture(browser: Browser, url: str, view: View) -> Image.Image:
             second = tab.locator("#results > li").nth(1)
             second.hover()
             expect(second.locator(".strip img").first).to_be_visible(timeout=60_000)
-        tab.wait_for_load_state("networkidle")  # the pictures of the videos are there
-        tab.wait_for_timeout(500)  # and drawn
+        tab.evaluate(ALL_PICTURES)
+        tab.wait_for_timeout(500)  # until they are drawn
         return Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
 
 
