@@ -28,6 +28,7 @@ from .progress import INTERRUPTED
 from .search import search
 from .serve import serve
 from .synthetic import synthetic
+from .tag import tag
 from .train import train
 from .videos import delete, info, list_videos, relocate
 
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "embed": embed,
     "index": index,
     "search": search,
+    "tag": tag,
     "serve": serve,
     "list": list_videos,
     "info": info,

@@ -11,11 +11,13 @@ from rich.table import Column, Table
 from .console import err, out, plain
 from .export import ExportOptions
 from .index_options import FilterOptions, IndexEncoderOptions, IndexOptions
-from .output import print_csv, print_json
+from .output import print_csv, print_json, print_summary
 from .texts import read_texts
 
 if TYPE_CHECKING:
+    from ..index.calibration import Calibration
     from ..index.hit import Hit
+    from ..index.video_index import VideoIndex
 
 
 COLUMNS = ("id", "score", "video", "path", "start", "end")  # of --json and --csv, before the other fields
@@ -40,6 +42,15 @@ def search(
         str,
         typer.Option(metavar="N|all", help="Maximum number of moments of the same video."),
     ] = "1",
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            min=-1,
+            max=1,
+            help="Only results with this score or a higher one. Models score differently.",
+        ),
+    ] = None,
     filters: FilterOptions,
     address: IndexOptions,
     encoder: IndexEncoderOptions,
@@ -57,6 +68,11 @@ def search(
     `clip4clip index` has cut into segments, the time says where in it the moment
     is. With --per-video 3, a video can be listed with up to three moments.
 
+    A search always finds something. If the best score of a sentence is no higher
+    than sentences about other things get in this index, the command says that
+    what it describes is probably not here. It is wrong now and then; --min-score
+    leaves out what scores low.
+
     The moments can leave the list: --json and --csv are for programs, --clips
     cuts them out, and --edl hands them to an editing program. A video that is
     gone or broken does not stop the others. It is listed at the end, and the
@@ -66,6 +82,7 @@ def search(
         clip4clip search "kids feeding a horse"
         clip4clip search "kids feeding a horse" --filter "duration < 60"
         clip4clip search "kids feeding a horse" --since 2025-06-01
+        clip4clip search "kids feeding a horse" --min-score 0.3
         clip4clip search --video clip.mp4 -k 5 --json
         clip4clip search "a goal" --per-video all -k 30 --clips goals --padding 2
         clip4clip search "a goal" --per-video all -k 30 --edl goals.edl
@@ -92,20 +109,36 @@ def search(
             since=filters.since,
             until=filters.until,
             per_video=rows_per_video,
+            min_score=min_score,
         )
+        calibration = _calibrate(videos) if text is not None and hits else None
     if as_csv:
-        print_csv([_row(hit) for hit in hits], COLUMNS)
+        print_csv([_row(hit, calibration) for hit in hits], COLUMNS)
     elif as_json:
         for hit in hits:
-            print_json(_row(hit))
+            print_json(_row(hit, calibration))
     else:
         _print_hits(hits)
+    if calibration is not None and not calibration.probably_here(hits[0].score):
+        print_summary(
+            f"probably not here: the best score is {hits[0].score:.3f}, and what the index has scores at least "
+            f"{calibration.threshold:.3f}"
+        )
     export.write(hits, title=text or f"like {Path(video or '').name}")
 
 
-def _row(hit: Hit) -> dict[str, Any]:
+def _calibrate(videos: VideoIndex) -> Calibration | None:
+    """Return what scores mean in an index; None without a cache, as each command would then take seconds for it."""
+    from ..cache import is_cache_writable
+
+    return videos.calibration() if is_cache_writable() else None
+
+
+def _row(hit: Hit, calibration: Calibration | None) -> dict[str, Any]:
     """Return what ``--json`` and ``--csv`` print of a hit."""
     row = {name: getattr(hit, name) for name in COLUMNS}
+    if calibration is not None:
+        row["probably_here"] = calibration.probably_here(hit.score)
     return row | {name: value for name, value in hit.fields.items() if name not in row}
 
 

@@ -29,6 +29,7 @@ from .info import IndexInfo, bytes_on_disk
 from .relocate import RelocateReport, drop_conflicts, make_path_change, place_changes, plan_moves
 from .sync import FolderSync, SyncReport, is_gone
 from .values import (
+    TAG_TEMPLATE,
     check_limit,
     check_min_score,
     check_output_fields,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # at run time they need PyAV, and pyarrow, which an index on 
     from ..library.local_engine import ReportPosition
     from ..library.table import TableSpec
     from .calibration import Calibration, Calibrator
+    from .tags import Tagged
 
 ADD_BATCH = 2000  # rows that are checked and stored together: 4 MB of vectors
 
@@ -460,6 +462,69 @@ class VideoIndex:
             self._engine.update_paths(*place_changes(moves.values()))
             self._engine.finish()
         return RelocateReport({move.path: move.new_path for move in moves.values()}, not_found, taken)
+
+    def tags(
+        self,
+        labels: Sequence[str],
+        *,
+        template: str = TAG_TEMPLATE,
+        top: int = 1,
+        min_score: float | None = None,
+        track: Track = no_progress,
+    ) -> Iterator[Tagged]:
+        """Return an iterator over all segments, and videos that are not cut, with the labels that fit best to each.
+
+        A score is the share that a label has among all labels, by a softmax with the logit scale of the checkpoint; if
+        it does not record one, the cosine similarity.
+
+        Args:
+            labels: at least two different ones.
+            template: sentence with ``{}`` in the place of the label.
+            top: largest number of labels of each segment.
+            min_score: least score of a label; None for any.
+            track: progress callback; see :data:`clip4clip.progress.Track`.
+
+        Raises:
+            ModelMismatchError: the vectors in the index are from a different model, or different weights, than the
+                encoder.
+            VideoIndexError: the collection does not exist.
+            InputTypeError, InputValueError: an argument is invalid.
+            UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: the encoder cannot be loaded.
+        """
+        from .tags import Tagger  # imported here, as most commands do not need it
+
+        self._check_model(self._engine.require(), self._identity)
+        tagger = Tagger(labels, replace(self._encoder, model_name=self._identity.model), template, top, min_score)
+        return tagger(track(self._engine.rows(["*", "vector"]), self._engine.count(), "tagging"))
+
+    def store_tags(self, tagged: Iterable[Tagged]) -> int:
+        """Store tags as fields to filter by: ``label`` and ``label_score``, the best, and ``labels``, the list of all.
+
+        They replace earlier tags. Rows whose tags are the same are not written, so a call that was interrupted can be
+        repeated. When a video changes and is embedded again, its tags are removed.
+
+        Args:
+            tagged: rows of this index with their tags, such as those of :meth:`tags`.
+
+        Returns:
+            The number of rows whose tags have changed.
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        changed = 0
+        try:
+            for row in tagged:
+                fields = row.fields()
+                if all(row.hit.fields.get(name) == value for name, value in fields.items()):
+                    continue
+                changes[row.hit.id] = fields
+                changed += 1
+                if len(changes) == ADD_BATCH:
+                    batch, changes = changes, {}
+                    self._engine.update_fields(batch)
+        finally:
+            if changes:
+                self._engine.update_fields(changes)
+        return changed
 
     def count(self) -> int:
         """Return the number of videos. On a server with videos that are cut, it reads the ids of all segments."""
