@@ -121,8 +121,8 @@ def search(
         _print_hits(hits)
     if calibration is not None and not calibration.probably_here(hits[0].score):
         print_summary(
-            f"probably not here: the best score is {hits[0].score:.3f}, and what the index has scores at least "
-            f"{calibration.threshold:.3f}"
+            f"probably not here: the best score is {hits[0].score:.3f}, and what is here mostly scores "
+            f"{calibration.threshold:.3f} or more"
         )
     export.write(hits, title=text or f"like {Path(video or '').name}")
 
