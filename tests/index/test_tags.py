@@ -185,7 +185,7 @@ def test_labels_of_another_model_are_rejected(drawings_table: Path, tmp_path: Pa
     tensors = load_file(locate(None, DEMO_MODEL))
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, tmp_path / "a.safetensors")
     other = EncoderSpec(DEMO_MODEL, tmp_path / "a.safetensors")
-    with pytest.raises(ModelMismatchError, match="the table .* has vectors of clip_vit_tiny_demo with the weights"):
+    with pytest.raises(ModelMismatchError, match=r"the table .* has vectors of clip_vit_tiny_demo with the weights"):
         tag_table(drawings_table, ["red", "blue"], encoder=other)
     with VideoIndex(tmp_path / "v.db", encoder=DEMO) as index:
         index.add(random_rows(2))
