@@ -559,7 +559,8 @@ class MilvusCollection:
         for condition in _filters(info, "id", [*changes]):
             rows = self._query(condition, ["*", *info.dims], timeout=self._slow_timeout)
             updated = [
-                {name: value for name, value in (row | changes[row["id"]]).items() if value is not None} for row in rows
+                {name: value for name, value in {**row, **changes[row["id"]]}.items() if value is not None}
+                for row in rows
             ]
             with self._translate_errors():
                 if updated:

@@ -358,7 +358,7 @@ def update_fields(connection: sqlite3.Connection, collection: int, changes: Mapp
         changes: new values by the id of the row; None removes a field. Ids that do not exist are ignored.
     """
     numbers = find_rows(connection, collection, changes)
-    rows = [row | changes[row["id"]] for row in read_rows(connection, numbers).values()]
+    rows = [{**row, **changes[row["id"]]} for row in read_rows(connection, numbers).values()]
     updated = [{name: value for name, value in row.items() if value is not None} for row in rows]
     connection.executemany(
         "UPDATE rows SET fields = ? WHERE id = ? AND collection = ?",
