@@ -101,7 +101,12 @@ def test_without_waiting_a_calibration_comes_from_the_background(
         calibration = index.calibration()
         assert calibration is not None
         assert index.calibration(wait=False) is calibration
-    assert embed.calls == 1
+        assert embed.calls == 1
+        release.clear()
+    (tmp_path / "cache" / "captions").rename(tmp_path / "gone")
+    with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        assert index.calibration(wait=False) is None
+        threading.Timer(0.2, release.set).start()
     assert not [thread for thread in threading.enumerate() if thread.name == "clip4clip-calibration"]
 
 

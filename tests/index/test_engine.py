@@ -267,6 +267,7 @@ def test_fields_of_rows_can_be_set(engine: Engine) -> None:
     assert fields["v1"]["title"] == "it's"
     assert fields.keys() == {"v0", "v1", "v2"}
     assert [row["id"] for row in engine.rows(["id"], 'title == "it\'s"')] == ["v1"]
+    engine.check_filter("night == true", strict=True)  # the new fields are known
     assert ids(engine.search(rows[0]["vector"], 1, filter="night == true and not exists camera")) == ["v0"]
     assert [engine.search(row["vector"], 1)[0].id for row in rows] == ["v0", "v1", "v2"]
     assert (engine.version() != version) == engine.address.is_local
