@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .index.info import IndexInfo as IndexInfo
     from .index.relocate import RelocateReport as RelocateReport
     from .index.sync import SyncReport as SyncReport
+    from .index.tags import Tagged as Tagged
+    from .index.tags import tag_table as tag_table
     from .index.video_index import VideoIndex as VideoIndex
     from .library.embed import EmbedReport as EmbedReport
     from .library.embed import embed_library as embed_library
@@ -34,10 +36,12 @@ _LAZY = {
     "IndexInfo": ".index.info",
     "RelocateReport": ".index.relocate",
     "SyncReport": ".index.sync",
+    "Tagged": ".index.tags",
     "VideoIndex": ".index.video_index",
     "embed_library": ".library.embed",
     "make_edit_list": ".index.edl",
     "save_clips": ".index.clips",
+    "tag_table": ".index.tags",
 }
 
 __all__ = [
@@ -49,10 +53,12 @@ __all__ = [
     "IndexInfo",
     "RelocateReport",
     "SyncReport",
+    "Tagged",
     "VideoIndex",
     "embed_library",
     "make_edit_list",
     "save_clips",
+    "tag_table",
 ]
 
 

@@ -29,6 +29,7 @@ from .progress import INTERRUPTED
 from .search import search
 from .serve import serve
 from .synthetic import synthetic
+from .tag import tag
 from .train import train
 from .videos import delete, info, list_videos, relocate
 
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "embed": embed,
     "index": index,
     "search": search,
+    "tag": tag,
     "serve": serve,
     "mcp": mcp,
     "list": list_videos,

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from ..index.video_index import VideoIndex
 
 
+CollectionOption = Annotated[
+    str, typer.Option(envvar="CLIP4CLIP_COLLECTION", help="Name of the collection in the index.")
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(envvar="CLIP4CLIP_TOKEN", help="USER:PASSWORD or an API key, if the server requires one."),
+]
+
+
 @dataclass(frozen=True)
 class IndexOptions:
     """Which index to use."""
@@ -28,13 +37,8 @@ class IndexOptions:
             help="Where the index is: a file on this machine, a Milvus server, or Zilliz Cloud.",
         ),
     ] = "./videos.db"
-    collection: Annotated[
-        str, typer.Option(envvar="CLIP4CLIP_COLLECTION", help="Name of the collection in the index.")
-    ] = "videos"
-    token: Annotated[
-        str | None,
-        typer.Option(envvar="CLIP4CLIP_TOKEN", help="USER:PASSWORD or an API key, if the server requires one."),
-    ] = None
+    collection: CollectionOption = "videos"
+    token: TokenOption = None
 
     def arguments(self) -> list[str]:
         """Return the options that another command needs for the same index. A token is left out."""

@@ -12,11 +12,13 @@ from .console import err, out, plain
 from .export import ExportOptions
 from .index_options import FilterOptions, IndexEncoderOptions, IndexOptions
 from .options import parse_time
-from .output import print_csv, print_json
+from .output import print_csv, print_json, print_summary
 from .texts import read_texts
 
 if TYPE_CHECKING:
+    from ..index.calibration import Calibration
     from ..index.hit import Hit
+    from ..index.video_index import VideoIndex
 
 
 COLUMNS = ("id", "score", "video", "path", "start", "end")  # of --json and --csv, before the other fields
@@ -54,6 +56,15 @@ def search(
         str,
         typer.Option(metavar="N|all", help="Maximum number of moments of the same video."),
     ] = "1",
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            min=-1,
+            max=1,
+            help="Only results with this score or a higher one. Models score differently.",
+        ),
+    ] = None,
     filters: FilterOptions,
     address: IndexOptions,
     encoder: IndexEncoderOptions,
@@ -71,6 +82,11 @@ def search(
     `clip4clip index` has cut into segments, the time says where in it the moment
     is. With --per-video 3, a video can be listed with up to three moments.
 
+    A search always finds something. If the best score of a sentence is no higher
+    than sentences about other things get in this index, the command says that
+    what it describes is probably not here. It is wrong now and then; --min-score
+    leaves out what scores low.
+
     The moments can leave the list: --json and --csv are for programs, --clips
     cuts them out, and --edl hands them to an editing program. A video that is
     gone or broken does not stop the others. It is listed at the end, and the
@@ -80,6 +96,7 @@ def search(
         clip4clip search "kids feeding a horse"
         clip4clip search "kids feeding a horse" --filter "duration < 60"
         clip4clip search "kids feeding a horse" --since 2025-06-01
+        clip4clip search "kids feeding a horse" --min-score 0.3
         clip4clip search --video clip.mp4 -k 5 --json
         clip4clip search --like /videos/horses.mp4 --at 12:30
         clip4clip search "a goal" --per-video all -k 30 --clips goals --padding 2
@@ -92,18 +109,30 @@ def search(
     rows_per_video = _parse_per_video(per_video)
     export.check()
     with err.status("opening the index"), address.open(encoder.spec()) as videos:
-        conditions: dict[str, Any] = {"filter": filters.condition, "since": filters.since, "until": filters.until}
+        conditions: dict[str, Any] = {
+            "filter": filters.condition,
+            "since": filters.since,
+            "until": filters.until,
+            "per_video": rows_per_video,
+            "min_score": min_score,
+        }
         if like is not None:
-            hits = videos.similar(like, at, limit=limit, per_video=rows_per_video, **conditions)
+            hits = videos.similar(like, at, limit=limit, **conditions)
         else:
-            hits = videos.search(text, video=video, limit=limit, per_video=rows_per_video, **conditions)
+            hits = videos.search(text, video=video, limit=limit, **conditions)
+        calibration = _calibrate(videos) if text is not None and hits else None
     if as_csv:
-        print_csv([_row(hit) for hit in hits], COLUMNS)
+        print_csv([_row(hit, calibration) for hit in hits], COLUMNS)
     elif as_json:
         for hit in hits:
-            print_json(_row(hit))
+            print_json(_row(hit, calibration))
     else:
         _print_hits(hits)
+    if calibration is not None and not calibration.probably_here(hits[0].score):
+        print_summary(
+            f"probably not here: the best score is {hits[0].score:.3f}, and what is here mostly scores "
+            f"{calibration.threshold:.3f} or more"
+        )
     export.write(hits, title=text or f"like {Path(video or like or '').name}")
 
 
@@ -128,9 +157,18 @@ def _check_query(text: str | None, video: str | None, like: str | None, at: floa
     return text
 
 
-def _row(hit: Hit) -> dict[str, Any]:
+def _calibrate(videos: VideoIndex) -> Calibration | None:
+    """Return what scores mean in an index; None without a cache, as each command would then take seconds for it."""
+    from ..cache import is_cache_writable
+
+    return videos.calibration() if is_cache_writable() else None
+
+
+def _row(hit: Hit, calibration: Calibration | None) -> dict[str, Any]:
     """Return what ``--json`` and ``--csv`` print of a hit."""
     row = {name: getattr(hit, name) for name in COLUMNS}
+    if calibration is not None:
+        row["probably_here"] = calibration.probably_here(hit.score)
     return row | {name: value for name, value in hit.fields.items() if name not in row}
 
 

@@ -221,6 +221,15 @@ class Engine(Protocol):
         """
         ...
 
+    def update_fields(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set fields of rows. Vectors and all other fields stay.
+
+        Args:
+            changes: new values of fields that have no column of their own, by the id of the row; None removes a field.
+                Ids that do not exist are ignored.
+        """
+        ...
+
     def failures(self, paths: Sequence[str]) -> dict[str, Failure]:
         """Return what :meth:`record_failures` has stored about these paths, by path. On a server: always nothing."""
         ...

@@ -45,6 +45,7 @@ from .tables import (
     read_times,
     read_vectors,
     select_rows,
+    update_fields,
 )
 from .values import check_limit, check_output_fields, check_per_video, check_text, is_unicode, to_vector, to_vectors
 
@@ -330,6 +331,16 @@ class LocalCollection:
         """
         collection = self._require().collection
         self._database.write(lambda connection: move_rows(connection, collection.number, changes, videos))
+
+    def update_fields(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set fields of rows by their ids, in one transaction. Vectors and other fields stay.
+
+        Args:
+            changes: new values of fields that have no column, by the id of the row; None removes a field. Ids that do
+                not exist are ignored.
+        """
+        number = self._require().collection.number
+        self._database.write(lambda connection: update_fields(connection, number, changes))
 
     def count(self) -> int:
         """Return the number of rows."""

@@ -548,6 +548,24 @@ class MilvusCollection:
             self._client.upsert(self.address.collection, moved, timeout=self._slow_timeout)
             self._delete_matching(_filters(info, "id", list(places.keys() - {row["id"] for row in moved})))
 
+    def update_fields(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set fields of rows by their ids. Vectors and other fields stay.
+
+        Args:
+            changes: new values of fields that are not in the schema, by the id of the row; None removes a field. Ids
+                that do not exist are ignored.
+        """
+        info = self.require()
+        for condition in _filters(info, "id", [*changes]):
+            rows = self._query(condition, ["*", *info.dims], timeout=self._slow_timeout)
+            updated = [
+                {name: value for name, value in {**row, **changes[row["id"]]}.items() if value is not None}
+                for row in rows
+            ]
+            with self._translate_errors():
+                if updated:
+                    self._client.upsert(self.address.collection, updated, timeout=self._slow_timeout)
+
     def _check_unused(self, info: CollectionInfo, field: str, new_ids: Mapping[str, str]) -> None:
         """Raise VideoIndexError if a row that keeps its id, or its video, has one of the new ids of others."""
         uses = Counter(new_ids.values())

@@ -301,10 +301,7 @@ def insert_rows(
         zip(numbers, collections, ids, videos, paths, *columns, others, strict=True),
     )
     connection.executemany("INSERT INTO vectors VALUES (?, ?)", zip(numbers, vectors, strict=True))
-    connection.executemany(
-        "INSERT OR IGNORE INTO field_kinds VALUES (?, ?, ?)",
-        ((collection, name, kind) for name, kind in _kinds_of(rows)),
-    )
+    _add_kinds(connection, collection, rows)
     change_count(connection, collection, len(rows))
     return numbers, videos
 
@@ -349,6 +346,25 @@ def move_rows(
         _update_unique(connection, "UPDATE rows SET id = ?, path = ? WHERE number = ?", (*changes[id_], number))
     for number, id_ in names:
         _update_unique(connection, "UPDATE videos SET name = ? WHERE number = ?", (videos[id_], number))
+    change_count(connection, collection, 0)
+
+
+def update_fields(connection: sqlite3.Connection, collection: int, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set fields of rows that have no column.
+
+    Args:
+        connection: open transaction.
+        collection: number of the collection.
+        changes: new values by the id of the row; None removes a field. Ids that do not exist are ignored.
+    """
+    numbers = find_rows(connection, collection, changes)
+    rows = [{**row, **changes[row["id"]]} for row in read_rows(connection, numbers).values()]
+    updated = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    connection.executemany(
+        "UPDATE rows SET fields = ? WHERE id = ? AND collection = ?",
+        ((_encode_others(row), row["id"], collection) for row in updated),
+    )
+    _add_kinds(connection, collection, updated)
     change_count(connection, collection, 0)
 
 
@@ -541,6 +557,14 @@ def _kinds_of(rows: Iterable[Row]) -> set[tuple[str, str]]:
     """Return name and kind of the values in the fields of rows, except those that every row has."""
     examples = {(name, type(value)): value for row in rows for name, value in row.items()}
     return {(name, kind_of(value)) for (name, _), value in examples.items() if name not in (*TEXT_FIELDS, "vector")}
+
+
+def _add_kinds(connection: sqlite3.Connection, collection: int, rows: Iterable[Row]) -> None:
+    """Remember which kinds of values the fields of rows have."""
+    connection.executemany(
+        "INSERT OR IGNORE INTO field_kinds VALUES (?, ?, ?)",
+        ((collection, name, kind) for name, kind in _kinds_of(rows)),
+    )
 
 
 _CODES_NAME = re.compile(r"([0-9a-f]{8})?")

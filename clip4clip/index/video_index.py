@@ -29,6 +29,7 @@ from .info import IndexInfo, bytes_on_disk
 from .relocate import RelocateReport, drop_conflicts, make_path_change, place_changes, plan_moves
 from .sync import FolderSync, SyncReport, is_gone
 from .values import (
+    TAG_TEMPLATE,
     check_limit,
     check_min_score,
     check_output_fields,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # at run time they need PyAV, and pyarrow, which an index on 
     from ..library.local_engine import ReportPosition
     from ..library.table import TableSpec
     from .calibration import Calibration, Calibrator
+    from .tags import Tagged
 
 ADD_BATCH = 2000  # rows that are checked and stored together: 4 MB of vectors
 
@@ -248,7 +250,7 @@ class VideoIndex:
                 query, limit, filter=condition, per_video=per_video, output_fields=output_fields, **options
             )
             # A moment that is left out because it overlaps a nearer one scores no more than that one.
-            return hits if min_score is None else [hit for hit in hits if hit.score >= min_score]
+            return _at_least(hits, min_score)
 
         if len(vectors) == 1:
             return search(vectors[0])
@@ -264,6 +266,7 @@ class VideoIndex:
         limit: int = 10,
         filter: str = "",  # noqa: A002
         per_video: int | None = 1,
+        min_score: float | None = None,
         since: str | None = None,
         until: str | None = None,
         output_fields: Sequence[str] = ("*",),
@@ -278,9 +281,7 @@ class VideoIndex:
                 searched for, or 100 of them if there are more, and a moment gets its best score. If ``id`` is of a
                 segment, None means this segment.
             limit: largest number of moments, up to 16,384.
-            filter, since, until: which videos to find; see :meth:`search`.
-            per_video: largest number of moments of each video; None for all.
-            output_fields: names of the fields that ``Hit.fields`` gets; ``*`` for all.
+            filter, since, until, per_video, min_score, output_fields: which moments to find; see :meth:`search`.
 
         Raises:
             VideoNotFoundError: the index has no video or segment with this id.
@@ -290,6 +291,7 @@ class VideoIndex:
         """
         limit = check_limit(limit)
         check_per_video(per_video)
+        check_min_score(min_score)
         check_output_fields(output_fields)
         condition = self._make_condition(filter, since, until)
         from .similar import read_moment, search_others  # imported here, as it imports a parser
@@ -297,10 +299,12 @@ class VideoIndex:
         moment = read_moment(self._engine, id, at)
         results = search_others(self._engine, moment, limit, per_video, condition, output_fields)
         if len(results) == 1:
-            return results[0]
-        from .clip_query import merge_hits  # imported here, as it imports PyAV
+            hits = results[0]
+        else:
+            from .clip_query import merge_hits  # imported here, as it imports PyAV
 
-        return merge_hits(results, limit, per_video)
+            hits = merge_hits(results, limit, per_video)
+        return _at_least(hits, min_score)
 
     def calibration(self, wait: bool = True) -> Calibration | None:
         """Return what the best score of a text query means in this index; None if that is unknown.
@@ -546,6 +550,69 @@ class VideoIndex:
             self._engine.finish()
         return RelocateReport({move.path: move.new_path for move in moves.values()}, not_found, taken)
 
+    def tags(
+        self,
+        labels: Sequence[str],
+        *,
+        template: str = TAG_TEMPLATE,
+        top: int = 1,
+        min_score: float | None = None,
+        track: Track = no_progress,
+    ) -> Iterator[Tagged]:
+        """Return an iterator over all segments, and videos that are not cut, with the labels that fit best to each.
+
+        A score is the share that a label has among all labels, by a softmax with the logit scale of the checkpoint; if
+        it does not record one, the cosine similarity.
+
+        Args:
+            labels: at least two different ones.
+            template: sentence with ``{}`` in the place of the label.
+            top: largest number of labels of each segment.
+            min_score: least score of a label; None for any.
+            track: progress callback; see :data:`clip4clip.progress.Track`.
+
+        Raises:
+            ModelMismatchError: the vectors in the index are from a different model, or different weights, than the
+                encoder.
+            VideoIndexError: the collection does not exist.
+            InputTypeError, InputValueError: an argument is invalid.
+            UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError: the encoder cannot be loaded.
+        """
+        from .tags import Tagger  # imported here, as most commands do not need it
+
+        self._check_model(self._engine.require(), self._identity)
+        tagger = Tagger(labels, replace(self._encoder, model_name=self._identity.model), template, top, min_score)
+        return tagger(track(self._engine.rows(["*", "vector"]), self._engine.count(), "tagging"))
+
+    def store_tags(self, tagged: Iterable[Tagged]) -> int:
+        """Store tags as fields to filter by: ``label`` and ``label_score``, the best, and ``labels``, the list of all.
+
+        They replace earlier tags. Rows whose tags are the same are not written, so a call that was interrupted can be
+        repeated. When a video changes and is embedded again, its tags are removed.
+
+        Args:
+            tagged: rows of this index with their tags, such as those of :meth:`tags`.
+
+        Returns:
+            The number of rows whose tags have changed.
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        changed = 0
+        try:
+            for row in tagged:
+                fields = row.fields()
+                if all(row.hit.fields.get(name) == value for name, value in fields.items()):
+                    continue
+                changes[row.hit.id] = fields
+                changed += 1
+                if len(changes) == ADD_BATCH:
+                    batch, changes = changes, {}
+                    self._engine.update_fields(batch)
+        finally:
+            if changes:
+                self._engine.update_fields(changes)
+        return changed
+
     def count(self) -> int:
         """Return the number of videos. On a server with videos that are cut, it reads the ids of all segments."""
         return self._engine.count_videos()
@@ -743,6 +810,10 @@ class VideoIndex:
         if filter.strip():
             conditions = [f"({filter})", *conditions] if conditions else [filter]
         return " and ".join(conditions)
+
+
+def _at_least(hits: list[Hit], min_score: float | None) -> list[Hit]:
+    return hits if min_score is None else [hit for hit in hits if hit.score >= min_score]
 
 
 def _batches_to_add(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

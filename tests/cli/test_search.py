@@ -33,6 +33,7 @@ from clip4clip.retrieval import VideoIndex
         (["search", "a", "--uri", "none.db"], "no index at none.db: create it with `clip4clip index`"),
         (["search", "a", "--per-video", "0"], "--per-video: '0' is neither a number from 1 nor the word all"),
         (["search", "a", "--per-video", "-1"], "--per-video: '-1' is neither a number from 1 nor the word all"),
+        (["search", "a", "--min-score", "2"], "--min-score"),
         (["search", "a", "--json", "--csv"], "give either --json or --csv"),
         (["search", "a", "--exact"], "--exact: it needs --clips FOLDER"),
         (["search", "a", "--padding", "1"], "--padding: it needs --clips FOLDER or --edl FILE.edl"),
@@ -204,3 +205,39 @@ def test_without_results_nothing_is_written(
     assert (code, printed) == (0, "")
     assert "no videos were found" in errors
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_sentence_about_nothing_in_the_index_is_probably_not_here(
+    run_main: Callable[..., tuple[int, str, str]], drawings_table: Path, captions: dict[str, str], tmp_path: Path
+) -> None:
+    with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        index.add(drawings_table)
+
+    def search(sentence: str, *options: object) -> tuple[str, str]:
+        code, printed, errors = run_main("search", sentence, "--uri", tmp_path / "v.db", "-k", 1, *options)
+        assert code == 0, errors
+        return printed, errors
+
+    printed, errors = search("a dog jumps into the water", "--json")
+    score = json.loads(printed)["score"]
+    assert json.loads(printed)["probably_here"] is False
+    assert f"probably not here: the best score is {score:.3f}, and what is here mostly scores 0." in errors
+    printed, errors = search(next(iter(captions)), "--json")
+    assert json.loads(printed)["probably_here"] is True
+    assert "probably" not in errors
+    assert "probably_here" in search(next(iter(captions)), "--csv")[0]
+    printed, errors = search("a dog jumps into the water", "--min-score", score + 0.01)
+    assert (printed, errors) == ("", "no videos were found\n")
+    assert search("a dog jumps into the water", "--min-score", score - 0.01, "--json")[0]
+
+
+def test_without_a_cache_a_search_does_not_say_whether_it_is_here(
+    run_main: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        index.add(random_rows(2))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CLIP4CLIP_CACHE", str(tmp_path / "file"))
+    code, printed, errors = run_main("search", "a red star", "--uri", tmp_path / "v.db", "--json")
+    assert code == 0
+    assert "probably" not in printed + errors

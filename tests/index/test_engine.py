@@ -252,6 +252,46 @@ def test_a_moved_row_keeps_its_vector_and_fields(engine: Engine) -> None:
     assert sorted(row["id"] for row in engine.rows(["id"])) == ["v0", "v1", "v2", "v3", "v4", "x"]
 
 
+def test_fields_of_rows_can_be_set(engine: Engine) -> None:
+    rows = random_rows(3)
+    rows[0] |= {"camera": "front", "tags": ["a", "b"]}
+    add(engine, rows)
+    version = engine.version()
+    engine.update_fields({})
+    engine.update_fields({"v0": {"camera": None, "night": True}, "v1": {"title": "it's"}, "none": {"title": "x"}})
+    fields = {row["id"]: row for row in engine.rows(["*"])}
+    assert fields["v0"] == {"id": "v0", "path": "/videos/v0.mp4", "video": "v0", "duration": 0.0} | {
+        "tags": ["a", "b"],
+        "night": True,
+    }
+    assert fields["v1"]["title"] == "it's"
+    assert fields.keys() == {"v0", "v1", "v2"}
+    assert [row["id"] for row in engine.rows(["id"], 'title == "it\'s"')] == ["v1"]
+    engine.check_filter("night == true", strict=True)  # the new fields are known
+    assert ids(engine.search(rows[0]["vector"], 1, filter="night == true and not exists camera")) == ["v0"]
+    assert [engine.search(row["vector"], 1)[0].id for row in rows] == ["v0", "v1", "v2"]
+    assert (engine.version() != version) == engine.address.is_local
+
+
+def test_the_version_changes_with_the_number_of_rows(engine: Engine) -> None:
+    versions = [engine.version()]
+    for work in (lambda: add(engine, random_rows(2)), lambda: engine.delete(["v0"])):
+        work()
+        versions.append(engine.version())
+        assert engine.version() == versions[-1]
+    assert len({*versions}) == 3
+
+
+def test_the_best_score_is_that_of_the_nearest_row(engine: Engine) -> None:
+    vectors = np.stack([row["vector"] for row in random_rows(5, start=100)])
+    assert engine.best_scores(vectors).shape == (0,)
+    rows = random_rows(50)
+    rows[0]["vector"] = 3 * rows[0]["vector"]  # no vector has to have norm 1
+    add(engine, rows)
+    expected = [engine.search(vector, 1)[0].score for vector in vectors]
+    np.testing.assert_allclose(engine.best_scores(vectors), expected, atol=1e-5)
+
+
 def test_only_check_filter_warns_about_a_field_that_no_row_has(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
