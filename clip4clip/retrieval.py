@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .index.duplicates import DuplicateReport as DuplicateReport
+    from .index.duplicates import find_duplicates as find_duplicates
     from .index.hit import Hit as Hit
     from .index.info import IndexInfo as IndexInfo
     from .index.relocate import RelocateReport as RelocateReport
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 # Imported on first use, as they import numpy and pyarrow.
 _LAZY = {
+    "DuplicateReport": ".index.duplicates",
     "EmbedReport": ".library.embed",
     "Hit": ".index.hit",
     "IndexInfo": ".index.info",
@@ -28,9 +31,20 @@ _LAZY = {
     "SyncReport": ".index.sync",
     "VideoIndex": ".index.video_index",
     "embed_library": ".library.embed",
+    "find_duplicates": ".index.duplicates",
 }
 
-__all__ = ["EmbedReport", "Hit", "IndexInfo", "RelocateReport", "SyncReport", "VideoIndex", "embed_library"]
+__all__ = [
+    "DuplicateReport",
+    "EmbedReport",
+    "Hit",
+    "IndexInfo",
+    "RelocateReport",
+    "SyncReport",
+    "VideoIndex",
+    "embed_library",
+    "find_duplicates",
+]
 
 
 def __getattr__(name: str) -> object:

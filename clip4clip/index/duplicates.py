@@ -29,6 +29,7 @@ from ..progress import Track, no_progress
 from .copies import LENGTH_TOLERANCE, MIN_COSINE, lengths_agree
 from .timelines import Library, Timeline, VideoFile
 
+ROW_FIELDS = ("video", "path", "start", "end", "duration", "size", "uniform", "vector")  # of a row that are used
 TILE = 2048  # vectors that are compared with as many others at once: 16 MB
 MAX_COPIES = 20  # a vector that is like those of more videos shows a usual view, such as that of a fixed camera
 LONGEST_STILL = 60.0  # seconds; what shows the same for longer is a still view, which may be in many videos
