@@ -32,6 +32,7 @@ from .timelines import Library, Timeline, VideoFile
 ROW_FIELDS = ("video", "path", "start", "end", "duration", "size", "uniform", "vector")  # of a row that are used
 TILE = 2048  # vectors that are compared with as many others at once: 16 MB
 MAX_COPIES = 20  # a vector that is like those of more videos shows a usual view, such as that of a fixed camera
+MAX_ALIKE = 100  # a segment that is like more others than this tells nothing about where it is from
 LONGEST_STILL = 60.0  # seconds; what shows the same for longer is a still view, which may be in many videos
 MAX_EVIDENCE = 10.0  # largest factor between the distance allowed for several segments and that for one
 MIN_COVERED = 0.5  # share of the shorter video that has to match
@@ -39,6 +40,7 @@ EQUAL = 1e-4  # largest difference of the cosine of equal vectors from 1
 WINDOW_STEP = 1 / 8  # distance of the places that are tried for a clip, as a share of its length
 MAX_PLACES = 64  # places of a clip in one video that are looked at closely
 FINE_STEP = 0.25  # seconds between those that are tried near a good one
+SEED_DISTANCE = 4.0  # largest distance of segments that lines are drawn through, as a multiple of that for one
 TIME_TOLERANCE = 1.5  # seconds by which the times of matching segments may be off the line
 MIN_RATE, MAX_RATE = 0.9, 1.1  # speed of a copy
 MIN_SPAN = 10.0  # seconds between two matches that tell the speed
@@ -210,7 +212,7 @@ class _Finder:
     def _whole_pairs(self, whole: np.ndarray) -> Iterator[_Pair]:
         library = self._library
         rows = library.first[whole]
-        pairs, is_common = self._similar(rows, self._distance, "comparing videos")
+        pairs, is_common = self._similar(rows, self._distance, MAX_COPIES, "comparing videos")
         self._usual_views = int(is_common.sum())
         for first, second, score in pairs:
             numbers = sorted((int(whole[first]), int(whole[second])), key=lambda number: library.durations[number])
@@ -219,15 +221,16 @@ class _Finder:
                 yield _Pair(numbers[0], numbers[1], score, 1.0, ((math.nan,) * 4,))
 
     def _similar(
-        self, rows: np.ndarray, distance: float, title: str
+        self, rows: np.ndarray, distance: float, limit: int, title: str
     ) -> tuple[list[tuple[int, int, float]], np.ndarray]:
         """Return the pairs of similar segments of different videos, without common ones, and which ones are common.
 
-        Common are those that are similar to more than ``MAX_COPIES`` others.
+        Common are those that are similar to more than ``limit`` others.
 
         Args:
             rows: numbers of the segments, rising, int64 of shape (m,).
             distance: largest distance of a pair.
+            limit: largest number of similar segments.
             title: description for the progress bar.
 
         Returns:
@@ -250,9 +253,9 @@ class _Finder:
             kept = (first < second) & (owners[first] != owners[second])
             first, second, scores = first[kept], second[kept], scores[kept]
             counts += np.bincount(first, minlength=len(rows)) + np.bincount(second, minlength=len(rows))
-            kept = (counts[first] <= MAX_COPIES) & (counts[second] <= MAX_COPIES)  # so there are never many pairs
+            kept = (counts[first] <= limit) & (counts[second] <= limit)  # so there are never many pairs
             found.append((first[kept], second[kept], scores[kept]))
-        is_common = counts > MAX_COPIES
+        is_common = counts > limit
         pairs = [
             pair
             for first, second, scores in found
@@ -321,7 +324,8 @@ class _Finder:
         rows = [np.arange(library.first[n], library.first[n + 1])[self._scenes[n] >= 0] for n in cut.tolist()]
         segments = np.concatenate(rows) if rows else np.empty(0, np.int64)
         seeds: defaultdict[tuple[int, int], list[tuple[int, int, float]]] = defaultdict(list)
-        for first, second, score in self._similar(segments, 4 * self._distance, "comparing moments")[0]:
+        similar, _ = self._similar(segments, SEED_DISTANCE * self._distance, MAX_ALIKE, "comparing moments")
+        for first, second, score in similar:
             one, other = int(segments[first]), int(segments[second])
             if library.durations[library.owners[one]] > library.durations[library.owners[other]]:
                 one, other = other, one
