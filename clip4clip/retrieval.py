@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .index.calibration import Calibration as Calibration
     from .index.clips import ClipReport as ClipReport
     from .index.clips import save_clips as save_clips
+    from .index.duplicates import DuplicateReport as DuplicateReport
+    from .index.duplicates import find_duplicates as find_duplicates
     from .index.edl import EditList as EditList
     from .index.edl import make_edit_list as make_edit_list
     from .index.hit import Hit as Hit
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Calibration": ".index.calibration",
     "ClipReport": ".index.clips",
+    "DuplicateReport": ".index.duplicates",
     "EditList": ".index.edl",
     "EmbedReport": ".library.embed",
     "Hit": ".index.hit",
@@ -39,6 +42,7 @@ _LAZY = {
     "Tagged": ".index.tags",
     "VideoIndex": ".index.video_index",
     "embed_library": ".library.embed",
+    "find_duplicates": ".index.duplicates",
     "make_edit_list": ".index.edl",
     "save_clips": ".index.clips",
     "tag_table": ".index.tags",
@@ -47,6 +51,7 @@ _LAZY = {
 __all__ = [
     "Calibration",
     "ClipReport",
+    "DuplicateReport",
     "EditList",
     "EmbedReport",
     "Hit",
@@ -56,6 +61,7 @@ __all__ = [
     "Tagged",
     "VideoIndex",
     "embed_library",
+    "find_duplicates",
     "make_edit_list",
     "save_clips",
     "tag_table",

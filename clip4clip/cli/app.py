@@ -18,6 +18,7 @@ from .. import __version__
 from ..errors import Clip4clipError, printable
 from .console import err, out
 from .demo import demo
+from .duplicates import duplicates
 from .embed import embed, embed_text, embed_video
 from .eval_moments import eval_moments
 from .evaluate import evaluate
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
     "delete": delete,
     "relocate": relocate,
+    "duplicates": duplicates,
     "demo": demo,
     "install-operators": install_operators,
     "eval": evaluate,

@@ -23,6 +23,7 @@ from ..video.source import is_url
 from ..weights.identity import Identity
 from .address import IndexAddress
 from .collection import CollectionInfo, VectorSpec
+from .copies import MIN_COSINE
 from .engine import Engine, open_engine
 from .hit import Hit, to_hit, to_video
 from .info import IndexInfo, bytes_on_disk
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # at run time they need PyAV, and pyarrow, which an index on 
     from ..library.local_engine import ReportPosition
     from ..library.table import TableSpec
     from .calibration import Calibration, Calibrator
+    from .duplicates import DuplicateReport
     from .tags import Tagged
 
 ADD_BATCH = 2000  # rows that are checked and stored together: 4 MB of vectors
@@ -403,6 +405,28 @@ class VideoIndex:
         is_whole = not filter.strip() and since is None and until is None
         checked = track(videos, self.count() if is_whole else 0, "checking")
         return (hit for hit in checked if hit.path and not is_url(hit.path) and is_gone(hit.path))
+
+    def duplicates(self, threshold: float = MIN_COSINE, *, track: Track = no_progress) -> DuplicateReport:
+        """Find videos that are the same or contain each other, from their vectors and times: nothing is decoded.
+
+        Args:
+            threshold: smallest cosine of two vectors that show the same; see
+                :func:`clip4clip.index.duplicates.find_duplicates`.
+            track: progress callback; see :data:`clip4clip.progress.Track`.
+
+        Raises:
+            VideoIndexError: the collection does not exist, or another program created it.
+            InputValueError: ``threshold`` is out of range.
+        """
+        from .duplicates import ROW_FIELDS, find_duplicates
+
+        if self._engine.require().spec is None:
+            raise VideoIndexError(
+                f"the collection {self.address.collection!r} was not created by clip4clip: it is unknown which of its "
+                "fields are vectors and times"
+            )
+        rows = track(self._engine.rows(ROW_FIELDS), self._engine.count(), "reading")
+        return find_duplicates(rows, threshold, track)
 
     def info(self) -> IndexInfo:
         """Return a summary of the index. On a server, it reads all rows."""
