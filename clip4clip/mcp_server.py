@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import MCPServer
@@ -19,9 +20,9 @@ MAX_QUERY = 2000  # characters
 MAX_RESULTS = 100  # of a search: more would fill an assistant's context
 
 INSTRUCTIONS = (
-    "Finds videos of the user, and moments in them, by what they show. The result of a search is always the nearest "
-    "there is, so also look at the scores: compare them within one search only. Tell the user the path and the time of "
-    "what you found."
+    "Finds videos of the user, and moments in them, by what they show. A search always finds the nearest there is: if "
+    "probably_here is false, say that the videos probably do not show it. Compare scores within one search only. Tell "
+    "the user the path and the time of what you found."
 )
 
 Limit = Annotated[int, Field(ge=1, le=MAX_RESULTS, description="Largest number of moments.")]
@@ -49,9 +50,17 @@ class Moment(BaseModel):
 
 
 class Moments(BaseModel):
-    """What a search found, the most similar first."""
+    """What was found, the most similar first."""
 
     moments: list[Moment]
+
+
+class SearchResult(Moments):
+    """What a search for a sentence found, the most similar first."""
+
+    probably_here: bool | None = Field(
+        description="Whether the videos probably show what was asked for at all; null if that is not known yet."
+    )
 
 
 def make_server(index: VideoIndex) -> MCPServer[Any]:
@@ -79,9 +88,14 @@ def make_server(index: VideoIndex) -> MCPServer[Any]:
         limit: Limit = 10,
         filter: Filter = "",  # noqa: A002  the word of the command line
         per_video: PerVideo = 1,
-    ) -> Moments:
+        min_score: Annotated[
+            float | None, Field(ge=-1, le=1, description="Leave out moments with a lower score; null for none.")
+        ] = None,
+    ) -> SearchResult:
         """Find videos, and the moments in them, that show what a sentence describes."""
-        return _answer(lambda: index.search(sentence, limit=limit, filter=filter, per_video=per_video))
+        with _errors_for_the_assistant():
+            hits = index.search(sentence, limit=limit, filter=filter, per_video=per_video, min_score=min_score)
+            return SearchResult(moments=[_to_moment(hit) for hit in hits], probably_here=_is_probable(index, hits))
 
     @server.tool(title="Similar moments", annotations=reads_only)
     def similar_moments(
@@ -94,21 +108,26 @@ def make_server(index: VideoIndex) -> MCPServer[Any]:
         per_video: PerVideo = 1,
     ) -> Moments:
         """Find moments of other videos that look like a moment of a video, or like the whole video."""
-        return _answer(lambda: index.similar(video, time, limit=limit, filter=filter, per_video=per_video))
+        with _errors_for_the_assistant():
+            hits = index.similar(video, time, limit=limit, filter=filter, per_video=per_video)
+            return Moments(moments=[_to_moment(hit) for hit in hits])
 
     return server
 
 
-def _answer(search: Callable[[], list[Hit]]) -> Moments:
-    """Return what a search found.
-
-    Raises:
-        ToolError: the search failed. The assistant gets the sentence of the error.
-    """
+@contextlib.contextmanager
+def _errors_for_the_assistant() -> Iterator[None]:
+    """Raise errors of this package as ToolError, of which the assistant gets the sentence."""
     try:
-        return Moments(moments=[_to_moment(hit) for hit in search()])
+        yield
     except Clip4clipError as error:
         raise ToolError(str(error)) from error
+
+
+def _is_probable(index: VideoIndex, hits: list[Hit]) -> bool | None:
+    """Return whether the index probably shows what was searched for; None if that is unknown."""
+    calibration = index.calibration(wait=False)
+    return calibration.probably_here(hits[0].score) if calibration and hits else None
 
 
 def _to_moment(hit: Hit) -> Moment:

@@ -32,7 +32,6 @@ HEAVY = {
     "pyarrow",
     "fastapi",
     "starlette",
-    "pydantic",
     "uvicorn",
     "mcp",
     "ray",

@@ -77,6 +77,24 @@ def test_arguments_narrow_a_search(index: VideoIndex) -> None:
     assert short["video"] == "v3"
 
 
+def test_a_smallest_score_leaves_the_rest_out(index: VideoIndex) -> None:
+    [best] = found(index, "search_videos", sentence=SENTENCE, min_score=0.99)
+    assert best["time"] == "12:45–13:00"
+
+
+def test_an_assistant_is_told_whether_the_videos_probably_show_it(index: VideoIndex) -> None:
+    calibration = index.calibration()
+    assert calibration is not None
+    for sentence in (SENTENCE, "a parliament debates the budget"):
+        result = call(index, "search_videos", sentence=sentence).structured_content
+        assert result["probably_here"] == calibration.probably_here(result["moments"][0]["score"])
+    assert call(index, "search_videos", sentence=SENTENCE).structured_content["probably_here"] is True
+    assert call(index, "search_videos", sentence="a", filter="duration > 1e6").structured_content == {
+        "moments": [],
+        "probably_here": None,
+    }
+
+
 def test_similar_moments_are_those_of_other_videos(index: VideoIndex) -> None:
     best = found(index, "similar_moments", video="/a.mp4", time=781)[0]
     assert (best["video"], best["score"]) == ("v4", pytest.approx(1))
@@ -138,7 +156,7 @@ def test_a_client_searches_drawn_clips_over_standard_streams(
 
     tools, hits, similar, failure = asyncio.run(use())
     assert tools == ["search_videos", "similar_moments"]
-    assert [Path(hit["path"]).name for hit in hits.structured_content["moments"]][0] == name
+    assert Path(hits.structured_content["moments"][0]["path"]).name == name
     with VideoIndex(uri) as index:
         videos = [hit.video for hit in index.similar(hits.structured_content["moments"][0]["video"])]
     assert [hit["video"] for hit in similar.structured_content["moments"]] == videos

@@ -57,7 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 # The extra of this distribution that installs each optional package.
 EXTRAS = {
-    **dict.fromkeys(("pyarrow", "lark", "psutil", "fastapi", "starlette", "pydantic", "uvicorn"), "retrieval"),
+    **dict.fromkeys(("pyarrow", "lark", "psutil", "fastapi", "starlette", "uvicorn"), "retrieval"),
     "python_multipart": "retrieval",
     **dict.fromkeys(("pymilvus", "grpc"), "milvus"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),

@@ -1,4 +1,4 @@
-"""The command ``serve``: the web page for searching an index."""
+"""The command ``serve``: the web page for searching an index, and its API."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ def serve(
     ] = None,
     encoder: IndexEncoderOptions,
 ) -> None:
-    """Serve a web page for searching an index.
+    """Serve a web page for searching an index, and its API.
 
-    Visitors can fetch only videos that are in the index. The page is served
-    over HTTP: to serve other machines, also put it behind a proxy that adds
-    HTTPS, or else passwords are sent unencrypted.
+    Visitors can fetch only videos that are in the index. The address /api
+    describes the API. The page is served over HTTP: to serve other machines,
+    also put it behind a proxy that adds HTTPS, or else passwords are sent
+    unencrypted.
 
     Examples:
         clip4clip serve

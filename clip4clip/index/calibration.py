@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 ONE_SIGMA_BELOW = 0.16  # share of a normal distribution below its mean minus one standard deviation
 SPREADS = 2.0  # distance of the threshold from the median
+CLOSE_TIMEOUT = 5.0  # seconds that closing the index waits for the background
 CHECK_INTERVAL = 10.0  # seconds between two looks at an index that other processes may change
 
 EmbedTexts = Callable[[list[str]], np.ndarray]
@@ -102,14 +103,14 @@ class Calibrator:
         """Return the last calibration at once; None if there is none yet. The background brings it up to date."""
         if time.monotonic() >= self._next_check and not (self._thread and self._thread.is_alive()):
             self._next_check = time.monotonic() + CHECK_INTERVAL
-            self._thread = threading.Thread(target=self._refresh, name="clip4clip-calibration")
+            self._thread = threading.Thread(target=self._refresh, name="clip4clip-calibration", daemon=True)
             self._thread.start()
         return self._calibration
 
     def close(self) -> None:
-        """Wait for the work in the background."""
+        """Wait for the work in the background, but not for ever: an index that hangs must not keep the process."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_TIMEOUT)
 
     def _refresh(self) -> None:
         try:

@@ -14,6 +14,7 @@ from .filters.parse import quote
 from .hit import Hit, format_time
 from .values import MAX_LIMIT, check_text
 
+MAX_SEARCHES = 100  # for one video: each segment costs a search
 END_TOLERANCE = 1.0  # seconds that a time may be after the end: a player may stop a little later than the last segment
 
 
@@ -22,7 +23,7 @@ class StoredMoment(NamedTuple):
 
     Attributes:
         video: id of its video.
-        vectors: float32 arrays of shape (D,); at least one.
+        vectors: float32 arrays of shape (D,); 1 to ``MAX_SEARCHES``.
         row_count: number of rows that the index has of the video.
     """
 
@@ -57,7 +58,7 @@ def read_moment(engine: Engine, id_: str, at: float | None) -> StoredMoment:
     if not rows:
         raise VideoNotFoundError(f"the index has no video with the id {brief(id_)}: `clip4clip list` shows its videos")
     segment = [row for row in rows if row["id"] == id_]
-    chosen = [_row_at(rows, at, video)] if at is not None else segment or rows
+    chosen = [_row_at(rows, at, video)] if at is not None else segment or _evenly_spaced(rows)
     return StoredMoment(video, [np.asarray(row["vector"], np.float32) for row in chosen], len(rows))
 
 
@@ -96,6 +97,13 @@ def _check_time(at: Any) -> None:
         raise InputTypeError(f"at must be a time in seconds, not {brief(at)}")
     if not math.isfinite(at) or at < 0:
         raise InputValueError(f"at must be a time in seconds from 0, not {brief(at)}")
+
+
+def _evenly_spaced(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return all rows of a video or, if they are too many, as many as there may be, from its beginning to its end."""
+    ordered = sorted(rows, key=lambda row: row.get("start") or 0.0)
+    count = min(len(ordered), MAX_SEARCHES)
+    return [ordered[number * len(ordered) // count] for number in range(count)]
 
 
 def _row_at(rows: Sequence[Mapping[str, Any]], at: float, video: str) -> Mapping[str, Any]:

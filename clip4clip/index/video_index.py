@@ -275,7 +275,8 @@ class VideoIndex:
         Args:
             id: id of a video, or of a segment.
             at: time of the moment in the video, in seconds; None for the whole video. Then each of its segments is
-                searched for, and a moment gets its best score. If ``id`` is of a segment, None means this segment.
+                searched for, or 100 of them if there are more, and a moment gets its best score. If ``id`` is of a
+                segment, None means this segment.
             limit: largest number of moments, up to 16,384.
             filter, since, until: which videos to find; see :meth:`search`.
             per_video: largest number of moments of each video; None for all.

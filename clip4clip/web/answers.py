@@ -102,8 +102,9 @@ def thumbnail_url(hit: Hit) -> str | None:
     """Return the address of a picture from the middle of a moment or of a video; None for a URL."""
     if is_url(hit.path):
         return None
-    is_moment = hit.start is not None and hit.end is not None
-    return _address("thumbnails", hit, {"t": _seconds((hit.start + hit.end) / 2)} if is_moment else {})
+    if hit.start is None or hit.end is None:
+        return _address("thumbnails", hit, {})
+    return _address("thumbnails", hit, {"t": _seconds((hit.start + hit.end) / 2)})
 
 
 def _address(folder: str, hit: Hit, parameters: Mapping[str, str]) -> str:

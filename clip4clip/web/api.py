@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 import platform
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from .. import __version__
 from ..errors import MissingExtraError
 from ..index.hit import Hit
 from ..index.video_index import VideoIndex
+from ..weights.identity import Identity
 
 try:
     from fastapi import APIRouter, Query
@@ -23,7 +24,7 @@ from .lookup import find
 from .parameters import Count, Filter, Offset, Options, VideoId
 from .problems import problem_responses
 from .schemas import MAX_QUERY, EmbedAnswer, EmbedRequest, SearchAnswer, Status, VideoDetails, VideoList
-from .search import Search
+from .search import Search, in_time
 from .uploads import FIELD, Uploads
 from .workers import Workers
 
@@ -102,7 +103,7 @@ class Api:
         k: Count = 100,
     ) -> VideoList:
         """List the videos: by name, or the newest first."""
-        return await self._lists.run(self._list, filter, order, offset, k)
+        return await in_time(self._lists.run(self._list, filter, order, offset, k))
 
     def _list(self, filter: str, order: str, offset: int, k: int) -> VideoList:  # noqa: A002
         if filter.strip():
@@ -117,7 +118,7 @@ class Api:
 
     async def get_video(self, id: VideoId) -> VideoDetails:  # noqa: A002
         """Return a video and its segments."""
-        return await self._lookups.run(self._get, id)
+        return await in_time(self._lookups.run(self._get, id))
 
     def _get(self, id: str) -> VideoDetails:  # noqa: A002
         video = find(self._index, find(self._index, id).video)
@@ -140,12 +141,12 @@ class Api:
     async def embed_text(self, request: EmbedRequest) -> EmbedAnswer:
         """Return the vector of a text, which can be compared with the vectors of the index."""
         vector = await self._search.embed(request.text)
-        model = await self._lookups.run(lambda: self._index.model)
+        model = cast("Identity", await in_time(self._lookups.run(lambda: self._index.model)))  # embed has checked it
         return EmbedAnswer(vector=vector, model=model.model, fingerprint=model.fingerprint)
 
     async def get_status(self) -> Status:
         """Return what can be searched, and by which model and versions."""
-        return await self._lookups.run(self._status)
+        return await in_time(self._lookups.run(self._status))
 
     def _status(self) -> Status:
         model = self._index.model

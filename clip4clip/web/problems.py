@@ -100,11 +100,11 @@ def handle_problems(app: FastAPI) -> None:
 
 
 # The handlers are coroutines, as Starlette would run other functions in threads of its own.
-async def _on_invalid_parameter(_: Request, error: RequestValidationError) -> Response:
+async def _on_invalid_parameter(_: Request, error: Any) -> Response:
     return problem(422, describe_invalid(error.errors()))
 
 
-async def _on_own_error(_: Request, error: Clip4clipError) -> Response:
+async def _on_own_error(_: Request, error: Any) -> Response:
     return problem(*visitor_problem(error))
 
 
@@ -112,7 +112,7 @@ async def _on_unexpected_error(*_: object) -> Response:
     return problem(500, FAILED)  # Starlette raises the error again, so that the server logs it
 
 
-async def _on_http_error(request: Request, error: HTTPException) -> Response:
+async def _on_http_error(request: Request, error: Any) -> Response:
     path, detail = request.url.path, error.detail
     if detail == HTTPStatus(error.status_code).phrase:  # Starlette's own, which says nothing more
         detail = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from .timed_file import TimedFile
 from .uploads import Upload
 from .workers import Workers
 
+T = TypeVar("T")
+
 TEXT_WORKERS = 4  # searches without a clip that run at once; further ones wait
 CLIP_WORKERS = 2  # searches by a clip that run at once, apart from the others
 MAX_WAITING_CLIPS = 16  # searches by a clip that run or wait; further ones are refused
@@ -39,7 +41,7 @@ MAX_HITS = 4096  # that a search looks at to find so many that are not copies of
 # 4K; an hour at 60 frames per second, because a clip may be longer than it declares; about a minute of decoding.
 CLIP_LIMITS = Limits(pixels=4096 * 2304, frames=250_000, decoded_pixels=16e9)
 IMAGE_LIMITS = Limits(pixels=64_000_000)  # 200 MB of memory
-SEARCH_SECONDS = 60  # until a search is answered, including the time that it waits
+SEARCH_SECONDS = 60  # until a search, or another question about the index, is answered; with the time that it waits
 
 OUT_OF_TIME = f"the search was not done within {SEARCH_SECONDS} seconds. Try a shorter or smaller clip"
 
@@ -83,7 +85,7 @@ class Search:
         def search(limit: int) -> list[Hit]:
             return self._index.search(text, limit=limit, **_arguments(options))
 
-        return await _in_time(self._text_workers.run(self._answer, search, options, time.perf_counter(), True))
+        return await in_time(self._text_workers.run(self._answer, search, options, time.perf_counter(), True))
 
     async def similar(self, id: str, at: float | None, options: SearchOptions) -> SearchAnswer:  # noqa: A002
         """Return the moments that look like a video of the index, or like its moment at ``at`` seconds."""
@@ -92,7 +94,7 @@ class Search:
             find(self._index, id)
             return self._index.similar(id, at, limit=limit, **_arguments(options))
 
-        return await _in_time(self._text_workers.run(self._answer, search, options, time.perf_counter()))
+        return await in_time(self._text_workers.run(self._answer, search, options, time.perf_counter()))
 
     async def by_clip(self, upload: Upload, options: SearchOptions) -> SearchAnswer:
         """Return the moments that look like an uploaded clip or image."""
@@ -101,13 +103,13 @@ class Search:
         clip = upload.until(time.monotonic() + SEARCH_SECONDS, OUT_OF_TIME)
         self._clips += 1
         try:
-            return await _in_time(self._clip_workers.run(self._search_by_clip, clip, options))
+            return await in_time(self._clip_workers.run(self._search_by_clip, clip, options))
         finally:
             self._clips -= 1
 
     async def embed(self, text: str) -> list[float]:
         """Return the vector of a text."""
-        [vector] = await _in_time(self._text_workers.run(self._index.embed, text))
+        [vector] = await in_time(self._text_workers.run(self._index.embed, text))
         return vector.tolist()
 
     def _search_by_clip(self, clip: TimedFile, options: SearchOptions) -> SearchAnswer:
@@ -176,12 +178,12 @@ def _arguments(options: SearchOptions) -> dict[str, Any]:
     return {"filter": options.filter, "per_video": options.per_video, "output_fields": ("*", "vector")}
 
 
-async def _in_time(search: Any) -> Any:
-    """Return the result of a search; raise HTTPException (503) if there is none in time."""
+async def in_time(work: Awaitable[T]) -> T:
+    """Return the result of work for a visitor; raise HTTPException (503) if there is none in time."""
     try:
-        return await asyncio.wait_for(search, SEARCH_SECONDS)
+        return await asyncio.wait_for(work, SEARCH_SECONDS)
     except asyncio.TimeoutError:
-        raise HTTPException(503, f"The search was not done within {SEARCH_SECONDS} seconds. Try again.") from None
+        raise HTTPException(503, f"This was not done within {SEARCH_SECONDS} seconds. Try again.") from None
 
 
 def _check_duration(clip: TimedFile) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from index_rows import ids, random_rows
 
 from clip4clip import InputTypeError, InputValueError, VideoIndexError, VideoNotFoundError
+from clip4clip.index import similar
 from clip4clip.retrieval import VideoIndex
 from clip4clip.video.moments import choose_moments
 
@@ -97,6 +99,17 @@ def test_a_time_chooses_the_segment_around_it_or_the_nearest_one(index: VideoInd
     message = "the video '/a' ends at 0:21: expected a time up to 21 seconds, not 22.5"
     with pytest.raises(InputValueError, match=re.escape(message)):
         index.similar("/a", 22.5)
+
+
+def test_of_a_video_with_very_many_segments_some_are_compared(
+    index: VideoIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(similar, "MAX_SEARCHES", 3)
+    index.add([*cut("/a", *[(float(start), start + 1.0) for start in range(7)], start=0), *random_rows(4)])
+    hits = index.similar("/a", limit=4)
+    parts = [index.similar("/a", at) for at in (0.5, 2.5, 4.5)]
+    best = {hit.id: max(part.score for part in itertools.chain(*parts) if part.id == hit.id) for hit in hits}
+    assert {hit.id: hit.score for hit in hits} == pytest.approx(best)
 
 
 def test_invalid_arguments_are_errors(index: VideoIndex) -> None:

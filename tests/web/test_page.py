@@ -222,6 +222,7 @@ def test_the_page_is_complete_by_keyboard(open_tab: Callable[..., sync_api.Page]
     tab.keyboard.type(site.moments[2][0])
     tab.keyboard.press("Enter")
     expect(tab.locator(RESULT)).to_have_count(24)
+    expect(tab.locator(f"{RESULT} :is(a, button):not([tabindex='-1'])")).to_have_count(24)  # one Tab stop for each
     stages = tab.locator(f"{RESULT} .stage")
     for _ in range(10):
         tab.keyboard.press("Tab")
@@ -233,7 +234,7 @@ def test_the_page_is_complete_by_keyboard(open_tab: Callable[..., sync_api.Page]
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("ArrowRight")
     expect(tab.locator(RESULT).first.get_by_role("button", name="More like this")).to_be_focused()
-    tab.keyboard.press("Tab")  # one Tab stop for each result
+    tab.keyboard.press("Tab")
     expect(stages.nth(1)).to_be_focused()
     tab.keyboard.press("ArrowUp")
     expect(stages.first).to_be_focused()
@@ -476,7 +477,8 @@ LOW_CONTRAST = """() => {
     };
     const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
     const light = colour => {
-        const linear = colour.slice(0, 3).map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        const shares = colour.slice(0, 3).map(c => c / 255);
+        const linear = shares.map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
     };
     const contrast = (one, two) => {

@@ -22,7 +22,9 @@ export class FilterPanel {
             onFilter(this.#text.value.trim());
         });
         for (const name of NAMES)
-            find(name).addEventListener('change', event => onFilter(writeControl(this.#text.value, name, event.target.value.trim())));
+            find(name).addEventListener('change', event => {
+                onFilter(writeControl(this.#text.value, name, event.target.value.trim()));
+            });
         find('per-video').addEventListener('change', event => onPerVideo(event.target.value));
         for (const button of [find('clear-filter'), find('filter-chip')])
             button.addEventListener('click', () => onFilter(''));
@@ -41,8 +43,9 @@ export class FilterPanel {
 
     /** Offer the folders of some videos. */
     suggestFolders(videos) {
-        const folders = new Set(videos.map(video => video.path).filter(path => !isUrl(path)).map(folderOf));
-        find('folders').replaceChildren(...[...folders].filter(Boolean).sort().map(folder => new Option(folder, folder)));
+        const paths = videos.map(video => video.path).filter(path => !isUrl(path));
+        const folders = [...new Set(paths.map(folderOf))].filter(Boolean).sort();
+        find('folders').replaceChildren(...folders.map(folder => new Option(folder, folder)));
     }
 
     async #toggle() {

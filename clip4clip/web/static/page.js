@@ -9,9 +9,13 @@ import {Viewer} from './viewer.js';
 
 const PAGE = 24;  // results of one request: fills whole rows of two, three and four
 const OTHERS = 8;  // moments of one video that the viewer shows
+const EXAMPLES = 12;  // videos that the first visit offers
 const LAST_OFFSET = 1000;  // the server takes no larger one
 const RETRY_DELAY = 2000;  // milliseconds
 const SLOW = 300;  // milliseconds until a search shows that it is running
+
+const EMPTY_INDEX = 'The index has no videos yet. Add some with “clip4clip index FOLDER”.';
+const AWAY = 'The server does not answer. Is it running? This page tries again every few seconds.';
 
 const find = id => document.getElementById(id);
 
@@ -71,7 +75,12 @@ function address() {
 function go(change, {replace = false} = {}) {
     const before = state;
     state = {...state, ...change};
-    const entry = {upload: state.upload, opened: Boolean(state.play && !before.play) || Boolean(state.play && history.state?.opened)};
+    if (JSON.stringify(state) === JSON.stringify(before)) {
+        if (state.play) openViewer();
+        else run();
+        return;
+    }
+    const entry = {upload: state.upload, opened: Boolean(state.play && (!before.play || history.state?.opened))};
     if (replace || (before.play && state.play)) history.replaceState(entry, '', address());
     else history.pushState(entry, '', address());
     render(before);
@@ -230,6 +239,8 @@ function shown() {
 function showResults(found, more) {
     [moments, hasMore] = [found, more];
     find('results').classList.remove('stale');
+    find('results').ariaBusy = 'false';
+    find('legend').hidden = !isSearch() || !found.length;
     find('toolbar').hidden = isHome();
     find('notice').hidden = find('hint').hidden = true;
     if (isHome()) say('');
@@ -245,7 +256,7 @@ const say = text => { find('status').textContent = text; };
 
 /** Return the sentence above the results. */
 function sentence(answer) {
-    if (!moments.length) return isSearch() ? `Nothing was found${state.query && ` for “${state.query}”`}` : 'No videos';
+    if (!moments.length) return state.query ? `Nothing was found for “${state.query}”` : 'Nothing was found';
     const noun = moments.every(moment => moment.start === null) ? 'video' : 'moment';
     const best = hasMore && isSearch() ? 'The best ' : '';
     const time = answer.milliseconds === undefined ? '' : `, in ${Math.max(1, Math.round(answer.milliseconds))} ms`;
@@ -255,7 +266,7 @@ function sentence(answer) {
 /** Say what helps, if there is something to say about an answer. */
 function hint(answer) {
     let text = '';
-    if (!moments.length && !state.filter) text = 'The index has no videos yet. Add some with “clip4clip index FOLDER”.';
+    if (!moments.length && !state.filter) text = EMPTY_INDEX;
     else if (!moments.length) text = 'Nothing matches the filter. Change it, or remove it.';
     else if (answer.probably_here === false)
         text = 'Probably not here: nothing in the library matches this well. These are the nearest.';
@@ -272,19 +283,23 @@ function showError(error, again = run) {
     find('results').classList.toggle('stale', isAway);
     find('toolbar').hidden = false;
     say('');
-    const [text, ...pointer] = (isAway
-        ? 'The server does not answer. Is it running? This page tries again every few seconds.' : error.message).split('\n');
+    const [text, ...pointer] = (isAway ? AWAY : error.message).split('\n');
     find('notice-text').textContent = text;
     find('notice-pointer').textContent = pointer.join('\n');  // shows where a filter is invalid
     find('notice').hidden = false;
-    showNoticeButton(isAway ? ['Try again', again] : state.filter ? ['Remove the filter', () => go({filter: ''})] : null);
-    if (isAway) retryUntilBack(again);
+    if (isAway) {
+        showNoticeButton('Try again', again);
+        retryUntilBack(again);
+    } else {
+        showNoticeButton(state.filter ? 'Remove the filter' : '', () => go({filter: ''}));
+    }
 }
 
-function showNoticeButton(action) {
+function showNoticeButton(text, action) {
     const button = find('notice-button');
-    button.hidden = !action;
-    if (action) [button.textContent, button.onclick] = action;
+    button.hidden = !text;
+    button.textContent = text;
+    button.onclick = () => action();
 }
 
 function retryUntilBack(again) {
@@ -308,13 +323,14 @@ function stopRetrying() {
 
 async function showHome(signal) {
     try {
-        const [status, list] = await Promise.all([ask('/api/status', {signal}), ask('/api/videos?order=date&k=12', {signal})]);
+        const requests = ['/api/status', `/api/videos?order=date&k=${EXAMPLES}`].map(url => ask(url, {signal}));
+        const [status, list] = await Promise.all(requests);
         if (signal.aborted) return;
         const parts = [count(status.videos, 'video')];
         if (status.vectors > status.videos) parts.push(count(status.vectors, 'moment'));
         if (status.model) parts.push(`model\u00a0${status.model}`);
         find('library').textContent = status.videos ? parts.join(' · ')
-            : 'The index has no videos yet. Add some with “clip4clip index FOLDER”.';
+            : EMPTY_INDEX;
         find('browse').textContent = `See all ${formatNumber(status.videos)}`;
         find('examples').replaceChildren(...list.videos.map(makeExample));
         find('home').hidden = !list.videos.length;
@@ -436,7 +452,8 @@ function listen() {
     find('search').addEventListener('submit', event => {
         event.preventDefault();
         const query = find('query').value.trim();
-        if (matchMedia('(pointer: coarse)').matches) find('query').blur();  // the keyboard of a phone would cover the results
+        const hasTouch = matchMedia('(pointer: coarse)').matches;
+        if (hasTouch) find('query').blur();  // else the phone's keyboard would cover the results
         if (!query && !find('example').hidden) return;
         go({...START, filter: state.filter, perVideo: state.perVideo, order: query ? state.order : 'score', query});
     });

@@ -88,7 +88,8 @@ export class ResultList {
         const find = selector => item.querySelector(selector);
         this.#moments.set(item, moment);
         const time = timeOf(moment), score = moment.score === null ? '' : moment.score.toFixed(2);
-        find('.card').setAttribute('aria-label', [moment.name, time, score && `similarity ${score}`].filter(Boolean).join(', '));
+        const label = [moment.name, time, score && `similarity ${score}`].filter(Boolean).join(', ');
+        find('.card').setAttribute('aria-label', label);
         find('.stage').setAttribute('aria-label', `Play ${moment.name}${moment.time ? `, ${moment.time}` : ''}`);
         find('.stage').setAttribute('aria-describedby', 'keys');
         find('.picture').replaceWith(makePicture(moment));

@@ -12,8 +12,8 @@ export class Viewer {
     #moment; #others = []; #stopAt = null; #loading; #on;
 
     /**
-     * @param on {object} functions to call: `close()` after it has closed, `step(-1 or 1)` for the previous or next result,
-     *     `similar(moment)`, `copy(moment)`, `other(moment)` for another moment of the video, and
+     * @param on {object} functions to call: `close()` after it has closed, `step(-1 or 1)` for the previous or next
+     *     result, `similar(moment)`, `copy(moment)`, `other(moment)` for another moment of the video, and
      *     `findOthers(moment, signal)`, which returns a promise of the moments of its video
      */
     constructor(on) {
@@ -73,7 +73,8 @@ export class Viewer {
         const length = moment.time && moment.duration ? `of ${formatTime(moment.duration)}` : '';
         const date = moment.modified === null ? '' : formatDate(moment.modified);
         find('viewer-name').textContent = moment.name;
-        find('viewer-facts').replaceChildren(...[`${timeOf(moment)} ${length}`.trim(), score, date].filter(Boolean).map(text => {
+        const facts = [`${timeOf(moment)} ${length}`.trim(), score, date].filter(Boolean);
+        find('viewer-facts').replaceChildren(...facts.map(text => {
             const fact = document.createElement('span');
             fact.textContent = text;
             return fact;
@@ -146,10 +147,10 @@ export class Viewer {
         const [sentence, strip, download] = problem.children;
         const reason = isUrl(moment.media) ? null : await whyNotServed(moment.media);
         if (moment !== this.#moment || !this.isOpen) return;
-        const kind = /\.(\w{1,5})$/.exec(moment.name)?.[1].toUpperCase();
+        const kind = /\.(\w{1,5})$/.exec(moment.name)?.[1].toUpperCase() ?? '';
         sentence.textContent = reason ?? (isUrl(moment.media)
             ? 'The browser cannot play this video, or its server does not answer.'
-            : `This browser cannot play this ${kind ? `${kind} ` : ''}video. Download it to play it in another program.`);
+            : `This browser cannot play this ${kind} video. Download it to play it in another program.`);
         strip.hidden = reason !== null || !moment.strip;
         if (!strip.hidden) strip.src = moment.strip;
         download.hidden = reason !== null;
