@@ -132,14 +132,14 @@ def test_a_reopened_index_has_its_videos_and_its_model(uri: str, collection: str
 
 
 def test_vectors_of_other_weights_are_rejected_naming_both(
-    index: VideoIndex, uri: str, collection: str, tmp_path: Path, random_state: Callable[..., Any]
+    index: VideoIndex, empty: tuple[str, str], tmp_path: Path, random_state: Callable[..., Any]
 ) -> None:
     (tmp_path / "clips").mkdir()
     clip = write(tmp_path / "clips" / "a.mp4", count=5)
     index.add(random_rows(3))
     weights = tmp_path / "other.safetensors"
     save_file(random_state(MODELS[DEMO_MODEL].config, 7), weights)
-    with VideoIndex(uri, collection, encoder=EncoderSpec(model_name=DEMO_MODEL, weights=weights)) as other:
+    with VideoIndex(*empty, encoder=EncoderSpec(model_name=DEMO_MODEL, weights=weights)) as other:
         ours, theirs = identify(None, DEMO_MODEL).fingerprint, identify(weights, DEMO_MODEL).fingerprint
         both = f"has vectors of {DEMO_MODEL} with the weights {ours}, .* of {DEMO_MODEL} with the weights {theirs}"
         with pytest.raises(ModelMismatchError, match=both):
@@ -153,14 +153,12 @@ def test_vectors_of_other_weights_are_rejected_naming_both(
 
 
 def test_another_model_is_rejected_before_a_checkpoint_is_downloaded(
-    index: VideoIndex, uri: str, collection: str, drawings: Path, monkeypatch: pytest.MonkeyPatch
+    index: VideoIndex, empty: tuple[str, str], drawings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(random_rows(3))
     monkeypatch.setattr("clip4clip.encoder.EncoderSpec.identify", lambda *_: pytest.fail("looked for a checkpoint"))
     theirs = f"has vectors of {DEMO_MODEL} with the weights .*, which cannot be compared with vectors of clip_vit_b16"
-    with VideoIndex(
-        uri, collection, encoder=EncoderSpec(model_name="clip_vit_b16", weights="hf://owner/repo")
-    ) as other:
+    with VideoIndex(*empty, encoder=EncoderSpec(model_name="clip_vit_b16", weights="hf://owner/repo")) as other:
         for ask in (
             lambda: other.search("a red square"),
             lambda: other.search(video="none.mp4"),
@@ -172,20 +170,20 @@ def test_another_model_is_rejected_before_a_checkpoint_is_downloaded(
         with pytest.raises(ModelMismatchError, match="this index was opened for the model clip_vit_b16"):
             other.add(random_rows(1))
     with (
-        VideoIndex(uri, collection, encoder=EncoderSpec("b99")) as other,
+        VideoIndex(*empty, encoder=EncoderSpec("b99")) as other,
         pytest.raises(UnknownNameError, match="'b99'"),
     ):
         other.search("a red square")
 
 
 def test_a_collection_takes_model_and_sampling_from_a_table(
-    index: VideoIndex, drawings_table: Path, monkeypatch: pytest.MonkeyPatch
+    new_index: VideoIndex, drawings_table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clip4clip.encoder.EncoderSpec.identify", lambda *_: pytest.fail("looked for a checkpoint"))
     for sampling in (FrameSampling(frames=4), FrameSampling(seek="keyframe")):
         with pytest.raises(ModelMismatchError, match=r"were made with: 12 frames, seek 'auto', .* made with: "):
-            index.create(sampling, table=drawings_table)
-    with VideoIndex(index.address.uri, index.address.collection) as fresh:  # whose model would be clip_vit_b32
+            new_index.create(sampling, table=drawings_table)
+    with VideoIndex(new_index.address.uri, new_index.address.collection) as fresh:  # whose model would be clip_vit_b32
         fresh.create(table=drawings_table)
         fresh.create(table=drawings_table)
         assert fresh.model is not None
