@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from clips import write
 from constants import DEMO_MODEL
+from engines import on_one_engine
 from index_rows import ids, random_rows
 from safetensors.torch import save_file
 
@@ -152,6 +153,7 @@ def test_vectors_of_other_weights_are_rejected_naming_both(
     assert index.count() == 3
 
 
+@on_one_engine
 def test_another_model_is_rejected_before_a_checkpoint_is_downloaded(
     index: VideoIndex, empty: tuple[str, str], drawings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +221,7 @@ def rows_changed_on(*dates: str) -> list[dict[str, Any]]:
     return [row | {"mtime": round(time * 1e9)} for row, time in zip(rows, times, strict=True)]
 
 
+@on_one_engine
 def test_dates_select_whole_days_and_are_combined_with_a_filter(index: VideoIndex) -> None:
     index.add([*rows_changed_on("2025-05-31", "2025-06-01", "2025-06-02", "2025-06-03"), *random_rows(1, start=4)])
     vector = random_rows(1)[0]["vector"]
@@ -237,6 +240,7 @@ def test_dates_select_whole_days_and_are_combined_with_a_filter(index: VideoInde
     assert found(since="2025-06-01", filter='modified < "2025-06-02"') == {"v1"}
 
 
+@on_one_engine
 @pytest.mark.parametrize(
     ("conditions", "error", "message"),
     [
@@ -294,6 +298,7 @@ def test_the_videos_of_an_index_are_listed_with_their_fields(
         index.videos('title == "a"', strict=True)
 
 
+@on_one_engine
 def test_videos_whose_files_are_gone_are_missing(index: VideoIndex, tmp_path: Path) -> None:
     (tmp_path / "there.mp4").touch()
     (tmp_path / "link.mp4").symlink_to(tmp_path / "nowhere.mp4")
@@ -376,6 +381,7 @@ def test_sync_follows_a_folder(index: VideoIndex, drawings: Path, tmp_path: Path
     assert index.count() == 47
 
 
+@on_one_engine
 def test_sync_with_an_empty_or_missing_folder_removes_nothing(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
@@ -391,6 +397,7 @@ def test_sync_with_an_empty_or_missing_folder_removes_nothing(
     assert index.count() == 24
 
 
+@on_one_engine
 def test_sync_keeps_the_ids_and_fields_of_videos_added_under_other_ids(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
@@ -414,6 +421,7 @@ def test_sync_keeps_the_ids_and_fields_of_videos_added_under_other_ids(
     assert index.get("video2") is None
 
 
+@on_one_engine
 def test_sync_keeps_the_videos_of_a_folder_that_cannot_be_listed(
     index: VideoIndex, drawings: Path, tmp_path: Path, unlistable: Callable[[Path], None]
 ) -> None:
@@ -432,6 +440,7 @@ def test_sync_keeps_the_videos_of_a_folder_that_cannot_be_listed(
     assert index.count() == 3
 
 
+@on_one_engine
 def test_sync_keeps_existing_files_that_it_does_not_list(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
     folder, other = tmp_path / "clips", tmp_path / "other"
     (folder / ".hidden").mkdir(parents=True)
@@ -494,6 +503,7 @@ def test_sync_keeps_the_vectors_of_files_that_were_moved_within_the_folder(
     assert (report.relocated, report.unchanged) == (0, 3)
 
 
+@on_one_engine
 def test_a_video_that_has_the_new_path_as_its_id_is_replaced(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     copy_clips(drawings, folder / "2024" / "a.mp4", folder / "b.mp4")
@@ -508,6 +518,7 @@ def test_a_video_that_has_the_new_path_as_its_id_is_replaced(index: VideoIndex, 
     assert (hit.path, index.count()) == (path, 2)
 
 
+@on_one_engine
 def test_sync_leaves_out_files_that_are_gone_from_another_folder(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
@@ -537,6 +548,7 @@ def test_sync_leaves_out_files_that_are_gone_from_another_folder(
     assert (again.unchanged, again.moved) == (4, {})
 
 
+@on_one_engine
 def test_sync_embeds_files_that_are_gone_from_another_folder_if_it_is_told_to(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
@@ -574,6 +586,7 @@ def test_a_local_index_tries_a_file_that_cannot_be_decoded_again_only_when_it_ha
     assert (report.removed, str(bad) in report.failed_before) == (0, is_remembered)
 
 
+@on_one_engine
 def test_a_file_that_can_be_decoded_at_last_is_not_a_failure_any_more(
     index: VideoIndex, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
