@@ -277,7 +277,7 @@ def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusSe
     server.kill()
 
 
-@pytest.fixture(params=[pytest.param("server", marks=pytest.mark.slow)])
+@pytest.fixture(scope="session", params=[pytest.param("server", marks=pytest.mark.slow)])
 def milvus(milvus_server: MilvusServer) -> MilvusServer:
     """``milvus_server``, for tests of their own kind: marks them as slow, and names them for the scheduler."""
     return milvus_server

@@ -192,15 +192,15 @@ main()
 # Settings of a Milvus server that notices sooner what there is to do, by their names as environment variables: it
 # spends most of a test waiting for its own timers. What it does is the same. In milliseconds, the session's in seconds.
 SHORT_INTERVALS = {
-    "PROXY_TIMETICKINTERVAL": "100",
-    "DATANODE_TIMETICK_INTERVAL": "100",
+    "PROXY_TIMETICKINTERVAL": "20",  # a count waits for it
+    "DATANODE_TIMETICK_INTERVAL": "20",
     "QUERYCOORD_CHECKINTERVAL": "200",
     "QUERYCOORD_CHECKCHANNELINTERVAL": "200",
     "QUERYCOORD_CHECKSEGMENTINTERVAL": "200",
     "QUERYCOORD_CHECKHANDOFFINTERVAL": "1000",
     "QUERYCOORD_DISTPULLINTERVAL": "100",
     "INDEXCOORD_SCHEDULER_INTERVAL": "200",
-    "DATACOORD_SEGMENT_ASSIGNMENTEXPIRATION": "500",  # a flush waits for it
+    "DATACOORD_SEGMENT_ASSIGNMENTEXPIRATION": "100",  # a flush waits for it
     "COMMON_SESSION_TTL": "15",  # until it passes, a server that was killed counts as running after its restart
 }
 

@@ -1,13 +1,14 @@
 """Every code block of README.md and docs/*.md is run as it stands, or is listed here with the reason why not.
 
-The blocks of a page run in their order, in one folder. The demo model takes the place of ViT-B/32, whose weights are
-not here.
+The blocks of a page run in their order, in one folder. Blocks of Python that follow each other share a process, as its
+imports take long, but no names. The demo model takes the place of ViT-B/32, whose weights are not here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
@@ -55,6 +56,11 @@ NOT_RUN = {
     " --epochs 12 --batch-size 96 --lr 1e-3 --frames 3 --max-words 48 --weight-decay 0.1 --warmup 0.05"
     " --save-dtype float16 --eval-pairs drawings/eval.csv": "takes hours",
     "cp run/last.safetensors clip4clip/clip_vit_tiny_demo.safetensors": "replaces the demo model",
+    "clip4clip synthetic drawings --train 480 --eval 50": "takes a minute, with the two that follow: .ci/run runs them",
+    "clip4clip train drawings/train.csv --videos drawings --out small_run --model clip_vit_tiny_demo --init random"
+    " --epochs 4 --batch-size 48 --lr 1e-3 --frames 3 --max-words 48 --eval-pairs drawings/eval.csv": "see above",
+    "clip4clip eval drawings/eval.csv --videos drawings --model clip_vit_tiny_demo --weights"
+    " small_run/last.safetensors": "see above",
     'op.train(TrainingConfig(output_dir="run", batch_size=32, lr=1e-6, epoch_num=5), pairs, held_out)': (
         "needs the extra towhee-train: operators/test_trainer.py runs it"
     ),
@@ -86,8 +92,6 @@ REPLACED = {
         ("--long 5", "--long 1"),
         ("clip4clip train MSRVTT", "clip4clip train --batch-size 3 --epochs 1 --workers 0 MSRVTT"),
         ('eval_pairs="eval.csv"', f'eval_pairs="eval.csv", batch_size=3, epochs=1, workers=0, model="{DEMO_MODEL}"'),
-        ("--train 480 --eval 50", "--train 48 --eval 8"),
-        ("--epochs 4", "--epochs 1 --workers 0"),
     ],
     "docs/video.md": [("https://example.org", "http://127.0.0.1:{port}")],
 }
@@ -101,6 +105,19 @@ def is_run(snippet: Snippet) -> bool:
     return any(command not in NOT_RUN for command, _ in snippet.commands())
 
 
+def group_of(snippet: Snippet) -> object:
+    """Return a key that the blocks which run in one process share, if they follow each other."""
+    return snippet.page if snippet.language == "python" else snippet
+
+
+GROUPS = [[*group] for _, group in itertools.groupby(filter(is_run, ALL), group_of)]
+RUN_IN_TURN = """
+import runpy, sys
+for program in sys.argv[1:]:
+    runpy.run_path(program, run_name="__main__")
+"""
+
+
 class PageFolder:
     """A copy of the folder ``prepared``, in which the blocks of one page run."""
 
@@ -109,12 +126,15 @@ class PageFolder:
         self.environment = environment | {"HOME": str(folder / "home"), "HF_HOME": str(folder / "hf")}
         self.done: set[Snippet] = set()
 
-    def run(self, snippet: Snippet) -> None:
-        """Run a block, after the earlier blocks of its page that have not run yet."""
-        for each in snippets(REPOSITORY / snippet.page):
-            if each.line <= snippet.line and each not in self.done and is_run(each):
-                self.done.add(each)
-                (self._python if each.language == "python" else self._shell)(each)
+    def run(self, group: list[Snippet]) -> None:
+        """Run blocks, after the earlier blocks of their page that have not run yet."""
+        for each in GROUPS:
+            if each[0].page == group[0].page and each[0].line <= group[0].line and each[0] not in self.done:
+                self.done.add(each[0])
+                if each[0].language == "python":
+                    self._python(each)
+                else:
+                    self._shell(each[0])
 
     def _replace(self, text: str) -> str:
         for old, new in [*self.replaced, ("clip_vit_b32", DEMO_MODEL)]:
@@ -123,12 +143,14 @@ class PageFolder:
             text += f" -m {DEMO_MODEL}"
         return text.replace("/srv/", f"{self.folder}/")
 
-    def _python(self, snippet: Snippet) -> None:
-        program, lines = self.folder / f"line_{snippet.line}.py", [self._replace(snippet.code)]
-        for name, shape in re.findall(r"^(\w+) = .*# (\(\d[\d, ]*\))$", lines[0], re.MULTILINE):
-            lines.append(f"assert {name}.shape == {shape}, {name}.shape")
-        program.write_text("\n".join(lines), "utf-8")
-        self._run(snippet, [sys.executable, program.name])
+    def _python(self, group: list[Snippet]) -> None:
+        programs = [f"line_{snippet.line}.py" for snippet in group]
+        for snippet, program in zip(group, programs, strict=True):
+            lines = [self._replace(snippet.code)]
+            for name, shape in re.findall(r"^(\w+) = .*# (\(\d[\d, ]*\))$", lines[0], re.MULTILINE):
+                lines.append(f"assert {name}.shape == {shape}, {name}.shape")
+            (self.folder / program).write_text("\n".join(lines), "utf-8")
+        self._run(group[0], [sys.executable, "-c", RUN_IN_TURN, *programs])
 
     def _shell(self, snippet: Snippet) -> None:
         with contextlib.ExitStack() as servers:
@@ -239,9 +261,9 @@ def page_folders(tmp_path_factory: pytest.TempPathFactory, prepared: Path, port:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("snippet", [*filter(is_run, ALL)], ids=str)
-def test_it_runs(snippet: Snippet, page_folders: Callable[[str], PageFolder]) -> None:
-    page_folders(snippet.page).run(snippet)
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: f"{group[0]} to {group[-1].line}")
+def test_it_runs(group: list[Snippet], page_folders: Callable[[str], PageFolder]) -> None:
+    page_folders(group[0].page).run(group)
 
 
 def test_what_is_listed_is_there() -> None:

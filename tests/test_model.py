@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from embed_contenders import hugging_face_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.config import MODELS
@@ -38,20 +38,23 @@ def assert_same_vectors(ours: np.ndarray, theirs: torch.Tensor) -> None:
 )
 @torch.inference_mode()
 def test_vectors_equal_those_of_transformers(
-    model_name: str, random_state: Callable, tmp_path: Path, bigbuckbunny: Path
+    model_name: str, random_state: Callable, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    config = MODELS[model_name].config
-    state = random_state(config)
-    save_file(state, tmp_path / "model.safetensors")
+    config, checkpoint = MODELS[model_name].config, tmp_path / "model.safetensors"
+    if model_name == "clip_vit_b32":
+        checkpoint = request.getfixturevalue("b32_checkpoint")
+    else:
+        save_file(random_state(config), checkpoint)
+    state = load_file(checkpoint)
     reference = hugging_face_model(config, state)
     ids = torch.from_numpy(default_tokenizer()(CAPTIONS))
     texts = reference.text_projection(reference.text_model(input_ids=ids).pooler_output)
-    assert_same_vectors(TextEncoder.load(model_name, tmp_path, "cpu")(CAPTIONS), texts)
+    assert_same_vectors(TextEncoder.load(model_name, checkpoint, "cpu")(CAPTIONS), texts)
 
     frames = np.random.default_rng(0).integers(0, 256, (5, 90, 120, 3), dtype=np.uint8)
     pixels = torch.from_numpy(pixel_values(frames, config.resolution))
     embeddings = reference.visual_projection(reference.vision_model(pixel_values=pixels).pooler_output)
-    encoder = VideoEncoder.load(model_name, tmp_path, "cpu")
+    encoder = VideoEncoder.load(model_name, checkpoint, "cpu")
     assert_same_vectors(encoder([[frame] for frame in frames]), embeddings)
     assert_same_vectors(encoder(frames), F.normalize(embeddings, dim=-1).mean(0))
 

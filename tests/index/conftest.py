@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from constants import DEMO_MODEL
+from servers import MilvusServer
 
 from clip4clip.encoder import EncoderSpec
 from clip4clip.retrieval import VideoIndex
@@ -36,7 +37,34 @@ def collection(request: pytest.FixtureRequest) -> Iterator[str]:
         client.close()
 
 
+@pytest.fixture(scope="session")
+def cleared_collection(milvus_server: MilvusServer) -> Iterator[Callable[[], str]]:
+    """``()`` to the name of a collection on the server, without its rows. To create another one takes seconds."""
+    with VideoIndex(milvus_server.uri, "shared", encoder=EncoderSpec(DEMO_MODEL), timeout=60) as shared:
+        shared.create()
+
+        def clear() -> str:
+            shared.delete(filter="exists id")
+            return shared.address.collection
+
+        yield clear
+
+
 @pytest.fixture
-def index(uri: str, collection: str) -> Iterator[VideoIndex]:
+def empty(request: pytest.FixtureRequest, uri: str) -> tuple[str, str]:
+    """Address and collection of an empty index: a local file that does not exist yet, or the shared collection."""
+    return uri, request.getfixturevalue("cleared_collection")() if "://" in uri else "videos"
+
+
+@pytest.fixture
+def index(empty: tuple[str, str]) -> Iterator[VideoIndex]:
+    """An empty index. On the server its collection exists."""
+    with VideoIndex(*empty, encoder=EncoderSpec(DEMO_MODEL), timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture
+def new_index(uri: str, collection: str) -> Iterator[VideoIndex]:
+    """An index whose collection does not exist yet."""
     with VideoIndex(uri, collection, encoder=EncoderSpec(DEMO_MODEL), timeout=60) as opened:
         yield opened

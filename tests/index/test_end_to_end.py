@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import runpy
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -98,7 +97,13 @@ def test_the_page_reports_in_one_sentence_that_its_server_is_down(
 
 @pytest.mark.slow
 def test_an_open_page_shows_what_commands_add_move_and_delete(
-    drawings: Path, captions: dict[str, str], easy: tuple[str, str], uri: str, collection: str, tmp_path: Path
+    drawings: Path,
+    captions: dict[str, str],
+    easy: tuple[str, str],
+    uri: str,
+    collection: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("fastapi")
     caption, name = easy
@@ -109,10 +114,11 @@ def test_an_open_page_shows_what_commands_add_move_and_delete(
             shutil.copy2(other, folder)
     place = ["--uri", uri, "--collection", collection]
 
+    monkeypatch.setenv("COLUMNS", "200")
+
     def command(*arguments: object) -> str:
-        words = [sys.executable, "-m", "clip4clip", *map(str, arguments), *place]
-        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(app, [*map(str, arguments), *place])
+        assert done.exit_code == 0, done.output
         return done.stderr
 
     command("index", folder, "-m", DEMO_MODEL)
@@ -139,21 +145,25 @@ def test_an_open_page_shows_what_commands_add_move_and_delete(
         assert "Traceback" not in page.stop()
 
 
-def run_tutorial(drawings: Path, *address: str) -> list[str]:
-    """Return the lines that the example prints."""
-    script = REPOSITORY / "examples" / "text_video_retrieval.py"
-    command = [sys.executable, str(script), str(drawings / "eval.csv"), *address]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
 @pytest.mark.slow
 def test_the_tutorial_prints_the_recall_of_the_similarity_matrix(
-    drawings: Path, drawings_table: Path, captions: dict[str, str], uri: str, collection: str
+    drawings: Path,
+    drawings_table: Path,
+    captions: dict[str, str],
+    uri: str,
+    collection: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    script = str(REPOSITORY / "examples" / "text_video_retrieval.py")  # test_docs.py runs it in a process of its own
     address = ["--uri", uri] if "://" not in uri else ["--host", "127.0.0.1", "--port", uri.rsplit(":", 1)[1]]
-    printed = run_tutorial(drawings, *address, "--collection", collection)
+    monkeypatch.setattr(sys, "argv", [script, str(drawings / "eval.csv"), *address, "--collection", collection])
+
+    def run_tutorial() -> list[str]:
+        runpy.run_path(script, run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    printed = run_tutorial()
     rows = list(read_rows(drawings_table))
     paths, matrix = [row["path"] for row in rows], np.stack([row["vector"] for row in rows])
     similarity = {path: matrix @ TextEncoder.load(DEMO_MODEL)(text) for text, path in captions.items()}
@@ -163,4 +173,4 @@ def test_the_tutorial_prints_the_recall_of_the_similarity_matrix(
         f"the right video is among the first {first}: {100 * np.mean(np.array(ranks) < first):.1f} %"
         for first in (1, 5, 10)
     ]
-    assert run_tutorial(drawings, *address, "--collection", collection) == printed  # it replaces the collection
+    assert run_tutorial() == printed  # it replaces the collection

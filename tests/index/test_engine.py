@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from constants import DEMO_MODEL
 from index_rows import ids, random_rows
 
 from clip4clip import InputTypeError, InputValueError, VideoIndexError
@@ -21,15 +22,15 @@ from clip4clip.index.hit import Hit
 from clip4clip.index.values import to_stored_row
 from clip4clip.retrieval import VideoIndex
 from clip4clip.video import FrameSampling
-from clip4clip.weights.identity import Identity
+from clip4clip.weights.identity import identify
 
-SPEC = VectorSpec(Identity("clip_vit_tiny_demo", "0" * 32), FrameSampling())
+SPEC = VectorSpec(identify(None, DEMO_MODEL), FrameSampling())
 
 
 @pytest.fixture
-def engine(uri: str, collection: str) -> Iterator[Engine]:
+def engine(empty: tuple[str, str]) -> Iterator[Engine]:
     """An engine with an empty collection."""
-    opened = open_engine(IndexAddress(uri, collection), timeout=60)
+    opened = open_engine(IndexAddress(*empty), timeout=60)
     opened.create(SPEC, 128)
     yield opened
     opened.close()

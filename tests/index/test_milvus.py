@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from clip4clip.retrieval import VideoIndex
 
 
 def test_no_thread_uses_a_collection_before_it_is_loaded(
-    milvus: MilvusServer, collection: str, monkeypatch: pytest.MonkeyPatch
+    milvus: MilvusServer, cleared_collection: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with VideoIndex(milvus.uri, collection) as index:
+    with VideoIndex(milvus.uri, cleared_collection()) as index:
         index.add(random_rows(5))
     load, loaded = MilvusClient.load_collection, threading.Event()
 
@@ -115,7 +116,7 @@ def test_a_filter_of_another_programs_collection_is_in_milvuss_own_language(
 
 
 def test_where_the_nearest_rows_are_of_few_videos_a_server_with_grouping_finds_more(
-    milvus: MilvusServer, collection: str, monkeypatch: pytest.MonkeyPatch
+    milvus: MilvusServer, cleared_collection: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = random_rows(130)
     query = rows[0]["vector"]
@@ -124,7 +125,7 @@ def test_where_the_nearest_rows_are_of_few_videos_a_server_with_grouping_finds_m
         row["vector"] = row["vector"] * (0.1 if number < 100 else 1) + query
     monkeypatch.setattr(milvus_module, "MAX_LIMIT", 64)  # as if there were more rows than a server returns
     search = MilvusClient.search
-    with VideoIndex(milvus.uri, collection) as index:
+    with VideoIndex(milvus.uri, cleared_collection()) as index:
         index.add(rows)
         assert [hit.video for hit in index.search(vector=query, limit=5, per_video=2)] == ["near"] * 2
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import on_one_engine
 from index_rows import random_rows
 
 from clip4clip import InputTypeError, InputValueError, VideoIndexError
@@ -66,6 +67,7 @@ def test_the_rows_of_a_video_stay_together(index: VideoIndex, tmp_path: Path) ->
     assert len(index.search(vector=random_rows(1)[0]["vector"])) == 1
 
 
+@on_one_engine
 def test_a_video_whose_file_is_not_at_its_new_path_keeps_the_old_one_unless_forced(
     index: VideoIndex, tmp_path: Path
 ) -> None:
@@ -86,6 +88,7 @@ def test_a_video_whose_file_is_not_at_its_new_path_keeps_the_old_one_unless_forc
         index.relocate(old, new)
 
 
+@on_one_engine
 def test_a_video_does_not_take_the_path_of_another_one(index: VideoIndex, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     touch(new / "a.mp4", new / "b.mp4", new / "c.mp4")
@@ -158,6 +161,7 @@ def test_relative_folders_start_at_the_working_directory(tmp_path: Path, monkeyp
     assert change(str(tmp_path / "old" / "a.mp4")) == str(tmp_path / "new" / "a.mp4")
 
 
+@on_one_engine
 def test_urls_change_without_being_fetched(index: VideoIndex) -> None:
     old, new = "http://127.0.0.1:9/a/x.mp4", "http://127.0.0.1:9/b/x.mp4"
     add(index, {old: old})

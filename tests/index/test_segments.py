@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 from constants import DEMO_MODEL
+from engines import on_one_engine
 from index_rows import ids, random_rows
 from library_tables import write_scenes
 from moment_choice import overlap
@@ -60,6 +61,7 @@ def test_rows_of_a_video_may_come_in_several_batches_and_apart(
     assert batches == [8, 2]  # what is interrupted has no half of a video
 
 
+@on_one_engine
 def test_segments_of_one_colour_are_left_out(index: VideoIndex) -> None:
     rows = cut("/a", 0, 10, 20, 30)
     rows[1] |= {"uniform": True, "vector": None}
@@ -210,6 +212,7 @@ def hit_to_row(index: VideoIndex, hit: Hit) -> dict[str, Any]:
     return row | {"model": index.model.model, "fingerprint": index.model.fingerprint}
 
 
+@on_one_engine
 def test_sync_keeps_the_ids_of_videos_that_were_added_under_ids_of_their_own(
     index: VideoIndex, folder: Path, tmp_path: Path
 ) -> None:
@@ -264,6 +267,7 @@ def intersection_over_union(hit: Hit, start: float, end: float) -> float:
     return (min(hit.end, end) - max(hit.start, start)) / (max(hit.end, end) - min(hit.start, start))
 
 
+@on_one_engine
 def test_a_clip_finds_the_moment_that_it_was_cut_from(index: VideoIndex, folder: Path, tmp_path: Path) -> None:
     for number in range(3):
         write_scenes(folder / f"long{number}.mp4", *((10 * number + scene, 12) for scene in range(5)))
@@ -286,6 +290,7 @@ def test_a_clip_finds_the_moment_that_it_was_cut_from(index: VideoIndex, folder:
     assert len(set(videos)) == 3
 
 
+@on_one_engine
 def test_a_damaged_time_of_a_row_is_an_error(index: VideoIndex) -> None:
     [row] = cut("/a", 0, 10)
     with pytest.raises(InputValueError, match="the field start of '/a#t=0,10' cannot be stored"):

@@ -125,10 +125,15 @@ def test_vectors_are_checked_at_once_as_one_by_one() -> None:
                 to_vectors([*vectors[:3], bad, vectors[4]], dim, names)
 
 
-def test_invalid_search_arguments_are_rejected(index: VideoIndex, tmp_path: Path) -> None:
+def test_a_collection_is_searched_once_it_is_created(new_index: VideoIndex) -> None:
     with pytest.raises(VideoIndexError, match="there is no collection"):
-        index.search("a")
-    index.create()
+        new_index.search("a")
+    new_index.create()
+    new_index.create()
+    assert new_index.search("a red square") == []
+
+
+def test_invalid_search_arguments_are_rejected(index: VideoIndex, tmp_path: Path) -> None:
     index.create()
     assert index.search("a red square") == []
     with pytest.raises(InputTypeError, match="exactly one of text, video and vector"):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from clips import write
 from constants import DEMO_MODEL
+from engines import on_one_engine
 from index_rows import ids, random_rows
 from safetensors.torch import save_file
 
@@ -132,14 +133,14 @@ def test_a_reopened_index_has_its_videos_and_its_model(uri: str, collection: str
 
 
 def test_vectors_of_other_weights_are_rejected_naming_both(
-    index: VideoIndex, uri: str, collection: str, tmp_path: Path, random_state: Callable[..., Any]
+    index: VideoIndex, empty: tuple[str, str], tmp_path: Path, random_state: Callable[..., Any]
 ) -> None:
     (tmp_path / "clips").mkdir()
     clip = write(tmp_path / "clips" / "a.mp4", count=5)
     index.add(random_rows(3))
     weights = tmp_path / "other.safetensors"
     save_file(random_state(MODELS[DEMO_MODEL].config, 7), weights)
-    with VideoIndex(uri, collection, encoder=EncoderSpec(model_name=DEMO_MODEL, weights=weights)) as other:
+    with VideoIndex(*empty, encoder=EncoderSpec(model_name=DEMO_MODEL, weights=weights)) as other:
         ours, theirs = identify(None, DEMO_MODEL).fingerprint, identify(weights, DEMO_MODEL).fingerprint
         both = f"has vectors of {DEMO_MODEL} with the weights {ours}, .* of {DEMO_MODEL} with the weights {theirs}"
         with pytest.raises(ModelMismatchError, match=both):
@@ -152,15 +153,14 @@ def test_vectors_of_other_weights_are_rejected_naming_both(
     assert index.count() == 3
 
 
+@on_one_engine
 def test_another_model_is_rejected_before_a_checkpoint_is_downloaded(
-    index: VideoIndex, uri: str, collection: str, drawings: Path, monkeypatch: pytest.MonkeyPatch
+    index: VideoIndex, empty: tuple[str, str], drawings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add(random_rows(3))
     monkeypatch.setattr("clip4clip.encoder.EncoderSpec.identify", lambda *_: pytest.fail("looked for a checkpoint"))
     theirs = f"has vectors of {DEMO_MODEL} with the weights .*, which cannot be compared with vectors of clip_vit_b16"
-    with VideoIndex(
-        uri, collection, encoder=EncoderSpec(model_name="clip_vit_b16", weights="hf://owner/repo")
-    ) as other:
+    with VideoIndex(*empty, encoder=EncoderSpec(model_name="clip_vit_b16", weights="hf://owner/repo")) as other:
         for ask in (
             lambda: other.search("a red square"),
             lambda: other.search(video="none.mp4"),
@@ -172,20 +172,20 @@ def test_another_model_is_rejected_before_a_checkpoint_is_downloaded(
         with pytest.raises(ModelMismatchError, match="this index was opened for the model clip_vit_b16"):
             other.add(random_rows(1))
     with (
-        VideoIndex(uri, collection, encoder=EncoderSpec("b99")) as other,
+        VideoIndex(*empty, encoder=EncoderSpec("b99")) as other,
         pytest.raises(UnknownNameError, match="'b99'"),
     ):
         other.search("a red square")
 
 
 def test_a_collection_takes_model_and_sampling_from_a_table(
-    index: VideoIndex, drawings_table: Path, monkeypatch: pytest.MonkeyPatch
+    new_index: VideoIndex, drawings_table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clip4clip.encoder.EncoderSpec.identify", lambda *_: pytest.fail("looked for a checkpoint"))
     for sampling in (FrameSampling(frames=4), FrameSampling(seek="keyframe")):
         with pytest.raises(ModelMismatchError, match=r"were made with: 12 frames, seek 'auto', .* made with: "):
-            index.create(sampling, table=drawings_table)
-    with VideoIndex(index.address.uri, index.address.collection) as fresh:  # whose model would be clip_vit_b32
+            new_index.create(sampling, table=drawings_table)
+    with VideoIndex(new_index.address.uri, new_index.address.collection) as fresh:  # whose model would be clip_vit_b32
         fresh.create(table=drawings_table)
         fresh.create(table=drawings_table)
         assert fresh.model is not None
@@ -221,6 +221,7 @@ def rows_changed_on(*dates: str) -> list[dict[str, Any]]:
     return [row | {"mtime": round(time * 1e9)} for row, time in zip(rows, times, strict=True)]
 
 
+@on_one_engine
 def test_dates_select_whole_days_and_are_combined_with_a_filter(index: VideoIndex) -> None:
     index.add([*rows_changed_on("2025-05-31", "2025-06-01", "2025-06-02", "2025-06-03"), *random_rows(1, start=4)])
     vector = random_rows(1)[0]["vector"]
@@ -239,6 +240,7 @@ def test_dates_select_whole_days_and_are_combined_with_a_filter(index: VideoInde
     assert found(since="2025-06-01", filter='modified < "2025-06-02"') == {"v1"}
 
 
+@on_one_engine
 @pytest.mark.parametrize(
     ("conditions", "error", "message"),
     [
@@ -296,6 +298,7 @@ def test_the_videos_of_an_index_are_listed_with_their_fields(
         index.videos('title == "a"', strict=True)
 
 
+@on_one_engine
 def test_videos_whose_files_are_gone_are_missing(index: VideoIndex, tmp_path: Path) -> None:
     (tmp_path / "there.mp4").touch()
     (tmp_path / "link.mp4").symlink_to(tmp_path / "nowhere.mp4")
@@ -378,6 +381,7 @@ def test_sync_follows_a_folder(index: VideoIndex, drawings: Path, tmp_path: Path
     assert index.count() == 47
 
 
+@on_one_engine
 def test_sync_with_an_empty_or_missing_folder_removes_nothing(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
@@ -393,6 +397,7 @@ def test_sync_with_an_empty_or_missing_folder_removes_nothing(
     assert index.count() == 24
 
 
+@on_one_engine
 def test_sync_keeps_the_ids_and_fields_of_videos_added_under_other_ids(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
@@ -416,6 +421,7 @@ def test_sync_keeps_the_ids_and_fields_of_videos_added_under_other_ids(
     assert index.get("video2") is None
 
 
+@on_one_engine
 def test_sync_keeps_the_videos_of_a_folder_that_cannot_be_listed(
     index: VideoIndex, drawings: Path, tmp_path: Path, unlistable: Callable[[Path], None]
 ) -> None:
@@ -434,6 +440,7 @@ def test_sync_keeps_the_videos_of_a_folder_that_cannot_be_listed(
     assert index.count() == 3
 
 
+@on_one_engine
 def test_sync_keeps_existing_files_that_it_does_not_list(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
     folder, other = tmp_path / "clips", tmp_path / "other"
     (folder / ".hidden").mkdir(parents=True)
@@ -496,6 +503,7 @@ def test_sync_keeps_the_vectors_of_files_that_were_moved_within_the_folder(
     assert (report.relocated, report.unchanged) == (0, 3)
 
 
+@on_one_engine
 def test_a_video_that_has_the_new_path_as_its_id_is_replaced(index: VideoIndex, drawings: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     copy_clips(drawings, folder / "2024" / "a.mp4", folder / "b.mp4")
@@ -510,6 +518,7 @@ def test_a_video_that_has_the_new_path_as_its_id_is_replaced(index: VideoIndex, 
     assert (hit.path, index.count()) == (path, 2)
 
 
+@on_one_engine
 def test_sync_leaves_out_files_that_are_gone_from_another_folder(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
@@ -539,6 +548,7 @@ def test_sync_leaves_out_files_that_are_gone_from_another_folder(
     assert (again.unchanged, again.moved) == (4, {})
 
 
+@on_one_engine
 def test_sync_embeds_files_that_are_gone_from_another_folder_if_it_is_told_to(
     index: VideoIndex, drawings: Path, tmp_path: Path
 ) -> None:
@@ -576,6 +586,7 @@ def test_a_local_index_tries_a_file_that_cannot_be_decoded_again_only_when_it_ha
     assert (report.removed, str(bad) in report.failed_before) == (0, is_remembered)
 
 
+@on_one_engine
 def test_a_file_that_can_be_decoded_at_last_is_not_a_failure_any_more(
     index: VideoIndex, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,9 +43,9 @@ SMALL = CLIPConfig(
 Vectors = dict[str, np.ndarray]  # by modality
 
 
-def slow(value: object) -> Any:
-    """Return a parameter of tests that are slow."""
-    return pytest.param(value, marks=pytest.mark.slow)
+def slow(*values: object) -> Any:
+    """Return a parameter, or several, of tests that are slow."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -232,34 +232,29 @@ def test_the_example_works_with_placed_operators(
     np.testing.assert_allclose(run_example(modality, small_clone), expected[modality], atol=1e-5)
 
 
-@pytest.mark.slow  # runs pip for both operators; a test below downloads them without
-@pytest.mark.parametrize("modality", ["text", "video"])
-def test_the_example_works_with_a_hub_download_and_nothing_installed(
-    modality: str,
-    run_example: RunExample,
-    small_clone: Path,
-    default_checkpoint: Path,
-    expected: Vectors,
-    tmp_path: Path,
+@pytest.mark.slow  # runs pip; a test below downloads both operators without
+def test_the_text_example_works_with_a_hub_download_and_nothing_installed(
+    run_example: RunExample, small_clone: Path, default_checkpoint: Path, expected: Vectors, tmp_path: Path
 ) -> None:
     state = load_file(default_checkpoint)
     checkpoint = tmp_path / PUBLISHED
     torch.save({f"clip.{name}": tensor.half() for name, tensor in state.items()}, checkpoint)
     with run_hub(files_of(small_clone) | {PUBLISHED: checkpoint}) as url:
-        vector = run_example(modality, None, TOWHEE_URL=url)
+        vector = run_example("text", None, TOWHEE_URL=url)
     assert (operator_folder(tmp_path) / "__init__.py").is_symlink()
     # The checkpoint beside the operator was loaded, not the default one: it has the same weights in half precision.
-    assert 1e-7 < np.abs(vector - expected[modality]).max() < 5e-3
+    assert 1e-7 < np.abs(vector - expected["text"]).max() < 5e-3
 
 
 @pytest.mark.slow
-def test_the_example_works_with_a_hub_download_of_this_repository(
+def test_the_video_example_works_with_a_hub_download_of_this_repository(
     tracked_files: list[str], b32_checkpoint: Path, bigbuckbunny: Path, run_example: RunExample, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / PUBLISHED
     torch.save({f"clip.{name}": tensor.half() for name, tensor in load_file(b32_checkpoint).items()}, checkpoint)
     with run_hub({path: REPOSITORY / path for path in tracked_files} | {PUBLISHED: checkpoint}) as url:
         vector = run_example("video", None, TOWHEE_URL=url)
+    assert (operator_folder(tmp_path) / "__init__.py").is_symlink()
     expected = embed_with_python("clip_vit_b32", b32_checkpoint, bigbuckbunny, 12)["video"]
     assert 1e-7 < np.abs(vector - expected).max() < 5e-3
 
@@ -366,8 +361,17 @@ def check_vectors(vectors: Vectors, expected: Vectors, log: str, checkpoint: Pat
 ORDERS = [["text", "video"], slow(["video", "text"])]
 
 
-@pytest.mark.parametrize("steps", [*ORDERS, slow(["milvus", "text", "video"])])
-@pytest.mark.parametrize("source", ["registry", "placed", slow("beside the package"), slow("another version")])
+SOURCES = ["registry", "placed", "beside the package", "another version"]
+
+
+@pytest.mark.parametrize(
+    ("source", "steps"),
+    [
+        *((source, ["text", "video"]) for source in SOURCES[:2]),
+        *(slow(source, ["video", "text"]) for source in SOURCES),
+        *(slow(source, ["milvus", "text", "video"]) for source in SOURCES),
+    ],
+)
 def test_the_checkpoint_beside_the_operator_is_found_with_the_package_installed(
     source: str,
     steps: list[str],

@@ -43,13 +43,13 @@ def test_a_wildcard_that_servers_do_not_have_is_rejected() -> None:
     assert to_milvus(parse(r'path like "a\\_b%"')) == '(path >= "a_b" and path < "a_c")'
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows() -> list[Row]:
     random = Random(16)
     return [random_row(random, number) for number in range(300)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def search_server(milvus: MilvusServer, rows: list[Row]) -> Iterator[object]:
     """A function from an expression to the ids of the rows that a real server finds."""
     from pymilvus import DataType, MilvusClient
