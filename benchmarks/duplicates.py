@@ -243,8 +243,7 @@ def main() -> None:
         copy_all(sorted((folder / "long").iterdir()), LONG_CHANGES, folder / "long_copies")
         times = cut_clips(sorted((folder / "long").iterdir()), cut, folder / "cut")
         with console.status("embedding the videos"):
-            names = ("eval", "copies", "long", "long_copies", "cut")
-            embedded = {name: embed(folder / name) for name in names}
+            embedded = {name: embed(folder / name) for name in ("eval", "copies", "long", "long_copies", "cut")}
         titles = f"{clips} clips", f"{long} long videos"
         rows = [
             {"videos": titles[0], "change": "none", "threshold": threshold, **judge(embedded["eval"], set(), threshold)}

@@ -17,7 +17,8 @@ from .output import print_csv, print_json, print_summary
 from .progress import progress_bars
 
 if TYPE_CHECKING:
-    from ..index.duplicates import Duplicate, DuplicateReport, VideoFile
+    from ..index.duplicates import Duplicate, DuplicateReport
+    from ..index.timelines import VideoFile
 
 COLUMNS = ("group", "relation", "id", "path", "duration", "size", "score", "covered", "times")  # of --csv
 SHOWN = 4  # time ranges of a video that the table lists
@@ -154,12 +155,17 @@ def _format_times(duplicate: Duplicate) -> str:
     """Return which times of a video match which ones of the video to keep; empty if no video is cut."""
     lines = []
     for times in duplicate.times[:SHOWN]:
-        ranges = [(times.start, times.end), (times.kept_start, times.kept_end)]
-        texts = [f"{format_time(start)}–{format_time(end)}" for start, end in ranges if None not in (start, end)]
-        lines += [" = ".join(texts)] if len(texts) == 2 else []
+        own, kept = _format_range(times.start, times.end), _format_range(times.kept_start, times.kept_end)
+        if own and kept:
+            lines.append(f"{own} = {kept}")
     if len(duplicate.times) > SHOWN:
         lines.append(f"and {len(duplicate.times) - SHOWN} more")
     return "\n".join(lines)
+
+
+def _format_range(start: float | None, end: float | None) -> str:
+    """Return a time range; empty if it is unknown."""
+    return "" if start is None or end is None else f"{format_time(start)}–{format_time(end)}"
 
 
 def _print_counts(report: DuplicateReport) -> None:

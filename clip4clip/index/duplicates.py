@@ -256,13 +256,8 @@ class _Finder:
             kept = (counts[first] <= limit) & (counts[second] <= limit)  # so there are never many pairs
             found.append((first[kept], second[kept], scores[kept]))
         is_common = counts > limit
-        pairs = [
-            pair
-            for first, second, scores in found
-            for pair in zip(first.tolist(), second.tolist(), scores.tolist(), strict=True)
-            if not is_common[pair[0]] and not is_common[pair[1]]
-        ]
-        return pairs, is_common
+        every = (pair for arrays in found for pair in zip(*(array.tolist() for array in arrays), strict=True))
+        return [pair for pair in every if not is_common[pair[0]] and not is_common[pair[1]]], is_common
 
     # Clips in videos that are cut
 

@@ -89,7 +89,9 @@ def test_a_video_without_a_vector_or_of_one_colour_matches_nothing() -> None:
     assert groups(find_duplicates([*video("a", *fades), *video("b", *fades[:1], (100.0, 110.0, scene(2)))])) == {}
 
 
-def test_many_views_of_a_fixed_camera_match_nothing_but_equal_files() -> None:
+@pytest.mark.parametrize("tile", [3, 100])
+def test_many_views_of_a_fixed_camera_match_nothing_but_equal_files(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "TILE", tile)
     rows = [clip(f"v{number}", scene(1, 1e-4 * number), 10.0 + number / 7, number) for number in range(22)]
     rows.append(rows[5] | {"id": "copy", "path": "/z.mp4"})
     report = find_duplicates(rows)
@@ -113,6 +115,12 @@ def test_scenes_in_another_order_or_few_of_them_are_no_duplicates() -> None:
     assert groups(find_duplicates([*film("a"), *shuffled])) == {}
     mostly_other = [*film("c", 30)[:7], *film("c")[7:8], *film("c", 30)[8:]]
     assert groups(find_duplicates([*film("a"), *mostly_other])) == {}
+
+
+def test_what_only_the_shorter_video_has_does_not_match() -> None:
+    longer_start = [(0.0, 30.0, scene(0)), (30.0, 37.0, scene(1)), (37.0, 45.0, scene(2))]  # 24 s more of the scene 0
+    assert groups(find_duplicates([*film("a"), *video("b", *longer_start)])) == {}
+    assert groups(find_duplicates([*film("a"), *video("b", (24.0, 30.0, scene(0)), *longer_start[1:])])) == {"a": ["b"]}
 
 
 @pytest.mark.parametrize(("rate", "start"), [(1.0, 0.0), (0.96, 0.0), (1.05, 0.0), (1.0, -15.0)])
@@ -176,13 +184,16 @@ def test_a_video_of_scenes_that_look_alike_is_found() -> None:
 
 def test_equal_files_are_found_even_if_nothing_moves_in_them() -> None:
     still = [(30.0 * number, 30.0 * number + 30.0, scene(1)) for number in range(5)]
-    report = find_duplicates([*video("a", *still, size=7), *video("b", *still, size=7), *video("c", *still, size=8)])
+    other = [(start, end, scene(2)) for start, end, _ in still]
+    files = (("a", still, 7), ("b", still, 7), ("c", still, 8), ("d", other, 7))
+    report = find_duplicates([row for name, segments, size in files for row in video(name, *segments, size=size)])
     assert groups(report) == {"a": ["b"]}
     assert report.groups[0].duplicates[0].times == (MatchedTimes(0.0, 150.0, 0.0, 150.0),)
 
 
-def test_an_equal_copy_of_a_duplicate_is_in_its_group() -> None:
-    rows = [clip("a", scene(1), 20.0, 9), clip("b", scene(1, 0.002), 20.0, 8)]
+@pytest.mark.parametrize("duration", [15.0, 20.0])
+def test_an_equal_copy_of_a_duplicate_is_in_its_group(duration: float) -> None:
+    rows = [clip("a", scene(1), 20.0, 9), clip("b", scene(1, 0.002), duration, 8)]
     assert groups(find_duplicates([*rows, rows[1] | {"id": "b2", "path": "/b2.mp4"}])) == {"a": ["b", "b2"]}
 
 
