@@ -42,6 +42,7 @@ MAX_CLIP_LENGTH = 600  # seconds of a clip
 MAX_CLIP_BYTES = 1 << 31
 CLIP_SECONDS = 60  # until a clip is cut out, including the time that it waits
 CLIP_LIMITS = Limits(threads=1)
+DISK_FULL = "The clip cannot be stored: the server's disk may be full."
 CHECK_SECONDS = 0.2  # between two looks at a clip that is being cut out
 
 Start = Annotated[
@@ -105,8 +106,11 @@ class Media:
         hit = _moment(file.hit, start, end)
         if self._clips >= MAX_CLIPS:
             raise HTTPException(503, "Too many clips are being cut out. Try again in a minute.")
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="cut-", dir=self._folder))
+        except OSError as error:
+            raise HTTPException(507, DISK_FULL) from error
         self._clips += 1
-        folder = Path(tempfile.mkdtemp(prefix="cut-", dir=self._folder))
         clip = folder / f"clip{Path(clip_name(hit)).suffix}"
         stopped = threading.Event()
         work = asyncio.ensure_future(self._cutters.run(_write, file, hit, clip, stopped))
@@ -117,6 +121,7 @@ class Media:
                 raise _clip_error(work.exception(), file)
         except BaseException:
             stopped.set()
+            work.add_done_callback(lambda _: work.cancelled() or work.exception())  # nobody else asks for it
             work.add_done_callback(lambda _: self._discard(folder))
             raise
         headers = {"Content-Disposition": content_disposition(clip_name(hit)), "Cache-Control": "private, no-store"}
@@ -181,7 +186,7 @@ def _clip_error(error: BaseException | None, file: VideoFile) -> BaseException:
     if isinstance(error, InputValueError):  # the video has no such time
         return HTTPException(422, f"{error}.".replace(file.path, file.name))
     if isinstance(error, OSError) or error is None:
-        return HTTPException(507, "The clip cannot be stored: the server's disk may be full.")
+        return HTTPException(507, DISK_FULL)
     return error
 
 
