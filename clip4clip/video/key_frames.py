@@ -13,6 +13,7 @@ from .container import Container
 TIME_ROUNDING = 0.001  # seconds: a frame this close to a time is taken to be at it
 UNSEEKABLE_FORMATS = {"mpeg"}  # whose time stamps are wrong for some time after a seek
 LAST_FRAME = 1  # seconds that the last frame of a video may be displayed, if the video does not say
+MAX_TIMESTAMP = 1 << 62  # FFmpeg counts in 64 bits
 FIRST_STEP = 1.0  # seconds that the search for a key frame goes back, four times as many with each further step
 
 
@@ -85,7 +86,7 @@ def _is_decodable(container: Container, packet: av.Packet) -> bool:
 def _seek(container: Container, time: float) -> bool:
     """Go to a key frame near a time in seconds. Return False if that is the beginning of the video."""
     first = container.stream.start_time or 0
-    timestamp = math.floor(time / (container.stream.time_base or 1))
+    timestamp = math.floor(min(time / (container.stream.time_base or 1), MAX_TIMESTAMP))
     if timestamp <= first or container.format in UNSEEKABLE_FORMATS:
         container.rewind()
         return False
