@@ -46,7 +46,7 @@ def tag(
     ],
     template: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help='Sentence with {} for the label. Default: "a video of {}."'),
+        typer.Option(metavar="TEXT", help='Sentence with {} for the label, such as the default, "a video of {}.".'),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Maximum number of labels of each video or segment.")] = 1,
     min_score: Annotated[

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from constants import DEMO_MODEL
 from index_rows import random_rows
 
 from clip4clip import IndexUnavailableError, InputTypeError, InputValueError
+from clip4clip.cache import cache_folder
 from clip4clip.encoder import EncoderSpec, TextEncoder
 from clip4clip.index import local
 from clip4clip.index.calibration import Calibration, Calibrator, caption_vectors, read_captions
@@ -22,9 +25,12 @@ MODEL = Identity(DEMO_MODEL, "0" * 16)
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CLIP4CLIP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def captions_cache() -> Iterator[Path]:
+    """The folder of the vectors of captions: empty before and after a test. Encoders of other tests use its parent."""
+    folder = cache_folder() / "captions"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class CountingEmbedder:
@@ -81,9 +87,8 @@ def test_an_index_is_calibrated_once_for_each_of_its_states(index: VideoIndex) -
     assert index.calibration() == first
 
 
-@pytest.mark.usefixtures("cache")
 def test_without_waiting_a_calibration_comes_from_the_background(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    captions_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
     embed = CountingEmbedder()
@@ -103,7 +108,7 @@ def test_without_waiting_a_calibration_comes_from_the_background(
         assert index.calibration(wait=False) is calibration
         assert embed.calls == 1
         release.clear()
-    (tmp_path / "cache" / "captions").rename(tmp_path / "gone")
+    captions_cache.rename(tmp_path / "gone")
     with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         assert index.calibration(wait=False) is None
         threading.Timer(0.2, release.set).start()
@@ -123,17 +128,17 @@ def test_an_index_that_is_away_is_no_error_in_the_background(caplog: pytest.LogC
     assert caplog.messages == []
 
 
-def test_vectors_of_the_captions_are_cached_for_a_model(cache: Path) -> None:
+def test_vectors_of_the_captions_are_cached_for_a_model(captions_cache: Path) -> None:
     embed = CountingEmbedder()
     first = caption_vectors(MODEL, embed)
     np.testing.assert_array_equal(caption_vectors(MODEL, embed), first)
     assert embed.calls == 1
     caption_vectors(Identity(DEMO_MODEL, "1" * 16), embed)
     assert embed.calls == 2
-    for file in (cache / "captions").iterdir():
+    for file in captions_cache.iterdir():
         file.write_bytes(b"not an array")
     np.testing.assert_array_equal(caption_vectors(MODEL, embed), first)
-    for file in (cache / "captions").iterdir():
+    for file in captions_cache.iterdir():
         np.save(file, first[:2])
     np.testing.assert_array_equal(caption_vectors(MODEL, embed), first)
     assert embed.calls == 4
@@ -183,11 +188,11 @@ def test_a_least_score_is_a_number(score: object, tmp_path: Path) -> None:
         index.search("a star", min_score=score)  # type: ignore[arg-type]
 
 
-def test_the_captions_are_embedded_by_the_model_of_the_index(tmp_path: Path, cache: Path) -> None:
+def test_the_captions_are_embedded_by_the_model_of_the_index(tmp_path: Path, captions_cache: Path) -> None:
     with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         index.add(random_rows(2))
         index.calibration()
     vectors = TextEncoder.load(DEMO_MODEL)(read_captions())
     cached = caption_vectors(identify(None, DEMO_MODEL), CountingEmbedder())
     np.testing.assert_allclose(cached, vectors, atol=1e-5)
-    assert len([*(cache / "captions").iterdir()]) == 1
+    assert len([*captions_cache.iterdir()]) == 1
