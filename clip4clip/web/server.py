@@ -54,6 +54,7 @@ def run_page(
         OSError: the port is in use, or ``host`` is not an address of this machine.
     """
     index.search("a video", limit=1)  # loads the model, and raises errors that would fail every search
+    index.calibration(wait=False)  # begins in the background, rather than beside the first search of a visitor
     with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads_folder, _listen(host, port) as listener:
         address, port = listener.getsockname()[:2]
         app: Any = LoadLimitMiddleware(make_app(index, Path(uploads_folder)))
