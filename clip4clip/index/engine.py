@@ -128,7 +128,7 @@ class Engine(Protocol):
             limit: largest number of rows, up to 16,384.
             filter: filter; empty for none. Unlike :meth:`check_filter`, this logs no warning.
             per_video: largest number of rows of each video, its nearest ones; None for all.
-            output_fields: fields to return; ``*`` for all except the vector.
+            output_fields: fields to return; ``*`` for all except the vector, which is float32 of shape (dim,).
             **options: options of ``MilvusClient.search``, for a server only.
 
         Raises:

@@ -197,7 +197,7 @@ class LocalCollection:
             limit: largest number of rows, up to 16,384.
             filter: condition on the fields of a row; empty for none.
             per_video: largest number of rows of one video; None for any.
-            output_fields: fields to return; ``*`` for all.
+            output_fields: fields to return; ``*`` for all except the vector, which is float32 of shape (dim,).
             **options: options of a search on a server. They change nothing here.
 
         Raises:
@@ -223,7 +223,7 @@ class LocalCollection:
             rows = read_rows(connection, [number for number, _ in nearest])
             if "vector" in output_fields:
                 for number, row in rows.items():
-                    row["vector"] = read([number])[0].tolist()
+                    row["vector"] = read([number])[0]
             return [to_hit(rows[number], score, output_fields) for number, score in nearest]
 
         return self._read_codes(store, search)

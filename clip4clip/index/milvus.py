@@ -279,7 +279,7 @@ class MilvusCollection:
             limit: largest number of rows, up to 16,384.
             filter: filter, as for :meth:`check_filter`; empty for none.
             per_video: largest number of rows of each video, its nearest ones; None for all.
-            output_fields: fields to return; ``*`` for all except the vector.
+            output_fields: fields to return; ``*`` for all except the vector, which is float32 of shape (dim,).
             **options: options of ``MilvusClient.search``, such as ``search_params`` and ``anns_field``.
 
         Raises:
@@ -672,6 +672,9 @@ def _to_hit(row: Mapping[str, Any], info: CollectionInfo, output_fields: Sequenc
     In a collection of another program, the key and the vectors become fields only if ``output_fields`` names them.
     """
     fields = dict(row["entity"])
+    for name in info.dims:
+        if fields.get(name) is not None:
+            fields[name] = np.asarray(fields[name], np.float32)  # a list of Python numbers takes eight times the memory
     id_ = row.get(info.id_field, row.get("id"))
     score = float(row["distance"])
     if info.spec is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,8 +69,10 @@ def search_others(
     per_video: int | None,
     condition: str,
     output_fields: Sequence[str] = ("*",),
-) -> list[list[Hit]]:
-    """Search by each vector of a moment for the nearest moments of other videos, the nearest first.
+) -> Iterator[list[Hit]]:
+    """Yield, for each vector of a moment, the nearest moments of other videos, the nearest first.
+
+    Each search runs when its result is asked for, so that not all results are in memory at once.
 
     Args:
         engine: an open index.
@@ -83,11 +85,9 @@ def search_others(
     # A filter for other videos would read a field of all rows. The video itself takes only so many places.
     own = moment.row_count if per_video is None else min(per_video, moment.row_count)
     size = min(limit + own, MAX_LIMIT)
-    results = (
-        engine.search(vector, size, filter=condition, per_video=per_video, output_fields=output_fields)
-        for vector in moment.vectors
-    )
-    return [[hit for hit in hits if hit.video != moment.video][:limit] for hits in results]
+    for vector in moment.vectors:
+        hits = engine.search(vector, size, filter=condition, per_video=per_video, output_fields=output_fields)
+        yield [hit for hit in hits if hit.video != moment.video][:limit]
 
 
 def _check_time(at: Any) -> None:

@@ -300,8 +300,8 @@ class VideoIndex:
 
         moment = read_moment(self._engine, id, at)
         results = search_others(self._engine, moment, limit, per_video, condition, output_fields)
-        if len(results) == 1:
-            hits = results[0]
+        if len(moment.vectors) == 1:
+            [hits] = results
         else:
             from .clip_query import merge_hits  # imported here, as it imports PyAV
 

@@ -171,6 +171,15 @@ def test_a_row_knows_its_video_whatever_fields_are_asked_for(engine: Engine) -> 
         assert found == {"v0": (row["path"], "v0", None, None, {}), "v0#1": (row["path"], "v0", 1.0, 2.5, {})}
 
 
+def test_the_vector_of_a_hit_is_a_float32_array(engine: Engine) -> None:
+    row = random_rows(1)[0]
+    add(engine, [row])
+    vector = engine.search(row["vector"], 1, output_fields=["vector"])[0].fields["vector"]
+    assert isinstance(vector, np.ndarray)
+    assert (vector.dtype, vector.shape) == (np.float32, (128,))
+    np.testing.assert_allclose(vector, row["vector"], atol=1e-6)
+
+
 def best_per_video(rows: list[dict], query: np.ndarray, per_video: int, limit: int) -> list[str]:
     """The expected hits of a search with ``per_video``."""
     counts: Counter[str] = Counter()

@@ -112,6 +112,22 @@ def test_of_a_video_with_very_many_segments_some_are_compared(
     assert {hit.id: hit.score for hit in hits} == pytest.approx(best)
 
 
+def test_the_searches_for_a_whole_video_run_one_after_the_other(
+    index: VideoIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As up to a hundred results with vectors would not fit into memory."""
+    index.add([*cut("/a", (0, 1), (1, 2), (2, 3), start=0), *random_rows(4)])
+    events: list[str] = []
+    search = index._engine.search
+    monkeypatch.setattr(
+        index._engine, "search", lambda *args, **kwargs: events.append("search") or search(*args, **kwargs)
+    )
+    moment = similar.read_moment(index._engine, "/a", None)
+    for _ in similar.search_others(index._engine, moment, 4, None, ""):
+        events.append("used")
+    assert events == ["search", "used"] * 3
+
+
 def test_invalid_arguments_are_errors(index: VideoIndex) -> None:
     index.add(random_rows(2))
     cases: list[tuple[tuple[Any, ...], type[Exception], str]] = [
