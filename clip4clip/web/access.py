@@ -203,7 +203,13 @@ class SizeLimitMiddleware:
         if int(Headers(scope=scope).get("content-length", 0)) > limit:
             await problem(413, _too_large(limit))(scope, receive, send)
         else:
-            await self._app(scope, _limit_body(receive, limit, is_upload), send)
+            body = _limit_body(receive, limit, is_upload) if _has_body(scope) else receive
+            await self._app(scope, body, send)
+
+
+def _has_body(scope: Any) -> bool:
+    headers = Headers(scope=scope)
+    return int(headers.get("content-length", 0)) > 0 or "transfer-encoding" in headers
 
 
 def _limit_body(receive: Any, limit: int, is_upload: bool) -> Any:

@@ -16,11 +16,12 @@ from servers import PageServer, drip, get
 from clip4clip import InputValueError
 
 pytest.importorskip("fastapi")
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from clip4clip.web import access
-from clip4clip.web.access import LoadLimitMiddleware, SameSiteMiddleware
+from clip4clip.web.access import LoadLimitMiddleware, SameSiteMiddleware, SizeLimitMiddleware
 
 PATHS = ("/api", "/api/status", "/static/api.css", "/media/x", "/none")
 
@@ -177,6 +178,26 @@ def test_a_body_that_stops_coming_is_given_up(empty_index: Any, serve: Callable[
             assert b" 408 " in drip(connection)
 
     serve(empty_index, visit)
+
+
+def test_a_request_without_a_body_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what comes next, after minutes of a download or a search, is that the visitor has left."""
+    monkeypatch.setattr(access, "BODY_SECONDS", 0)
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.05)
+        return {"type": "http.disconnect"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        messages.append(await receive())
+
+    scope = {"type": "http", "method": "GET", "raw_path": b"/", "query_string": b""}
+    for headers in ([], [(b"content-length", b"0")]):
+        asyncio.run(SizeLimitMiddleware(app)(scope | {"headers": headers}, receive, None))
+    assert messages == [{"type": "http.disconnect"}] * 2
+    with pytest.raises(HTTPException, match="did not arrive in time"):
+        asyncio.run(SizeLimitMiddleware(app)(scope | {"headers": [(b"transfer-encoding", b"chunked")]}, receive, None))
 
 
 def test_requests_beyond_the_limit_are_refused_until_others_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
