@@ -86,7 +86,7 @@ class SameSiteMiddleware:
     def __init__(self, app: Any, address: str, names: Iterable[str] = ()) -> None:
         self._app = app
         self._accepts_any_address = ipaddress.ip_address(address).is_unspecified
-        own_name = socket.gethostname() if self._accepts_any_address else address
+        own_name = socket.gethostname() if self._accepts_any_address else address.partition("%")[0]  # without a zone
         self._names = {"localhost", "127.0.0.1", "::1", own_name.lower(), *map(_parse_allowed_host, names)}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

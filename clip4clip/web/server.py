@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -55,12 +56,15 @@ def run_page(
     """
     index.search("a video", limit=1)  # loads the model, and raises errors that would fail every search
     index.calibration(wait=False)  # begins in the background, rather than beside the first search of a visitor
-    with tempfile.TemporaryDirectory(prefix="clip4clip-page-") as uploads_folder, _listen(host, port) as listener:
+    # Of clips that visitors download. On Windows, one that is still open cannot be deleted.
+    clips_folder = tempfile.TemporaryDirectory(prefix="clip4clip-page-", ignore_cleanup_errors=True)
+    with clips_folder as folder, _listen(host, port) as listener:
         address, port = listener.getsockname()[:2]
-        app: Any = LoadLimitMiddleware(make_app(index, Path(uploads_folder)))
+        host = host or address
+        app: Any = LoadLimitMiddleware(make_app(index, Path(folder)))
         if login is not None:
             app = BasicAuthMiddleware(app, *login)
-        app = SecurityHeadersMiddleware(SameSiteMiddleware(app, address, allowed_hosts))
+        app = SecurityHeadersMiddleware(SameSiteMiddleware(app, address, [_host_header(host), *allowed_hosts]))
         config = uvicorn.Config(
             app,
             http=BoundedProtocol,
@@ -74,9 +78,9 @@ def run_page(
         )
         server = uvicorn.Server(config)
         logging.getLogger("uvicorn.error").addFilter(_is_worth_printing)
-        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM must delete the uploads, too
         with contextlib.suppress(KeyboardInterrupt):  # raised once all connections are closed
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM must delete the clips, too
+            on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
             server.run(sockets=[listener])
 
 
@@ -87,7 +91,10 @@ def _listen(host: str, port: int) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # asyncio sends without delay (TCP_NODELAY) only if it knows the protocol; otherwise, answers take 40 ms more.
         listener = socket.socket(family, kind, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "win32":  # where SO_REUSEADDR would let several servers take the same port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen()
     except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is empty or too long
@@ -98,6 +105,11 @@ def _listen(host: str, port: int) -> socket.socket:
             f"the page cannot listen at {host!r}, port {port}: {reason}. Use an address of this machine and a free port"
         ) from error
     return listener
+
+
+def _host_header(host: str) -> str:
+    """Return the name that requests for a host have: in ASCII, and without the zone of an IPv6 address."""
+    return host.encode("idna").decode("ascii").partition("%")[0]
 
 
 def _is_worth_printing(record: logging.LogRecord) -> bool:

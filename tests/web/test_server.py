@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -32,7 +33,12 @@ from clip4clip.retrieval import VideoIndex
 from clip4clip.weights.identity import identify
 
 pytest.importorskip("fastapi")
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from clip4clip.web.access import SameSiteMiddleware
 from clip4clip.web.search import CLIP_WORKERS, MAX_WAITING_CLIPS
+from clip4clip.web.server import run_page
 
 
 @pytest.mark.parametrize("host", ["none.invalid", "a..b", "203.0.113.7"])
@@ -52,6 +58,58 @@ def test_the_page_listens_on_ipv6(empty_index: Any, serve: Callable[..., str]) -
         assert get(url, "/api/status")[0] == 200
 
     serve(empty_index, visit, host="::1")
+
+
+@pytest.mark.parametrize("host", ["videos.example.com", "Bücher.example", "0.0.0.0", ""])
+def test_the_announced_address_is_one_that_the_page_answers_to(
+    host: str, empty_index: Any, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = (socket.AF_INET, socket.SOCK_STREAM, 0, "", (host if host == "0.0.0.0" else "127.0.0.1", 0))
+    with monkeypatch.context() as patch:
+        resolve = socket.getaddrinfo
+        patch.setattr(
+            socket, "getaddrinfo", lambda name, *_, **__: [address] if name == host else resolve(name, *_, **__)
+        )
+
+        def visit(url: str) -> None:
+            name, port = urlsplit(url).netloc.encode("idna").decode().rsplit(":", 1)
+            assert name
+            assert get(f"http://127.0.0.1:{port}/", "/api/status", Host=f"{name}:{port}")[0] == 200
+            assert get(f"http://127.0.0.1:{port}/", "/api/status", Host=f"other.example:{port}")[0] == 421
+
+        serve(empty_index, visit, host=host)
+
+
+def test_a_link_local_address_is_known_without_its_zone() -> None:
+    app = SameSiteMiddleware(PlainTextResponse("x"), "fe80::1%eth0")
+    assert TestClient(app).get("/", headers={"Host": "[fe80::1]:7860"}).status_code == 200
+
+
+def test_a_stop_while_the_address_is_announced_deletes_the_folder_for_clips(
+    empty_index: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    handlers: list[Any] = []
+
+    def on_ready(_: str) -> None:
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        raise KeyboardInterrupt
+
+    try:
+        run_page(empty_index, port=0, on_ready=on_ready)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert handlers == [signal.default_int_handler]  # raises KeyboardInterrupt
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_two_servers_cannot_take_one_port(empty_index: Any, serve: Callable[..., str]) -> None:
+    def visit(url: str) -> None:
+        with pytest.raises(OSError, match="the page cannot listen at"):
+            run_page(empty_index, port=urlsplit(url).port or 0)
+
+    serve(empty_index, visit)
 
 
 @pytest.mark.slow
