@@ -124,7 +124,7 @@ def _make(file: VideoFile, draw: DrawFunction, count: int, start: float | None, 
     """Return a picture as JPEG; empty if no frame can be decoded.
 
     Raises:
-        HTTPException: the video has no such time, or decoding takes too long.
+        HTTPException: the video has no such time, its file cannot be opened, or decoding takes too long.
     """
     try:
         with Path(file.path).open("rb") as opened:
@@ -139,8 +139,8 @@ def _make(file: VideoFile, draw: DrawFunction, count: int, start: float | None, 
                 if isinstance(error, InputValueError):
                     raise HTTPException(422, f"{error}.") from error
                 return b""
-    except OSError:
-        return b""
+    except OSError as error:  # such as too many open files: not an answer to keep
+        raise HTTPException(503, f"{file.name} cannot be read at the moment. Try again in a minute.") from error
     buffer = io.BytesIO()
     draw(frames).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

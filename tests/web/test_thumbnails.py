@@ -162,6 +162,24 @@ def test_a_video_that_cannot_be_decoded_is_not_tried_again_but_a_slow_one_is(
     assert (asyncio.run(statuses()), decoding.count) == ([404, 404], 3)
 
 
+def test_a_file_that_cannot_be_opened_for_a_moment_is_tried_again(
+    scenes: Path, scenes_index: VideoIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlette.exceptions import HTTPException
+
+    pictures = thumbnails.Thumbnails(VideoFiles(scenes_index))
+
+    def fail(*_: object) -> None:
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(thumbnails.Path, "open", fail)
+        with pytest.raises(HTTPException) as error:
+            asyncio.run(pictures.get_thumbnail(str(scenes), 1.0))
+        assert error.value.status_code == 503
+    assert asyncio.run(pictures.get_thumbnail(str(scenes), 1.0)).status_code == 200
+
+
 def test_decoding_ends_in_time(scenes: Path, scenes_index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     from starlette.exceptions import HTTPException
 
