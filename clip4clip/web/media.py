@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from ..errors import InputValueError, MissingExtraError, VideoNotFoundError
+from ..errors import InputValueError, MissingExtraError, VideoError, VideoNotFoundError
 from ..index.clips import clip_name
 from ..index.hit import Hit
 from ..video.clip import write_clip
@@ -185,6 +185,9 @@ def _clip_error(error: BaseException | None, file: VideoFile) -> BaseException:
         return HTTPException(404, gone(file.name))
     if isinstance(error, InputValueError):  # the video has no such time
         return HTTPException(422, f"{error}.".replace(file.path, file.name))
+    if isinstance(error, VideoError):  # its advice is for the command line
+        sentence = f"A moment of {file.name} cannot be cut out: the file is damaged, or of a kind that cannot be cut."
+        return HTTPException(422, f"{sentence} Download the whole video instead.")
     if isinstance(error, OSError) or error is None:
         return HTTPException(507, DISK_FULL)
     return error

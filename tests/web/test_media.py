@@ -19,6 +19,7 @@ from page_client import address, files_in
 from processes import file_size_limit
 from servers import PageServer
 
+from clip4clip import VideoError
 from clip4clip.evaluation.video_folder import VIDEO_EXTENSIONS
 from clip4clip.retrieval import VideoIndex
 from clip4clip.video import read_frames
@@ -121,6 +122,21 @@ def test_a_moment_that_cannot_be_cut_out_is_explained(
     response = scenes_client.get(address("clips", scenes), params=query)
     assert response.status_code == 422
     assert sentence in response.json()["detail"]
+    assert str(scenes.parent) not in response.text
+    assert files_in(clips_folder) == []
+
+
+def test_a_video_that_cannot_be_cut_is_explained_to_a_visitor(
+    scenes: Path, scenes_client: Any, clips_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise VideoError(f"{scenes}: cannot be copied. It can be re-encoded instead: --exact")
+
+    monkeypatch.setattr(media, "write_clip", fail)
+    response = scenes_client.get(address("clips", scenes), params={"start": 0, "end": 1})
+    sentence = "A moment of Ünï 日本 100%.mp4 cannot be cut out"
+    assert (response.status_code, sentence in response.json()["detail"]) == (422, True)
+    assert "--exact" not in response.text
     assert str(scenes.parent) not in response.text
     assert files_in(clips_folder) == []
 
