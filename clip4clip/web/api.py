@@ -92,6 +92,7 @@ class Api:
 
     async def search_by_clip(self, request: Request, options: Options) -> SearchAnswer:
         """Find the moments that look like a clip or an image, the best first."""
+        await self._search.check_clip_search(options)  # before 500 MB have arrived
         async with self._uploads.receive(request) as upload:
             return await self._search.by_clip(upload, options)
 

@@ -96,10 +96,24 @@ class Search:
 
         return await in_time(self._text_workers.run(self._answer, search, options, time.perf_counter()))
 
-    async def by_clip(self, upload: Upload, options: SearchOptions) -> SearchAnswer:
-        """Return the moments that look like an uploaded clip or image."""
+    async def check_clip_search(self, options: SearchOptions) -> None:
+        """Raise what a search by a clip would raise whatever the clip is, so that it need not be received first.
+
+        Raises:
+            HTTPException: 503 if too many searches by a clip are waiting.
+            VideoIndexError: the filter is invalid.
+        """
+        self._check_waiting_clips()
+        if options.filter.strip():
+            await in_time(self._text_workers.run(self._index.check_filter, options.filter))
+
+    def _check_waiting_clips(self) -> None:
         if self._clips >= MAX_WAITING_CLIPS:
             raise HTTPException(503, "Too many searches by a clip are waiting. Try again in a minute.")
+
+    async def by_clip(self, upload: Upload, options: SearchOptions) -> SearchAnswer:
+        """Return the moments that look like an uploaded clip or image. Call :meth:`check_clip_search` before."""
+        self._check_waiting_clips()  # others may have come while the clip was received
         clip = upload.until(time.monotonic() + SEARCH_SECONDS, OUT_OF_TIME)
         self._clips += 1
         try:
@@ -114,8 +128,6 @@ class Search:
 
     def _search_by_clip(self, clip: TimedFile, options: SearchOptions) -> SearchAnswer:
         video: Any = clip  # an open file, which read_frames takes
-        if options.filter.strip():
-            self._index.check_filter(options.filter)  # an error here costs no decoding
         limits = IMAGE_LIMITS if is_image(video) else CLIP_LIMITS
         if limits is CLIP_LIMITS:
             _check_duration(clip)

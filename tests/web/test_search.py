@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from page_client import search_by_clip
+from page_client import SEARCH, search_by_clip
 
+from clip4clip import FilterError
 from clip4clip.retrieval import Hit
 from clip4clip.video.limits import Limits
 
@@ -89,6 +91,25 @@ def test_searches_by_a_clip_that_hang_do_not_delay_others_and_are_limited(
         assert [answer.moments for answer in others] == [[]] * search.MAX_WAITING_CLIPS
 
     asyncio.run(run())
+
+
+def test_what_refuses_every_clip_is_said_before_a_clip_arrives(
+    client: Any, empty_index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> None:
+        raise FilterError("the filter is odd")
+
+    def body() -> Iterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    monkeypatch.setattr(empty_index, "check_filter", fail)
+    answer = client.post(f"{SEARCH}?filter=x", content=body(), headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (400, "the filter is odd.")
+    monkeypatch.setattr(search, "MAX_WAITING_CLIPS", 0)
+    answer = client.post(SEARCH, content=body(), headers=headers)
+    assert (answer.status_code, "Too many searches" in answer.json()["detail"]) == (503, True)
 
 
 def test_a_page_of_results_is_full_although_copies_are_folded(
