@@ -21,7 +21,7 @@ except ImportError as error:
 
 from .answers import file_name, to_video, to_video_details
 from .lookup import find
-from .parameters import Count, Filter, Offset, Options, VideoId
+from .parameters import Count, Filter, ListOffset, Options, VideoId
 from .problems import problem_responses
 from .schemas import MAX_QUERY, EmbedAnswer, EmbedRequest, SearchAnswer, Status, VideoDetails, VideoList
 from .search import Search, in_time
@@ -100,7 +100,7 @@ class Api:
         self,
         filter: Filter = "",  # noqa: A002
         order: Literal["name", "date"] = "name",
-        offset: Offset = 0,
+        offset: ListOffset = 0,
         k: Count = 100,
     ) -> VideoList:
         """List the videos: by name, or the newest first."""

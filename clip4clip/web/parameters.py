@@ -16,7 +16,8 @@ except ImportError as error:
 from .search import SearchOptions
 
 MAX_RESULTS = 100  # of one answer
-MAX_OFFSET = 1000
+MAX_OFFSET = 1000  # of a search
+MAX_LIST_OFFSET = 10_000_000  # of a list of videos: more than an index has
 
 
 def _decode_segment(text: str) -> str:
@@ -33,6 +34,7 @@ VideoId = Annotated[
 ]
 Count = Annotated[int, Query(ge=1, le=MAX_RESULTS, description="Largest number of results.")]
 Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="Number of better results to leave out.")]
+ListOffset = Annotated[int, Query(ge=0, le=MAX_LIST_OFFSET, description="Number of videos to leave out.")]
 Filter = Annotated[str, Query(description='Condition on the fields, such as `duration < 60 and path like "/srv/%"`.')]
 PerVideo = Annotated[
     Annotated[int, Query(ge=1)] | Literal["all"], Query(description="Largest number of moments of each video.")

@@ -99,6 +99,7 @@ def test_videos_are_listed_by_name_and_by_date(library_client: Any, library: Pat
     page = library_client.get("/api/videos?offset=20&k=4").json()
     assert (page["videos"], page["offset"], page["has_more"]) == (listed[20:24], 20, True)
     assert not library_client.get("/api/videos?offset=24").json()["has_more"]
+    assert library_client.get("/api/videos?offset=100000").json()["videos"] == []  # a list has no end, unlike a search
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,7 @@ def test_videos_of_another_process_appear_without_a_restart(library: Path, tmp_p
         ("/api/search?q=x&k=1e3", "k is '1e3': it should be a valid integer"),
         (f"/api/search?q=x&k={'9' * 5000}", "exceeded maximum size"),
         ("/api/search?q=x&offset=1001", "offset is '1001': it should be less than or equal to 1000."),
+        ("/api/videos?offset=10000001", "offset is '10000001': it should be less than or equal to 10000000."),
         ("/api/search?q=x&per_video=some", "per_video is 'some': it should be a valid integer"),
         ("/api/search?q=x&min_score=nan", "min_score is 'nan': it should be a finite number."),
         ("/api/search?q=x&min_score=-inf", "min_score is '-inf'"),
