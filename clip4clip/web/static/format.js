@@ -22,6 +22,15 @@ export const lastPart = path => path.replace(/[/\\]+$/, '').replace(/^.*[/\\]/, 
 
 export const isUrl = path => /^https?:\/\//i.test(path);
 
+/** Return the host of a URL; empty if it is malformed. */
+export function hostOf(url) {
+    try {
+        return new URL(url).host;
+    } catch {
+        return '';
+    }
+}
+
 /** Return the time range of a moment, or the length of a whole video; empty if neither is known. */
 export function timeOf(moment) {
     return moment.time || (moment.duration === null ? '' : formatTime(moment.duration));

@@ -1,6 +1,6 @@
 // The list of results: cards, their strips of frames, and the arrow keys.
 
-import {folderOf, formatDate, isUrl, lastPart, timeOf} from './format.js';
+import {folderOf, formatDate, hostOf, isUrl, lastPart, timeOf} from './format.js';
 
 const STRIP_DELAY = 150;  // milliseconds that a card is pointed at before its strip is fetched
 
@@ -71,11 +71,9 @@ export class ResultList {
         this.#list.replaceChildren(cards);
     }
 
-    /** Add cards at the end and return the first of them. */
+    /** Add cards at the end. */
     append(moments) {
-        const before = this.#list.children.length;
         this.#list.append(...moments.map(moment => this.#makeCard(moment)));
-        return this.#list.children[before];
     }
 
     /** Focus the card at a place. */
@@ -99,7 +97,7 @@ export class ResultList {
         find('.name').title = moment.path;
         find('.score').textContent = score;
         const date = moment.modified === null ? '' : formatDate(moment.modified);
-        const folder = isUrl(moment.path) ? new URL(moment.path).host : lastPart(folderOf(moment.path));
+        const folder = isUrl(moment.path) ? hostOf(moment.path) : lastPart(folderOf(moment.path));
         find('.place').textContent = [folder, date].filter(Boolean).join(' · ');
         find('.place').title = moment.path;
         this.#markWhere(find('.where'), moment);
