@@ -396,6 +396,104 @@ def test_a_server_that_is_away_is_noticed_and_so_is_its_return(open_tab: Callabl
     expect(tab.locator("#notice")).to_be_hidden()
 
 
+def test_more_results_are_asked_for_again_after_the_server_was_away(open_tab: Callable[..., sync_api.Page]) -> None:
+    tab = open_tab("?q=a+red+star&per_video=all")
+    expect(tab.locator(RESULT)).to_have_count(24)
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.route("**/api/search?*", lambda route: route.abort())
+    tab.get_by_role("button", name="More results").click()
+    expect(tab.locator("#notice-text")).to_contain_text("The server does not answer")
+    expect(tab.locator(RESULT)).to_have_count(24)
+    tab.unroute("**/api/search?*")
+    tab.get_by_role("button", name="Try again").click()
+    expect(tab.locator("#notice")).to_be_hidden()
+    expect(tab.locator("#results")).not_to_have_class("stale")
+    found = tab.locator(RESULT).count()
+    asked.clear()
+    tab.wait_for_timeout(2500)  # longer than the time between two tries
+    assert [url for url in asked if "/api/" in url] == []
+    assert tab.locator(RESULT).count() == found > 24
+
+
+def test_a_busy_server_leaves_the_results_that_are_there(open_tab: Callable[..., sync_api.Page]) -> None:
+    tab = open_tab("?q=a+red+star&per_video=all")
+    expect(tab.locator(RESULT)).to_have_count(24)
+    busy = {"title": "Service Unavailable", "status": 503, "detail": "The server has too much to do."}
+    tab.route("**/api/search?*", lambda route: route.fulfill(status=503, json=busy))
+    tab.get_by_role("button", name="More results").click()
+    expect(tab.locator("#notice-text")).to_have_text("The server has too much to do.")
+    expect(tab.locator(RESULT)).to_have_count(24)
+    ask(tab, "a blue star")
+    expect(tab.locator("#results.stale > li")).to_have_count(24)
+    expect(tab.get_by_role("button", name="More results")).to_be_hidden()
+    tab.unroute("**/api/search?*")
+    tab.get_by_role("button", name="Try again").click()
+    expect(tab.locator("#notice")).to_be_hidden()
+    expect(tab.locator("#results.stale")).to_have_count(0)
+
+
+def test_a_file_is_sent_once_and_never_after_a_reload(open_tab: Callable[..., sync_api.Page], site: Site) -> None:
+    tab = open_tab()
+    sent: list[str] = []
+    tab.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    tab.locator("#clip").set_input_files(site.folder / "long.mp4")
+    expect(tab.locator("#example-name")).to_have_text("long.mp4")
+    card = tab.locator(RESULT).filter(has_text="long.mp4").first
+    card.locator(".stage").click()
+    expect(tab.locator("#other-moments button").first).to_be_visible()
+    tab.keyboard.press("Escape")
+    expect(tab.locator("#viewer")).to_be_hidden()
+    assert [parse_qs(urlsplit(url).query)["k"] for url in sent] == [["100"]]
+    tab.reload()
+    expect(tab.get_by_role("heading", name="Find the moment")).to_be_visible()
+    # Another file does not take the place of the one that is gone.
+    tab.locator("#clip").set_input_files(site.folder / "old.avi")
+    expect(tab.locator("#example-name")).to_have_text("old.avi")
+    expect(tab.locator(RESULT).first).to_be_visible()
+    tab.go_back()
+    expect(tab.get_by_role("heading", name="Find the moment")).to_be_visible()
+    assert len(sent) == 2
+
+
+def test_a_row_with_a_malformed_url_does_not_stop_the_page(open_tab: Callable[..., sync_api.Page]) -> None:
+    tab = open_tab()
+    change_answers(
+        tab, "**/api/search?*", lambda answer: answer["moments"][1].update(path="http://[", media="http://[")
+    )
+    ask(tab, "a red star")
+    expect(tab.locator(RESULT)).to_have_count(24)
+    expect(tab.locator(f"{RESULT} .name").nth(1)).to_have_attribute("title", "http://[")
+
+
+def test_a_part_of_a_list_is_called_a_part_and_goes_on_beyond_a_thousand(
+    open_tab: Callable[..., sync_api.Page],
+) -> None:
+    tab = open_tab()
+
+    videos: list[dict[str, Any]] = []
+
+    def extend(answer: dict[str, Any]) -> None:
+        videos.extend(answer["videos"][:1])
+        answer["has_more"] = True
+        answer["videos"] = [{**videos[0], "id": f"v{answer['offset']}-{n}"} for n in range(600)]
+
+    change_answers(tab, "**/api/videos?*k=24*", extend)
+    tab.get_by_role("link", name="See all").click()
+    expect(tab.locator("#status")).to_have_text("The first 600 videos")
+    for count in ("1,200", "1,800"):
+        tab.get_by_role("button", name="More results").click()
+        expect(tab.locator("#status")).to_have_text(f"The first {count} videos")
+    expect(tab.get_by_role("button", name="More results")).to_be_visible()
+
+
+def test_nothing_like_a_video_does_not_mean_that_the_index_is_empty(open_tab: Callable[..., sync_api.Page]) -> None:
+    tab = open_tab()
+    change_answers(tab, "**/similar?*", lambda answer: answer.update(moments=[], has_more=False))
+    tab.locator("#examples button").first.click()
+    expect(tab.locator("#hint")).to_have_text("The index has no other videos.")
+
+
 def test_a_late_answer_does_not_replace_a_newer_one(open_tab: Callable[..., sync_api.Page], site: Site) -> None:
     tab = open_tab()
     held: list[sync_api.Route] = []

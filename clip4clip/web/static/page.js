@@ -3,14 +3,15 @@
 import {ask, ProblemError, ServerAwayError} from './api.js';
 import {FilterPanel} from './filter_panel.js';
 import {ofVideo, joinFilter, splitFilter, writeControl} from './filters.js';
-import {count, formatNumber, isUrl, lastPart, timeOf} from './format.js';
+import {count, formatNumber, lastPart, timeOf} from './format.js';
 import {makePicture, ResultList} from './results.js';
 import {Viewer} from './viewer.js';
 
 const PAGE = 24;  // results of one request: fills whole rows of two, three and four
 const OTHERS = 8;  // moments of one video that the viewer shows
 const EXAMPLES = 12;  // videos that the first visit offers
-const LAST_OFFSET = 1000;  // the server takes no larger one
+const UPLOAD_PAGE = 100;  // the same for a search by a file, which is sent with each request: as many as one answer has
+const LAST_OFFSET = 1000;  // of a search: the server takes no larger one
 const RETRY_DELAY = 2000;  // milliseconds
 const SLOW = 300;  // milliseconds until a search shows that it is running
 
@@ -19,16 +20,18 @@ const AWAY = 'The server does not answer. Is it running? This page tries again e
 
 const find = id => document.getElementById(id);
 
-// What is shown. A search is for a sentence (query), an uploaded file (upload: its number in `uploads`) or what is
+// What is shown. A search is for a sentence (query), an uploaded file (upload: its id in `uploads`) or what is
 // like a moment (like, at); without any of them, it lists the videos.
 const START = {query: '', filter: '', order: 'score', perVideo: '1', like: '', at: '', upload: null, play: ''};
 let state = {...START};
-const uploads = [];  // files to search by, so that the back button finds them
+const uploads = new Map();  // files to search by, so that the back button finds them; they are gone after a reload
+const load = `${Date.now()}-${Math.random()}`;  // begins the ids of this load's uploads, as the history outlives it
 let moments = [], hasMore = false, offset = 0;
 let search = new AbortController();
 let retry = null;
 
 const isSearch = () => Boolean(state.query || state.like || state.upload !== null);
+const pageSize = () => state.upload === null ? PAGE : UPLOAD_PAGE;
 const isHome = () => !isSearch() && !state.filter && state.order === 'score';
 
 const results = new ResultList(find('results'), act);
@@ -55,7 +58,7 @@ function readAddress() {
         like: read('like'),
         at: read('t'),
         play: read('play'),
-        upload: history.state?.upload ?? null,
+        upload: uploads.has(history.state?.upload) ? history.state.upload : null,
     };
 }
 
@@ -68,7 +71,8 @@ function address() {
     write('per_video', state.perVideo, '1');
     write('order', state.order, 'score');
     write('play', state.play);
-    return fields.size ? `/?${fields}` : '/';
+    const query = String(fields);
+    return query ? `/?${query}` : '/';
 }
 
 /** Change what is shown, as a step that the back button undoes. */
@@ -117,7 +121,7 @@ function showQuestion() {
     const order = find('order');
     order.options[0].hidden = order.options[0].disabled = !isSearch();
     order.value = isSearch() || state.order !== 'score' ? state.order : 'date';
-    const file = uploads[state.upload];
+    const file = uploads.get(state.upload);
     const name = file?.name ?? (state.like && `like ${lastPart(state.like)}`);
     find('example').hidden = !name;
     find('query').placeholder = name ? '' : 'Describe what it shows';
@@ -147,7 +151,7 @@ function request(extra, signal) {
     if (!fields.has('per_video')) fields.set('per_video', state.perVideo);
     if (state.upload !== null) {
         const body = new FormData();
-        body.append('clip', uploads[state.upload]);
+        body.append('clip', uploads.get(state.upload));
         return ask(`/api/search?${fields}`, {method: 'POST', body, signal});
     }
     if (state.like) {
@@ -182,10 +186,10 @@ async function run() {
     find('home').hidden = true;
     const isSlow = setTimeout(() => {
         find('results').ariaBusy = 'true';
-        say(state.upload === null ? 'Searching …' : `Sending ${uploads[state.upload].name} …`);
+        say(state.upload === null ? 'Searching …' : `Sending ${uploads.get(state.upload).name} …`);
     }, SLOW);
     try {
-        const answer = await request({k: PAGE}, current.signal);
+        const answer = await request({k: pageSize()}, current.signal);
         if (current.signal.aborted) return;
         offset = answer.moments.length;
         showResults(answer.moments, answer.has_more);
@@ -202,10 +206,13 @@ async function run() {
 
 async function showMore() {
     const button = find('more'), current = search;
+    if (button.disabled) return;
     button.disabled = true;
+    stopRetrying();
     try {
-        const answer = await request({k: PAGE, offset}, current.signal);
+        const answer = await request({k: pageSize(), offset}, current.signal);
         if (current.signal.aborted) return;
+        find('notice').hidden = true;
         offset += answer.moments.length;
         const place = moments.length;
         moments = [...moments, ...answer.moments];
@@ -233,7 +240,7 @@ function shown() {
     const compare = state.order === 'name'
         ? (one, two) => one.name.localeCompare(two.name, undefined, {numeric: true}) || one.start - two.start
         : (one, two) => (two.modified ?? 0) - (one.modified ?? 0) || one.start - two.start;
-    return moments.toSorted(compare);
+    return [...moments].sort(compare);
 }
 
 function showResults(found, more) {
@@ -249,7 +256,7 @@ function showResults(found, more) {
 }
 
 function showMoreButton() {
-    find('more').hidden = !hasMore || offset > LAST_OFFSET;
+    find('more').hidden = !hasMore || (isSearch() && offset > LAST_OFFSET);
 }
 
 const say = text => { find('status').textContent = text; };
@@ -258,15 +265,15 @@ const say = text => { find('status').textContent = text; };
 function sentence(answer) {
     if (!moments.length) return state.query ? `Nothing was found for “${state.query}”` : 'Nothing was found';
     const noun = moments.every(moment => moment.start === null) ? 'video' : 'moment';
-    const best = hasMore && isSearch() ? 'The best ' : '';
+    const part = isSearch() ? 'The best ' : 'The first ';
     const time = answer.milliseconds === undefined ? '' : `, in ${Math.max(1, Math.round(answer.milliseconds))} ms`;
-    return best + count(moments.length, noun) + time;
+    return (hasMore ? part : '') + count(moments.length, noun) + time;
 }
 
 /** Say what helps, if there is something to say about an answer. */
 function hint(answer) {
     let text = '';
-    if (!moments.length && !state.filter) text = EMPTY_INDEX;
+    if (!moments.length && !state.filter) text = state.like ? 'The index has no other videos.' : EMPTY_INDEX;
     else if (!moments.length) text = 'Nothing matches the filter. Change it, or remove it.';
     else if (answer.probably_here === false)
         text = 'Probably not here: nothing in the library matches this well. These are the nearest.';
@@ -274,22 +281,25 @@ function hint(answer) {
     find('hint').hidden = !text;
 }
 
-/** Say what is wrong, and try again by itself if the server is away. */
+/** Say what is wrong, and try again by itself if the server is away. What a later try may mend leaves the results. */
 function showError(error, again = run) {
-    const isAway = error instanceof ServerAwayError;
+    const isAway = error instanceof ServerAwayError, mayPass = isAway || error.status === 503;
     if (!isAway && !(error instanceof ProblemError)) throw error;
-    if (!isAway) showResults([], false);
+    if (!mayPass) showResults([], false);
     find('hint').hidden = true;
-    find('results').classList.toggle('stale', isAway);
+    if (mayPass && again === run) {  // the results are those of another question
+        find('results').classList.add('stale');
+        find('more').hidden = true;
+    }
     find('toolbar').hidden = false;
     say('');
     const [text, ...pointer] = (isAway ? AWAY : error.message).split('\n');
     find('notice-text').textContent = text;
     find('notice-pointer').textContent = pointer.join('\n');  // shows where a filter is invalid
     find('notice').hidden = false;
-    if (isAway) {
+    if (isAway) retryUntilBack(again);
+    if (mayPass) {
         showNoticeButton('Try again', again);
-        retryUntilBack(again);
     } else {
         showNoticeButton(state.filter ? 'Remove the filter' : '', () => go({filter: ''}));
     }
@@ -404,10 +414,13 @@ function openViewer() {
     startTime = undefined;
 }
 
-/** Return the moments of the video of a moment: those that match the question best, or all if there is none. */
+/**
+ * Return the moments of the video of a moment: those that match the question best, or all if there is none. All also
+ * for a file, which would have to be sent again.
+ */
 async function findOthers(moment, signal) {
     if (moment.start === null && isSearch()) return [];
-    if (!isSearch()) {
+    if (!isSearch() || state.upload !== null) {
         const {segments} = await ask(`/api/videos/${encodeURIComponent(moment.video)}`, {signal});
         return segments.map(segment => ({...moment, ...segment, score: null}));
     }
@@ -443,9 +456,10 @@ function toast(text) {
 
 function searchByFile(file) {
     if (!file) return;
-    uploads.push(file);
+    const upload = `${load}-${uploads.size}`;
+    uploads.set(upload, file);
     viewer.close();
-    go({...START, filter: state.filter, upload: uploads.length - 1});
+    go({...START, filter: state.filter, upload});
 }
 
 function listen() {
@@ -511,5 +525,4 @@ function listenForFiles() {
 
 listen();
 state = readAddress();
-if (state.upload !== null && !uploads[state.upload]) state.upload = null;  // the files are gone after a reload
 render();
