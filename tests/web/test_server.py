@@ -96,10 +96,9 @@ def test_a_stop_while_the_address_is_announced_deletes_the_folder_for_clips(
         handlers.append(signal.getsignal(signal.SIGTERM))
         raise KeyboardInterrupt
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # which would end all tests
         run_page(empty_index, port=0, on_ready=on_ready)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, before)
     assert handlers == [signal.default_int_handler]  # raises KeyboardInterrupt
     assert [*tmp_path.iterdir()] == []
 
