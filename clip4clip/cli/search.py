@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..index.hit import Hit
     from ..index.video_index import VideoIndex
 
-
+MAX_CALIBRATED_ROWS = 100_000  # of a local index: to compare more takes over half a second
 COLUMNS = ("id", "score", "video", "path", "start", "end")  # of --json and --csv, before the other fields
 
 
@@ -158,10 +158,13 @@ def _check_query(text: str | None, video: str | None, like: str | None, at: floa
 
 
 def _calibrate(videos: VideoIndex) -> Calibration | None:
-    """Return what scores mean in an index; None without a cache, as each command would then take seconds for it."""
+    """Return what scores mean in an index; None if each command would take long for it: without a cache, or in a large
+    local index.
+    """
     from ..cache import is_cache_writable
 
-    return videos.calibration() if is_cache_writable() else None
+    is_large = videos.address.is_local and videos.count_vectors() > MAX_CALIBRATED_ROWS
+    return None if is_large or not is_cache_writable() else videos.calibration()
 
 
 def _row(hit: Hit, calibration: Calibration | None) -> dict[str, Any]:
