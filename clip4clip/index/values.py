@@ -17,7 +17,8 @@ MAX_LIMIT = 16_384  # Milvus's limit for the number of results
 MIN_INT64, MAX_INT64 = -(1 << 63), (1 << 63) - 1
 REQUIRED_FIELDS = frozenset(("id", "path", "vector", "model", "fingerprint"))
 COLLECTION_WIDE_FIELDS = frozenset(("model", "fingerprint", "error"))  # equal in all rows, so not stored with each row
-TAG_FIELDS = ("label", "label_score", "labels")  # of a vector that was compared with labels; they depend on it
+TAG_SCORE = "label_score"  # only tags have it
+TAG_FIELDS = ("label", TAG_SCORE, "labels")  # of a vector that was compared with labels; they depend on it
 TAG_TEMPLATE = "a video of {}."  # the best of six for the colours of drawn clips
 
 # Fields whose values have the same type in all rows.

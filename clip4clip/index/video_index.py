@@ -30,6 +30,7 @@ from .info import IndexInfo, bytes_on_disk
 from .relocate import RelocateReport, drop_conflicts, make_path_change, place_changes, plan_moves
 from .sync import FolderSync, SyncReport, is_gone
 from .values import (
+    TAG_SCORE,
     TAG_TEMPLATE,
     check_limit,
     check_min_score,
@@ -231,8 +232,7 @@ class VideoIndex:
         """
         if sum(query is not None for query in (text, video, vector)) != 1:
             raise InputTypeError("pass exactly one of text, video and vector")
-        if isinstance(text, str) and not text.strip():
-            raise InputValueError(f"the text to search for is empty: {brief(text)}")
+        _check_query(text)
         limit = check_limit(limit)
         check_per_video(per_video)
         check_min_score(min_score)
@@ -479,10 +479,12 @@ class VideoIndex:
             text, video, limits: as for :meth:`search`.
 
         Raises:
-            ModelMismatchError, VideoIndexError, InputTypeError, VideoNotFoundError, VideoError: as for :meth:`search`.
+            ModelMismatchError, VideoIndexError, InputTypeError, InputValueError, VideoNotFoundError, VideoError: as for
+                :meth:`search`.
         """
         if (text is None) == (video is None):
             raise InputTypeError("pass exactly one of text and video")
+        _check_query(text)
         return self._embed_query(text, video, limits)
 
     def check_filter(self, filter: str) -> None:  # noqa: A002
@@ -619,7 +621,12 @@ class VideoIndex:
 
         Returns:
             The number of rows whose tags have changed.
+
+        Raises:
+            VideoIndexError: a row has a field ``label`` or ``labels`` without ``label_score``, which is none of its
+                tags. Nothing is stored then.
         """
+        self._check_no_other_labels()
         changes: dict[str, dict[str, Any]] = {}
         changed = 0
         try:
@@ -635,7 +642,20 @@ class VideoIndex:
         finally:
             if changes:
                 self._engine.update_fields(changes)
+        if changed:
+            self._engine.finish()
         return changed
+
+    def _check_no_other_labels(self) -> None:
+        """Raise VideoIndexError if tags would take the place of fields that are no tags."""
+        text = f"(exists label or exists labels) and not exists {TAG_SCORE}"
+        row = next(iter(self._engine.rows(["label"], text)), None)
+        if row is not None:
+            name = "label" if "label" in row else "labels"
+            raise VideoIndexError(
+                f"the field {name!r} of {brief(row['id'])} is none that clip4clip has stored, and tags would replace it:"
+                " add the video with another name for this field first"
+            )
 
     def count(self) -> int:
         """Return the number of videos. On a server with videos that are cut, it reads the ids of all segments."""
@@ -834,6 +854,12 @@ class VideoIndex:
         if filter.strip():
             conditions = [f"({filter})", *conditions] if conditions else [filter]
         return " and ".join(conditions)
+
+
+def _check_query(text: str | None) -> None:
+    """Raise InputValueError for a text without words."""
+    if isinstance(text, str) and not text.strip():
+        raise InputValueError(f"the text to search for is empty: {brief(text)}")
 
 
 def _at_least(hits: list[Hit], min_score: float | None) -> list[Hit]:
