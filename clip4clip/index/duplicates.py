@@ -15,6 +15,7 @@ count. So a still camera or a slide, of which many segments match many others, m
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections import defaultdict
@@ -281,18 +282,20 @@ class _Finder:
         begin, end = timeline.range
         if length > end - begin + LENGTH_TOLERANCE:
             return
-        step = WINDOW_STEP * length
+        step = max(WINDOW_STEP * length, FINE_STEP)
         starts = np.arange(begin, max(end - length, begin) + step, step)
-        near: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)  # cosine and start, by the clip
+        near: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)  # heaps of cosines and starts, by clip
         for top, left in itertools.product(range(0, len(starts), TILE), range(0, len(clips), TILE)):
             part, members = starts[top : top + TILE], clips[left : left + TILE]
             counted = timeline.shares(part, part + length)[:, scenes >= 0].sum(1) > MIN_COVERED * length
             windows = timeline.pool(part[counted], part[counted] + length)
             cosines = windows @ self._library.vectors[self._library.first[members]].T
             for window, clip in np.argwhere(cosines >= 1 - self._distance * MAX_EVIDENCE).tolist():
-                near[int(members[clip])].append((float(cosines[window, clip]), float(part[counted][window])))
+                places = near[int(members[clip])]
+                push = heapq.heappush if len(places) < MAX_PLACES else heapq.heappushpop
+                push(places, (float(cosines[window, clip]), float(part[counted][window])))
         for clip, places in near.items():
-            best = np.array([start for _, start in sorted(places, reverse=True)[:MAX_PLACES]])
+            best = np.array([start for _, start in places])
             fine = (best[:, None] + np.arange(-step, step, FINE_STEP)).clip(begin)
             yield clip, np.unique(np.round(fine / FINE_STEP)) * FINE_STEP
 

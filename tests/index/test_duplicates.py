@@ -155,6 +155,19 @@ def test_a_clip_is_found_in_the_video_that_it_was_cut_from_with_its_time() -> No
     assert (times.kept_start, times.kept_end) == pytest.approx((9.0, 31.0), abs=0.5)
 
 
+def test_a_clip_of_one_frame_is_looked_for_at_a_few_places_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows: list[int] = []
+    pool = Timeline.pool
+
+    def count_windows(timeline: Timeline, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        windows.append(len(starts))
+        return pool(timeline, starts, ends)
+
+    monkeypatch.setattr(Timeline, "pool", count_windows)
+    assert groups(find_duplicates([*film("a"), clip("frame", scene(3), 0.04)])) == {"a": ["frame"]}
+    assert sum(windows) < 4 * 105 + 2 * duplicates.MAX_PLACES + 10
+
+
 def test_a_picture_that_stands_long_or_recurs_matches_nothing_by_itself() -> None:
     still = [(30.0 * number, 30.0 * number + 30.0) for number in range(5)]
     slides = [video(name, *((*times, scene(1, 1e-4 * number)) for times in still)) for number, name in enumerate("abc")]
