@@ -109,6 +109,16 @@ def test_copies_of_a_long_video_are_found_by_their_scenes_in_order() -> None:
     assert groups(find_duplicates([*film("a"), *film("b", distance=0.06)])) == {}
 
 
+def test_videos_of_very_usual_moments_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MAX_ALIKE", 2)
+    copies = [row for number in range(4) for row in film(f"copy{number}", distance=0.001 * number)]
+    report = find_duplicates([*copies, *film("other", 20), *film("its_copy", 20)])
+    assert groups(report) == {"its_copy": ["other"]}
+    assert report.usual_cuts == 4
+    shared = [row for number in range(4) for row in [*film(f"v{number}")[:2], *film(f"v{number}", 30 + 20 * number)[2:]]]
+    assert find_duplicates(shared).usual_cuts == 0  # they have an opening in common
+
+
 def test_scenes_in_another_order_or_few_of_them_are_no_duplicates() -> None:
     rows = film("b")
     shuffled = [row | {"vector": other["vector"]} for row, other in zip(rows, rows[::-1], strict=True)]
