@@ -77,14 +77,19 @@ def check_per_video(number: Any) -> None:
         raise InputValueError(f"per_video must be a whole number from 1, not {brief(number)}")
 
 
-def check_min_score(score: Any) -> None:
-    """Raise InputTypeError or InputValueError unless the value is None or a number from -1 to 1."""
+def check_min_score(score: Any, kind: str = "a cosine similarity") -> None:
+    """Raise InputTypeError or InputValueError unless the value is None or a number from -1 to 1.
+
+    Args:
+        score: any value.
+        kind: what scores are, for the message.
+    """
     if score is None:
         return
     if isinstance(score, bool) or not isinstance(score, int | float | np.integer | np.floating):
         raise InputTypeError(f"min_score must be a number, not {brief(score)}")
     if not -1 <= score <= 1:
-        raise InputValueError(f"min_score must be a cosine similarity from -1 to 1, not {brief(score)}")
+        raise InputValueError(f"min_score must be {kind} from -1 to 1, not {brief(score)}")
 
 
 def check_output_fields(names: Sequence[str]) -> None:

@@ -195,7 +195,7 @@ def test_labels_may_have_any_line_ends_and_spaces(tmp_path: Path) -> None:
         ({"template": "a video"}, InputValueError, "the template must have {} once, .* unlike 'a video'"),
         ({"template": "{} and {}"}, InputValueError, "the template must have {} once"),
         ({"top": 0}, InputValueError, "top must be a whole number from 1, not 0"),
-        ({"min_score": 50}, InputValueError, "min_score must be a cosine similarity from -1 to 1, not 50"),
+        ({"min_score": 50}, InputValueError, "min_score must be a share or a similarity from -1 to 1, not 50"),
     ],
 )
 def test_invalid_arguments_are_errors(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
