@@ -22,6 +22,7 @@ from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from ..video.source import is_url
 from ..weights.identity import Identity
 from .address import IndexAddress
+from .calibration import Calibration, Calibrator
 from .collection import CollectionInfo, VectorSpec
 from .copies import MIN_COSINE
 from .engine import Engine, open_engine
@@ -44,7 +45,6 @@ from .values import (
 if TYPE_CHECKING:  # at run time they need PyAV, and pyarrow, which an index on a server does not need
     from ..library.local_engine import ReportPosition
     from ..library.table import TableSpec
-    from .calibration import Calibration, Calibrator
     from .duplicates import DuplicateReport
     from .tags import Tagged
 
@@ -88,6 +88,7 @@ class VideoIndex:
         self.address = IndexAddress(os.fspath(uri) if isinstance(uri, os.PathLike) else uri, collection, token)
         self._encoder = encoder
         self._engine: Engine = open_engine(self.address, timeout)
+        self._calibrator = Calibrator(self._engine, self._identify_checked, lambda texts: self._text_encoder(texts))
 
     def __enter__(self) -> VideoIndex:
         return self
@@ -98,8 +99,7 @@ class VideoIndex:
     def close(self) -> None:
         """Close the file, or the connection to the server."""
         self._engine.close()
-        if calibrator := self.__dict__.get("_calibrator"):
-            calibrator.close()
+        self._calibrator.close()
 
     @property
     def model(self) -> Identity | None:
@@ -317,7 +317,7 @@ class VideoIndex:
 
         Args:
             wait: compute what is not known yet. Otherwise, return at once what is known of an earlier state of the
-                index, or None, and compute the rest in the background.
+                index, or None, and compute the rest in the background. What fails there is logged.
 
         Returns:
             The calibration; None for an empty index, and for a collection that this package did not create.
@@ -327,20 +327,9 @@ class VideoIndex:
                 encoder.
             VideoIndexError: the collection does not exist.
         """
-        calibrator = self._calibrator
-        if calibrator is None:
+        if self._engine.require().spec is None:
             return None
-        return calibrator.compute() if wait else calibrator.peek()
-
-    @functools.cached_property
-    def _calibrator(self) -> Calibrator | None:
-        from .calibration import Calibrator
-
-        info = self._engine.require()
-        if info.spec is None:
-            return None
-        self._check_model(info, self._identity)
-        return Calibrator(self._engine, self._identity, lambda texts: self._text_encoder(texts))
+        return self._calibrator.compute() if wait else self._calibrator.peek()
 
     def videos(
         self,
@@ -732,6 +721,11 @@ class VideoIndex:
         if info is not None and name != stored:  # an error here costs no download
             raise self._mismatch(info, name)
         return replace(self._encoder, model_name=name).identify()
+
+    def _identify_checked(self) -> Identity:
+        """Return model and weights of the encoder; raise ModelMismatchError if they are not those of the index."""
+        self._check_model(self._engine.require(), self._identity)
+        return self._identity
 
     @property
     def _dim(self) -> int:

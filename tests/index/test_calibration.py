@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -123,11 +124,46 @@ def test_an_index_that_is_away_is_no_error_in_the_background(caplog: pytest.LogC
             raise IndexUnavailableError("away")
 
     engine: Engine = Away()  # type: ignore[assignment]
-    calibrator = Calibrator(engine, MODEL, CountingEmbedder())
+    calibrator = Calibrator(engine, lambda: MODEL, CountingEmbedder())
     assert calibrator.peek() is None
     calibrator.close()
     assert calibrator.peek() is None
     assert caplog.messages == []
+
+
+def test_any_other_error_in_the_background_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def version(self) -> str:
+            raise MemoryError("no memory")
+
+    engine: Engine = Broken()  # type: ignore[assignment]
+    calibrator = Calibrator(engine, lambda: MODEL, CountingEmbedder())
+    assert calibrator.peek() is None
+    calibrator.close()
+    assert caplog.messages == ["the index could not be calibrated"]
+    assert "no memory" in caplog.text
+
+
+def test_callers_that_do_not_wait_share_one_thread_and_do_not_identify_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    started: list[str] = []
+
+    def identify_slowly(*_: object) -> Identity:
+        started.append(threading.current_thread().name)
+        assert release.wait(60)
+        raise InputValueError("no weights")
+
+    with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        index.add(random_rows(4))
+    monkeypatch.setattr(EncoderSpec, "identify", identify_slowly)
+    with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(index.calibration, wait=False) for _ in range(32)]
+            assert [answer.result() for answer in answers] == [None] * 32
+        release.set()
+    assert started == ["clip4clip-calibration"]
 
 
 def test_vectors_of_the_captions_are_cached_for_a_model(captions_cache: Path) -> None:
