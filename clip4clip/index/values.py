@@ -19,7 +19,7 @@ REQUIRED_FIELDS = frozenset(("id", "path", "vector", "model", "fingerprint"))
 COLLECTION_WIDE_FIELDS = frozenset(("model", "fingerprint", "error"))  # equal in all rows, so not stored with each row
 TAG_SCORE = "label_score"  # only tags have it
 TAG_FIELDS = ("label", TAG_SCORE, "labels")  # of a vector that was compared with labels; they depend on it
-TAG_TEMPLATE = "a video of {}."  # the best of six for the colours of drawn clips
+TAG_TEMPLATE = "a video of {}."
 
 # Fields whose values have the same type in all rows.
 TEXT_FIELDS = ("id", "path", "video")
