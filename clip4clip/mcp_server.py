@@ -59,7 +59,8 @@ class SearchResult(Moments):
     """What a search for a sentence found, the most similar first."""
 
     probably_here: bool | None = Field(
-        description="Whether the videos probably show what was asked for at all; null if that is not known yet, or with a filter."
+        description="Whether the videos probably show what was asked for at all; null with a filter, or if that is not "
+        "known yet."
     )
 
 

@@ -109,8 +109,16 @@ def test_similar_moments_are_those_of_other_videos(index: VideoIndex) -> None:
     [
         ("search_videos", {"sentence": " "}, "the text to search for is empty: ' '"),
         ("search_videos", {"sentence": "a", "filter": "duration <"}, "the filter is invalid at character 11"),
-        ("search_videos", {"sentence": "a", "filter": "camera == 'a'"}, "the filter has the field camera, but no video in the index does"),
-        ("similar_moments", {"video": "v3", "filter": "camera == 'a'"}, "the filter has the field camera, but no video in the index does"),
+        (
+            "search_videos",
+            {"sentence": "a", "filter": "camera == 'a'"},
+            "the filter has the field camera, but no video in the index does",
+        ),
+        (
+            "similar_moments",
+            {"video": "v3", "filter": "camera == 'a'"},
+            "the filter has the field camera, but no video in the index does",
+        ),
         ("search_videos", {"sentence": "a", "limit": 101}, "less than or equal to 100"),
         ("search_videos", {"sentence": "a" * 2001}, "at most 2000 characters"),
         ("search_videos", {}, "sentence"),

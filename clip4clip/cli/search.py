@@ -38,7 +38,9 @@ def search(
     ] = None,
     video: Annotated[
         str | None,
-        typer.Option(metavar="FILE|URL", help="Find videos similar to this one, or to a local image, instead of by text."),
+        typer.Option(
+            metavar="FILE|URL", help="Find videos similar to this one, or to a local image, instead of by text."
+        ),
     ] = None,
     like: Annotated[
         str | None,

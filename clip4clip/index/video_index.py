@@ -642,8 +642,8 @@ class VideoIndex:
         if row is not None:
             name = "label" if "label" in row else "labels"
             raise VideoIndexError(
-                f"the field {name!r} of {brief(row['id'])} is none that clip4clip has stored, and tags would replace it:"
-                " add the video with another name for this field first"
+                f"the field {name!r} of {brief(row['id'])} is none that clip4clip has stored, and tags would replace "
+                "it: add the video with another name for this field first"
             )
 
     def count(self) -> int:

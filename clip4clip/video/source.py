@@ -33,7 +33,10 @@ def is_url(name: str) -> bool:
 
 
 def is_local_file(source: Source) -> bool:
-    """Return whether a source is the path of a regular file. One that cannot be looked at is not: opening it says why."""
+    """Return whether a source is the path of a regular file.
+
+    One that cannot be looked at is not: opening it says why.
+    """
     try:
         return isinstance(source, str | os.PathLike) and Path(source).is_file()
     except OSError:

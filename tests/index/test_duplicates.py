@@ -115,7 +115,9 @@ def test_videos_of_very_usual_moments_are_counted(monkeypatch: pytest.MonkeyPatc
     report = find_duplicates([*copies, *film("other", 20), *film("its_copy", 20)])
     assert groups(report) == {"its_copy": ["other"]}
     assert report.usual_cuts == 4
-    shared = [row for number in range(4) for row in [*film(f"v{number}")[:2], *film(f"v{number}", 30 + 20 * number)[2:]]]
+    shared = [
+        row for number in range(4) for row in [*film(f"v{number}")[:2], *film(f"v{number}", 30 + 20 * number)[2:]]
+    ]
     assert find_duplicates(shared).usual_cuts == 0  # they have an opening in common
 
 
