@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=700, help="clips that are drawn")
     parser.add_argument(
-        "--libraries", type=int, nargs="+", default=[5, 10, 20, 100, 400], help="numbers of clips in a library"
+        "--libraries", type=int, nargs="+", default=[20, 100, 400], help="numbers of clips in a library"
     )
     parser.add_argument("--draws", type=int, default=3, help="libraries of each size")
     options = parser.parse_args(arguments)
