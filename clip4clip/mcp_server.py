@@ -59,7 +59,8 @@ class SearchResult(Moments):
     """What a search for a sentence found, the most similar first."""
 
     probably_here: bool | None = Field(
-        description="Whether the videos probably show what was asked for at all; null if that is not known yet."
+        description="Whether the videos probably show what was asked for at all; null with a filter, or if that is not "
+        "known yet."
     )
 
 
@@ -94,8 +95,12 @@ def make_server(index: VideoIndex) -> MCPServer[Any]:
     ) -> SearchResult:
         """Find videos, and the moments in them, that show what a sentence describes."""
         with _errors_for_the_assistant():
-            hits = index.search(sentence, limit=limit, filter=filter, per_video=per_video, min_score=min_score)
-            return SearchResult(moments=[_to_moment(hit) for hit in hits], probably_here=_is_probable(index, hits))
+            index.check_filter(filter)
+            hits = index.search(sentence, limit=limit, filter=filter, per_video=per_video)
+            is_probable = None if filter.strip() else _is_probable(index, hits)  # a filter may leave out where it is
+            if min_score is not None:
+                hits = [hit for hit in hits if hit.score >= min_score]
+            return SearchResult(moments=[_to_moment(hit) for hit in hits], probably_here=is_probable)
 
     @server.tool(title="Similar moments", annotations=reads_only)
     def similar_moments(
@@ -109,6 +114,7 @@ def make_server(index: VideoIndex) -> MCPServer[Any]:
     ) -> Moments:
         """Find moments of other videos that look like a moment of a video, or like the whole video."""
         with _errors_for_the_assistant():
+            index.check_filter(filter)
             hits = index.similar(video, time, limit=limit, filter=filter, per_video=per_video)
             return Moments(moments=[_to_moment(hit) for hit in hits])
 

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from ..index.hit import format_time
 from .console import err, out, plain
-from .index_options import IndexOptions
+from .index_options import CollectionOption, IndexOptions, TokenOption
 from .output import print_csv, print_json, print_summary
 from .progress import progress_bars
 
@@ -42,13 +42,8 @@ def duplicates(
             "that only look alike.",
         ),
     ] = 0.995,
-    collection: Annotated[
-        str, typer.Option(envvar="CLIP4CLIP_COLLECTION", help="Name of the collection in the index.")
-    ] = "videos",
-    token: Annotated[
-        str | None,
-        typer.Option(envvar="CLIP4CLIP_TOKEN", help="USER:PASSWORD or an API key, if the server requires one."),
-    ] = None,
+    collection: CollectionOption = IndexOptions.collection,
+    token: TokenOption = IndexOptions.token,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per group, with times in seconds.")
     ] = False,
@@ -178,12 +173,19 @@ def _print_counts(report: DuplicateReport) -> None:
             f"{len(found):,} of {report.videos:,} videos show what another one shows, {size / 1e6:,.1f} MB in all, in "
             f"{len(report.groups):,} group{'s' * (len(report.groups) != 1)}"
         )
-    if report.usual_views:
-        from ..index.duplicates import MAX_COPIES
+    from ..index.duplicates import MAX_ALIKE, MAX_COPIES
 
+    if report.usual_views:
         err.print(
             f"{report.usual_views:,} videos look like more than {MAX_COPIES} others each, as those of a fixed camera "
             "do: of these, only equal files are listed",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if report.usual_cuts:
+        err.print(
+            f"{report.usual_cuts:,} long videos consist mostly of moments that look like more than {MAX_ALIKE} others "
+            "each: of these, copies may be missing, except for equal files",
             highlight=False,
             soft_wrap=True,
         )

@@ -102,3 +102,8 @@ class FilterOptions:
     until: Annotated[
         str | None, typer.Option(metavar="DATE", help="Only files changed on or before this day, or time.")
     ] = None
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether not all videos are taken."""
+        return bool(self.condition.strip()) or self.since is not None or self.until is not None

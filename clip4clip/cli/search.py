@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
+from ..errors import Clip4clipError
 from .console import err, out, plain
 from .export import ExportOptions
 from .index_options import FilterOptions, IndexEncoderOptions, IndexOptions
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from ..index.hit import Hit
     from ..index.video_index import VideoIndex
 
+logger = logging.getLogger(__name__)
 
+MAX_CALIBRATED_ROWS = 100_000  # of a local index: to compare more takes over half a second
 COLUMNS = ("id", "score", "video", "path", "start", "end")  # of --json and --csv, before the other fields
 
 
@@ -34,7 +38,9 @@ def search(
     ] = None,
     video: Annotated[
         str | None,
-        typer.Option(metavar="FILE|URL", help="Find videos similar to this one, or to this image, instead of by text."),
+        typer.Option(
+            metavar="FILE|URL", help="Find videos similar to this one, or to a local image, instead of by text."
+        ),
     ] = None,
     like: Annotated[
         str | None,
@@ -84,8 +90,8 @@ def search(
 
     A search always finds something. If the best score of a sentence is no higher
     than sentences about other things get in this index, the command says that
-    what it describes is probably not here. It is wrong now and then; --min-score
-    leaves out what scores low.
+    what it describes is probably not here; not with --filter, --since or --until.
+    It is wrong now and then; --min-score leaves out what scores low.
 
     The moments can leave the list: --json and --csv are for programs, --clips
     cuts them out, and --edl hands them to an editing program. A video that is
@@ -114,13 +120,17 @@ def search(
             "since": filters.since,
             "until": filters.until,
             "per_video": rows_per_video,
-            "min_score": min_score,
         }
         if like is not None:
-            hits = videos.similar(like, at, limit=limit, **conditions)
+            hits = videos.similar(like, at, limit=limit, min_score=min_score, **conditions)
+        elif text is None:
+            hits = videos.search(video=video, limit=limit, min_score=min_score, **conditions)
         else:
-            hits = videos.search(text, video=video, limit=limit, **conditions)
-        calibration = _calibrate(videos) if text is not None and hits else None
+            hits = videos.search(text, limit=limit, **conditions)
+        calibration = _calibrate(videos) if text is not None and hits and not filters.is_narrow else None
+    best_score = hits[0].score if hits else None  # also if --min-score leaves nothing
+    if text is not None and min_score is not None:
+        hits = [hit for hit in hits if hit.score >= min_score]
     if as_csv:
         print_csv([_row(hit, calibration) for hit in hits], COLUMNS)
     elif as_json:
@@ -128,9 +138,9 @@ def search(
             print_json(_row(hit, calibration))
     else:
         _print_hits(hits)
-    if calibration is not None and not calibration.probably_here(hits[0].score):
+    if calibration is not None and best_score is not None and not calibration.probably_here(best_score):
         print_summary(
-            f"probably not here: the best score is {hits[0].score:.3f}, and what is here mostly scores "
+            f"probably not here: the best score is {best_score:.3f}, and what is here mostly scores "
             f"{calibration.threshold:.3f} or more"
         )
     export.write(hits, title=text or f"like {Path(video or like or '').name}")
@@ -158,10 +168,17 @@ def _check_query(text: str | None, video: str | None, like: str | None, at: floa
 
 
 def _calibrate(videos: VideoIndex) -> Calibration | None:
-    """Return what scores mean in an index; None without a cache, as each command would then take seconds for it."""
+    """Return what scores mean in an index; None if each command would take long for it: without a cache, or in a large
+    local index.
+    """
     from ..cache import is_cache_writable
 
-    return videos.calibration() if is_cache_writable() else None
+    try:
+        is_large = videos.address.is_local and videos.count_vectors() > MAX_CALIBRATED_ROWS
+        return None if is_large or not is_cache_writable() else videos.calibration()
+    except Clip4clipError as error:  # what was found is worth more
+        logger.warning("it is unknown whether this is here at all: %s", error)
+        return None
 
 
 def _row(hit: Hit, calibration: Calibration | None) -> dict[str, Any]:

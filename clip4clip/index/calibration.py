@@ -73,13 +73,13 @@ class Calibrator:
 
     Args:
         engine: an index of this package.
-        model: its model and weights.
+        identify: function that returns its model and weights, which may take seconds.
         embed: function from n texts to their vectors, float32 of shape (n, dim).
     """
 
-    def __init__(self, engine: Engine, model: Identity, embed: EmbedTexts) -> None:
-        self._engine, self._model, self._embed = engine, model, embed
-        self._lock = ForkSafeLock()
+    def __init__(self, engine: Engine, identify: Callable[[], Identity], embed: EmbedTexts) -> None:
+        self._engine, self._identify, self._embed = engine, identify, embed
+        self._lock, self._start_lock = ForkSafeLock(), ForkSafeLock()
         self._version: str | None = None  # of the index that was calibrated
         self._calibration: Calibration | None = None
         self._thread: threading.Thread | None = None
@@ -90,21 +90,23 @@ class Calibrator:
 
         Raises:
             VideoIndexError: the index cannot be read.
+            Other errors of ``identify`` and ``embed``.
         """
         with self._lock:
             version = self._engine.version()
             if version != self._version:
-                scores = self._engine.best_scores(caption_vectors(self._model, self._embed))
+                scores = self._engine.best_scores(caption_vectors(self._identify(), self._embed))
                 self._calibration = Calibration.of(scores) if len(scores) else None
                 self._version = version
             return self._calibration
 
     def peek(self) -> Calibration | None:
         """Return the last calibration at once; None if there is none yet. The background brings it up to date."""
-        if time.monotonic() >= self._next_check and not (self._thread and self._thread.is_alive()):
-            self._next_check = time.monotonic() + CHECK_INTERVAL
-            self._thread = threading.Thread(target=self._refresh, name="clip4clip-calibration", daemon=True)
-            self._thread.start()
+        with self._start_lock:
+            if time.monotonic() >= self._next_check and not (self._thread and self._thread.is_alive()):
+                self._next_check = time.monotonic() + CHECK_INTERVAL
+                self._thread = threading.Thread(target=self._refresh, name="clip4clip-calibration", daemon=True)
+                self._thread.start()
         return self._calibration
 
     def close(self) -> None:
@@ -117,6 +119,8 @@ class Calibrator:
             self.compute()
         except Clip4clipError as error:  # a server that is away, for example: searches report it
             logger.debug("the index could not be calibrated: %s", error)
+        except Exception:  # a thread has no caller that would get it
+            logger.exception("the index could not be calibrated")
         self._next_check = time.monotonic() + CHECK_INTERVAL
 
 

@@ -24,6 +24,7 @@ from ..runtime.placement import available_cores
 from ..threads import thread_pool
 
 BLOCK = 512  # codes converted to float32 at once: they stay in the cache of a core
+BEST_BLOCK = 2048  # codes compared with many queries at once
 MAX_PART = 128  # numbers of a vector that are rotated together; more cost more and hardly spread large numbers better
 ENCODE_BLOCK = 256  # vectors encoded at once, for the same reason
 COPY_BLOCK = 4096  # records whose columns are copied at once
@@ -100,10 +101,10 @@ def _rounding(dim: int) -> float:
 
 
 def rotate_query(unit: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Return a query rotated as the codes are, float32 of shape (dim,).
+    """Return queries rotated as the codes are, float32 of the same shape.
 
     Args:
-        unit: query of length 1, float64 of shape (dim,).
+        unit: queries of length 1, of shape (dim,) or (m, dim).
         rotation: float32 of shape (part, part).
     """
     return _rotate(unit, rotation.astype(np.float64)).astype(np.float32)
@@ -293,6 +294,23 @@ class Codes:
         else:
             similarities = _multiply(codes, query, positions) * self.scales[positions]
         return self._mark_dead(similarities, self.errors[positions])
+
+    def best_similarities(self, queries: np.ndarray) -> np.ndarray:
+        """Return an approximate similarity of the nearest record to each query, float32 of shape (m,).
+
+        It differs from the exact one by at most the largest error. It is minus infinity without records of live rows.
+
+        Args:
+            queries: rotated queries of length 1, float32 of shape (m, dim).
+        """
+        best = np.full(len(queries), -np.inf, np.float32)
+        for start in range(0, len(self.records), BEST_BLOCK):
+            block = slice(start, start + BEST_BLOCK)
+            products = self.records["code"][block].astype(np.float32) @ queries.T
+            products *= self.scales[block, None]
+            products[self.errors[block] < 0] = -np.inf
+            np.maximum(best, products.max(axis=0), out=best)
+        return best
 
     @staticmethod
     def _mark_dead(similarities: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,8 @@ import numpy as np
 from ..errors import InputValueError
 from .hit import Hit
 
-# Cosine from which two vectors are taken for those of the same pictures. With the demo model, of 60 drawn clips and 30
-# crops of a film, 99.6 % of the copies in another codec, at twice the size or without their first eighth have at least
-# this cosine to the original; 77 % of those at half the size, very strongly compressed or without three eighths; and 2
-# of 79,800 pairs of different drawn clips. At 0.99 it would be 14 of these pairs. Of the crops of the film, two pairs
-# have more: both show the same corner of the picture, within half a second.
+# Cosine from which two vectors are taken for those of the same pictures. benchmarks/duplicates.py measures which copies
+# of drawn clips have it, and how many pairs of different ones, with the demo model.
 MIN_COSINE = 0.995
 # The lengths of two copies may differ by so many seconds, or by this share of the longer one. A cut is found between
 # two frames, which are a second apart.

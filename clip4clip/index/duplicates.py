@@ -15,6 +15,7 @@ count. So a still camera or a slide, of which many segments match many others, m
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections import defaultdict
@@ -107,11 +108,15 @@ class DuplicateReport:
         videos: number of videos that were compared.
         usual_views: number of videos, each of one vector, that look like more than ``MAX_COPIES`` others, as those of a
             fixed camera do. Of these, only equal files are found.
+        usual_cuts: number of videos that are cut, of which at least half of the segments look like more than
+            ``MAX_ALIKE`` others each, such as those of over a hundred copies of one video. Copies of these are missed,
+            except for equal files.
     """
 
     groups: tuple[DuplicateGroup, ...]
     videos: int
     usual_views: int
+    usual_cuts: int
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,8 @@ def find_duplicates(
 ) -> DuplicateReport:
     """Find videos that are the same or contain each other.
 
-    Memory is that of the vectors, and a little for each video. Time grows with the square of their number.
+    Memory is that of the vectors, and of a few arrays with ``TILE`` numbers for each segment of one video: more than
+    1 GB for a video of 20,000 segments. Time grows with the square of the number of vectors.
 
     Args:
         rows: rows of a table, from :func:`clip4clip.library.table.read_rows`, or others with the same keys. Rows
@@ -158,7 +164,7 @@ class _Finder:
 
     def __init__(self, library: Library, distance: float, track: Track) -> None:
         self._library, self._distance, self._track = library, distance, track
-        self._usual_views = 0
+        self._usual_views = self._usual_cuts = 0
         self._scenes: dict[int, np.ndarray] = {}  # of the segments of each video that is cut
 
     def report(self) -> DuplicateReport:
@@ -170,7 +176,8 @@ class _Finder:
         whole, cut = numbers[~library.is_cut[numbers]], numbers[library.is_cut[numbers]]
         self._scenes = {number: self._find_scenes(number) for number in cut.tolist()}
         pairs = [*self._whole_pairs(whole), *self._clips_in_videos(whole, cut), *self._cut_pairs(cut)]
-        return DuplicateReport(_group(library, _with_equal(pairs, equal)), len(library.videos), self._usual_views)
+        groups = _group(library, _with_equal(pairs, equal))
+        return DuplicateReport(groups, len(library.videos), self._usual_views, self._usual_cuts)
 
     def _find_scenes(self, video: int) -> np.ndarray:
         """Return the number of the scene of each segment of a video, int64 of shape (n,); -1 if it does not count.
@@ -201,8 +208,11 @@ class _Finder:
         Returns:
             Distances and seconds, each of shape (m,).
         """
-        names = np.unique(scenes[scenes >= 0])
-        seconds = shares @ (scenes[:, None] == names)  # (m, number of scenes)
+        is_counted = scenes >= 0
+        firsts = np.flatnonzero(np.diff(scenes[is_counted], prepend=-1))  # the scenes are in order
+        if not len(firsts):
+            return np.zeros(len(shares)), np.zeros(len(shares))
+        seconds = np.add.reduceat(shares[:, is_counted], firsts, axis=1)  # (m, number of scenes)
         total, squares = seconds.sum(1), (seconds**2).sum(1)
         different = np.divide(total**2, squares, out=np.zeros_like(total), where=squares > 0)
         return self._distance * np.minimum(different**2, MAX_EVIDENCE), total
@@ -281,18 +291,20 @@ class _Finder:
         begin, end = timeline.range
         if length > end - begin + LENGTH_TOLERANCE:
             return
-        step = WINDOW_STEP * length
+        step = max(WINDOW_STEP * length, FINE_STEP)
         starts = np.arange(begin, max(end - length, begin) + step, step)
-        near: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)  # cosine and start, by the clip
+        near: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)  # heaps of cosines and starts, by clip
         for top, left in itertools.product(range(0, len(starts), TILE), range(0, len(clips), TILE)):
             part, members = starts[top : top + TILE], clips[left : left + TILE]
             counted = timeline.shares(part, part + length)[:, scenes >= 0].sum(1) > MIN_COVERED * length
             windows = timeline.pool(part[counted], part[counted] + length)
             cosines = windows @ self._library.vectors[self._library.first[members]].T
             for window, clip in np.argwhere(cosines >= 1 - self._distance * MAX_EVIDENCE).tolist():
-                near[int(members[clip])].append((float(cosines[window, clip]), float(part[counted][window])))
+                places = near[int(members[clip])]
+                push = heapq.heappush if len(places) < MAX_PLACES else heapq.heappushpop
+                push(places, (float(cosines[window, clip]), float(part[counted][window])))
         for clip, places in near.items():
-            best = np.array([start for _, start in sorted(places, reverse=True)[:MAX_PLACES]])
+            best = np.array([start for _, start in places])
             fine = (best[:, None] + np.arange(-step, step, FINE_STEP)).clip(begin)
             yield clip, np.unique(np.round(fine / FINE_STEP)) * FINE_STEP
 
@@ -319,7 +331,10 @@ class _Finder:
         rows = [np.arange(library.first[n], library.first[n + 1])[self._scenes[n] >= 0] for n in cut.tolist()]
         segments = np.concatenate(rows) if rows else np.empty(0, np.int64)
         seeds: defaultdict[tuple[int, int], list[tuple[int, int, float]]] = defaultdict(list)
-        similar, _ = self._similar(segments, SEED_DISTANCE * self._distance, MAX_ALIKE, "comparing moments")
+        similar, is_common = self._similar(segments, SEED_DISTANCE * self._distance, MAX_ALIKE, "comparing moments")
+        counts = np.bincount(library.owners[segments])
+        common = np.bincount(library.owners[segments[is_common]], minlength=len(counts))
+        self._usual_cuts = int(((common > 0) & (common >= MIN_COVERED * counts)).sum())
         for first, second, score in similar:
             one, other = int(segments[first]), int(segments[second])
             if library.durations[library.owners[one]] > library.durations[library.owners[other]]:

@@ -140,7 +140,7 @@ class Engine(Protocol):
     def best_scores(self, vectors: np.ndarray) -> np.ndarray:
         """Return the cosine similarity of the nearest row to each vector.
 
-        In a local file of many rows, it is that of the nearest row of a sample.
+        In a local file, it is wrong by some thousandths.
 
         Args:
             vectors: float32 of shape (m, dim), norm 1.

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..errors import IndexUnavailableError, InputTypeError, InputValueError, VideoIndexError, brief
-from ..runtime.normalize import l2_normalize
 from .address import IndexAddress
 from .code_store import CodeStore
-from .codes import CodesLostError, encode
+from .codes import CodesLostError, encode, rotate_query
 from .collection import CollectionInfo, VectorSpec
 from .database import ChangedError, Database
 from .engine import Failure
@@ -54,7 +53,6 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MAX_ROWS = 2_000_000  # of a collection
-SAMPLE_ROWS = 4096  # that a calibration compares
 ATTEMPTS = 100  # to read codes that others remove or lose meanwhile
 
 
@@ -231,25 +229,16 @@ class LocalCollection:
     def best_scores(self, vectors: np.ndarray) -> np.ndarray:
         """Return the similarity of the nearest row to each vector, float32 of shape (m,); of shape (0,) without rows.
 
-        If there are more than ``SAMPLE_ROWS`` rows, only a random sample of so many of them is compared.
+        The codes of all rows are compared, so it is wrong by some thousandths.
 
         Args:
             vectors: float32 of shape (m, dim), norm 1.
         """
         _, collection, store = self._require()
 
-        def read(connection: sqlite3.Connection) -> np.ndarray:
-            codes = store.load(connection)
-            positions = codes.live_positions()
-            if len(positions) > SAMPLE_ROWS:
-                positions = np.random.default_rng(0).choice(positions, SAMPLE_ROWS, replace=False)
-            return read_vectors(connection, codes.rows[positions].tolist(), collection.dim)
-
-        rows = self._read_codes(store, read)
-        if not len(rows):
-            return np.empty(0, np.float32)
-        scores: np.ndarray = (vectors @ l2_normalize(rows).T).max(axis=1)
-        return scores
+        codes = self._read_codes(store, store.load)
+        best = codes.best_similarities(rotate_query(vectors, collection.rotation))
+        return best if np.isfinite(best).all() else np.empty(0, np.float32)
 
     def get(self, id: Any) -> Hit | None:  # noqa: A002
         """Return the row with an id, with the score 1; None if there is no such row."""

@@ -551,11 +551,15 @@ class MilvusCollection:
     def update_fields(self, changes: Mapping[str, Mapping[str, Any]]) -> None:
         """Set fields of rows by their ids. Vectors and other fields stay.
 
+        What others have written before is waited for. But a server cannot change a single field: rows are read and
+        written as a whole. So a row that others replace or delete between the two gets its earlier state back.
+
         Args:
             changes: new values of fields that are not in the schema, by the id of the row; None removes a field. Ids
                 that do not exist are ignored.
         """
         info = self.require()
+        self.count()  # waits for what others have written
         for condition in _filters(info, "id", [*changes]):
             rows = self._query(condition, ["*", *info.dims], timeout=self._slow_timeout)
             updated = [

@@ -15,7 +15,7 @@ from ..weights.identity import Identity
 from .engine import Engine, Failure
 from .hit import common_fields
 from .relocate import make_move, place_changes
-from .values import TAG_FIELDS
+from .values import TAG_FIELDS, TAG_SCORE
 
 STORE_BATCH = 32  # embedded videos that are stored together: those that a kill may lose
 NOT_FOUND_WINDOWS = (None, 2, 3)  # codes of Windows for a missing file or folder; a share that is offline has others
@@ -189,8 +189,10 @@ class FolderSync:
         ]
         stored = {video.id: None for video in self._stored.get(rows[0]["path"], [])}
         for video in stored or {rows[0]["video"]: None}:
-            fields = common_fields(self._engine.rows_of_video(video)) if stored else {}
-            fields = {name: value for name, value in fields.items() if name not in TAG_FIELDS}
+            hits = self._engine.rows_of_video(video) if stored else []
+            fields = common_fields(hits)
+            if any(TAG_SCORE in hit.fields for hit in hits):  # else a field called label is the user's own
+                fields = {name: value for name, value in fields.items() if name not in TAG_FIELDS}
             for row in rows:
                 yield fields | row | {"id": video + row["id"].removeprefix(row["video"]), "video": video}
 

@@ -73,7 +73,7 @@ class Tagger:
     ) -> None:
         self._labels = check_labels(labels)
         sentences = _fill(template, self._labels)
-        check_min_score(min_score)
+        check_min_score(min_score, "a share or a similarity")
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputValueError(f"top must be a whole number from 1, not {brief(top)}")
         self._top, self._min_score = top, -np.inf if min_score is None else min_score

@@ -17,8 +17,9 @@ MAX_LIMIT = 16_384  # Milvus's limit for the number of results
 MIN_INT64, MAX_INT64 = -(1 << 63), (1 << 63) - 1
 REQUIRED_FIELDS = frozenset(("id", "path", "vector", "model", "fingerprint"))
 COLLECTION_WIDE_FIELDS = frozenset(("model", "fingerprint", "error"))  # equal in all rows, so not stored with each row
-TAG_FIELDS = ("label", "label_score", "labels")  # of a vector that was compared with labels; they depend on it
-TAG_TEMPLATE = "a video of {}."  # the best of six for the colours of drawn clips
+TAG_SCORE = "label_score"  # only tags have it
+TAG_FIELDS = ("label", TAG_SCORE, "labels")  # of a vector that was compared with labels; they depend on it
+TAG_TEMPLATE = "a video of {}."
 
 # Fields whose values have the same type in all rows.
 TEXT_FIELDS = ("id", "path", "video")
@@ -76,14 +77,19 @@ def check_per_video(number: Any) -> None:
         raise InputValueError(f"per_video must be a whole number from 1, not {brief(number)}")
 
 
-def check_min_score(score: Any) -> None:
-    """Raise InputTypeError or InputValueError unless the value is None or a number from -1 to 1."""
+def check_min_score(score: Any, kind: str = "a cosine similarity") -> None:
+    """Raise InputTypeError or InputValueError unless the value is None or a number from -1 to 1.
+
+    Args:
+        score: any value.
+        kind: what scores are, for the message.
+    """
     if score is None:
         return
     if isinstance(score, bool) or not isinstance(score, int | float | np.integer | np.floating):
         raise InputTypeError(f"min_score must be a number, not {brief(score)}")
     if not -1 <= score <= 1:
-        raise InputValueError(f"min_score must be a cosine similarity from -1 to 1, not {brief(score)}")
+        raise InputValueError(f"min_score must be {kind} from -1 to 1, not {brief(score)}")
 
 
 def check_output_fields(names: Sequence[str]) -> None:

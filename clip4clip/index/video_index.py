@@ -22,6 +22,7 @@ from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from ..video.source import is_url
 from ..weights.identity import Identity
 from .address import IndexAddress
+from .calibration import Calibration, Calibrator
 from .collection import CollectionInfo, VectorSpec
 from .copies import MIN_COSINE
 from .engine import Engine, open_engine
@@ -30,6 +31,7 @@ from .info import IndexInfo, bytes_on_disk
 from .relocate import RelocateReport, drop_conflicts, make_path_change, place_changes, plan_moves
 from .sync import FolderSync, SyncReport, is_gone
 from .values import (
+    TAG_SCORE,
     TAG_TEMPLATE,
     check_limit,
     check_min_score,
@@ -43,7 +45,6 @@ from .values import (
 if TYPE_CHECKING:  # at run time they need PyAV, and pyarrow, which an index on a server does not need
     from ..library.local_engine import ReportPosition
     from ..library.table import TableSpec
-    from .calibration import Calibration, Calibrator
     from .duplicates import DuplicateReport
     from .tags import Tagged
 
@@ -87,6 +88,7 @@ class VideoIndex:
         self.address = IndexAddress(os.fspath(uri) if isinstance(uri, os.PathLike) else uri, collection, token)
         self._encoder = encoder
         self._engine: Engine = open_engine(self.address, timeout)
+        self._calibrator = Calibrator(self._engine, self._identify_checked, lambda texts: self._text_encoder(texts))
 
     def __enter__(self) -> VideoIndex:
         return self
@@ -97,8 +99,7 @@ class VideoIndex:
     def close(self) -> None:
         """Close the file, or the connection to the server."""
         self._engine.close()
-        if calibrator := self.__dict__.get("_calibrator"):
-            calibrator.close()
+        self._calibrator.close()
 
     @property
     def model(self) -> Identity | None:
@@ -231,8 +232,7 @@ class VideoIndex:
         """
         if sum(query is not None for query in (text, video, vector)) != 1:
             raise InputTypeError("pass exactly one of text, video and vector")
-        if isinstance(text, str) and not text.strip():
-            raise InputValueError(f"the text to search for is empty: {brief(text)}")
+        _check_query(text)
         limit = check_limit(limit)
         check_per_video(per_video)
         check_min_score(min_score)
@@ -317,7 +317,7 @@ class VideoIndex:
 
         Args:
             wait: compute what is not known yet. Otherwise, return at once what is known of an earlier state of the
-                index, or None, and compute the rest in the background.
+                index, or None, and compute the rest in the background. What fails there is logged.
 
         Returns:
             The calibration; None for an empty index, and for a collection that this package did not create.
@@ -327,20 +327,9 @@ class VideoIndex:
                 encoder.
             VideoIndexError: the collection does not exist.
         """
-        calibrator = self._calibrator
-        if calibrator is None:
+        if self._engine.require().spec is None:
             return None
-        return calibrator.compute() if wait else calibrator.peek()
-
-    @functools.cached_property
-    def _calibrator(self) -> Calibrator | None:
-        from .calibration import Calibrator
-
-        info = self._engine.require()
-        if info.spec is None:
-            return None
-        self._check_model(info, self._identity)
-        return Calibrator(self._engine, self._identity, lambda texts: self._text_encoder(texts))
+        return self._calibrator.compute() if wait else self._calibrator.peek()
 
     def videos(
         self,
@@ -479,10 +468,12 @@ class VideoIndex:
             text, video, limits: as for :meth:`search`.
 
         Raises:
-            ModelMismatchError, VideoIndexError, InputTypeError, VideoNotFoundError, VideoError: as for :meth:`search`.
+            ModelMismatchError, VideoIndexError, InputTypeError, InputValueError, VideoNotFoundError, VideoError: as for
+                :meth:`search`.
         """
         if (text is None) == (video is None):
             raise InputTypeError("pass exactly one of text and video")
+        _check_query(text)
         return self._embed_query(text, video, limits)
 
     def check_filter(self, filter: str) -> None:  # noqa: A002
@@ -619,7 +610,12 @@ class VideoIndex:
 
         Returns:
             The number of rows whose tags have changed.
+
+        Raises:
+            VideoIndexError: a row has a field ``label`` or ``labels`` without ``label_score``, which is none of its
+                tags. Nothing is stored then.
         """
+        self._check_no_other_labels()
         changes: dict[str, dict[str, Any]] = {}
         changed = 0
         try:
@@ -635,7 +631,20 @@ class VideoIndex:
         finally:
             if changes:
                 self._engine.update_fields(changes)
+        if changed:
+            self._engine.finish()
         return changed
+
+    def _check_no_other_labels(self) -> None:
+        """Raise VideoIndexError if tags would take the place of fields that are no tags."""
+        text = f"(exists label or exists labels) and not exists {TAG_SCORE}"
+        row = next(iter(self._engine.rows(["label"], text)), None)
+        if row is not None:
+            name = "label" if "label" in row else "labels"
+            raise VideoIndexError(
+                f"the field {name!r} of {brief(row['id'])} is none that clip4clip has stored, and tags would replace "
+                "it: add the video with another name for this field first"
+            )
 
     def count(self) -> int:
         """Return the number of videos. On a server with videos that are cut, it reads the ids of all segments."""
@@ -712,6 +721,11 @@ class VideoIndex:
         if info is not None and name != stored:  # an error here costs no download
             raise self._mismatch(info, name)
         return replace(self._encoder, model_name=name).identify()
+
+    def _identify_checked(self) -> Identity:
+        """Return model and weights of the encoder; raise ModelMismatchError if they are not those of the index."""
+        self._check_model(self._engine.require(), self._identity)
+        return self._identity
 
     @property
     def _dim(self) -> int:
@@ -834,6 +848,12 @@ class VideoIndex:
         if filter.strip():
             conditions = [f"({filter})", *conditions] if conditions else [filter]
         return " and ".join(conditions)
+
+
+def _check_query(text: str | None) -> None:
+    """Raise InputValueError for a text without words."""
+    if isinstance(text, str) and not text.strip():
+        raise InputValueError(f"the text to search for is empty: {brief(text)}")
 
 
 def _at_least(hits: list[Hit], min_score: float | None) -> list[Hit]:

@@ -33,8 +33,14 @@ def is_url(name: str) -> bool:
 
 
 def is_local_file(source: Source) -> bool:
-    """Return whether a source is the path of a regular file."""
-    return isinstance(source, str | os.PathLike) and Path(source).is_file()
+    """Return whether a source is the path of a regular file.
+
+    One that cannot be looked at is not: opening it says why.
+    """
+    try:
+        return isinstance(source, str | os.PathLike) and Path(source).is_file()
+    except OSError:
+        return False
 
 
 def source_name(source: Source) -> str:

@@ -164,17 +164,24 @@ INDEX, SEARCH, SERVE = (
 INDEX_ON_SERVER, SEARCH_ON_SERVER, SERVE_SERVER = (
     [*command[:-1], "http://127.0.0.1:1"] for command in (INDEX, SEARCH, SERVE)
 )
+TAG, DUPLICATES, MCP = (
+    ["tag", "v.db", "--labels", "labels.txt"],
+    ["duplicates", "v.db"],
+    ["mcp", "--uri", "v.db"],
+)
+TAG_TABLE, DUPLICATES_OF_TABLE = ["tag", "v.parquet", *TAG[2:]], ["duplicates", "v.parquet"]
 EVALUATE = ["eval", "none.csv", "--videos", ".", "--histogram", "x.png", *WITH_DEMO_MODEL]
 # Package, the extra that installs it, and the commands that need it.
 NEEDED = [
-    ("pyarrow", "retrieval", [EMBED, INDEX]),
+    ("pyarrow", "retrieval", [EMBED, INDEX, TAG_TABLE, DUPLICATES_OF_TABLE]),
     ("lark", "retrieval", []),  # only for a filter
-    ("psutil", "retrieval", [INDEX, SEARCH, SERVE]),
+    ("psutil", "retrieval", [INDEX, SEARCH, SERVE, TAG, DUPLICATES]),
     ("pymilvus", "milvus", [INDEX_ON_SERVER, SEARCH_ON_SERVER, SERVE_SERVER]),
     ("fastapi", "retrieval", [SERVE]),
     ("starlette", "retrieval", [SERVE]),
     ("uvicorn", "retrieval", [SERVE]),
     ("python_multipart", "retrieval", [SERVE]),
+    ("mcp", "mcp", [MCP]),
     ("onnx", "onnx", [EMBED_TEXT]),
     ("onnxruntime", "onnx", [EMBED_TEXT]),
     ("ray", "ray", [EMBED_ON_RAY]),
@@ -194,8 +201,9 @@ SUFFICIENT: list[tuple[list[str], list[list[str]]]] = [
         ],
     ),
     (["onnx", "onnxruntime"], [EMBED_TEXT]),
-    (["pyarrow"], [EMBED]),
-    (["psutil"], [SEARCH]),
+    (["pyarrow"], [EMBED, TAG_TABLE, DUPLICATES_OF_TABLE]),
+    (["psutil"], [SEARCH, TAG, DUPLICATES]),
+    (["psutil", "mcp", "starlette", "uvicorn", "python_multipart"], [MCP]),
     (["psutil", "pyarrow"], [INDEX]),
     (["psutil", "fastapi", "starlette", "uvicorn", "python_multipart"], [["serve", "--uri", "none.db"]]),
     (["matplotlib"], [EVALUATE]),
@@ -211,6 +219,7 @@ def is_missed_late(package: str, command: list[str]) -> bool:
 def inputs(tmp_path: Path) -> Path:
     """A folder with what the commands above read."""
     (tmp_path / "v.csv").write_text("video,sentence\nnone.mp4,a\n")
+    (tmp_path / "labels.txt").write_text("a\nb\n")
     (tmp_path / "v.db").touch()
     (tmp_path / "v.parquet").touch()
     return tmp_path

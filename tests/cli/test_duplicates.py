@@ -99,6 +99,12 @@ def test_usual_views_are_counted(table: Path, run_main: Run, monkeypatch: pytest
     assert "2 videos look like more than 0 others each, as those of a fixed camera do" in errors
 
 
+def test_videos_of_very_usual_moments_are_counted(table: Path, run_main: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MAX_ALIKE", 0)
+    errors = run_main("duplicates", "vectors.parquet")[2]
+    assert "2 long videos consist mostly of moments that look like more than 0 others each" in errors
+
+
 def test_ctrl_c_ends_the_command(table: Path, run_main: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

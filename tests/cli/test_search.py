@@ -15,6 +15,7 @@ from clips import X264, write
 from constants import DEMO_MODEL
 from index_rows import random_rows
 
+from clip4clip import IndexUnavailableError
 from clip4clip.encoder import EncoderSpec
 from clip4clip.retrieval import VideoIndex
 
@@ -227,8 +228,34 @@ def test_a_sentence_about_nothing_in_the_index_is_probably_not_here(
     assert "probably" not in errors
     assert "probably_here" in search(next(iter(captions)), "--csv")[0]
     printed, errors = search("a dog jumps into the water", "--min-score", score + 0.01)
-    assert (printed, errors) == ("", "no videos were found\n")
+    assert printed == ""
+    assert errors.startswith(f"no videos were found\nprobably not here: the best score is {score:.3f}")
+    for narrow in (["--filter", "duration > 0"], ["--since", "2020-01-01"], ["--until", "2100-01-01"]):
+        printed, errors = search("a dog jumps into the water", "--json", *narrow)
+        assert "probably_here" not in json.loads(printed)  # it may be elsewhere in the index
+        assert errors == ""
     assert search("a dog jumps into the water", "--min-score", score - 0.01, "--json")[0]
+
+
+def test_an_error_in_the_calibration_leaves_what_was_found(
+    run_main: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        index.add(random_rows(2))
+
+    def fail(_: VideoIndex) -> None:
+        raise IndexUnavailableError("the index is away")
+
+    monkeypatch.setattr(VideoIndex, "calibration", fail)
+    code, printed, errors = run_main("search", "a star", "--uri", tmp_path / "v.db", "--json")
+    assert (code, len(printed.splitlines())) == (0, 2)
+    assert caplog.messages == ["it is unknown whether this is here at all: the index is away"]
+    monkeypatch.setattr("clip4clip.cli.search.MAX_CALIBRATED_ROWS", 1)
+    code, printed, errors = run_main("search", "a star", "--uri", tmp_path / "v.db", "--json")
+    assert (code, len(printed.splitlines()), errors) == (0, 2, "")
 
 
 def test_without_a_cache_a_search_does_not_say_whether_it_is_here(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from index_rows import random_rows
 from clip4clip import IndexUnavailableError, InputTypeError, InputValueError
 from clip4clip.cache import cache_folder
 from clip4clip.encoder import EncoderSpec, TextEncoder
-from clip4clip.index import local
+from clip4clip.index import codes
 from clip4clip.index.calibration import Calibration, Calibrator, caption_vectors, read_captions
 from clip4clip.index.engine import Engine
 from clip4clip.retrieval import VideoIndex
@@ -84,7 +85,9 @@ def test_an_index_is_calibrated_once_for_each_of_its_states(index: VideoIndex) -
     index.add(random_rows(30, start=10))
     assert index.calibration() != first
     index.delete([f"v{number}" for number in range(10, 40)])
-    assert index.calibration() == first
+    again = index.calibration()
+    assert again is not None
+    assert again.threshold == pytest.approx(first.threshold, abs=1e-5)
 
 
 def test_without_waiting_a_calibration_comes_from_the_background(
@@ -121,11 +124,46 @@ def test_an_index_that_is_away_is_no_error_in_the_background(caplog: pytest.LogC
             raise IndexUnavailableError("away")
 
     engine: Engine = Away()  # type: ignore[assignment]
-    calibrator = Calibrator(engine, MODEL, CountingEmbedder())
+    calibrator = Calibrator(engine, lambda: MODEL, CountingEmbedder())
     assert calibrator.peek() is None
     calibrator.close()
     assert calibrator.peek() is None
     assert caplog.messages == []
+
+
+def test_any_other_error_in_the_background_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def version(self) -> str:
+            raise MemoryError("no memory")
+
+    engine: Engine = Broken()  # type: ignore[assignment]
+    calibrator = Calibrator(engine, lambda: MODEL, CountingEmbedder())
+    assert calibrator.peek() is None
+    calibrator.close()
+    assert caplog.messages == ["the index could not be calibrated"]
+    assert "no memory" in caplog.text
+
+
+def test_callers_that_do_not_wait_share_one_thread_and_do_not_identify_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    started: list[str] = []
+
+    def identify_slowly(*_: object) -> Identity:
+        started.append(threading.current_thread().name)
+        assert release.wait(60)
+        raise InputValueError("no weights")
+
+    with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        index.add(random_rows(4))
+    monkeypatch.setattr(EncoderSpec, "identify", identify_slowly)
+    with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(index.calibration, wait=False) for _ in range(32)]
+            assert [answer.result() for answer in answers] == [None] * 32
+        release.set()
+    assert started == ["clip4clip-calibration"]
 
 
 def test_vectors_of_the_captions_are_cached_for_a_model(captions_cache: Path) -> None:
@@ -152,14 +190,15 @@ def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypa
     assert embed.calls == 2
 
 
-def test_a_large_file_is_calibrated_by_a_sample(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_rows_of_an_index_are_compared(index: VideoIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codes, "BEST_BLOCK", 64)
     rows = random_rows(300)
     index.add(rows)
     vectors = np.stack([row["vector"] for row in rows])
-    np.testing.assert_allclose(index._engine.best_scores(vectors), 1, atol=1e-5)
-    monkeypatch.setattr(local, "SAMPLE_ROWS", 100)
-    found = np.count_nonzero(index._engine.best_scores(vectors) > 0.999)
-    assert found == (100 if index.address.is_local else 300)
+    np.testing.assert_allclose(index._engine.best_scores(vectors), 1, atol=0.01)
+    index.delete(["v299"])
+    scores = index._engine.best_scores(vectors)
+    assert np.flatnonzero(scores < 0.9).tolist() == [299]
 
 
 def test_a_least_score_leaves_out_what_is_below_it(index: VideoIndex) -> None:

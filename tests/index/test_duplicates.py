@@ -109,6 +109,18 @@ def test_copies_of_a_long_video_are_found_by_their_scenes_in_order() -> None:
     assert groups(find_duplicates([*film("a"), *film("b", distance=0.06)])) == {}
 
 
+def test_videos_of_very_usual_moments_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MAX_ALIKE", 2)
+    copies = [row for number in range(4) for row in film(f"copy{number}", distance=0.001 * number)]
+    report = find_duplicates([*copies, *film("other", 20), *film("its_copy", 20)])
+    assert groups(report) == {"its_copy": ["other"]}
+    assert report.usual_cuts == 4
+    shared = [
+        row for number in range(4) for row in [*film(f"v{number}")[:2], *film(f"v{number}", 30 + 20 * number)[2:]]
+    ]
+    assert find_duplicates(shared).usual_cuts == 0  # they have an opening in common
+
+
 def test_scenes_in_another_order_or_few_of_them_are_no_duplicates() -> None:
     rows = film("b")
     shuffled = [row | {"vector": other["vector"]} for row, other in zip(rows, rows[::-1], strict=True)]
@@ -153,6 +165,19 @@ def test_a_clip_is_found_in_the_video_that_it_was_cut_from_with_its_time() -> No
     [times] = report.groups[0].duplicates[0].times
     assert (times.start, times.end) == (0.0, 22.0)
     assert (times.kept_start, times.kept_end) == pytest.approx((9.0, 31.0), abs=0.5)
+
+
+def test_a_clip_of_one_frame_is_looked_for_at_a_few_places_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows: list[int] = []
+    pool = Timeline.pool
+
+    def count_windows(timeline: Timeline, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        windows.append(len(starts))
+        return pool(timeline, starts, ends)
+
+    monkeypatch.setattr(Timeline, "pool", count_windows)
+    assert groups(find_duplicates([*film("a"), clip("frame", scene(3), 0.04)])) == {"a": ["frame"]}
+    assert sum(windows) < 4 * 105 + 2 * duplicates.MAX_PLACES + 10
 
 
 def test_a_picture_that_stands_long_or_recurs_matches_nothing_by_itself() -> None:

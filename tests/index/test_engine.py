@@ -299,7 +299,8 @@ def test_the_best_score_is_that_of_the_nearest_row(engine: Engine) -> None:
     rows[0]["vector"] = 3 * rows[0]["vector"]  # no vector has to have norm 1
     add(engine, rows)
     expected = [engine.search(vector, 1)[0].score for vector in vectors]
-    np.testing.assert_allclose(engine.best_scores(vectors), expected, atol=1e-5)
+    tolerance = 0.01 if engine.address.is_local else 1e-5  # a file compares its codes
+    np.testing.assert_allclose(engine.best_scores(vectors), expected, atol=tolerance)
 
 
 def test_only_check_filter_warns_about_a_field_that_no_row_has(

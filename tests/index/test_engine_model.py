@@ -186,6 +186,14 @@ class EngineMachine(RuleBasedStateMachine):
         for row in self.rows.values():
             row["video"] = videos.get(row["video"], row["video"])
 
+    @rule(ids=id_lists, rating=st.sampled_from([None, 1, "good"]))
+    def update_fields(self, ids: list[str], rating: Any) -> None:
+        self.engine.update_fields({id_: {"rating": rating} for id_ in ids})
+        for row in (self.rows[id_] for id_ in ids if id_ in self.rows):
+            row.pop("rating", None)
+            if rating is not None:
+                row["rating"] = rating
+
     @rule()
     def reopen(self) -> None:
         self.engine.close()
@@ -250,7 +258,8 @@ class ServerMachine(EngineMachine):
         return self.address  # one for all examples, as to create a collection takes seconds
 
     def teardown(self) -> None:
-        self.engine.delete(filter="exists id")
+        if hasattr(self, "engine"):
+            self.engine.delete(filter="exists id")
         super().teardown()
 
 

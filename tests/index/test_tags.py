@@ -13,7 +13,7 @@ from constants import DEMO_MODEL
 from index_rows import random_rows
 from safetensors.torch import load_file, save_file
 
-from clip4clip import InputTypeError, InputValueError, ModelMismatchError
+from clip4clip import InputTypeError, InputValueError, ModelMismatchError, VideoIndexError
 from clip4clip.encoder import EncoderSpec, TextEncoder
 from clip4clip.index.tags import Tagger, read_labels
 from clip4clip.library.table import read_rows
@@ -116,13 +116,25 @@ def test_tags_that_were_stored_before_an_interruption_are_kept(tmp_path: Path, m
         assert index.store_tags(index.tags(["red", "blue"])) == 4
 
 
-def test_a_row_that_is_deleted_while_others_are_tagged_does_not_come_back(tmp_path: Path) -> None:
-    with VideoIndex(tmp_path / "v.db", encoder=DEMO) as index:
-        index.add(random_rows(3))
-        tagged = [*index.tags(["red", "blue"])]
-        index.delete(["v1"])
-        index.store_tags(tagged)
-        assert sorted(hit.id for hit in index.videos()) == ["v0", "v2"]
+def test_a_row_that_is_deleted_while_others_are_tagged_does_not_come_back(index: VideoIndex) -> None:
+    index.add(random_rows(3))
+    tagged = [*index.tags(["red", "blue"])]
+    with VideoIndex(index.address.uri, index.address.collection, timeout=60) as other:
+        other.delete(["v1"])
+    index.store_tags(tagged)
+    assert sorted(hit.id for hit in index.videos()) == ["v0", "v2"]
+
+
+@pytest.mark.parametrize("fields", [{"label": "mine"}, {"labels": ["mine"]}])
+def test_fields_of_the_same_names_that_are_no_tags_are_not_replaced(index: VideoIndex, fields: dict[str, Any]) -> None:
+    rows = random_rows(3)
+    rows[1] |= fields
+    index.add(rows)
+    with pytest.raises(VideoIndexError, match=f"the field '{next(iter(fields))}' of 'v1' is none that clip4clip has"):
+        index.store_tags(index.tags(["red", "blue"]))
+    assert {hit.id: hit.fields for hit in index.videos("exists label or exists labels")} == {
+        "v1": {"duration": 1.0, **fields}
+    }
 
 
 def test_a_video_that_is_embedded_again_loses_its_tags(tmp_path: Path, drawings: Path) -> None:
@@ -137,6 +149,18 @@ def test_a_video_that_is_embedded_again_loses_its_tags(tmp_path: Path, drawings:
         (folder / "a.mp4").write_bytes(clips[2].read_bytes())
         assert index.sync(folder).changed == 1
         assert [Path(hit.path).name for hit in index.videos("exists label or exists labels")] == ["b.mp4"]
+
+
+def test_a_video_that_is_embedded_again_keeps_a_label_that_is_no_tag(tmp_path: Path, drawings: Path) -> None:
+    clips = sorted((drawings / "eval").iterdir())
+    path = (tmp_path / "videos" / "a.mp4").resolve()
+    path.parent.mkdir()
+    path.write_bytes(clips[0].read_bytes())
+    with VideoIndex(tmp_path / "v.db", encoder=DEMO) as index:
+        index.add([row | {"id": "a", "path": str(path), "label": "mine"} for row in random_rows(1)])
+        assert index.sync(path.parent).changed == 1
+        [hit] = index.videos()
+        assert (hit.id, hit.fields["label"]) == ("a", "mine")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +195,7 @@ def test_labels_may_have_any_line_ends_and_spaces(tmp_path: Path) -> None:
         ({"template": "a video"}, InputValueError, "the template must have {} once, .* unlike 'a video'"),
         ({"template": "{} and {}"}, InputValueError, "the template must have {} once"),
         ({"top": 0}, InputValueError, "top must be a whole number from 1, not 0"),
-        ({"min_score": 50}, InputValueError, "min_score must be a cosine similarity from -1 to 1, not 50"),
+        ({"min_score": 50}, InputValueError, "min_score must be a share or a similarity from -1 to 1, not 50"),
     ],
 )
 def test_invalid_arguments_are_errors(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

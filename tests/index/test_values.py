@@ -143,6 +143,8 @@ def test_invalid_search_arguments_are_rejected(index: VideoIndex, tmp_path: Path
     for empty in ("", " \n"):
         with pytest.raises(InputValueError, match="the text to search for is empty"):
             index.search(empty)
+        with pytest.raises(InputValueError, match="the text to search for is empty"):
+            index.embed(empty)
     for limit in (0, -1, 16385, 10**30, 1.5, True, "3", None):
         with pytest.raises(InputValueError, match=r"from 1 to 16,384, not"):
             index.search("a", limit=limit)  # type: ignore[arg-type]

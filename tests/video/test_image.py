@@ -107,6 +107,16 @@ def test_the_content_decides_what_is_an_image(tmp_path: Path) -> None:
             assert read_image(source) is not None
 
 
+def test_a_path_that_cannot_be_looked_at_is_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_image("a" * 5000) is None  # longer than any file system allows
+
+    def refuse(_: Path) -> bool:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert read_image("a.png") is None
+
+
 def test_a_damaged_image_and_one_over_a_limit_are_errors() -> None:
     for kind in ("JPEG", "PNG", "WEBP"):
         content = encode(PHOTO, kind)
