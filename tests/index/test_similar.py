@@ -144,8 +144,8 @@ def test_invalid_arguments_are_errors(index: VideoIndex) -> None:
             index.similar(*arguments)
 
 
-def test_the_only_video_has_no_similar_ones(index: VideoIndex) -> None:
+def test_the_only_video_has_no_similar_ones(new_index: VideoIndex) -> None:
     with pytest.raises(VideoIndexError, match=r"there is no collection|no index"):
-        index.similar("/a")
-    index.add(cut("/a", (0, 10), (10, 20), start=0))
-    assert index.similar("/a") == index.similar("/a", 3, per_video=None) == []
+        new_index.similar("/a")
+    new_index.add(cut("/a", (0, 10), (10, 20), start=0))
+    assert new_index.similar("/a") == new_index.similar("/a", 3, per_video=None) == []

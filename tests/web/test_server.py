@@ -187,7 +187,7 @@ class Index:
         return None
 
     def embed(self, text=None, **options):
-        print("searching", flush=True)
+        print("searching\\n", end="", flush=True)  # in one piece, as several threads print
         threading.Event().wait()
 
 run_page(Index(), port=0, on_ready=lambda url: print(url, flush=True))
