@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from . import __version__
 from .errors import Clip4clipError
+from .index.calibration import is_probably_here
 from .index.hit import Hit
 from .index.video_index import VideoIndex
 
@@ -97,7 +98,7 @@ def make_server(index: VideoIndex) -> MCPServer[Any]:
         with _errors_for_the_assistant():
             index.check_filter(filter)
             hits = index.search(sentence, limit=limit, filter=filter, per_video=per_video)
-            is_probable = None if filter.strip() else _is_probable(index, hits)  # a filter may leave out where it is
+            is_probable = is_probably_here(index, hits, filter)
             if min_score is not None:
                 hits = [hit for hit in hits if hit.score >= min_score]
             return SearchResult(moments=[_to_moment(hit) for hit in hits], probably_here=is_probable)
@@ -128,12 +129,6 @@ def _errors_for_the_assistant() -> Iterator[None]:
         yield
     except Clip4clipError as error:
         raise ToolError(str(error)) from error
-
-
-def _is_probable(index: VideoIndex, hits: list[Hit]) -> bool | None:
-    """Return whether the index probably shows what was searched for; None if that is unknown."""
-    calibration = index.calibration(wait=False)
-    return calibration.probably_here(hits[0].score) if calibration and hits else None
 
 
 def _to_moment(hit: Hit) -> Moment:

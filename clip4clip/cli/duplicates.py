@@ -32,7 +32,7 @@ def duplicates(
             metavar="[TABLE|URI]",
             help="A table written by `clip4clip embed` (.parquet); or an index: a file (.db), or a Milvus server.",
         ),
-    ] = "./videos.db",
+    ] = IndexOptions.uri,
     *,
     threshold: Annotated[
         float,

@@ -14,9 +14,10 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,10 @@ from ..files import atomic_write
 from ..threads import ForkSafeLock
 from ..weights.identity import Identity
 from .engine import Engine
+
+if TYPE_CHECKING:
+    from .hit import Hit
+    from .video_index import VideoIndex
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +71,24 @@ class Calibration:
             score: score of the best result of the query.
         """
         return score >= self.threshold
+
+
+def is_probably_here(index: VideoIndex, hits: Sequence[Hit], filter: str) -> bool | None:  # noqa: A002
+    """Return whether an index probably has what a text query describes, for a server: without waiting.
+
+    Args:
+        index: index that was searched.
+        hits: what the query has found, best first, of any score.
+        filter: filter of the search.
+
+    Returns:
+        None if it is unknown: without hits, before the index is calibrated, and with a filter, which may leave out
+        where it is.
+    """
+    if not hits or filter.strip():
+        return None
+    calibration = index.calibration(wait=False)
+    return calibration.probably_here(hits[0].score) if calibration else None
 
 
 class Calibrator:

@@ -25,14 +25,9 @@ def to_moment(hit: Hit, copies: Iterable[Hit] = ()) -> Moment:
     is_here = not is_url(hit.path)
     times = {"start": _seconds(hit.start), "end": _seconds(hit.end)} if is_moment else {}
     return Moment(
-        id=str(hit.id),
-        video=str(hit.video),
-        name=file_name(hit),
-        path=hit.path,
+        **dict(to_copy(hit)),
         start=hit.start,
         end=hit.end,
-        time=hit.time_range,
-        score=hit.score,
         duration=_duration(hit),
         modified=_modified(hit),
         fields=_further_fields(hit),

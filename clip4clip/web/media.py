@@ -31,7 +31,7 @@ except ImportError as error:
 
 from .file_response import FileResponse, wait_until_left
 from .parameters import VideoId
-from .problems import problem_responses
+from .problems import DISK_FULL, problem_responses
 from .video_files import VideoFile, VideoFiles, file_version, gone, media_type
 from .workers import Workers
 
@@ -42,7 +42,6 @@ MAX_CLIP_LENGTH = 600  # seconds of a clip
 MAX_CLIP_BYTES = 1 << 31
 CLIP_SECONDS = 60  # until a clip is cut out, including the time that it waits
 CLIP_LIMITS = Limits(threads=1)
-DISK_FULL = "The clip cannot be stored: the server's disk may be full."
 CHECK_SECONDS = 0.2  # between two looks at a clip that is being cut out
 
 Start = Annotated[

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 FAILED = "The server could not do this. Its log says more."
+DISK_FULL = "The clip cannot be stored: the server's disk may be full."
 UNAVAILABLE = "The index does not answer at the moment. Try again in a minute."
 
 DESCRIPTIONS = {

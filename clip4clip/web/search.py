@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import MissingExtraError, VideoError
+from ..index.calibration import is_probably_here
 from ..index.clip_query import merge_hits
 from ..index.copies import fold_copies
 from ..index.hit import Hit
@@ -156,7 +157,8 @@ class Search:
             self._index.check_filter(options.filter)
         last = options.offset + options.k
         hits = _search_folded(search, last + 1)
-        is_probable = self._is_probable(hits[0][0]) if is_text and hits and not options.filter.strip() else None
+        listed = [hit for hit, _ in hits]
+        is_probable = is_probably_here(self._index, listed, options.filter) if is_text else None
         if options.min_score is not None:
             hits = [(hit, copies) for hit, copies in hits if hit.score >= options.min_score]
         return SearchAnswer(
@@ -166,10 +168,6 @@ class Search:
             probably_here=is_probable,
             milliseconds=1000 * (time.perf_counter() - start),
         )
-
-    def _is_probable(self, best: Hit) -> bool | None:
-        calibration = self._index.calibration(wait=False)
-        return calibration.probably_here(best.score) if calibration else None
 
 
 def _search_folded(search: Callable[[int], list[Hit]], count: int) -> list[tuple[Hit, list[Hit]]]:

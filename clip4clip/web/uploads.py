@@ -23,6 +23,7 @@ except ImportError as error:
     raise MissingExtraError("the page needs fastapi: pip install 'towhee-clip4clip[retrieval]'") from error
 
 from .file_response import wait_until_left
+from .problems import DISK_FULL
 from .timed_file import TimedFile
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Uploads:
             raise HTTPException(408, f"The clip did not arrive within {UPLOAD_SECONDS} seconds.") from error
         except OSError as error:
             logger.error("a clip cannot be stored in %s: %s", tempfile.gettempdir(), error)
-            raise HTTPException(507, "The clip cannot be stored: the server's disk may be full.") from error
+            raise HTTPException(507, DISK_FULL) from error
 
 
 def _form_error() -> HTTPException:
