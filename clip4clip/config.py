@@ -58,7 +58,7 @@ class CLIPConfig:
         text_layers: number of transformer blocks of the text tower.
         text_head_width: channels of an attention head of the text tower.
         text_mlp_width: size of the hidden layer of each MLP of the text tower; None for four times its width.
-        activation: of the MLPs of both towers: ``'quick_gelu'``, ``x * sigmoid(1.702 x)``, or ``'gelu'``, the exact one.
+        activation: of the MLPs: ``'quick_gelu'``, which is ``x * sigmoid(1.702 x)``, or ``'gelu'``, the exact one.
         norm_eps: epsilon of every LayerNorm of both towers.
         pooling: how the vision tower makes one embedding of its tokens: ``'token'`` takes the class token, ``'mean'``
             the mean of the patches, ``'attention'`` lets a trained query attend to all tokens (Perception Encoder,
