@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import CLIPConfig
+from .errors import InputValueError
 
 
 class QuickGELU(nn.Module):
@@ -285,6 +286,8 @@ class SequenceTransformer(nn.Module):
 
     def __init__(self, width: int, layers: int, positions: int) -> None:
         super().__init__()
+        if width % 64:
+            raise InputValueError(f"a seqTransf head needs embeddings of a multiple of 64 numbers, not {width}")
         self.frame_position_embeddings = _embedding(positions, width)
         self.transformerClip = Transformer(layers, width, 64, 4 * width, "quick_gelu", eps=1e-12)
         self.mean = MeanPooling()
