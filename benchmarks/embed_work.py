@@ -186,7 +186,7 @@ def frame_flop(config: CLIPConfig, one_in_last: bool) -> float:
     one_in_last = one_in_last and config.pooling == "token"
     flop = transformer_flop(patches + 1, width, mlp_width, config.vision_layers, one_in_last)
     if config.pooling == "attention":  # the last layer of a transformer, for one query
-        flop += transformer_flop(patches + 1, width, mlp_width, 1, one_in_last=True)
+        flop += transformer_flop(patches + 1, width, 4 * width, 1, one_in_last=True)
     return flop + 2 * patches * width * 3 * config.patch_size**2 + 2 * width * config.embed_dim
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from .errors import CacheError, first_line
 
 
@@ -26,6 +24,8 @@ def cache_folder() -> Path:
     Raises:
         CacheError: the folder is in a home folder that cannot be determined.
     """
+    from platformdirs import user_cache_path  # only here: benchmarks/gpu.py also runs without it
+
     try:
         return (_configured_folder() or user_cache_path("clip4clip", appauthor=False)).expanduser()
     except RuntimeError as error:
