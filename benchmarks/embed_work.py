@@ -58,6 +58,8 @@ KEPT, FIRST_TIME, KEPT_INT8 = DEFAULT + GRAPH_KEPT, f"{DEFAULT}, first time", IN
 PRODUCTS = {"torch": "products alone, torch", "onnxruntime": "products alone, ONNX Runtime"}
 READING = {"sum": "reading alone, sum", "product": "reading alone, matrix × vector"}
 
+BRIEF_CAPTIONS, BRIEF_FLOP = 16, 110e9  # captions, and FLOP of all frames, of the rows of brief_rows()
+
 FRAME = (720, 1280)
 WORDS = ("dog", "horse", "kids", "grass", "people", "house", "car", "green", "small", "play", "watch", "near", "the")
 
@@ -127,6 +129,16 @@ class Tasks:
         if not self.short:
             rows[VIDEOS_RAW.format(self.frames)] = lambda title: self._videos(title, 8, self.rounds // 3 + 1)
         return rows
+
+    def brief_rows(self) -> dict[str, Callable[[str], Row]]:
+        """Return three rows of the network alone; large networks get few frames."""
+        mixed = mixed_captions(BRIEF_CAPTIONS, self.setup.config.context_length)
+        self.frames = max(1, min(self.frames, int(BRIEF_FLOP // frame_flop(self.setup.config, one_in_last=False))))
+        return {
+            TEXT_NETWORK.format(10): lambda title: self._ids(title, [caption_of(10)]),
+            MANY_NETWORK.format(BRIEF_CAPTIONS): lambda title: self._ids(title, mixed),
+            FRAMES_NETWORK.format(self.frames): self._pixels,
+        }
 
     def _text_contenders(self, captions: list[str]) -> list[Contender]:
         peers = [self.contenders[name] for name in (TRANSFORMERS, ONNX, ONNX_INT8, OPENVINO) if name in self.contenders]

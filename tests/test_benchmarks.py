@@ -31,7 +31,7 @@ def test_the_short_form_compares_the_vectors_of_all_installed_libraries(tmp_path
     command = [sys.executable, EMBED, "--short", "--model", DEMO_MODEL, "--json", report]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows = json.loads(report.read_text("utf-8"))["rows"]
+    rows = json.loads(report.read_text("utf-8"))["models"][DEMO_MODEL]["rows"]
     assert {"clip4clip, torch bfloat16", "clip4clip, int8"} <= rows["3 frames, network alone"].keys()
     cells = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines() if line.startswith("│")]
     printed = {line[1]: line[2:-1] for line in cells}
