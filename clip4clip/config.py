@@ -7,8 +7,9 @@ import os
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import cast
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
 
 from .errors import InputTypeError, InputValueError, UnknownNameError, brief
 
@@ -124,6 +125,7 @@ class CLIPConfig:
             )
 
 
+HEAD_WIDTH = 64  # until model.py and onnx_towers.py read it from the configuration
 MAX_SIZE = 1_000_000  # of any size of a network
 
 
@@ -150,6 +152,7 @@ class Model:
         hub: reference to a file on the Hugging Face hub, ``hf://owner/repo@revision/file``.
         local_file: name of the checkpoint in the operator's folder; it takes precedence over the hub.
         packaged_file: name of the checkpoint in the folder of this package; it takes precedence over the other two.
+        is_trusted: whether the file on the hub is known to hold this network, so that nothing there need say so.
         weights: of a registered model: absolute path of a file or folder, or a reference to the hub.
         aligned_with: name of the model whose vision tower this model has. Its own weights are those of another text
             tower, which was trained to return vectors of the same space.
@@ -159,6 +162,7 @@ class Model:
     hub: str = ""
     local_file: str = ""
     packaged_file: str = ""
+    is_trusted: bool = False
     weights: str = ""
     aligned_with: str = ""
 
@@ -173,10 +177,12 @@ MODELS: Mapping[str, Model] = {
         _B32,
         hub="hf://timm/vit_base_patch32_clip_224.openai@ab5b8ef490e86faa07d3523926b842c765de1de5/open_clip_model.safetensors",
         local_file="pytorch_model.bin.1",
+        is_trusted=True,
     ),
     "clip_vit_b16": Model(
         _B16,
         hub="hf://timm/vit_base_patch16_clip_224.openai@977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d/open_clip_model.safetensors",
+        is_trusted=True,
     ),
     "clip_vit_l14": Model(
         _L14,
@@ -260,11 +266,30 @@ def get_model(name: str) -> Model:
         UnknownNameError: there is no such model; the message suggests similar names, and lists all.
     """
     if name not in MODELS:
-        names = difflib.get_close_matches(re.sub(r"\W", "_", name.lower()), MODELS)
+        names = difflib.get_close_matches(re.sub(r"\W", "_", name.lower()), MODELS, n=2)
         question = f"did you mean {' or '.join(names)}? The" if names else "the"
         separator = ", " if names else "; "
         raise UnknownNameError(f"unknown model {name!r}{separator}{question} models are {', '.join(MODELS)}")
     return MODELS[name]
+
+
+def get_config(name: str) -> CLIPConfig:
+    """Return the network of a model.
+
+    Raises:
+        UnknownNameError: there is no such model, or it was registered without a network.
+    """
+    config = get_model(name).config
+    if config is None:
+        raise UnknownNameError(
+            f"the network of {name!r} is known only from its weights: pass a config to clip4clip.register_model"
+        )
+    return config
+
+
+def is_registered(name: str) -> bool:
+    """Return whether a name was given by :func:`register_model`, so that another process may not know it."""
+    return name in MODELS and name not in _BUILT_IN
 
 
 def register_model(
@@ -330,7 +355,7 @@ def _absolute(weights: str | os.PathLike[str] | None) -> str:
     reference = os.fspath(weights)
     if not reference:
         raise InputValueError("weights must not be an empty path")
-    return reference if reference.startswith("hf://") else os.path.abspath(os.path.expanduser(reference))
+    return reference if reference.startswith("hf://") else str(Path(os.path.expanduser(reference)).absolute())
 
 
 def add_model(name: str, model: Model) -> None:
@@ -358,33 +383,36 @@ def add_model(name: str, model: Model) -> None:
 def registered_models(name: str | None) -> dict[str, Model]:
     """Return what another process must add to know a model: nothing, unless the model is a registered one."""
     models: dict[str, Model] = {}
-    while name and name not in _BUILT_IN and name in MODELS and name not in models:
+    while name and is_registered(name):
         models[name] = MODELS[name]
         name = MODELS[name].aligned_with
     return models
 
 
-def find_mismatches(sizes: Mapping[str, int], model_name: str) -> tuple[list[str], str]:
-    """Compare the sizes of a network with those of a model.
-
-    Args:
-        sizes: values of some fields of :class:`CLIPConfig`.
-        model_name: key of :data:`MODELS`.
-
-    Returns:
-        One phrase for each size that differs; and a sentence that names the model that the sizes fit, or "".
+def image_model(name: str) -> str:
+    """Return the name of the model whose vision tower a model has: its own name, for most.
 
     Raises:
         UnknownNameError: there is no such model.
     """
-    config = get_model(model_name).config
-    if config is None:
-        return [], ""
-    expected = asdict(config)
-    mismatches = [f"{name} is {size}, not {expected[name]}" for name, size in sizes.items() if size != expected[name]]
+    return get_model(name).aligned_with or name
+
+
+def find_mismatches(facts: Mapping[str, Any], config: CLIPConfig) -> tuple[list[str], str]:
+    """Compare what is known about a network with a configuration.
+
+    Args:
+        facts: values of some fields of :class:`CLIPConfig`.
+        config: the configuration.
+
+    Returns:
+        One phrase for each value that differs; and a sentence that names a model that the values fit, or "".
+    """
+    expected = vars(config)
+    mismatches = [
+        f"{name} is {value}, not {expected[name]}" for name, value in facts.items() if value != expected[name]
+    ]
     if not mismatches:
         return [], ""
-    fitting = [
-        name for name, model in MODELS.items() if model.config and sizes.items() <= asdict(model.config).items()
-    ]
+    fitting = [name for name, model in MODELS.items() if model.config and facts.items() <= vars(model.config).items()]
     return mismatches, f" It fits model_name={fitting[0]!r}." if fitting else ""

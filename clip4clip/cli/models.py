@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -14,10 +13,8 @@ from .console import out, plain
 from .options import complete_model
 from .output import print_json
 
-if TYPE_CHECKING:
-    from ..model_facts import ModelFacts
-
 NOT_STATED = "not stated"
+WIDE = 95  # columns of a terminal that has room for the names of the networks
 # Of `clip4clip models NAME`: what is printed in front of each fact, and what behind its value.
 LABELS = {
     "network": ("network", ""),
@@ -108,15 +105,16 @@ def _describe(name: str) -> dict[str, Any]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    columns = [Column("MSR-VTT\nR@1", justify="right"), Column("COCO\nR@5", justify="right")]
-    columns += [Column("Image\nNet", justify="right")]
+    is_wide = out.width >= WIDE
     table = Table(
         Column("name", no_wrap=True),
-        Column("network", no_wrap=True),
-        Column("vector", justify="right"),
+        *([Column("network", no_wrap=True)] if is_wide else []),
+        Column("dim", justify="right"),
         Column("MB", justify="right"),
         Column("licence", no_wrap=True),
-        *columns,
+        Column("MSR-\nVTT\nR@1", justify="right"),
+        Column("\nCOCO\nR@1", justify="right"),
+        Column("Im-\nage\nNet", justify="right"),
         Column("here"),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -128,11 +126,11 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         number = footnotes.setdefault(sentence, len(footnotes) + 1) if sentence else None
         table.add_row(
             plain(row["name"] + (f" [{number}]" if number else "")),
-            row.get("network", ""),
+            *([row.get("network", "")] if is_wide else []),
             str(row["vector"] or ""),
             f"{row['megabytes']:,}" if "megabytes" in row else "",
             row["licence"] or NOT_STATED if "licence" in row else "",
-            *(_figure(row.get(key)) for key in ("msrvtt_r1", "coco_r5", "imagenet")),
+            *(_figure(row.get(key)) for key in ("msrvtt_r1", "coco_r1", "imagenet")),
             "yes" if row["path"] else "",
         )
     out.print(table)

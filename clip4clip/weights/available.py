@@ -8,7 +8,7 @@ from pathlib import Path
 from ..config import get_model
 from ..errors import WeightsNotFoundError
 from .hub import CHECKPOINT_NAMES, HubReference
-from .locate import locate_local_default
+from .locate import locate_in_operator_folders
 
 
 def find_available(model_name: str) -> Path | None:
@@ -18,12 +18,15 @@ def find_available(model_name: str) -> Path | None:
         UnknownNameError: there is no such model.
     """
     model = get_model(model_name)
-    try:
-        path = locate_local_default(model, None, [])
-    except WeightsNotFoundError:  # unreadable, or it is unclear which of several files is meant
-        return None
-    if path is not None:
-        return path
+    if model.packaged_file:
+        return Path(__file__).parents[1] / model.packaged_file
+    if model.local_file:
+        try:
+            path = locate_in_operator_folders(model.local_file, None, [])
+        except WeightsNotFoundError:  # unreadable, or it is unclear which of several files is meant
+            return None
+        if path is not None:
+            return path
     if model.weights and not model.weights.startswith("hf://"):
         return Path(model.weights) if Path(model.weights).exists() else None
     reference = model.weights or model.hub
