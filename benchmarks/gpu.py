@@ -15,7 +15,8 @@ These parts follow each other, until the deadline (what is left out for it is re
    random order, and ratios are taken within a round. Vectors are compared in every row;
 4. the same with torch.compile, which takes up to a minute for each row.
 
-The exit code is 1 if a result differs by more than its bar (gpu_work.py lists them), and 2 if there is no such device.
+The exit code is 1 if a result differs by more than its bar (gpu_work.py lists them) or was not checked in time, and
+2 if there is no such device.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ from gpu_work import (
     Network,
     check_parity,
     check_training,
-    missing_peers,
     networks,
     our_contender,
     peer_contender,
     training_step,
+    why_missing,
 )
 
 BATCHES, TINY_BATCHES = (1, 64, 512), (1, 3)
@@ -106,19 +107,25 @@ class Report:
             self.path.write_text(json.dumps(self.content, indent=1) + "\n", "utf-8")
 
     def failures(self) -> list[str]:
-        """Return a message for each result that misses its bar."""
+        """Return a message for each result that misses its bar, and for each that there was no time to check."""
+        unchecked = [
+            f"{what} was not checked: {reason}"
+            for what, reason in self.content["skipped"].items()
+            if what.startswith(("parity", "training"))
+        ]
         missed = [
             f"{part}: {row['network']}, {row.get('modality', 'both towers')}, {row['precision']}: {numbers_of(row)}"
             for part in ("parity", "training")
             for row in self.content[part]
             if not row["met"]
         ]
-        return missed + [
+        other_vectors = [
             f"speed: {title_of(row)}: {name} gives other vectors: cosine {own['cosine']:.6f}"
             for row in self.content["speed"]
             for name, own in row["contenders"].items()
             if not own["cosine"] >= PARITY_BARS[row["precision"]][0]
         ]
+        return unchecked + missed + other_vectors
 
 
 def describe_device(device: str) -> dict[str, Any]:
@@ -159,27 +166,36 @@ def run_training(report: Report, tested: list[Network], device: str) -> None:
             report.add("training", check_training(network, device, precision, expected))
 
 
-def build_contenders(report: Report, network: Network, device: str, precision: str) -> list[Contender]:
-    missing = missing_peers(network)
-    for name, reason in missing.items():
-        report.skip(f"{name}, {network.name}", reason)
-    peers = [peer_contender(name, network, device, precision) for name in PEERS if name not in missing]
-    return [our_contender(network, device, precision), *peers]
+def build_contenders(
+    report: Report, network: Network, device: str, precision: str, peers: tuple[str, ...]
+) -> list[Contender]:
+    """Return this project, and those of the peers that are installed and have the network."""
+    contenders = [our_contender(network, device, precision)]
+    for name in peers:
+        if reason := why_missing(name, network):
+            report.skip(f"{name}, {network.name}", reason)
+        else:
+            contenders.append(peer_contender(name, network, device, precision))
+    return contenders
 
 
-def run_speed(report: Report, tested: list[Network], meter: Meter, batches: tuple[int, ...]) -> None:
+def run_speed(
+    report: Report, tested: list[Network], meter: Meter, batches: tuple[int, ...], peers: tuple[str, ...]
+) -> None:
     for precision, sizes in (("float16", batches), ("float32", batches[1:2])):
         for network in tested:
             if not report.has_time(f"speed of {network.name}, {precision}"):
                 continue
-            contenders = build_contenders(report, network, meter.device, precision)
+            contenders = build_contenders(report, network, meter.device, precision, peers)
             for modality in MODALITIES:
                 for batch in sizes:
                     for kind in (ARRAYS, NETWORK):
                         measure_case(report, Case(network, modality, batch, precision, kind), meter, contenders)
 
 
-def run_compiled(report: Report, tested: list[Network], meter: Meter, batches: tuple[int, ...]) -> None:
+def run_compiled(
+    report: Report, tested: list[Network], meter: Meter, batches: tuple[int, ...], peers: tuple[str, ...]
+) -> None:
     """Measure compiled towers beside the others, the batch that matters most first."""
     seconds = COMPILE_SECONDS if meter.device.startswith("cuda") else 0.0
     contenders: dict[str, list[Contender]] = {}
@@ -192,7 +208,7 @@ def run_compiled(report: Report, tested: list[Network], meter: Meter, batches: t
                     continue
                 start = time.monotonic()
                 if network.name not in contenders:
-                    others = build_contenders(report, network, meter.device, "float16")
+                    others = build_contenders(report, network, meter.device, "float16", peers)
                     compiled = our_contender(network, meter.device, "float16", compiled=True)
                     contenders[network.name] = [*others, compiled]
                 measure_case(report, case, meter, contenders[network.name])
@@ -275,6 +291,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", help="device of torch: cuda, cuda:1 or cpu")
     parser.add_argument("--tiny", action="store_true", help="take networks of two small layers, to try the script")
     parser.add_argument("--no-compiled", action="store_true", help="leave out torch.compile")
+    parser.add_argument("--no-peers", action="store_true", help="leave out open_clip and transformers")
     parser.add_argument("--deadline", type=float, default=220, help="seconds after which nothing is begun")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds of each row of speeds")
     parser.add_argument("--seconds", type=float, default=0.05, help="time for which calls are repeated in each round")
@@ -296,11 +313,12 @@ def main(arguments: list[str] | None = None) -> int:
     meter = Meter(options.device, options.rounds, options.seconds)
     run_parity(report, tested, options.device)
     run_training(report, tested, options.device)
-    run_speed(report, tested, meter, batches)
+    peers = () if options.no_peers else tuple(PEERS)
+    run_speed(report, tested, meter, batches, peers)
     if options.no_compiled:
         report.skip(COMPILED, "--no-compiled")
     else:
-        run_compiled(report, tested, meter, batches)
+        run_compiled(report, tested, meter, batches, peers)
     report.write()
     print_report(report)
     failures = report.failures()

@@ -185,18 +185,16 @@ def call_with_arrays(function: Function, device: str, dtype: torch.dtype, inputs
     return function(tensor.to(dtype) if tensor.is_floating_point() else tensor).float().cpu().numpy()
 
 
-def missing_peers(network: Network) -> dict[str, str]:
-    """Return why other libraries are left out, by name."""
-    missing = {}
-    for name, modules in PEERS.items():
-        try:
-            for module in modules.split():
-                importlib.import_module(module)
-        except (ImportError, RuntimeError) as error:  # the latter from a torchvision for another torch
-            missing[name] = f"not installed: {str(error).splitlines()[0]}"
-    if not has_transformers_network(network.config):
-        missing[TRANSFORMERS] = "it does not have the network"
-    return missing
+def why_missing(name: str, network: Network) -> str:
+    """Return why another library cannot embed with the network; "" if it can."""
+    if name == TRANSFORMERS and not has_transformers_network(network.config):
+        return "it does not have the network"
+    try:
+        for module in PEERS[name].split():
+            importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # the latter from a torchvision for another torch
+        return f"not installed: {str(error).splitlines()[0]}"
+    return ""
 
 
 # Parity and training
