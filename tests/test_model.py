@@ -155,7 +155,8 @@ def test_each_pooling_takes_its_part_of_the_normalised_tokens(rotary: bool, rand
     config, pixels, recorded = replace(ROTARY, rotary=rotary), torch.randn(3, 3, 32, 32), []
     state = random_state(config)
     towers = {pooling: vision_tower(replace(config, pooling=pooling), state) for pooling in ("token", "mean")}
-    towers["attention"] = vision_tower(config, state)
+    towers["attention"] = vision_tower(replace(config, pooling_heads=4), state)
+    assert towers["attention"].attn_pool.attn.head_width == 32
     towers["mean"].ln_post.register_forward_hook(lambda module, inputs, output: recorded.append(output))
     embeddings = {pooling: tower(pixels) for pooling, tower in towers.items()}
     (tokens,) = recorded  # (3, 1 + 16, C)
@@ -274,6 +275,8 @@ def test_random_weights_depend_only_on_the_seed_and_distinguish_frames(config: C
     first, again, other = random_state_dict(config), random_state_dict(config), random_state_dict(config, seed=1)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["visual.proj"], other["visual.proj"])
+    norms = [tensor for name, tensor in first.items() if name.endswith((".layernorm.weight", "ln_1.weight"))]
+    assert all((tensor == 1).all() for tensor in norms)
     tower = VisionTower(config)
     tower.load_state_dict(tower_state(first, "video"))
     with torch.inference_mode():
