@@ -49,7 +49,7 @@ class ModelFacts:
 
 OPEN_CLIP = "https://github.com/mlfoundations/open_clip/blob/main/docs/openclip_retrieval_results.csv"
 OPEN_CLIP_IMAGENET = "https://github.com/mlfoundations/open_clip/blob/main/docs/openclip_results.csv"
-_WEB_400M = "400 million images with texts from the web, not published (arXiv 2103.00020)"
+_WEB_400M = "400 million images with texts from the web (arXiv 2103.00020); the data set is not public"
 _LAION_2B = "LAION-2B, the English part of LAION-5B (arXiv 2210.08402); 34 billion samples seen"
 _DATACOMP = "DataComp-1B (arXiv 2304.14108); 13 billion samples seen"
 _REVISION = "The revision was taken from public projects that quote it, not from the hub."
