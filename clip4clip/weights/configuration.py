@@ -206,44 +206,105 @@ def check_configurations(configurations: Iterable[Configuration], model_name: st
 
 
 def resolve_config(
-    file: Path,
-    shape: Mapping[str, Any],
-    configurations: Iterable[Configuration],
-    model_name: str | None,
-    trusted: bool = False,
+    file: Path, shape: Mapping[str, Any], configurations: Iterable[Configuration], model_name: str | None
 ) -> CLIPConfig:
     """Return the network of a checkpoint file.
 
-    In this order, each source adds what the ones before it leave open: the tensors, the configuration files, hints in
-    the file, and the name of the model. Two sources must never contradict each other.
+    What the tensors do not show is said, in this order, by the metadata of our own training, the configuration files,
+    hints in the file, or the name of the model. Two of these must never contradict each other.
 
     Args:
         file: the checkpoint.
         shape: what its tensors show, see :func:`clip4clip.weights.state_dict.infer_config`.
         configurations: what the configuration files say.
         model_name: key of :data:`clip4clip.config.MODELS`; None if the caller passed none.
-        trusted: the file is the model's own default, so nothing needs a warning that only the name says it.
 
     Raises:
         CheckpointError: two sources contradict each other, or none says something that the tensors do not show.
         UnknownNameError: there is no such model.
     """
-    sources = [(str(file), dict(shape))]
-    sources += [(str(configuration.path), configuration.facts) for configuration in configurations]
+    sources = [_Source(str(file), dict(shape))]
+    if (metadata := read_metadata(file)) is not None:
+        sources.append(_Source(f"the metadata of {file}", vars(metadata.config)))
+    sources += [_Source(str(configuration.path), configuration.facts) for configuration in configurations]
     facts = _merge(sources)
-    facts = _merge([*sources, (f"{file} (by the names of its tensors)", _read_hints(file, shape))])
-    known = {name: value for name, (value, _) in facts.items()}
+    if not _HIDDEN <= facts.keys():
+        hints = _read_hints(file, shape)
+        if "image" in facts:  # the configuration says it, and a hint is about the code only
+            hints.pop("image", None)
+        facts = _merge([*sources, _Source(f"the names of the tensors in {file}", hints)])
+    known = {name: fact.value for name, fact in facts.items()}
     if model_name is not None:
-        _check_name(facts, model_name, file)
-        named = vars(get_model(model_name).config)
-        if not trusted:
-            _warn_of_assumptions(file, known, f"as {model_name} has it", named)
-        known = {**named, **known}
+        _check_model(facts, model_name, str(file))
+        known = _complete_by_name(file, shape, known, model_name)
     else:
-        _check_complete(file, shape, known)
-        if "image" not in known:
-            _warn_of_assumptions(file, {**_OPENAI, **known, "image": None}, "", {})
+        known = _complete_without_name(file, shape, known)
+        if metadata is None and known.get("vocab_size", VOCAB_SIZE) != VOCAB_SIZE:
+            raise CheckpointError(
+                f"{file} has a vocabulary of {known['vocab_size']:,} tokens, and CLIP's tokenizer has {VOCAB_SIZE:,}: "
+                "its own tokenizer is not known. If it is one of this package's models, pass model_name (--model)."
+            )
     try:
         return CLIPConfig(**known)
     except InputValueError as error:
         raise CheckpointError(f"{file} describes an impossible network: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Something that says facts about a network: its name for messages, and the facts."""
+
+    name: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Fact:
+    value: Any
+    source: str
+
+
+def _merge(sources: Iterable[_Source]) -> dict[str, _Fact]:
+    """Return all facts, each with the first source that says it.
+
+    Raises:
+        CheckpointError: two sources contradict each other.
+    """
+    facts: dict[str, _Fact] = {}
+    for source in sources:
+        differences: dict[str, list[str]] = {}
+        for name, value in source.facts.items():
+            known = facts.setdefault(name, _Fact(value, source.name))
+            if known.value != value:
+                phrase = f"{name} is {_show(value, known.value)}, not {_show(known.value, value)}"
+                differences.setdefault(known.source, []).append(phrase)
+        for other, phrases in differences.items():
+            raise CheckpointError(f"{source.name} contradicts {other}: {'; '.join(phrases)}.")
+    return facts
+
+
+def _show(value: Any, other: Any) -> str:
+    """Return a value for a message; of images, only what differs from the other value."""
+    if not (isinstance(value, ImageConfig) and isinstance(other, ImageConfig)):
+        return str(value)
+    return ", ".join(f"{name} {item}" for name, item in vars(value).items() if item != vars(other)[name])
+
+
+def _check_model(facts: Mapping[str, _Fact], model_name: str, file: str) -> None:
+    """Reject facts that differ from the network of a model. The message names each of their sources."""
+    expected = vars(get_model(model_name).config)
+    differences: dict[str, list[str]] = {}
+    for name, fact in facts.items():
+        if fact.value != expected[name]:
+            phrase = f"{name} is {_show(fact.value, expected[name])}, not {_show(expected[name], fact.value)}"
+            differences.setdefault(fact.source, []).append(phrase)
+    if not differences:
+        return
+    listed = "; ".join(phrase for source, phrases in differences.items() for phrase in _with_source(phrases, source, file))
+    fitting = [
+        name
+        for name, model in MODELS.items()
+        if all(vars(model.config)[field] == fact.value for field, fact in facts.items())
+    ]
+    hint = f"It fits model_name={fitting[0]!r}" if fitting else "Its network is read from it"
+    raise CheckpointError(f"{file} is not a {model_name}: {listed}. {hint} if you leave out the name of the model.")
