@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .errors import InputValueError, UnknownNameError
 
@@ -120,6 +122,7 @@ class CLIPConfig:
             )
 
 
+HEAD_WIDTH = 64  # until model.py and onnx_towers.py read it from the configuration
 MAX_SIZE = 1_000_000  # of any size of a network
 
 
@@ -154,6 +157,11 @@ class Model:
     local_file: str = ""
     packaged_file: str = ""
     aligned_with: str = ""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the hub reference names a commit, so that its content is known."""
+        return re.search(r"@[0-9a-f]{40}(/|$)", self.hub) is not None
 
 
 _B32 = CLIPConfig()
@@ -229,22 +237,30 @@ def get_model(name: str) -> Model:
     return MODELS[name]
 
 
-def find_mismatches(sizes: Mapping[str, int], model_name: str) -> tuple[list[str], str]:
-    """Compare the sizes of a network with those of a model.
-
-    Args:
-        sizes: values of some fields of :class:`CLIPConfig`.
-        model_name: key of :data:`MODELS`.
-
-    Returns:
-        One phrase for each size that differs; and a sentence that names the model that the sizes fit, or "".
+def image_model(name: str) -> str:
+    """Return the name of the model whose vision tower a model has: its own name, for most.
 
     Raises:
         UnknownNameError: there is no such model.
     """
-    expected = asdict(get_model(model_name).config)
-    mismatches = [f"{name} is {size}, not {expected[name]}" for name, size in sizes.items() if size != expected[name]]
+    return get_model(name).aligned_with or name
+
+
+def find_mismatches(facts: Mapping[str, Any], config: CLIPConfig) -> tuple[list[str], str]:
+    """Compare what is known about a network with a configuration.
+
+    Args:
+        facts: values of some fields of :class:`CLIPConfig`.
+        config: the configuration.
+
+    Returns:
+        One phrase for each value that differs; and a sentence that names a model that the values fit, or "".
+    """
+    expected = vars(config)
+    mismatches = [
+        f"{name} is {value}, not {expected[name]}" for name, value in facts.items() if value != expected[name]
+    ]
     if not mismatches:
         return [], ""
-    fitting = [name for name, model in MODELS.items() if sizes.items() <= asdict(model.config).items()]
+    fitting = [name for name, model in MODELS.items() if facts.items() <= vars(model.config).items()]
     return mismatches, f" It fits model_name={fitting[0]!r}." if fitting else ""

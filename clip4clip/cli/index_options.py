@@ -75,7 +75,8 @@ class IndexEncoderOptions(EncoderOptions):
         typer.Option(
             "--model",
             "-m",
-            help="Name of the model. Default: the model of the vectors in the index. A new index gets clip_vit_b32.",
+            help="Name of the model; `clip4clip models` lists them. Default: the model of the vectors in the index. A "
+            "new index gets clip_vit_b32.",
         ),
     ] = None
 

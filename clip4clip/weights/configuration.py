@@ -7,12 +7,12 @@ import json
 import logging
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import find_mismatches
+from ..config import CLIPConfig, find_mismatches, get_model
 from ..errors import CheckpointError, first_line
 from ..log import warn_once
 
@@ -155,6 +155,20 @@ def check_configurations(configurations: Iterable[NetworkConfiguration], model_n
         _check_configuration(configuration, configuration.sizes, model_name)
 
 
+def resolve_config(
+    file: Path, shape: Mapping[str, Any], configurations: list[NetworkConfiguration], model_name: str | None
+) -> CLIPConfig:
+    """Return the network of a checkpoint."""
+    if model_name is None:
+        return CLIPConfig(**shape)
+    config = get_model(model_name).config
+    mismatches, hint = find_mismatches(shape, config)
+    if mismatches:
+        raise CheckpointError(f"{file} is not a {model_name}: {'; '.join(mismatches)}.{hint}")
+    check_activation(file, configurations, model_name)
+    return config
+
+
 def check_activation(file: Path, configurations: list[NetworkConfiguration], model_name: str) -> None:
     """Reject a checkpoint file whose network has an activation other than QuickGELU.
 
@@ -186,7 +200,7 @@ def check_activation(file: Path, configurations: list[NetworkConfiguration], mod
 
 def _check_configuration(configuration: NetworkConfiguration, sizes: dict[str, int], model_name: str) -> None:
     activations = sorted(configuration.activations - {"quick_gelu"})
-    mismatches, hint = find_mismatches(sizes, model_name)
+    mismatches, hint = find_mismatches(sizes, get_model(model_name).config)
     if not activations and not mismatches:
         return
     wrong = [f"the activation is {name}, not QuickGELU" for name in activations] + mismatches

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, WeightsNotFoundError, first_line
-from .configuration import CONFIG_NAMES, check_activation, check_configurations, read_configurations
+from .configuration import CONFIG_NAMES, check_configurations, read_configurations
 
 # Names of a checkpoint in a folder or hub repository, the preferred one first.
 CHECKPOINT_NAMES = (
@@ -65,7 +65,9 @@ class HubReference:
         return f"hf://{self.repo}{'@' + self.revision if self.revision else ''}/{name}"
 
 
-def download_checkpoint(reference: str, model_name: str, tried: list[str] | None = None, trusted: bool = False) -> Path:
+def download_checkpoint(
+    reference: str, model_name: str | None, tried: list[str] | None = None, trusted: bool = False
+) -> Path:
     """Download a checkpoint with ``huggingface_hub``: cached, resumed after an interruption, with a progress bar.
 
     The configurations of the repository are downloaded first, so that a checkpoint of a different network is rejected
@@ -73,7 +75,7 @@ def download_checkpoint(reference: str, model_name: str, tried: list[str] | None
 
     Args:
         reference: ``hf://owner/repo[@revision][/file]``.
-        model_name: key of :data:`clip4clip.config.MODELS`.
+        model_name: key of :data:`clip4clip.config.MODELS`, with which the configurations must agree; None for any.
         tried: the places that were searched before, for the error message. The files that are tried here are appended.
         trusted: the checkpoint is known to be of this network: check nothing.
 
@@ -98,11 +100,7 @@ def download_checkpoint(reference: str, model_name: str, tried: list[str] | None
             commit, outage = _find_commit(hub, name, config_files)
             if commit and not outage:
                 _check_remote_configurations(hub.repo, commit, config_files, model_name)
-            path = Path(hf_hub_download(hub.repo, name, revision=hub.revision, local_files_only=bool(outage)))
-            if not trusted:
-                snapshot = path.parents[name.count("/")]
-                check_activation(path, read_configurations([path.parent, snapshot], strict=True), model_name)
-            return path
+            return Path(hf_hub_download(hub.repo, name, revision=hub.revision, local_files_only=bool(outage)))
         except CheckpointError:
             raise
         except LocalEntryNotFoundError as error:
@@ -117,7 +115,7 @@ def download_checkpoint(reference: str, model_name: str, tried: list[str] | None
             tried[-1] += f" ({first_line(error)})"
             break
     raise WeightsNotFoundError(
-        f"could not find weights for {model_name}. Tried: {'; '.join(tried)}. {HOW_TO_SUPPLY_WEIGHTS}"
+        f"could not find weights for {model_name or reference}. Tried: {'; '.join(tried)}. {HOW_TO_SUPPLY_WEIGHTS}"
     ) from reason
 
 
@@ -138,8 +136,8 @@ def _find_commit(hub: HubReference, name: str, config_files: list[str]) -> tuple
     return _ask_hub(hub.repo, name, hub.revision)
 
 
-def _check_remote_configurations(repo: str, commit: str, config_files: list[str], model_name: str) -> None:
-    """Download those configurations that are not cached, and check each.
+def _check_remote_configurations(repo: str, commit: str, config_files: list[str], model_name: str | None) -> None:
+    """Download those configurations that are not cached, and check each that can be compared with a model.
 
     Raises:
         CheckpointError: a configuration is unreadable or describes a different network.
@@ -152,7 +150,7 @@ def _check_remote_configurations(repo: str, commit: str, config_files: list[str]
         if cached is None:  # neither cached nor known to be missing
             with contextlib.suppress(EntryNotFoundError):
                 cached = hf_hub_download(repo, config_file, revision=commit)
-        if isinstance(cached, str):
+        if isinstance(cached, str) and model_name is not None:
             check_configurations(read_configurations([Path(cached).parent], strict=True), model_name)
 
 

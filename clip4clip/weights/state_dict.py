@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import find_mismatches
 from ..errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -85,17 +84,6 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
             "text_layers": count_layers("transformer.resblocks."),
         }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def check_shape(tensors: Mapping[str, Tensor], model_name: str, path: Path) -> None:
-    """Reject a checkpoint whose tensors do not have the shapes of the model's network.
-
-    Raises:
-        CheckpointError: a shape differs; the message lists every difference.
-    """
-    mismatches, hint = find_mismatches(infer_config(tensors), model_name)
-    if mismatches:
-        raise CheckpointError(f"{path} is not a {model_name}: {'; '.join(mismatches)}.{hint}")
 
 
 def sim_header(tensors: Iterable[str], path: Path) -> str:

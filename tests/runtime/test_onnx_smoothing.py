@@ -20,6 +20,7 @@ from clip4clip.runtime.onnx_smoothing import smoothed_tensors, tensors_of
 from clip4clip.runtime.onnx_towers import text_graph, vision_graph
 from clip4clip.runtime.torch_backend import build_tower
 from clip4clip.tokenizer import default_tokenizer
+from clip4clip.weights.identity import find_checkpoint
 
 
 def with_outliers(state: State, factor: float) -> State:
@@ -49,7 +50,7 @@ def test_outliers_are_smoothed_without_changing_the_network(
     save_file(state, tmp_path / "model.safetensors")
     operator = Clip4clip(DEMO_MODEL, modality, tmp_path / "model.safetensors", "cpu", runtime="torch")
     operator.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
-    tower = build_tower(DEMO_MODEL, modality, tmp_path / "model.safetensors")
+    tower = build_tower(find_checkpoint(tmp_path / "model.safetensors", DEMO_MODEL), modality)
     random = np.random.default_rng(1)
     inputs = random.normal(size=(8, 3, 64, 64)).astype(np.float32)
     if modality == "text":

@@ -12,6 +12,7 @@ from graphs import run_graph
 
 from clip4clip.operators import Clip4clip
 from clip4clip.runtime.torch_backend import build_tower
+from clip4clip.weights.identity import find_checkpoint
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 77), (3, 12), (40, 5)])
@@ -23,7 +24,7 @@ def test_a_text_graph_equals_torch_for_any_batch_size_and_length(
     for row, eot in zip(ids, np.random.default_rng(1).integers(0, shape[1], shape[0]), strict=True):
         row[eot] = 49407  # random ids behind the EOT token change nothing
     with torch.inference_mode():
-        expected = build_tower("tiny", "text", tiny_checkpoint)(torch.from_numpy(ids)).numpy()
+        expected = build_tower(find_checkpoint(tiny_checkpoint, "tiny"), "text")(torch.from_numpy(ids)).numpy()
     np.testing.assert_allclose(run_graph(tmp_path / "text.onnx", ids), expected, atol=1e-5)
 
 
@@ -32,7 +33,7 @@ def test_a_video_graph_equals_torch_for_any_number_of_frames(count: int, tiny_ch
     Clip4clip("tiny", "video", tiny_checkpoint, "cpu").save_model("onnx", str(tmp_path / "video.onnx"))
     pixels = np.random.default_rng(0).normal(size=(count, 3, 32, 32)).astype(np.float32)
     with torch.inference_mode():
-        expected = build_tower("tiny", "video", tiny_checkpoint)(torch.from_numpy(pixels)).numpy()
+        expected = build_tower(find_checkpoint(tiny_checkpoint, "tiny"), "video")(torch.from_numpy(pixels)).numpy()
     np.testing.assert_allclose(run_graph(tmp_path / "video.onnx", pixels), expected, atol=1e-5)
 
 

@@ -30,6 +30,7 @@ from clip4clip.operators import Clip4clip
 from clip4clip.training import TrainingConfig, VideoTextDataset, VideoTextModel, train
 from clip4clip.training.data import collate
 from clip4clip.video import read_frames
+from clip4clip.weights.identity import find_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_trained_head_is_applied_where_the_checkpoint_is_loaded(
 ) -> None:
     train(replace(config, head=head, epochs=1, new_lr=1e-3))
     last = Path(config.out) / "last.safetensors"
-    model = VideoTextModel.load("mini", last).eval()  # without a name: the checkpoint's own head
+    model = VideoTextModel.load(find_checkpoint(last, "mini")).eval()  # without a name: the checkpoint's own head
     dataset = VideoTextDataset(read_pairs(drawings / "eval.csv", drawings), model.config, frames=4)
     with torch.inference_mode():
         _, vector, _ = model(*collate([dataset[0]]))

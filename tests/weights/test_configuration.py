@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from clip4clip import CheckpointError, TextEncoder
 from clip4clip.training.checkpoint import save_checkpoint
 from clip4clip.training.model import VideoTextModel
-from clip4clip.weights.locate import locate
+from clip4clip.weights.identity import find_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_configuration_of_anything_but_a_clip_is_ignored(
 ) -> None:
     save_file(tiny_state, tmp_path / "weights")
     (tmp_path / "config.json").write_text(content)
-    assert locate(tmp_path / "weights", "tiny") == tmp_path / "weights"
+    assert find_checkpoint(tmp_path / "weights", "tiny").path == tmp_path / "weights"
     assert f"{tmp_path / 'weights'} does not state the activation" in caplog.text
     assert "QuickGELU is assumed" in caplog.text
 
@@ -100,7 +100,7 @@ def test_an_assumed_activation_is_warned_about_once(
     save_file(tiny_state, paths[1])
     paths[2].write_bytes((hugging_face_folder / "model.safetensors").read_bytes())
     for path in paths * 2:
-        locate(path, "tiny")
+        find_checkpoint(path, "tiny")
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [message.split(" does not")[0] for message in messages] == list(map(str, paths))
 
@@ -112,15 +112,15 @@ def test_a_known_activation_is_not_warned_about(
     torch.save(clip4clip, tmp_path / "pytorch_model.bin.3")
     torch.save(clip4clip, tmp_path / "legacy", _use_new_zipfile_serialization=False)
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in clip4clip.items()}}, tmp_path / "parallel")
-    save_checkpoint(VideoTextModel.load("tiny", tmp_path / "legacy"), tmp_path / "trained.safetensors")
+    save_checkpoint(VideoTextModel.load(find_checkpoint(tmp_path / "legacy", "tiny")), tmp_path / "trained.safetensors")
     (tmp_path / "openai").mkdir()
     save_file(tiny_state, tmp_path / "openai" / "weights")
     (tmp_path / "openai" / "open_clip_config.json").write_text(QUICK_GELU)
     for path in ("pytorch_model.bin.3", "legacy", "parallel", "trained.safetensors", "openai/weights"):
-        locate(tmp_path / path, "tiny")
-    locate(hugging_face_folder / "model.safetensors", "tiny")
-    locate(hugging_face_folder, "tiny")
-    locate(None, "clip_vit_tiny_demo")
+        find_checkpoint(tmp_path / path, "tiny")
+    find_checkpoint(hugging_face_folder / "model.safetensors", "tiny")
+    find_checkpoint(hugging_face_folder, "tiny")
+    find_checkpoint(None, "clip_vit_tiny_demo")
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
@@ -132,9 +132,9 @@ def test_a_torchscript_archive_with_gelu_is_refused(tmp_path: Path, caplog: pyte
             torch.jit.script(module).save(tmp_path / f"{number}.pt")
             if refused:
                 with pytest.raises(CheckpointError, match=rf"{number}\.pt describes .* the activation is gelu"):
-                    locate(tmp_path / f"{number}.pt", "tiny")
+                    find_checkpoint(tmp_path / f"{number}.pt", "tiny")
             else:
-                assert locate(tmp_path / f"{number}.pt", "tiny") == tmp_path / f"{number}.pt"
+                assert find_checkpoint(tmp_path / f"{number}.pt", "tiny").path == tmp_path / f"{number}.pt"
     assert caplog.text == ""
 
 

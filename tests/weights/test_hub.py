@@ -31,7 +31,7 @@ from clip4clip.weights.locate import locate
 time.sleep = lambda seconds: None  # the client pauses between its attempts
 for reference in sys.argv[1:] or [None]:
     try:
-        print(json.dumps({"path": str(locate(reference, "clip_vit_b32"))}))
+        print(json.dumps({"path": str(locate(reference, "clip_vit_b32").path)}))
     except Clip4clipError as error:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
 """
