@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from embed_contenders import hugging_face_model
+from peer_models import hugging_face_model
 from safetensors.torch import load_file, save_file
 
 from clip4clip import TextEncoder, VideoEncoder
