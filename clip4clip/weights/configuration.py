@@ -7,11 +7,10 @@ it was trained with. Nothing of this is guessed in silence: see docs/checkpoints
 from __future__ import annotations
 
 import logging
-import math
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..log import warn_once
 from ..tokenizer import VOCAB_SIZE
 from .hugging_face_configuration import is_image_processor_of_clip, parse_hugging_face, parse_image_processor
 from .json_section import MAX_CONFIG_BYTES, UnsupportedNetwork, read_json
+from .metadata import read_metadata
 from .open_clip_configuration import parse_open_clip
 
 logger = logging.getLogger(__name__)
@@ -39,10 +39,6 @@ _CLIP4CLIP_NAME = re.compile(rb"\bclip\.(visual|transformer|token_embedding)\.")
 # What a configuration of transformers contains, and hardly one of another program.
 _HUGGING_FACE_KEY = re.compile(rb'"(model_type|hidden_act|vision_config|text_config|image_mean)"')
 
-# Fields that the tensors do not show.
-_HIDDEN = (
-    *("activation", "norm_eps", "vision_head_width", "text_head_width", "pooling", "pooling_heads", "rotary", "image"),
-)
 # What the code of OpenAI and of CLIP4Clip computes, whatever the sizes.
 _OPENAI: dict[str, Any] = {
     "activation": "quick_gelu",
@@ -77,44 +73,28 @@ class Configuration:
     facts: dict[str, Any]
 
 
-def configuration_folders(file: Path) -> list[Path]:
-    """Return the folders that may hold the configuration of a checkpoint file, the likeliest first.
-
-    These are the folder of the file and the root of its snapshot in the Hugging Face cache. If the file is a symbolic
-    link, the same folders of its target follow.
-    """
-    return [folder for folders in _folders_of_links(file) for folder in folders]
-
-
-def _folders_of_links(file: Path) -> list[list[Path]]:
-    """Return the folders of a file, and of everything that it links to."""
-    links = [file.absolute()]
-    while links[-1].is_symlink() and len(links) < MAX_LINKS:
-        links.append(links[-1].parent / links[-1].readlink())
-    groups, known = [], set()
-    for link in links:
-        snapshots = [parent for parent in link.parents if parent.parent.name == "snapshots"]
-        if group := [folder for folder in dict.fromkeys([link.parent, *snapshots]) if folder not in known]:
-            groups.append(group)
-            known.update(group)
-    return groups
-
-
-def find_configurations(file: Path, strict: bool = False) -> list[Configuration]:
+def find_configurations(file: Path, strict: bool) -> list[Configuration]:
     """Return the configurations that belong to a checkpoint file, wherever it links to.
 
-    In the folder of the file, they take the place of those at the root of its snapshot. If the file is a symbolic link,
-    those of its target belong to it as well.
+    They lie in the folder of the file or, if there is none, at the root of its snapshot in the Hugging Face cache. If
+    the file is a symbolic link, those of its target belong to it as well.
 
     Args:
         file: the checkpoint.
-        strict: as for :func:`read_configurations`.
+        strict: as for :func:`read_configurations`, for the folder of the file.
 
     Raises:
         CheckpointError: as for :func:`read_configurations`.
     """
-    groups = _folders_of_links(file)
-    return [configuration for folders in groups for configuration in read_configurations(folders, strict)]
+    links = [file.absolute()]
+    while links[-1].is_symlink() and len(links) < MAX_LINKS:
+        links.append(links[-1].parent / links[-1].readlink())
+    configurations: dict[Path, Configuration] = {}
+    for link in links:
+        folders = [link.parent, *(parent for parent in link.parents if parent.parent.name == "snapshots")]
+        for configuration in read_configurations(dict.fromkeys(folders), strict and link == links[0]):
+            configurations.setdefault(configuration.path.resolve(), configuration)
+    return list(configurations.values())
 
 
 def read_configurations(folders: Iterable[Path], strict: bool) -> list[Configuration]:
@@ -200,9 +180,9 @@ def check_configurations(configurations: Iterable[Configuration], model_name: st
         CheckpointError: a configuration differs from the model, or from another configuration.
         UnknownNameError: there is no such model.
     """
-    facts = _merge((str(configuration.path), configuration.facts) for configuration in configurations)
-    if model_name is not None and facts:
-        _check_name(facts, model_name, None)
+    facts = _merge(_Source(str(configuration.path), configuration.facts) for configuration in configurations)
+    if model_name is not None:
+        _check_model(facts, model_name)
 
 
 def resolve_config(
@@ -228,14 +208,14 @@ def resolve_config(
         sources.append(_Source(f"the metadata of {file}", vars(metadata.config)))
     sources += [_Source(str(configuration.path), configuration.facts) for configuration in configurations]
     facts = _merge(sources)
-    if not _HIDDEN <= facts.keys():
+    if any(name not in facts for name in _needed(shape)):
         hints = _read_hints(file, shape)
         if "image" in facts:  # the configuration says it, and a hint is about the code only
             hints.pop("image", None)
         facts = _merge([*sources, _Source(f"the names of the tensors in {file}", hints)])
     known = {name: fact.value for name, fact in facts.items()}
     if model_name is not None:
-        _check_model(facts, model_name, str(file))
+        _check_model(facts, model_name)
         known = _complete_by_name(file, shape, known, model_name)
     else:
         known = _complete_without_name(file, shape, known)
@@ -272,15 +252,24 @@ def _merge(sources: Iterable[_Source]) -> dict[str, _Fact]:
     """
     facts: dict[str, _Fact] = {}
     for source in sources:
-        differences: dict[str, list[str]] = {}
-        for name, value in source.facts.items():
-            known = facts.setdefault(name, _Fact(value, source.name))
-            if known.value != value:
-                phrase = f"{name} is {_show(value, known.value)}, not {_show(known.value, value)}"
-                differences.setdefault(known.source, []).append(phrase)
-        for other, phrases in differences.items():
-            raise CheckpointError(f"{source.name} contradicts {other}: {'; '.join(phrases)}.")
+        known = {name: fact.value for name, fact in facts.items()}
+        if differences := _compare(source.facts, known):
+            others = dict.fromkeys(facts[name].source for name in differences)
+            raise CheckpointError(
+                f"{source.name} contradicts {' and '.join(others)}: {'; '.join(differences.values())}. "
+                "Keep the one that belongs to the weights."
+            )
+        facts |= {name: _Fact(value, source.name) for name, value in source.facts.items() if name not in facts}
     return facts
+
+
+def _compare(facts: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, str]:
+    """Return a phrase for each field whose value is another than expected."""
+    return {
+        name: f"{name} is {_show(value, expected[name])}, not {_show(expected[name], value)}"
+        for name, value in facts.items()
+        if name in expected and value != expected[name]
+    }
 
 
 def _show(value: Any, other: Any) -> str:
@@ -290,21 +279,92 @@ def _show(value: Any, other: Any) -> str:
     return ", ".join(f"{name} {item}" for name, item in vars(value).items() if item != vars(other)[name])
 
 
-def _check_model(facts: Mapping[str, _Fact], model_name: str, file: str) -> None:
-    """Reject facts that differ from the network of a model. The message names each of their sources."""
-    expected = vars(get_model(model_name).config)
-    differences: dict[str, list[str]] = {}
-    for name, fact in facts.items():
-        if fact.value != expected[name]:
-            phrase = f"{name} is {_show(fact.value, expected[name])}, not {_show(expected[name], fact.value)}"
-            differences.setdefault(fact.source, []).append(phrase)
+def _check_model(facts: Mapping[str, _Fact], model_name: str) -> None:
+    """Reject facts that differ from the network of a model. The message names the source of each."""
+    known = {name: fact.value for name, fact in facts.items()}
+    differences = _compare(known, vars(get_model(model_name).config))
     if not differences:
         return
-    listed = "; ".join(phrase for source, phrases in differences.items() for phrase in _with_source(phrases, source, file))
-    fitting = [
-        name
-        for name, model in MODELS.items()
-        if all(vars(model.config)[field] == fact.value for field, fact in facts.items())
-    ]
-    hint = f"It fits model_name={fitting[0]!r}" if fitting else "Its network is read from it"
-    raise CheckpointError(f"{file} is not a {model_name}: {listed}. {hint} if you leave out the name of the model.")
+    sources: dict[str, list[str]] = {}
+    for name, phrase in differences.items():
+        sources.setdefault(facts[name].source, []).append(phrase)
+    listed = "; ".join(f"{source} says that {', '.join(phrases)}" for source, phrases in sources.items())
+    fitting = [name for name, model in MODELS.items() if not _compare(known, vars(model.config))]
+    hint = f"It fits model_name={fitting[0]!r}." if fitting else "Leave out the name to load the network as it is."
+    raise CheckpointError(f"this is not a {model_name}: {listed}. {hint}")
+
+
+def _complete_by_name(file: Path, shape: Mapping[str, Any], known: dict[str, Any], model_name: str) -> dict[str, Any]:
+    """Return all fields, what is not known as the model has it. Warn if that may be wrong."""
+    config = vars(get_model(model_name).config)
+    assumed = {name: config[name] for name in _needed(shape) if name not in known}
+    # Of the fields other than the activation, OpenAI's values are those of nearly all networks of this shape.
+    if "activation" in assumed or any(value != _OPENAI.get(name) for name, value in assumed.items()):
+        listed = ", ".join(f"{name} {_show(value, None)}" for name, value in assumed.items() if name != "image")
+        warn_once(
+            logger,
+            f"{file} does not state these properties of its network, and no configuration beside it "
+            f"({', '.join(CONFIG_NAMES[:2])}) does, so those of {model_name} are assumed: {listed or 'its images'}. "
+            "If it was trained with others, as with GELU instead of QuickGELU, its vectors are wrong.",
+        )
+    return {**config, **known}
+
+
+def _complete_without_name(file: Path, shape: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Return all fields of the network in a checkpoint.
+
+    Raises:
+        CheckpointError: something is not known.
+    """
+    missing = [name for name in _needed(shape) if name not in known and name != "image"]
+    if missing:
+        raise CheckpointError(
+            f"{file} does not state these properties of its network, and no configuration beside it "
+            f"({', '.join(CONFIG_NAMES[:2])}) does: {', '.join(missing)}. Put its configuration beside it, or pass "
+            "the name of the model that it is, such as clip_vit_b32 (QuickGELU) or clip_vit_b32_laion2b (GELU), as "
+            "model_name (--model)."
+        )
+    if "image" not in known:
+        warn_once(
+            logger,
+            f"no configuration beside {file} (preprocessor_config.json, open_clip_config.json) says which images its "
+            "network takes: those of OpenAI's CLIP are assumed.",
+        )
+    return known
+
+
+def _needed(shape: Mapping[str, Any]) -> list[str]:
+    """Return the fields that the vectors of a checkpoint depend on, and that its tensors do not show."""
+    needed = ["activation", "norm_eps"]
+    if "vision_width" in shape:
+        needed += ["vision_head_width", "rotary", "image", "pooling"]
+        needed += ["pooling_heads"] if shape.get("pooling") == "attention" else []
+    if "text_width" in shape:
+        needed += ["text_head_width"]
+    return needed
+
+
+def _read_hints(file: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint file says by the names in it.
+
+    Checkpoints of CLIP4Clip's training, OpenAI's archive and the Perception Encoder were written by code that computes
+    one network only. Other TorchScript archives with GELU refer to torch's class of that name.
+    """
+    if shape.get("pooling") == "attention":
+        return dict(_PERCEPTION_ENCODER)
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+                with archive.open(next(name for name in names if name.endswith("/data.pkl"))) as content:
+                    head = content.read(HEAD_BYTES)
+            if any(name.endswith("/constants.pkl") for name in names) and _GELU_MODULE.search(head):
+                return {"activation": "gelu"}
+        else:
+            with file.open("rb") as content:
+                head = content.read(HEAD_BYTES)
+    except Exception:  # a damaged file is reported when its tensors are read
+        return {}
+    if _CLIP4CLIP_NAME.search(head) or _OPENAI_NAME.search(head):
+        return dict(_OPENAI)
+    return {}
