@@ -57,6 +57,7 @@ from safetensors.torch import save_file
 from clip4clip.config import DEFAULT_MODEL, get_model
 from clip4clip.model import random_state_dict
 from clip4clip.runtime.placement import available_cores
+from clip4clip.weights.metadata import Metadata, to_metadata
 
 PAUSE = 0.02  # seconds before each measurement, so that the threads of the previous one go to sleep
 
@@ -174,7 +175,8 @@ def measure_model(model: str, options: argparse.Namespace, report: dict[str, Any
         folder = Path(temporary)
         os.environ["CLIP4CLIP_CACHE"] = str(folder / "cache")  # graphs of random weights are useless later
         setup = Setup(model, random_state_dict(get_model(model).config), folder)
-        save_file(setup.state, setup.weights)
+        metadata = Metadata(model, setup.config, "meanP")  # says what the tensors do not show
+        save_file(setup.state, setup.weights, to_metadata(metadata))
         contenders, missing = build_contenders(setup, console, BRIEF_CONTENDERS if options.brief else ())
         own["not measured"] = missing
         for name, reason in missing.items():
