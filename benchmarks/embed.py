@@ -189,8 +189,8 @@ def measure_model(model: str, options: argparse.Namespace, report: dict[str, Any
             if options.json:
                 write_report(report, options.json)
 
-        tasks = Tasks(setup, contenders, options.short, options.rounds)
-        for title, make_row in (tasks.brief_rows() if options.brief else tasks.rows()).items():
+        tasks = Tasks(setup, contenders, options.short, options.brief, options.rounds)
+        for title, make_row in tasks.rows().items():
             if options.only in title:
                 add_row(title, measure_row(make_row(title), options))
         is_whole = not options.short and not options.brief
