@@ -128,7 +128,6 @@ class CLIPConfig:
             )
 
 
-HEAD_WIDTH = 64  # until model.py and onnx_towers.py read it from the configuration
 MAX_SIZE = 1_000_000  # of any size of a network
 
 

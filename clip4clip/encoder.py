@@ -74,6 +74,8 @@ class TextEncoder:
             Clip4clipError: one of UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError,
                 MissingExtraError, CacheError and ExportError; see :mod:`clip4clip.errors`.
         """
+        if model_name is not None:
+            get_model(model_name)  # an unknown name is reported before anything else
         placement = resolve_placement(device, runtime, precision, compiled)
         checkpoint = find_checkpoint(weights, model_name)
         encoder = cls(load_tower(checkpoint, "text", placement), checkpoint.config)
@@ -176,6 +178,8 @@ class VideoEncoder:
 
         Arguments and errors are those of :meth:`TextEncoder.load`.
         """
+        if model_name is not None:
+            get_model(model_name)  # an unknown name is reported before anything else
         placement = resolve_placement(device, runtime, precision, compiled)
         checkpoint = find_checkpoint(weights, model_name)
         tower = load_tower(checkpoint, "video", placement)

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -242,7 +242,7 @@ MODELS["tiny"] = Model(CLIPConfig(**json.loads(sys.argv[1])), hub="hf://owner/mo
 references = None, "hf://owner/model"
 np.save(sys.argv[2], [TextEncoder.load("tiny", reference, "cpu", "torch")("a dog") for reference in references])
 """
-    config = json.dumps(asdict(MODELS["tiny"].config))
+    config = json.dumps({name: value for name, value in vars(MODELS["tiny"].config).items() if name != "image"})
     subprocess.run([sys.executable, "-c", program, config, str(tmp_path / "a.npy")], env=environment, check=True)
     expected = TextEncoder.load("tiny", tiny_checkpoint, "cpu", "torch")("a dog")
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), [expected, expected], atol=1e-6)
