@@ -17,6 +17,7 @@ ACTIVATIONS = ("quick_gelu", "gelu")
 POOLINGS = ("token", "mean", "attention")
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZES = ("crop", "squash")
+HEADS = ("meanP", "seqLSTM", "seqTransf")
 
 
 @dataclass(frozen=True)
