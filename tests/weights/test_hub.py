@@ -197,10 +197,33 @@ def test_an_unreachable_hub_is_an_error(locate_one: Callable) -> None:
 
 
 def test_a_repository_with_another_activation_is_refused(locate_one: Callable, hub: Hub) -> None:
-    hub.files["config.json"] = json.dumps({"model_type": "clip", "text_config": {"hidden_act": "gelu"}}).encode()
+    gelu = {"hidden_act": "gelu"}
+    config = {"model_type": "clip", "text_config": gelu, "vision_config": gelu}
+    hub.files["config.json"] = json.dumps(config).encode()
     result = locate_one("hf://owner/model@v1/other/weights.bin")
     assert result["error"] == "CheckpointError"
-    assert "QuickGELU" in result["message"]
+    assert "config.json describes a different network than clip_vit_b32: activation is gelu" in result["message"]
+
+
+def test_the_shards_of_a_checkpoint_are_downloaded_from_the_commit_of_its_index(
+    locate_all: Callable, hub: Hub
+) -> None:
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    hub.files |= {f"sub/{shard}": shard.encode() for shard in shards}
+    hub.files["sub/model.safetensors.index.json"] = json.dumps(index).encode()
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": "../secret.bin"}}).encode()
+    found, refused = locate_all(
+        "hf://owner/model@v1/sub/model.safetensors.index.json", "hf://owner/model@v1/model.safetensors.index.json"
+    )
+    assert [Path(found["path"]).with_name(shard).read_bytes() for shard in shards] == [*map(str.encode, shards)]
+    assert f"GET /owner/model/resolve/{COMMIT}/sub/{shards[0]}" in hub.requests
+    assert "'../secret.bin' is not the name of a shard" in refused["message"]
+    cached = "hf://owner/model@v1/sub/model.safetensors.index.json"
+    assert locate_all(cached, HF_HUB_OFFLINE="1") == [found]
+    Path(found["path"]).with_name(shards[1]).unlink()
+    missing = locate_all(cached, HF_HUB_OFFLINE="1")[0]
+    assert missing["error"] == "WeightsNotFoundError"
 
 
 @pytest.mark.parametrize("folder", ["", "other/"])
@@ -215,7 +238,7 @@ def test_a_checkpoint_of_another_network_is_not_downloaded(folder: str, locate_o
     result = locate_one("hf://owner/model@v1/other/weights.bin")
     assert result["error"] == "CheckpointError"
     assert "open_clip_config.json describes a different network than clip_vit_b32" in result["message"]
-    assert "the activation is gelu, not QuickGELU" in result["message"]
+    assert "activation is gelu, not quick_gelu" in result["message"]
     assert "patch_size is 14, not 32; vision_width is 1024, not 768" in result["message"]
     assert not [request for request in hub.requests if request.startswith("GET") and "weights.bin" in request]
 
