@@ -21,7 +21,8 @@ class TrainingConfig:
         videos: folder that the names of the videos are relative to.
         out: output folder. It gets ``last.safetensors``, ``best.safetensors`` (by text→video R@1),
             ``resume.safetensors``, ``log.jsonl`` and, with tensorboard installed, ``tensorboard/``.
-        model: model name, a key of :data:`clip4clip.config.MODELS`.
+        model: model name, a key of :data:`clip4clip.config.MODELS`; None for the network of ``init`` or, without it,
+            ``clip_vit_b32``.
         init: checkpoint to start from; None for the model's default; ``'random'`` for an untrained network.
         head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``; None for the head of the checkpoint.
         captions: ``MSRVTT_data.json``, for a table of pairs without sentences.
@@ -60,7 +61,7 @@ class TrainingConfig:
     pairs: str | os.PathLike[str]
     videos: str | os.PathLike[str]
     out: str | os.PathLike[str]
-    model: str = "clip_vit_b32"
+    model: str | None = None
     init: str | None = None
     head: str | None = None
     captions: str | os.PathLike[str] | None = None

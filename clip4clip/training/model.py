@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import CLIPConfig, get_model
+from ..config import CLIPConfig
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import TrainingError, UnknownNameError
 from ..model import (
     MeanPooling,
+    PoolingHead,
     SequenceLSTM,
     SequenceTransformer,
     TextTower,
@@ -24,8 +25,8 @@ from ..model import (
 )
 from ..runtime.torch_backend import TorchHead, TorchTower, build_head
 from ..weights.checkpoint import read_state_dict
-from ..weights.locate import Reference, locate
-from ..weights.state_dict import assign, check_shape, sim_header, tower_state
+from ..weights.identity import Checkpoint
+from ..weights.state_dict import assign, tower_state
 
 HEADS = ("meanP", "seqLSTM", "seqTransf")
 HEAD_LAYERS = 4  # of a seqTransf head, as in the paper
@@ -59,36 +60,41 @@ class VideoTextModel(nn.Module):
         self.logit_scale = nn.Parameter(torch.empty(()))
 
     @classmethod
-    def load(cls, model_name: str, init: Reference | None = None, head: str | None = None) -> VideoTextModel:
+    def load(cls, checkpoint: Checkpoint, head: str | None = None) -> VideoTextModel:
         """Load the model of a checkpoint, in training mode.
 
         A head that the checkpoint does not have is initialised as in CLIP4Clip (arXiv 2104.08860, section 3.3, and its
         published code): ``seqTransf`` copies the positions and the first layers of the text transformer.
 
         Args:
-            model_name: key of :data:`clip4clip.config.MODELS`.
-            init: checkpoint, as in :meth:`clip4clip.TextEncoder.load`; or ``'random'`` for an untrained CLIP.
+            checkpoint: the checkpoint, see :func:`clip4clip.weights.identity.find_checkpoint`.
             head: one of :data:`HEADS`; None for the head of the checkpoint.
 
         Raises:
-            UnknownNameError, WeightsNotFoundError, CheckpointError: see :mod:`clip4clip.errors`.
+            UnknownNameError: the head is unknown.
+            CheckpointError: the file has changed, and is not a checkpoint of this network any more.
             TrainingError: a ``seqTransf`` head cannot copy layers of another width.
         """
-        config = get_model(model_name).config
-        if init == "random":
-            state, path, own_head = random_state_dict(config, torch.initial_seed()), Path("random"), "meanP"
-        else:
-            path = locate(init, model_name)
-            state = read_state_dict(path)
-            check_shape(state, model_name, path)
-            own_head = sim_header(state, path)
-        head = head or own_head
+        head = head or checkpoint.head
+        own_head = build_head(checkpoint) if head == checkpoint.head else None
+        return cls._of(checkpoint.config, read_state_dict(checkpoint.path), checkpoint.path, head, own_head)
+
+    @classmethod
+    def untrained(cls, config: CLIPConfig, head: str | None = None) -> VideoTextModel:
+        """Return a model with random weights, which depend on torch's seed, in training mode."""
+        return cls._of(config, random_state_dict(config, torch.initial_seed()), Path("random"), head or "meanP", None)
+
+    @classmethod
+    def _of(
+        cls, config: CLIPConfig, state: dict[str, Tensor], path: Path, head: str, own_head: PoolingHead | None
+    ) -> VideoTextModel:
+        """Return the model of a state dict, with the head that it has or a new one."""
         model = cls(config, head, min(HEAD_LAYERS, config.text_layers))
         assign(model.text, tower_state(state, "text"), path)
         assign(model.vision, tower_state(state, "video"), path)
         model.logit_scale.data = state.get("logit_scale", torch.tensor(1 / 0.07).log()).float().reshape(())
-        if head == own_head and head != "meanP":
-            model.head = build_head(config.embed_dim, path)
+        if own_head is not None:
+            model.head = own_head
         elif isinstance(model.head, SequenceTransformer):
             model._copy_text_layers(model.head)
         for tensor in model.parameters():  # memory of its own: not mapped from a file, not shared with an encoder

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch.utils.data import DataLoader
 
+from ..config import DEFAULT_MODEL, get_config
 from ..errors import Clip4clipError, InputValueError, TrainingError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.pairs import Pair
@@ -23,6 +24,7 @@ from ..files import check_folder_writable, remove_partial_files
 from ..model import SequenceTransformer
 from ..progress import Track
 from ..video.sampling import FrameSampling
+from ..weights.identity import find_checkpoint
 from .check import read_evaluation_pairs, read_training_pairs
 from .checkpoint import save_checkpoint
 from .config import TrainingConfig
@@ -129,7 +131,10 @@ def _check_output(out: Path, resume: bool, process: Process) -> None:
 
 
 def _load_model(config: TrainingConfig) -> VideoTextModel:
-    model = VideoTextModel.load(config.model, config.init, config.head)
+    if config.init == "random":
+        model = VideoTextModel.untrained(get_config(config.model or DEFAULT_MODEL), config.head)
+    else:
+        model = VideoTextModel.load(find_checkpoint(config.init, config.model), config.head)
     if isinstance(model.head, SequenceTransformer) and config.frames > model.head.max_frames:
         raise InputValueError(
             f"a seqTransf head takes at most {model.head.max_frames} frames of a video, not {config.frames}"

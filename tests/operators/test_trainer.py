@@ -21,6 +21,7 @@ from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.operators import Clip4clip
 from clip4clip.training import VideoTextDataset, VideoTextModel
 from clip4clip.video import FrameSampling
+from clip4clip.weights.identity import find_checkpoint
 
 
 def has_towhee_train() -> bool:
@@ -172,7 +173,7 @@ def test_the_loss_is_that_of_clip4clip_train(tiny_checkpoint: Path, train_datase
     from clip4clip.training.data import collate
     from clip4clip.training.loss import global_loss
 
-    model = VideoTextModel.load("tiny", tiny_checkpoint)
+    model = VideoTextModel.load(find_checkpoint(tiny_checkpoint, "tiny"))
     batch = collate([train_dataset[index] for index in range(8)])
     torch.testing.assert_close(
         Clip4clipTrainer.compute_loss(Clip4clipTrainer.__new__(Clip4clipTrainer), model, batch),

@@ -11,10 +11,11 @@ from clip4clip import UnknownNameError
 from clip4clip.model import MeanPooling, SequenceLSTM, SequenceTransformer
 from clip4clip.training import VideoTextModel
 from clip4clip.training.data import Batch
+from clip4clip.weights.identity import find_checkpoint
 
 
 def test_videos_of_different_lengths_are_pooled_separately(mini_checkpoint: Path, batch: Batch) -> None:
-    model = VideoTextModel.load("mini", mini_checkpoint, "seqTransf").eval()
+    model = VideoTextModel.load(find_checkpoint(mini_checkpoint, "mini"), "seqTransf").eval()
     counts = torch.tensor([2, 1, 3])
     with torch.inference_mode():
         _, together, _ = model(batch.ids[:3], batch.pixels[:6], counts)
@@ -26,9 +27,9 @@ def test_videos_of_different_lengths_are_pooled_separately(mini_checkpoint: Path
 
 
 def test_heads_are_initialised_as_in_the_paper(mini_checkpoint: Path) -> None:
-    assert isinstance(VideoTextModel.load("mini", mini_checkpoint).head, MeanPooling)
-    assert isinstance(VideoTextModel.load("mini", mini_checkpoint, "seqLSTM").head, SequenceLSTM)
-    model = VideoTextModel.load("mini", mini_checkpoint, "seqTransf")
+    assert isinstance(VideoTextModel.load(find_checkpoint(mini_checkpoint, "mini")).head, MeanPooling)
+    assert isinstance(VideoTextModel.load(find_checkpoint(mini_checkpoint, "mini"), "seqLSTM").head, SequenceLSTM)
+    model = VideoTextModel.load(find_checkpoint(mini_checkpoint, "mini"), "seqTransf")
     head = model.head
     assert isinstance(head, SequenceTransformer)
     torch.testing.assert_close(head.frame_position_embeddings.weight, model.text.positional_embedding)
@@ -42,4 +43,4 @@ def test_heads_are_initialised_as_in_the_paper(mini_checkpoint: Path) -> None:
 
 def test_an_unknown_head_is_rejected_with_the_names_of_the_heads(mini_checkpoint: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown head 'maxP'.*meanP, seqLSTM, seqTransf"):
-        VideoTextModel.load("mini", mini_checkpoint, "maxP")
+        VideoTextModel.load(find_checkpoint(mini_checkpoint, "mini"), "maxP")

@@ -30,6 +30,7 @@ from clip4clip.operators import Clip4clip
 from clip4clip.training import TrainingConfig, VideoTextDataset, VideoTextModel, train
 from clip4clip.training.data import collate
 from clip4clip.video import read_frames
+from clip4clip.weights.identity import find_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_trained_head_is_applied_where_the_checkpoint_is_loaded(
 ) -> None:
     train(replace(config, head=head, epochs=1, new_lr=1e-3))
     last = Path(config.out) / "last.safetensors"
-    model = VideoTextModel.load("mini", last).eval()  # without a name: the checkpoint's own head
+    model = VideoTextModel.load(find_checkpoint(last, "mini")).eval()  # without a name: the checkpoint's own head
     dataset = VideoTextDataset(read_pairs(drawings / "eval.csv", drawings), model.config, frames=4)
     with torch.inference_mode():
         _, vector, _ = model(*collate([dataset[0]]))
@@ -175,7 +176,7 @@ def test_partial_files_of_a_killed_save_are_removed(config: TrainingConfig) -> N
         ({"batch_size": 15, "accumulate": 2}, InputValueError, "15 cannot be shared.* must be a multiple of 2"),
         ({"batch_size": 64}, TrainingError, "48 usable pairs, fewer than one batch of 64"),
         ({"init": "nowhere.safetensors"}, WeightsNotFoundError, "nowhere.safetensors"),
-        ({"model": "clip_vit_l14"}, UnknownNameError, "clip_vit_l14"),
+        ({"model": "clip_vit_h14"}, UnknownNameError, "clip_vit_h14"),
         ({"head": "maxP"}, UnknownNameError, "unknown head"),
     ],
 )
