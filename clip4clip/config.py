@@ -206,6 +206,10 @@ MODELS: Mapping[str, Model] = {
         ),
         hub="hf://timm/PE-Core-B-16",
     ),
+    "clip_vit_b32_multilingual": Model(
+        _B32, hub="hf://sentence-transformers/clip-ViT-B-32-multilingual-v1", aligned_with="clip_vit_b32"
+    ),
+    "clip_vit_b32_mclip": Model(_B32, hub="hf://M-CLIP/XLM-Roberta-Large-Vit-B-32", aligned_with="clip_vit_b32"),
     # For trials and tests, not for real footage: it was trained on drawings (docs/demo_model.md).
     "clip_vit_tiny_demo": Model(
         CLIPConfig(
@@ -243,6 +247,15 @@ def image_model(name: str) -> str:
         UnknownNameError: there is no such model.
     """
     return get_model(name).aligned_with or name
+
+
+def is_text_tower(name: str | None) -> bool:
+    """Return whether a model is only a text tower, made for the vectors of another model.
+
+    Raises:
+        UnknownNameError: there is no such model.
+    """
+    return name is not None and image_model(name) != name
 
 
 def find_mismatches(facts: Mapping[str, Any], config: CLIPConfig) -> tuple[list[str], str]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import DEFAULT_MODEL, CLIPConfig, find_mismatches, get_model, image_model, network_name
+from ..config import DEFAULT_MODEL, CLIPConfig, find_mismatches, get_model, image_model, is_text_tower, network_name
 from ..errors import CheckpointError
 from .configuration import resolve_config
 from .inspection import inspect_file
@@ -76,7 +76,7 @@ def find_checkpoint(
             (docs/checkpoints.md).
         model_name: key of :data:`clip4clip.config.MODELS`. None reads the network from the weights and what lies
             beside them; without weights it is :data:`clip4clip.config.DEFAULT_MODEL`. If the model has the vision tower
-            of another one, the result is the checkpoint of that one, with its default weights.
+            of another one, the result is the checkpoint of that one, with its published weights.
         folder: the operator's own folder, if Towhee loaded it from one.
 
     Raises:
@@ -87,9 +87,10 @@ def find_checkpoint(
     """
     if weights is None and model_name is None:
         model_name = DEFAULT_MODEL
-    if model_name is not None and image_model(model_name) != model_name:
-        return find_checkpoint(None, image_model(model_name), folder)
-    located = locate(weights, model_name, folder)
+    is_aligned = is_text_tower(model_name)
+    if model_name is not None and is_aligned:
+        weights, model_name = None, image_model(model_name)
+    located = locate(weights, model_name, folder, published=is_aligned)
     inspection = inspect_file(located.path)
     if located.is_trusted and model_name is not None:
         config = get_model(model_name).config
