@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, MissingExtraError, first_line
 from ..threads import fork_safe
 from ..weights.checkpoint import read_tensors
-from ..weights.multilingual import DISTILBERT_SIZES, MAX_TOKENIZER_BYTES, TextModelFiles
+from ..weights.multilingual import MAX_TOKENIZER_BYTES, TextModelFiles
 from ..weights.state_dict import assign
 from .placement import Placement
 from .torch_backend import TorchTower
@@ -171,9 +171,7 @@ def build_text_model(files: TextModelFiles) -> ProjectedTransformer:
             linear = nn.Linear(transformer.config.hidden_size, files.embed_dim, bias=files.has_bias)
             module = ProjectedTransformer(transformer, linear)
     except (ValueError, TypeError) as error:  # transformers checks how the sizes fit together
-        raise CheckpointError(
-            f"{files.weights} is not a text tower that transformers has: {first_line(error)}"
-        ) from error
+        raise CheckpointError(f"{files.weights} holds no network of transformers: {first_line(error)}") from error
     assign(module, state, files.weights)
     _fill_buffers(module)
     return module.requires_grad_(False).eval()
@@ -183,7 +181,8 @@ def _empty_transformer(files: TextModelFiles, tensors: Mapping[str, Tensor]) -> 
     import transformers
 
     if files.architecture == "distilbert":
-        return transformers.DistilBertModel(transformers.DistilBertConfig(**files.sizes))
+        sizes: Any = files.sizes
+        return transformers.DistilBertModel(transformers.DistilBertConfig(**sizes))
     return transformers.XLMRobertaModel(_infer_xlm_roberta(tensors, files.weights), add_pooling_layer=False)
 
 

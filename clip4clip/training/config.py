@@ -123,6 +123,5 @@ def check_trainable(model_name: str | None) -> None:
     if is_text_tower(model_name):
         raise UnknownNameError(
             f"{model_name} cannot be trained: it is only a text tower, made for the vectors of "
-            f"{image_model(str(model_name))}. Train that one; its vectors will then be others, and {model_name} will not "
-            "fit them"
+            f"{image_model(str(model_name))}, and would not fit those of a trained model. Train that one instead"
         )

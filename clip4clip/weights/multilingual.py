@@ -106,8 +106,8 @@ def find_text_model(weights: str | os.PathLike[str] | None, model_name: str) -> 
         files = _read_folder(folder)
     if files.embed_dim != model.config.embed_dim:
         raise CheckpointError(
-            f"the vectors of {reference} have {files.embed_dim} numbers; those of {model.aligned_with}, which they must "
-            f"be comparable with, have {model.config.embed_dim}"
+            f"the vectors of {reference} have {files.embed_dim} numbers, and those of {model.aligned_with} "
+            f"{model.config.embed_dim}: they cannot be compared"
         )
     return files
 
@@ -122,7 +122,7 @@ def reject_text_model(weights: str | os.PathLike[str]) -> None:
     reference = os.fspath(weights)
     if reference.startswith("hf://"):
         repo = HubReference.parse(reference).repo
-        is_text_model = repo in {HubReference.parse(MODELS[name].hub).repo for name in names}
+        is_text_model = repo in {HubReference.parse(MODELS[name].hub).repo for name in names if MODELS[name].hub}
     else:
         is_text_model = False
         with contextlib.suppress(WeightsNotFoundError, CheckpointError):
@@ -180,14 +180,13 @@ def _read_sentence_transformer(modules: Path, find: FindFile, source: str) -> Te
     settings = _read_optional(settings_path)
     if settings.get("do_lower_case"):
         raise CheckpointError(f"{settings_path} says do_lower_case, which is not supported")
+    limits = [settings.get("max_seq_length"), options.get("model_max_length"), sizes["max_position_embeddings"]]
     return TextModelFiles(
         "distilbert",
         sizes,
         embed_dim,
         has_bias,
-        _max_length(
-            [settings.get("max_seq_length"), options.get("model_max_length")], sizes["max_position_embeddings"]
-        ),
+        _max_length(limits),
         _require_any(find, transformer, WEIGHT_FILES, source),
         _require_any(find, dense, WEIGHT_FILES, source),
         _require_any(find, transformer, TOKENIZER_FILES, source),
@@ -202,8 +201,8 @@ def _read_mclip(path: Path, find: FindFile, source: str) -> TextModelFiles:
     config = _read_object(path)
     if config.get("model_type") != "M-CLIP":
         raise CheckpointError(
-            f"{path} does not describe a text tower: its model_type is {brief(config.get('model_type'))}, not 'M-CLIP', "
-            "and there is no modules.json of sentence-transformers"
+            f"{path} does not describe a text tower: its model_type is {brief(config.get('model_type'))}, not "
+            "'M-CLIP', and there is no modules.json of sentence-transformers"
         )
     base = config.get("modelBase")
     if not isinstance(base, str) or not _XLM_ROBERTA.fullmatch(base):
@@ -217,7 +216,7 @@ def _read_mclip(path: Path, find: FindFile, source: str) -> TextModelFiles:
         {},
         _size(config, "numDims", path),
         True,
-        _max_length([options.get("model_max_length")], MAX_LENGTH),
+        _max_length([options.get("model_max_length")]),
         weights,
         weights,
         _require_any(find, "", TOKENIZER_FILES[::2], source),
@@ -295,10 +294,10 @@ def _check_prompts(path: Path | None) -> None:
         raise CheckpointError(f"{path} has the default prompt {brief(name)}; prompts are not supported")
 
 
-def _max_length(limits: list[Any], positions: int) -> int:
+def _max_length(limits: list[Any]) -> int:
     """Return the lowest of the limits of the length; some can be missing, and 1e30 stands for none."""
-    lengths = [int(limit) for limit in limits if isinstance(limit, int | float) and 2 < limit < MAX_SIZE]
-    return min([*lengths, positions, MAX_LENGTH])
+    numbers = [limit for limit in limits if isinstance(limit, int | float)]
+    return min([MAX_LENGTH, *(int(limit) for limit in numbers if 2 < limit < MAX_LENGTH)])
 
 
 def _require(find: FindFile, name: str, source: str) -> Path:
