@@ -141,7 +141,7 @@ def measure_rows(arguments: argparse.Namespace, report: dict[str, Any], console:
     contenders, missing = build_contenders(setup, console)
     report["not installed"] = list(missing)
     for name, reason in missing.items():
-        console.print(f"{name}: not installed ({reason})", highlight=False)
+        console.print(f"{name}: left out: {reason}", highlight=False)
 
     def add_row(title: str, row: Figures) -> None:
         report["rows"][title] = row

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from embed_contenders import open_clip_model, towhee_model
+from peer_models import open_clip_model, towhee_model
 from PIL import Image
 from safetensors.torch import save_file
 

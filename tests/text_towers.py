@@ -9,8 +9,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import DistilBertConfig, DistilBertModel, DistilBertTokenizerFast, PreTrainedModel
-from transformers import XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
+from transformers import (
+    DistilBertConfig,
+    DistilBertModel,
+    DistilBertTokenizerFast,
+    PreTrainedModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+    XLMRobertaTokenizer,
+)
 
 # Of several scripts, with combining marks, special tokens of the tokenizers, and more ids than the towers take.
 TEXTS = [

@@ -24,6 +24,7 @@ from .eval_moments import eval_moments
 from .evaluate import evaluate
 from .index import index
 from .mcp import mcp
+from .models import models
 from .operators import install_operators
 from .option_groups import expand_option_groups
 from .progress import INTERRUPTED
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "delete": delete,
     "relocate": relocate,
     "duplicates": duplicates,
+    "models": models,
     "demo": demo,
     "install-operators": install_operators,
     "eval": evaluate,

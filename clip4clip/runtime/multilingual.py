@@ -119,6 +119,9 @@ class MultilingualTower(TorchTower):
         device: the device that the module is on.
         tokenizer: converts text to the token ids of the tower.
         max_length: the most token ids of a text.
+
+    Attributes:
+        embed_dim: size of the vectors.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class MultilingualTower(TorchTower):
     ) -> None:
         super().__init__(module, device)
         self.tokenizer, self.max_length = tokenizer, max_length
+        self.embed_dim = module.projection.out_features
 
     def __reduce__(self) -> tuple[type[MultilingualTower], tuple[Any, ...]]:
         return type(self), (self.module, self.device, self.tokenizer, self.max_length)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch.utils.data import DataLoader
 
-from ..config import DEFAULT_MODEL, get_model
+from ..config import DEFAULT_MODEL, get_config
 from ..errors import Clip4clipError, InputValueError, TrainingError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.pairs import Pair
@@ -132,7 +132,7 @@ def _check_output(out: Path, resume: bool, process: Process) -> None:
 
 def _load_model(config: TrainingConfig) -> VideoTextModel:
     if config.init == "random":
-        model = VideoTextModel.untrained(get_model(config.model or DEFAULT_MODEL).config, config.head)
+        model = VideoTextModel.untrained(get_config(config.model or DEFAULT_MODEL), config.head)
     else:
         model = VideoTextModel.load(find_checkpoint(config.init, config.model), config.head)
     if isinstance(model.head, SequenceTransformer) and config.frames > model.head.max_frames:

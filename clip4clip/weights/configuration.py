@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import CLIPConfig, find_mismatches, get_model
+from ..config import CLIPConfig, find_mismatches, get_config
 from ..errors import CheckpointError, first_line
 from ..log import warn_once
 
@@ -161,7 +161,7 @@ def resolve_config(
     """Return the network of a checkpoint."""
     if model_name is None:
         return CLIPConfig(**shape)
-    config = get_model(model_name).config
+    config = get_config(model_name)
     mismatches, hint = find_mismatches(shape, config)
     if mismatches:
         raise CheckpointError(f"{file} is not a {model_name}: {'; '.join(mismatches)}.{hint}")
@@ -200,7 +200,7 @@ def check_activation(file: Path, configurations: list[NetworkConfiguration], mod
 
 def _check_configuration(configuration: NetworkConfiguration, sizes: dict[str, int], model_name: str) -> None:
     activations = sorted(configuration.activations - {"quick_gelu"})
-    mismatches, hint = find_mismatches(sizes, get_model(model_name).config)
+    mismatches, hint = find_mismatches(sizes, get_config(model_name))
     if not activations and not mismatches:
         return
     wrong = [f"the activation is {name}, not QuickGELU" for name in activations] + mismatches

@@ -84,7 +84,8 @@ def find_text_model(weights: str | os.PathLike[str] | None, model_name: str) -> 
         CheckpointError: a file is not valid, or the vectors have another size than the model's.
     """
     model = get_model(model_name)
-    reference = model.hub if weights is None else os.fspath(weights)
+    default = model.weights or model.hub
+    reference = default if weights is None else os.fspath(weights)
     if reference.startswith("hf://"):
         hub = HubFolder(reference)
         try:
@@ -101,10 +102,10 @@ def find_text_model(weights: str | os.PathLike[str] | None, model_name: str) -> 
         if not reference or not folder.is_dir():
             raise WeightsNotFoundError(
                 f"no text tower at {brief(reference)}: expected a folder, or hf://owner/repo[@revision]; without "
-                f"weights, {model_name} is {model.hub}"
+                f"weights, {model_name} is {default}"
             )
         files = _read_folder(folder)
-    if files.embed_dim != model.config.embed_dim:
+    if model.config is not None and files.embed_dim != model.config.embed_dim:
         raise CheckpointError(
             f"the vectors of {reference} have {files.embed_dim} numbers, and those of {model.aligned_with} "
             f"{model.config.embed_dim}: they cannot be compared"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +133,7 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     assert find_text_model(folder, NAME).tokenizer == folder / "vocab.txt"
     (folder / "vocab.txt").unlink()
-    with pytest.raises(WeightsNotFoundError, match="none of tokenizer.json, vocab.txt, sentencepiece.bpe.model"):
+    with pytest.raises(WeightsNotFoundError, match=r"none of tokenizer\.json, vocab\.txt, sentencepiece"):
         find_text_model(folder, NAME)
 
 
@@ -170,7 +169,7 @@ def test_a_repository_in_the_cache_needs_no_connection(folder: Path) -> None:
     (repository / "snapshots").mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    os.rename(folder, repository / "snapshots" / commit)
+    folder.rename(repository / "snapshots" / commit)
     for reference in (None, f"hf://owner/words@{commit}"):
         files = find_text_model(reference, NAME)
         assert files.weights == repository / "snapshots" / commit / "model.safetensors"
@@ -191,5 +190,5 @@ def test_the_checkpoint_of_a_text_tower_is_the_published_one_of_its_image_model(
     # Not that in the folder of an operator, which may be fine-tuned.
     monkeypatch.setitem(MODELS, "tiny_words", Model(MODELS["tiny"].config, aligned_with="tiny"))  # type: ignore[arg-type]
     (tmp_path / MODELS["tiny"].local_file).write_bytes(b"")
-    with pytest.raises(WeightsNotFoundError, match="hf://owner/tiny/model.safetensors"):
+    with pytest.raises(WeightsNotFoundError, match="hf://owner/tiny/model"):
         find_checkpoint(folder, "tiny_words", tmp_path)
