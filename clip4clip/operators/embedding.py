@@ -230,10 +230,11 @@ class Clip4clip(NNOperator):
     ) -> None:
         """Create ``self.trainer``, or update it for the next run. The arguments are those of :meth:`train`."""
         from ..training.config import check_trainable
+
+        check_trainable(self._requested_name)
         from ..training.model import VideoTextModel
         from .trainer import Clip4clipTrainer
 
-        check_trainable(self._requested_name)
         if self._trainer is None:
             model = VideoTextModel.load(self._find_checkpoint())
             self._trainer = Clip4clipTrainer(model, training_config, train_dataset, eval_dataset, **kwargs)

@@ -161,7 +161,7 @@ class HubFolder:
         reference: ``hf://owner/repo[@revision]``.
 
     Attributes:
-        outage: why the hub cannot be reached, or "" if it can.
+        outage: why the hub does not give files that are not cached, or "" if it does.
 
     Raises:
         WeightsNotFoundError: the reference is malformed, or names a file.
@@ -172,6 +172,7 @@ class HubFolder:
         if hub.file:
             raise WeightsNotFoundError(f"{reference!r} names a file; expected a repository, hf://owner/repo[@revision]")
         self._repo, self._revision = hub.repo, hub.revision
+        self._commit = hub.revision if _COMMIT.fullmatch(hub.revision or "") else None
         self.outage = ""
 
     def find(self, name: str) -> Path | None:
@@ -181,18 +182,22 @@ class HubFolder:
             WeightsNotFoundError: the download fails.
         """
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
-            if not _COMMIT.fullmatch(self._revision or "") and not self.outage:
-                commit, self.outage = _ask_hub(self._repo, name, self._revision)
-                self._revision = commit or self._revision
-            if _COMMIT.fullmatch(self._revision or ""):
-                cached = try_to_load_from_cache(self._repo, name, revision=self._revision)
+            if self._commit is None and not self.outage:
+                self._commit, self.outage = _ask_hub(self._repo, name, self._revision)
+            if self._commit is not None:
+                cached = try_to_load_from_cache(self._repo, name, revision=self._commit)
                 if cached is not None:  # a path, or a mark that there is no such file
                     return Path(cached) if isinstance(cached, str) else None
-            return Path(hf_hub_download(self._repo, name, revision=self._revision, local_files_only=bool(self.outage)))
-        except EntryNotFoundError:  # or the file is not cached, and the hub cannot be reached
+            path = hf_hub_download(self._repo, name, revision=self._revision, local_files_only=bool(self.outage))
+            self._revision = self._commit or self._revision  # the first download has recorded which commit a branch has
+            return Path(path)
+        except LocalEntryNotFoundError as error:  # it is not cached, and the hub does not give it
+            self.outage = self.outage or first_line(error.__cause__ or error)
+            return None
+        except EntryNotFoundError:
             return None
         except Exception as error:  # huggingface_hub passes on errors of its HTTP client and of the system
             raise WeightsNotFoundError(f"could not download {name} of {self._repo}: {first_line(error)}") from error
