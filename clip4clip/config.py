@@ -17,6 +17,7 @@ ACTIVATIONS = ("quick_gelu", "gelu")
 POOLINGS = ("token", "mean", "attention")
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZES = ("crop", "squash")
+HEADS = ("meanP", "seqLSTM", "seqTransf")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class CLIPConfig:
         image: how frames become pixel values.
 
     Raises:
+        InputTypeError: ``image`` has another type.
         InputValueError: a value is invalid, or two do not fit together.
     """
 
@@ -99,6 +101,8 @@ class CLIPConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.image, ImageConfig):
+            raise InputTypeError(f"image must be an ImageConfig, not {type(self.image).__name__}")
         for tower in ("vision", "text"):
             if getattr(self, f"{tower}_mlp_width") is None:
                 object.__setattr__(self, f"{tower}_mlp_width", 4 * getattr(self, f"{tower}_width"))

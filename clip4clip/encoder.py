@@ -269,7 +269,7 @@ class VideoEncoder:
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield the pixel values of all frames in full batches, (N, 3, R, R), each with the indices of their videos."""
         owners: list[int] = []
-        pixels = PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
+        pixels = PixelBatch(MAX_BATCH_FRAMES, self.config.resolution, self.config.image)
         for index, video in enumerate(videos):
             for frame_index, frame in enumerate(video):
                 try:
@@ -280,7 +280,7 @@ class VideoEncoder:
                 owners.append(index)
                 if len(owners) == MAX_BATCH_FRAMES:
                     yield owners, pixels.pixel_values()
-                    owners, pixels = [], PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
+                    owners, pixels = [], PixelBatch(MAX_BATCH_FRAMES, self.config.resolution, self.config.image)
         if owners:
             yield owners, pixels.pixel_values()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import (
     DEFAULT_MODEL,
+    MODELS,
     CLIPConfig,
     find_mismatches,
     get_config,
@@ -23,6 +24,7 @@ from ..errors import CheckpointError
 from .configuration import resolve_config
 from .inspection import inspect_file
 from .locate import Reference, locate
+from .metadata import read_metadata
 
 # Fields of a configuration that change the vectors, although no tensor shows them.
 _HIDDEN_FIELDS: tuple[str, ...] = ("vision_head_width", "text_head_width", "activation", "norm_eps")
@@ -109,7 +111,7 @@ def find_checkpoint(
         config = resolve_config(located.path, inspection.shape, located.configurations, network)
     return Checkpoint(
         located.path,
-        model_name or network_name(config),
+        model_name or _find_name(located.path, config),
         config,
         inspection.head,
         _fingerprint(inspection.fingerprint, config),
@@ -144,6 +146,15 @@ def network_digest(config: CLIPConfig) -> str:
     values = asdict(config)
     hidden = {name: values[name] for name in _HIDDEN_FIELDS if values[name] != _DEFAULTS[name]}
     return json.dumps(hidden, sort_keys=True) if hidden else ""
+
+
+def _find_name(path: Path, config: CLIPConfig) -> str:
+    """Return the name of the model that a trained checkpoint says it was trained from, or else that of its network."""
+    metadata = read_metadata(path)
+    model = MODELS.get(metadata.model_name) if metadata else None
+    if metadata and model and model.config == config:
+        return metadata.model_name
+    return network_name(config)
 
 
 def _fingerprint(weights: str, config: CLIPConfig) -> str:

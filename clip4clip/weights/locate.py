@@ -14,7 +14,7 @@ from pathlib import Path
 from ..config import DEFAULT_MODEL, get_model
 from ..errors import WeightsNotFoundError, brief, first_line
 from ..log import warn_once
-from .configuration import NetworkConfiguration, configuration_folders, read_configurations
+from .configuration import Configuration, find_configurations
 from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, HubReference, download_checkpoint
 from .multilingual import reject_text_model
 
@@ -39,7 +39,7 @@ class Located:
     """
 
     path: Path
-    configurations: list[NetworkConfiguration] = field(default_factory=list)
+    configurations: list[Configuration] = field(default_factory=list)
     is_trusted: bool = False
 
 
@@ -67,7 +67,7 @@ def locate(
     if reference.startswith("hf://"):
         reject_text_model(reference)
         path = download_checkpoint(reference, network)
-        return Located(path, read_configurations(configuration_folders(path), strict=True))
+        return Located(path, find_configurations(path, strict=True))
     return _locate_path(reference)
 
 
@@ -87,10 +87,10 @@ def _locate_path(reference: str) -> Located:
         file = next((path / name for name in CHECKPOINT_NAMES if (path / name).is_file()), None)
         if file is None:
             raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(CHECKPOINT_NAMES)}")
-        return Located(file, read_configurations([path], strict=True))
+        return Located(file, find_configurations(file, strict=True))
     if not is_file:
         raise WeightsNotFoundError(f"no checkpoint at {path}: there is no such file or folder. {HOW_TO_SUPPLY_WEIGHTS}")
-    return Located(path, read_configurations(configuration_folders(path), strict=False))
+    return Located(path, find_configurations(path, strict=False))
 
 
 def towhee_home() -> Path:
@@ -113,7 +113,7 @@ def _locate_default(model_name: str, folder: Path | None, published: bool) -> Lo
     if model.local_file and not published:
         path = locate_in_operator_folders(model.local_file, folder, tried)
         if path is not None:
-            return Located(path, read_configurations(configuration_folders(path), strict=False))
+            return Located(path, find_configurations(path, strict=False))
     try:
         path = download_checkpoint(model.hub, model_name, tried, trusted=model.is_trusted)
     except WeightsNotFoundError as error:
@@ -123,7 +123,7 @@ def _locate_default(model_name: str, folder: Path | None, published: bool) -> Lo
         ) from error
     if model.is_trusted:
         return Located(path, is_trusted=True)
-    return Located(path, read_configurations(configuration_folders(path), strict=True))
+    return Located(path, find_configurations(path, strict=True))
 
 
 def _advice_if_gone(reference: str, error: WeightsNotFoundError) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class SearchOutputOptions:
     """What to make of the moments that were found, beside the list."""
 
     clips: Annotated[
