@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,8 @@ from .torch_backend import TorchTower
 if TYPE_CHECKING:
     import tokenizers
 
+# Buffers that earlier versions stored, and the pooler, whose output is not used.
+_UNUSED = re.compile(r"transformer\.(embeddings\.(position|token_type)_ids$|pooler\.)")
 NO_TOKEN = -1  # in a batch, after the ids of a text. The id of the padding token can also stand within a text.
 XLM_ROBERTA_HEAD_WIDTH = 64  # of the base and of the large one
 XLM_ROBERTA_EPS = 1e-5
@@ -163,12 +166,12 @@ def build_text_model(files: TextModelFiles) -> ProjectedTransformer:
     tensors = read_tensors(files.weights)
     if files.architecture == "distilbert":
         state = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
-        projection, prefix = read_tensors(files.projection), "linear."
+        state |= {
+            name.replace("linear.", "projection.", 1): tensor for name, tensor in read_tensors(files.projection).items()
+        }
     else:
-        state, projection, prefix = dict(tensors), tensors, "LinearTransformation."
-    for kind in ("weight", "bias"):
-        if f"{prefix}{kind}" in projection:
-            state[f"projection.{kind}"] = projection[f"{prefix}{kind}"]
+        state = {name.replace("LinearTransformation.", "projection.", 1): tensor for name, tensor in tensors.items()}
+    state = {name: tensor for name, tensor in state.items() if not _UNUSED.match(name)}
     try:
         with torch.device("meta"):  # neither allocate nor initialise what is replaced anyway
             transformer: Any = _empty_transformer(files, tensors)
