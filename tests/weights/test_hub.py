@@ -368,3 +368,42 @@ def test_an_unreachable_hub_is_asked_once_and_without_a_pause(hub: Hub, environm
 def test_an_invalid_reference_is_an_error_that_shows_the_form(reference: str) -> None:
     with pytest.raises(WeightsNotFoundError, match=r"hf://owner/repo\[@revision\]\[/file\]"):
         locate(reference, "clip_vit_b32")
+
+
+FIND_FILES = """
+import sys
+from clip4clip.weights.hub import HubFolder
+folder = HubFolder(sys.argv[1])
+for name in sys.argv[2:]:
+    print(folder.find(name))
+print(folder.outage)
+"""
+
+
+def test_the_files_of_a_repository_are_of_one_commit_and_asked_for_once(hub: Hub, environment: dict[str, str]) -> None:
+    hub.files |= {"modules.json": b"[]", "2_Dense/config.json": b"{}"}
+    names = ["modules.json", "2_Dense/config.json", "vocab.txt", "other/weights.bin"]
+
+    def find(reference: str, **changes: str) -> list[str]:
+        """Return the paths of the files, and why the hub cannot be reached."""
+        command = [sys.executable, "-c", FIND_FILES, reference, *names]
+        done = subprocess.run(command, env=environment | changes, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    *paths, outage = find("hf://owner/model")
+    assert (paths[2], outage) == ("None", "")
+    assert [Path(path).read_bytes() for path in (paths[0], paths[1], paths[3])] == [b"[]", b"{}", b"other"]
+    assert {
+        Path(path).parents[name.count("/")].name for path, name in zip(paths, names, strict=True) if path != "None"
+    } == {COMMIT}
+    hub.requests.clear()
+    assert find("hf://owner/model") == [*paths, ""]
+    assert hub.requests == ["HEAD /owner/model/resolve/main/modules.json"]  # the branch may have moved
+    assert find("hf://owner/model", HF_HUB_OFFLINE="1")[:4] == paths
+    assert find(f"hf://owner/model@{COMMIT}") == [*paths, ""]
+    assert len(hub.requests) == 1
+    hub.failure = "forbids"
+    names.append("new.json")
+    *found, outage = find(f"hf://owner/model@{COMMIT}")
+    assert found == [*paths, "None"]
+    assert "403" in outage
