@@ -401,6 +401,15 @@ def image_model(name: str) -> str:
     return get_model(name).aligned_with or name
 
 
+def is_text_tower(name: str | None) -> bool:
+    """Return whether a model is only a text tower, made for the vectors of another model.
+
+    Raises:
+        UnknownNameError: there is no such model.
+    """
+    return name is not None and image_model(name) != name
+
+
 def find_mismatches(facts: Mapping[str, Any], config: CLIPConfig) -> tuple[list[str], str]:
     """Compare what is known about a network with a configuration.
 

@@ -288,10 +288,12 @@ def _check_model(facts: Mapping[str, _Fact], model_name: str) -> None:
     sources: dict[str, list[str]] = {}
     for name, phrase in differences.items():
         sources.setdefault(facts[name].source, []).append(phrase)
-    listed = "; ".join(f"{source} says that {', '.join(phrases)}" for source, phrases in sources.items())
+    (first, phrases), *others = sources.items()
+    listed = f"{first} describes a different network than {model_name}: {'; '.join(phrases)}."
+    listed += "".join(f" So does {source}: {'; '.join(phrases)}." for source, phrases in others)
     fitting = [name for name, model in MODELS.items() if model.config and not _compare(known, vars(model.config))]
     hint = f"It fits model_name={fitting[0]!r}." if fitting else "Leave out the name to load the network as it is."
-    raise CheckpointError(f"this is not a {model_name}: {listed}. {hint}")
+    raise CheckpointError(f"{listed} {hint}")
 
 
 def _complete_by_name(file: Path, shape: Mapping[str, Any], known: dict[str, Any], model_name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..config import (
     get_config,
     get_model,
     image_model,
+    is_text_tower,
     network_name,
 )
 from ..errors import CheckpointError
@@ -86,7 +87,7 @@ def find_checkpoint(
             (docs/checkpoints.md).
         model_name: key of :data:`clip4clip.config.MODELS`. None reads the network from the weights and what lies
             beside them; without weights it is :data:`clip4clip.config.DEFAULT_MODEL`. If the model has the vision tower
-            of another one, the result is the checkpoint of that one, with its default weights.
+            of another one, the result is the checkpoint of that one, with its published weights.
         folder: the operator's own folder, if Towhee loaded it from one.
 
     Raises:
@@ -97,9 +98,10 @@ def find_checkpoint(
     """
     if weights is None and model_name is None:
         model_name = DEFAULT_MODEL
-    if model_name is not None and image_model(model_name) != model_name:
-        return find_checkpoint(None, image_model(model_name), folder)
-    located = locate(weights, model_name, folder)
+    is_aligned = is_text_tower(model_name)
+    if model_name is not None and is_aligned:
+        weights, model_name = None, image_model(model_name)
+    located = locate(weights, model_name, folder, published=is_aligned)
     inspection = inspect_file(located.path)
     network = model_name if model_name is not None and get_model(model_name).config else None
     if located.is_trusted and network is not None:

@@ -122,7 +122,7 @@ def test_the_configuration_of_a_file_is_found_through_links_and_snapshots(
         monkeypatch.chdir(path.parent)
         path = Path(path.name)
     assert find_checkpoint(path).config == GELU_TINY
-    with pytest.raises(CheckpointError, match=rf"not a tiny: .*{config} says that activation is gelu, not quick_gelu"):
+    with pytest.raises(CheckpointError, match=rf"{config} describes a different network than tiny: activation is gelu, not quick_gelu"):
         find_checkpoint(path, "tiny")
 
 
@@ -544,7 +544,7 @@ def test_the_metadata_of_a_trained_checkpoint_comes_first(
     save_file(tiny_state, path, to_metadata(Metadata("mine", config, "meanP")))
     assert find_checkpoint(path).config == config
     assert warnings_in(caplog) == []
-    with pytest.raises(CheckpointError, match=r"not a tiny: the metadata of .* says that activation is gelu"):
+    with pytest.raises(CheckpointError, match=r"the metadata of .* describes a .* than tiny: activation is gelu"):
         find_checkpoint(path, "tiny")
     write(tmp_path, {"open_clip_config.json": OPEN_CLIP})
     with pytest.raises(CheckpointError, match=r"config\.json contradicts the metadata of .*: .*norm_eps is 1e-05"):
@@ -556,7 +556,7 @@ def test_a_torchscript_archive_with_gelu_is_recognised(tmp_path: Path) -> None:
     for number in range(2):  # from the second module on, torch mangles the names of the classes
         module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GELU()).eval()
         torch.jit.script(module).save(tmp_path / f"{number}.pt")
-        with pytest.raises(CheckpointError, match=rf"not a tiny: the names .*{number}\.pt says that activation is gelu"):
+        with pytest.raises(CheckpointError, match=rf"the names .*{number}\.pt describes a .* than tiny: activation is gelu"):
             resolve(tmp_path / f"{number}.pt", "tiny")
 
 
