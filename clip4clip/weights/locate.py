@@ -14,7 +14,7 @@ from pathlib import Path
 from ..config import DEFAULT_MODEL, get_model
 from ..errors import WeightsNotFoundError, brief, first_line
 from ..log import warn_once
-from .configuration import NetworkConfiguration, configuration_folders, read_configurations
+from .configuration import Configuration, find_configurations
 from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, download_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Located:
     """
 
     path: Path
-    configurations: list[NetworkConfiguration] = field(default_factory=list)
+    configurations: list[Configuration] = field(default_factory=list)
     is_trusted: bool = False
 
 
@@ -63,7 +63,7 @@ def locate(weights: Reference | None, model_name: str | None = None, folder: Pat
     reference = os.fspath(weights)
     if reference.startswith("hf://"):
         path = download_checkpoint(reference, model_name)
-        return Located(path, read_configurations(configuration_folders(path), strict=True))
+        return Located(path, find_configurations(path, strict=True))
     return _locate_path(reference)
 
 
@@ -82,10 +82,10 @@ def _locate_path(reference: str) -> Located:
         file = next((path / name for name in CHECKPOINT_NAMES if (path / name).is_file()), None)
         if file is None:
             raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(CHECKPOINT_NAMES)}")
-        return Located(file, read_configurations([path], strict=True))
+        return Located(file, find_configurations(file, strict=True))
     if not is_file:
         raise WeightsNotFoundError(f"no checkpoint at {path}: there is no such file or folder. {HOW_TO_SUPPLY_WEIGHTS}")
-    return Located(path, read_configurations(configuration_folders(path), strict=False))
+    return Located(path, find_configurations(path, strict=False))
 
 
 def towhee_home() -> Path:
@@ -104,7 +104,7 @@ def _locate_default(model_name: str, folder: Path | None) -> Located:
     if model.local_file:
         path = _locate_in_operator_folders(model.local_file, folder, tried)
         if path is not None:
-            return Located(path, read_configurations(configuration_folders(path), strict=False))
+            return Located(path, find_configurations(path, strict=False))
     try:
         path = download_checkpoint(model.hub, model_name, tried, trusted=model.is_pinned)
     except WeightsNotFoundError as error:
@@ -113,7 +113,7 @@ def _locate_default(model_name: str, folder: Path | None) -> Located:
         ) from error
     if model.is_pinned:
         return Located(path, is_trusted=True)
-    return Located(path, read_configurations(configuration_folders(path), strict=True))
+    return Located(path, find_configurations(path, strict=True))
 
 
 def _locate_in_operator_folders(name: str, folder: Path | None, tried: list[str]) -> Path | None:

@@ -55,8 +55,8 @@ def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return those fields of :class:`~clip4clip.config.CLIPConfig` that the shapes of the tensors reveal."""
+def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int | str]:
+    """Return those fields of :class:`~clip4clip.config.CLIPConfig` that the tensors show. They can be written as JSON."""
 
     def size(name: str, dim: int) -> int | None:
         tensor = tensors.get(name)
@@ -65,7 +65,7 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     def count_layers(prefix: str) -> int:
         return len({name.split(".")[prefix.count(".")] for name in tensors if name.startswith(prefix)})
 
-    fields: dict[str, int | None] = {}
+    fields: dict[str, int | str | None] = {}
     if "visual.conv1.weight" in tensors:
         patch_size, positions = size("visual.conv1.weight", 3), size("visual.positional_embedding", 0)
         fields |= {
@@ -74,6 +74,8 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
             "patch_size": patch_size,
             "vision_width": size("visual.conv1.weight", 0),
             "vision_layers": count_layers("visual.transformer.resblocks."),
+            "vision_mlp_width": size("visual.transformer.resblocks.0.mlp.c_fc.weight", 0),
+            "pooling": "attention" if "visual.attn_pool.probe" in tensors else None,
         }
     if "token_embedding.weight" in tensors:
         fields |= {
@@ -82,6 +84,7 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
             "vocab_size": size("token_embedding.weight", 0),
             "text_width": size("token_embedding.weight", 1),
             "text_layers": count_layers("transformer.resblocks."),
+            "text_mlp_width": size("transformer.resblocks.0.mlp.c_fc.weight", 0),
         }
     return {name: value for name, value in fields.items() if value is not None}
 
