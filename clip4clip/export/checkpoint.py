@@ -95,7 +95,7 @@ def export_checkpoint(
     checkpoint = _find(weights, model_name)
     _check_network(checkpoint, library, target, drop_head)
     files = target.files(checkpoint.config, dtype)
-    tensors = _convert(checkpoint, target, getattr(torch, dtype), track)
+    tensors = _convert(checkpoint, target, dtype, track)
     metadata = _metadata(checkpoint)
     notes = _notes(checkpoint)
     files["README.md"] = model_card(metadata, library, target.code(folder.name), notes)
@@ -188,7 +188,7 @@ def _check_network(checkpoint: Checkpoint, library: str, target: _Target, drop_h
         )
 
 
-def _convert(checkpoint: Checkpoint, target: _Target, dtype: torch.dtype, track: Track) -> dict[str, Tensor]:
+def _convert(checkpoint: Checkpoint, target: _Target, dtype: str, track: Track) -> dict[str, Tensor]:
     """Return the tensors of both towers under the names of the library."""
     tensors: dict[str, Tensor] = {}
     for modality, prefix in (("text", ""), ("video", "visual.")):
@@ -198,9 +198,9 @@ def _convert(checkpoint: Checkpoint, target: _Target, dtype: torch.dtype, track:
     renamed = target.rename(checkpoint.config, {**tensors, "logit_scale": scale.float().reshape(())})
     converted = {}
     for name, tensor in track(renamed.items(), len(renamed), "converting"):
-        converted[name] = tensor.to(dtype).contiguous()
+        converted[name] = tensor.to(getattr(torch, dtype)).contiguous()
         if not converted[name].isfinite().all():
-            raise ExportError(f"{name} of {checkpoint.path} has numbers that {dtype} cannot hold: use another dtype")
+            raise ExportError(f"{name} of {checkpoint.path} has numbers that {dtype} cannot hold: choose another dtype")
     return converted
 
 
