@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import MODELS, CLIPConfig, get_model, image_model
+from .config import MODELS, CLIPConfig, add_model, get_model, image_model, is_registered, registered_models
 from .errors import InputTypeError, InputValueError, ModelMismatchError, brief
 from .preprocess import HOW_TO_DECODE, PixelBatch, is_frame
 from .runtime.load import load_head, load_tower, report_weights
@@ -74,6 +74,8 @@ class TextEncoder:
             Clip4clipError: one of UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError,
                 MissingExtraError, CacheError and ExportError; see :mod:`clip4clip.errors`.
         """
+        if model_name is not None:
+            get_model(model_name)  # an unknown name is reported before anything else
         placement = resolve_placement(device, runtime, precision, compiled)
         checkpoint = find_checkpoint(weights, model_name)
         encoder = cls(load_tower(checkpoint, "text", placement), checkpoint.config)
@@ -176,6 +178,8 @@ class VideoEncoder:
 
         Arguments and errors are those of :meth:`TextEncoder.load`.
         """
+        if model_name is not None:
+            get_model(model_name)  # an unknown name is reported before anything else
         placement = resolve_placement(device, runtime, precision, compiled)
         checkpoint = find_checkpoint(weights, model_name)
         tower = load_tower(checkpoint, "video", placement)
@@ -241,7 +245,7 @@ class VideoEncoder:
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield the pixel values of all frames in full batches, (N, 3, R, R), each with the indices of their videos."""
         owners: list[int] = []
-        pixels = PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
+        pixels = PixelBatch(MAX_BATCH_FRAMES, self.config.resolution, self.config.image)
         for index, video in enumerate(videos):
             for frame_index, frame in enumerate(video):
                 try:
@@ -252,7 +256,7 @@ class VideoEncoder:
                 owners.append(index)
                 if len(owners) == MAX_BATCH_FRAMES:
                     yield owners, pixels.pixel_values()
-                    owners, pixels = [], PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
+                    owners, pixels = [], PixelBatch(MAX_BATCH_FRAMES, self.config.resolution, self.config.image)
         if owners:
             yield owners, pixels.pixel_values()
 
@@ -331,8 +335,8 @@ class EncoderSpec:
             return self
         if model.model not in MODELS:
             raise ModelMismatchError(
-                f"the vectors are of {model}, which were loaded without the name of a model: pass the same weights "
-                "(--weights)"
+                f"the vectors are of {model}, and no model has that name here: pass the same weights (--weights) or, "
+                "in Python, register the model (clip4clip.register_model)"
             )
         return replace(self, model_name=model.model)
 
@@ -349,7 +353,19 @@ class EncoderSpec:
         own = image_model(self.model_name)
         if own == model.model or model.model not in MODELS:
             return False
-        return self.weights is None or get_model(own).config != get_model(model.model).config
+        if self.weights is None and not (is_registered(own) or is_registered(model.model)):
+            return True
+        configs = get_model(own).config, get_model(model.model).config
+        return None not in configs and configs[0] != configs[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take a model that was registered (:func:`clip4clip.register_model`) along into another process."""
+        return {**vars(self), "registered": registered_models(self.model_name)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, model in state.pop("registered").items():
+            add_model(name, model)
+        vars(self).update(state)
 
     def text_encoder(self) -> TextEncoder:
         """Load the text encoder; see :meth:`TextEncoder.load`."""

@@ -51,7 +51,7 @@ FLOORS = [
     {"encoder", "export", "video"},
     {"runtime"},
     {"weights", "model"},
-    {"cache", "config", "errors", "files", "log", "preprocess", "progress", "threads", "tokenizer"},
+    {"cache", "config", "errors", "files", "log", "model_facts", "preprocess", "progress", "threads", "tokenizer"},
 ]
 
 

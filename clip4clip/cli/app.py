@@ -25,6 +25,7 @@ from .evaluate import evaluate
 from .export import export
 from .index import index
 from .mcp import mcp
+from .models import models
 from .operators import install_operators
 from .option_groups import expand_option_groups
 from .progress import INTERRUPTED
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "delete": delete,
     "relocate": relocate,
     "duplicates": duplicates,
+    "models": models,
     "demo": demo,
     "install-operators": install_operators,
     "eval": evaluate,

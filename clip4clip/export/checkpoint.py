@@ -19,13 +19,13 @@ from ..files import check_folder_writable
 from ..progress import Track, no_progress
 from ..runtime.torch_backend import build_tower
 from ..weights.checkpoint import read_state_dict
+from ..weights.families import to_hugging_face_names, to_timm_names
 from ..weights.identity import Checkpoint, find_checkpoint
 from ..weights.locate import Reference
 from ..weights.metadata import Metadata, read_metadata, to_metadata
 from . import DTYPES, LIBRARIES, hugging_face, open_clip
 from .folder import atomic_folder, check_folder
 from .model_card import model_card
-from .names import to_hugging_face, to_timm
 
 INITIAL_LOGIT_SCALE = torch.tensor(1 / 0.07).log()  # of CLIP (arXiv 2103.00020, section 2.5)
 
@@ -147,14 +147,14 @@ _TARGETS = {
         hugging_face.WEIGHTS,
         hugging_face.find_obstacles,
         hugging_face.configuration_files,
-        lambda _, tensors: to_hugging_face(tensors),
+        lambda _, tensors: to_hugging_face_names(tensors),
         _transformers_code,
     ),
     "open_clip": _Target(
         open_clip.WEIGHTS,
         open_clip.find_obstacles,
         lambda config, _: open_clip.configuration_files(config),
-        lambda config, tensors: to_timm(tensors) if open_clip.is_perception_encoder(config) else tensors,
+        lambda config, tensors: to_timm_names(tensors) if open_clip.is_perception_encoder(config) else tensors,
         _open_clip_code,
     ),
 }

@@ -13,7 +13,7 @@ from towhee import accelerate
 from towhee.operator import NNOperator
 from towhee.runtime.runtime_conf import get_accelerator
 
-from ..config import MODELS, get_model
+from ..config import MODELS, get_config, get_model
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import InputValueError, UnknownNameError
 from ..runtime.load import check_modality, load_head, load_tower, report_weights
@@ -74,10 +74,11 @@ class Clip4clip(NNOperator):
         self._modality = modality
         self._find_checkpoint = functools.partial(find_checkpoint, weight_path, model_name, folder)
         # A served text tower is not loaded here, so this machine need not have its checkpoint.
-        is_needed = model_name is None or not (is_served and modality == "text")
+        is_known = model_name is not None and get_model(model_name).config is not None
+        is_needed = not (is_known and is_served and modality == "text")
         checkpoint = self._find_checkpoint() if is_needed else None
         self._model_name = checkpoint.model_name if checkpoint else str(model_name)
-        config = checkpoint.config if checkpoint else get_model(self._model_name).config
+        config = checkpoint.config if checkpoint else get_config(self._model_name)
         # Towhee exports and serves `model`: one tensor in, one tensor out. If it is served, this is a client.
         self.model = accelerate(load_tower)(checkpoint, modality, placement)
         tower = self.model if isinstance(self.model, Tower) else _ServedTower(self.model)

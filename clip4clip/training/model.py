@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import HEADS, CLIPConfig, get_model, network_name
+from ..config import HEADS, CLIPConfig, get_config, network_name
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import TrainingError, UnknownNameError
 from ..model import (
@@ -97,7 +97,7 @@ class VideoTextModel(nn.Module):
             UnknownNameError: there is no such model, or no such head.
             TrainingError: a ``seqTransf`` head cannot copy layers of another shape.
         """
-        config = get_model(model_name).config
+        config = get_config(model_name)
         state = random_state_dict(config, torch.initial_seed())
         model = cls._of(config, state, Path("random"), head or "meanP", None)
         model.model_name = model_name

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import MODELS, CLIPConfig, ImageConfig, get_model
+from ..config import MODELS, CLIPConfig, ImageConfig, get_config
 from ..errors import CheckpointError, InputValueError, first_line
 from ..log import warn_once
 from ..tokenizer import VOCAB_SIZE
@@ -282,21 +282,21 @@ def _show(value: Any, other: Any) -> str:
 def _check_model(facts: Mapping[str, _Fact], model_name: str) -> None:
     """Reject facts that differ from the network of a model. The message names the source of each."""
     known = {name: fact.value for name, fact in facts.items()}
-    differences = _compare(known, vars(get_model(model_name).config))
+    differences = _compare(known, vars(get_config(model_name)))
     if not differences:
         return
     sources: dict[str, list[str]] = {}
     for name, phrase in differences.items():
         sources.setdefault(facts[name].source, []).append(phrase)
     listed = "; ".join(f"{source} says that {', '.join(phrases)}" for source, phrases in sources.items())
-    fitting = [name for name, model in MODELS.items() if not _compare(known, vars(model.config))]
+    fitting = [name for name, model in MODELS.items() if model.config and not _compare(known, vars(model.config))]
     hint = f"It fits model_name={fitting[0]!r}." if fitting else "Leave out the name to load the network as it is."
     raise CheckpointError(f"this is not a {model_name}: {listed}. {hint}")
 
 
 def _complete_by_name(file: Path, shape: Mapping[str, Any], known: dict[str, Any], model_name: str) -> dict[str, Any]:
     """Return all fields, what is not known as the model has it. Warn if that may be wrong."""
-    config = vars(get_model(model_name).config)
+    config = vars(get_config(model_name))
     assumed = {name: config[name] for name in _needed(shape) if name not in known}
     # Of the fields other than the activation, OpenAI's values are those of nearly all networks of this shape.
     if "activation" in assumed or any(value != _OPENAI.get(name) for name, value in assumed.items()):

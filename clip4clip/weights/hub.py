@@ -11,13 +11,16 @@ from pathlib import Path
 
 from ..errors import CheckpointError, WeightsNotFoundError, first_line
 from .configuration import CONFIG_NAMES, check_configurations, read_configurations
+from .shards import shard_names
 
 # Names of a checkpoint in a folder or hub repository, the preferred one first.
 CHECKPOINT_NAMES = (
     "open_clip_model.safetensors",
     "model.safetensors",
+    "model.safetensors.index.json",
     "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
     "pytorch_model.bin.1",
 )
 
@@ -100,7 +103,9 @@ def download_checkpoint(
             commit, outage = _find_commit(hub, name, config_files)
             if commit and not outage:
                 _check_remote_configurations(hub.repo, commit, config_files, model_name)
-            return Path(hf_hub_download(hub.repo, name, revision=hub.revision, local_files_only=bool(outage)))
+            path = Path(hf_hub_download(hub.repo, name, revision=hub.revision, local_files_only=bool(outage)))
+            _download_shards(hub.repo, name, path, is_offline=bool(outage))
+            return path
         except CheckpointError:
             raise
         except LocalEntryNotFoundError as error:
@@ -117,6 +122,26 @@ def download_checkpoint(
     raise WeightsNotFoundError(
         f"could not find weights for {model_name or reference}. Tried: {'; '.join(tried)}. {HOW_TO_SUPPLY_WEIGHTS}"
     ) from reason
+
+
+def _download_shards(repo: str, name: str, path: Path, is_offline: bool) -> None:
+    """Download the shards that the index of a sharded checkpoint names, all from the same commit as the index.
+
+    Args:
+        repo: ``owner/repo``.
+        name: path of the checkpoint in the repository.
+        path: the checkpoint in the cache of ``huggingface_hub``. If it is not an index, nothing is downloaded.
+        is_offline: whether to look in the cache only.
+
+    Raises:
+        CheckpointError: the index is invalid.
+    """
+    from huggingface_hub import hf_hub_download
+
+    folder, commit = name.rpartition("/")[0], path.parents[name.count("/")].name
+    for shard in shard_names(path):
+        file = f"{folder}/{shard}".lstrip("/")
+        hf_hub_download(repo, file, revision=commit, local_files_only=is_offline)
 
 
 def _config_files(name: str) -> list[str]:

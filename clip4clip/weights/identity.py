@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import DEFAULT_MODEL, CLIPConfig, find_mismatches, get_model, image_model, network_name
+from ..config import DEFAULT_MODEL, CLIPConfig, find_mismatches, get_config, get_model, image_model, network_name
 from ..errors import CheckpointError
 from .configuration import resolve_config
 from .inspection import inspect_file
@@ -91,11 +91,12 @@ def find_checkpoint(
         return find_checkpoint(None, image_model(model_name), folder)
     located = locate(weights, model_name, folder)
     inspection = inspect_file(located.path)
-    if located.is_trusted and model_name is not None:
-        config = get_model(model_name).config
-        check_shape(inspection.shape, config, model_name, located.path)
+    network = model_name if model_name is not None and get_model(model_name).config else None
+    if located.is_trusted and network is not None:
+        config = get_config(network)
+        check_shape(inspection.shape, config, network, located.path)
     else:
-        config = resolve_config(located.path, inspection.shape, located.configurations, model_name)
+        config = resolve_config(located.path, inspection.shape, located.configurations, network)
     return Checkpoint(
         located.path,
         model_name or network_name(config),

@@ -16,8 +16,8 @@ class UnsupportedNetwork(ValueError):
     """A configuration is valid, but describes a network or images that this package does not compute."""
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+def read_json(path: Path, max_bytes: int = MAX_CONFIG_BYTES) -> Any:
+    """Return the content of a JSON file of at most this size.
 
     Raises:
         FileNotFoundError: there is nothing with this path. A broken symbolic link is an ``OSError`` of another kind.
@@ -27,13 +27,13 @@ def read_json(path: Path) -> Any:
         if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would block
             raise ValueError("it is not a file")
         with path.open("rb") as file:
-            content = file.read(MAX_CONFIG_BYTES + 1)
+            content = file.read(max_bytes + 1)
     except FileNotFoundError as error:
         if path.is_symlink():
             raise OSError("it is a link to a file that does not exist") from error
         raise
-    if len(content) > MAX_CONFIG_BYTES:
-        raise ValueError(f"it has more than {MAX_CONFIG_BYTES:,} bytes, the limit")
+    if len(content) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes:,} bytes, the limit")
     return json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
 
 

@@ -15,7 +15,7 @@ from ..config import DEFAULT_MODEL, get_model
 from ..errors import WeightsNotFoundError, brief, first_line
 from ..log import warn_once
 from .configuration import Configuration, find_configurations
-from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, download_checkpoint
+from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, HubReference, download_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +58,10 @@ def locate(weights: Reference | None, model_name: str | None = None, folder: Pat
     """
     if weights is None:
         return _locate_default(model_name or DEFAULT_MODEL, folder)
-    if model_name is not None:
-        get_model(model_name)
+    network = model_name if model_name is not None and get_model(model_name).config else None
     reference = os.fspath(weights)
     if reference.startswith("hf://"):
-        path = download_checkpoint(reference, model_name)
+        path = download_checkpoint(reference, network)
         return Located(path, find_configurations(path, strict=True))
     return _locate_path(reference)
 
@@ -100,23 +99,42 @@ def _locate_default(model_name: str, folder: Path | None) -> Located:
     model = get_model(model_name)
     if model.packaged_file:
         return Located(Path(__file__).parents[1] / model.packaged_file, is_trusted=True)
+    if model.weights:
+        return locate(model.weights, model_name)
+    if not model.hub:
+        raise WeightsNotFoundError(f"{model_name} was registered without default weights. {HOW_TO_SUPPLY_WEIGHTS}")
     tried: list[str] = []
     if model.local_file:
-        path = _locate_in_operator_folders(model.local_file, folder, tried)
+        path = locate_in_operator_folders(model.local_file, folder, tried)
         if path is not None:
             return Located(path, find_configurations(path, strict=False))
     try:
-        path = download_checkpoint(model.hub, model_name, tried, trusted=model.is_pinned)
+        path = download_checkpoint(model.hub, model_name, tried, trusted=model.is_trusted)
     except WeightsNotFoundError as error:
         raise WeightsNotFoundError(
-            f"{error} For a trial without a download: model_name='clip_vit_tiny_demo', which comes with the package."
+            f"{error}{_advice_if_gone(model.hub, error)} For a trial without a download: "
+            "model_name='clip_vit_tiny_demo', which comes with the package."
         ) from error
-    if model.is_pinned:
+    if model.is_trusted:
         return Located(path, is_trusted=True)
     return Located(path, find_configurations(path, strict=True))
 
 
-def _locate_in_operator_folders(name: str, folder: Path | None, tried: list[str]) -> Path | None:
+def _advice_if_gone(reference: str, error: WeightsNotFoundError) -> str:
+    """Return what to do if the hub answered that it does not have the file that this package has recorded."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    answer = error.__cause__
+    is_gone = isinstance(answer, EntryNotFoundError) or (
+        isinstance(answer, HfHubHTTPError) and getattr(answer.response, "status_code", None) == 404
+    )
+    if not is_gone or isinstance(answer, LocalEntryNotFoundError):
+        return ""
+    repo = HubReference.parse(reference).repo
+    return f" The hub does not have this revision or file (any more): pass weights='hf://{repo}' for its newest one."
+
+
+def locate_in_operator_folders(name: str, folder: Path | None, tried: list[str]) -> Path | None:
     """Return the checkpoint in the operator's own folder or in Towhee's versions of the operator, or None.
 
     Args:

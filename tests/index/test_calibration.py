@@ -157,7 +157,7 @@ def test_callers_that_do_not_wait_share_one_thread_and_do_not_identify_the_weigh
 
     with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         index.add(random_rows(4))
-    monkeypatch.setattr(EncoderSpec, "identify", identify_slowly)
+    monkeypatch.setattr(EncoderSpec, "checkpoint", identify_slowly)
     with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         with ThreadPoolExecutor(8) as pool:
             answers = [pool.submit(index.calibration, wait=False) for _ in range(32)]

@@ -60,8 +60,8 @@ def test_operators_of_one_checkpoint_share_a_tower(tiny_checkpoint: Path) -> Non
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(tiny_checkpoint: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"'clip_vit_l14'.*clip_vit_b32, clip_vit_b16"):
-        Clip4clip("clip_vit_l14", "text", tiny_checkpoint)
+    with pytest.raises(UnknownNameError, match=r"'clip_vit_h14'.*clip_vit_b32, clip_vit_b16"):
+        Clip4clip("clip_vit_h14", "text", tiny_checkpoint)
     with pytest.raises(UnknownNameError, match=r"'audio'.*'text' or 'video'"):
         Clip4clip("tiny", "audio", tiny_checkpoint)
 
@@ -151,7 +151,7 @@ def test_weights_are_looked_for_after_the_other_arguments_are_checked(monkeypatc
         with pytest.raises((UnknownNameError, DeviceError)):
             Clip4clip(**{"model_name": "clip_vit_b16", "modality": "text", "device": "cpu"} | change)
     with pytest.raises(UnknownNameError):
-        TextEncoder.load("clip_vit_l14", device="tpu")
+        TextEncoder.load("clip_vit_h14", device="tpu")
 
 
 def test_arguments_of_save_model_are_checked(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_partial_files_of_a_killed_save_are_removed(config: TrainingConfig) -> N
         ({"batch_size": 15, "accumulate": 2}, InputValueError, "15 cannot be shared.* must be a multiple of 2"),
         ({"batch_size": 64}, TrainingError, "48 usable pairs, fewer than one batch of 64"),
         ({"init": "nowhere.safetensors"}, WeightsNotFoundError, "nowhere.safetensors"),
-        ({"model": "clip_vit_l14"}, UnknownNameError, "clip_vit_l14"),
+        ({"model": "clip_vit_h14"}, UnknownNameError, "clip_vit_h14"),
         ({"head": "maxP"}, UnknownNameError, "unknown head"),
     ],
 )

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from clip4clip.config import MODELS
 from clip4clip.weights.locate import locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+UNKNOWN_COMMIT = "f" * 40
 # It runs in a process of its own, because huggingface_hub reads its environment when it is imported. Each line of its
 # output is the result for one reference.
 LOCATE = """
@@ -63,9 +64,10 @@ class Hub:
         if self.failure == "forbids":
             return Response(status=403)
         match = re.fullmatch(r"/owner/model/resolve/([^/]+)/(.+)", request.path)
-        content = self.files.get(match[2]) if match else None
+        is_known = match is not None and match[1] != UNKNOWN_COMMIT
+        content = self.files.get(match[2]) if match and is_known else None
         if content is None:
-            code = "EntryNotFound" if match else "RepoNotFound"
+            code = "EntryNotFound" if is_known else "RevisionNotFound" if match else "RepoNotFound"
             return Response(status=404, headers={"X-Error-Code": code, "X-Repo-Commit": COMMIT})
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
         cut_at = 1000 if self.failure == "drops every answer" else None
@@ -240,13 +242,39 @@ MODELS["tiny"] = Model(CLIPConfig(**json.loads(sys.argv[1])), hub="hf://owner/mo
 references = None, "hf://owner/model"
 np.save(sys.argv[2], [TextEncoder.load("tiny", reference, "cpu", "torch")("a dog") for reference in references])
 """
-    config = json.dumps(asdict(MODELS["tiny"].config))
+    config = json.dumps({name: value for name, value in vars(MODELS["tiny"].config).items() if name != "image"})
     subprocess.run([sys.executable, "-c", program, config, str(tmp_path / "a.npy")], env=environment, check=True)
     expected = TextEncoder.load("tiny", tiny_checkpoint, "cpu", "torch")("a dog")
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), [expected, expected], atol=1e-6)
     assert {"GET /owner/model/resolve/v1/model.safetensors", "HEAD /owner/model/resolve/main/model.safetensors"} <= set(
         hub.requests
     )
+
+
+def test_a_default_that_the_hub_does_not_have_is_an_error_that_says_what_to_pass(environment: dict[str, str]) -> None:
+    program = """
+import sys
+from clip4clip import WeightsNotFoundError
+from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.weights.locate import locate
+for reference in sys.argv[1:]:
+    MODELS["own"] = Model(CLIPConfig(), hub=reference)
+    try:
+        locate(None, "own")
+    except WeightsNotFoundError as error:
+        print(error)
+"""
+    missing = ("owner/model@" + UNKNOWN_COMMIT, f"owner/model@{COMMIT}/gone.bin", "owner/none")
+    command = [sys.executable, "-c", program, *(f"hf://{reference}" for reference in missing)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    messages = done.stdout.splitlines()
+    for message, reference in zip(messages, missing, strict=True):
+        assert f"Tried: hf://{reference}" in message
+        assert f"pass weights='hf://{reference.partition('@')[0]}' for its newest" in message
+    unreachable = subprocess.run(
+        command, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=True
+    )
+    assert "newest" not in unreachable.stdout
 
 
 @pytest.mark.parametrize("failure", ["silent", "drops every answer"])
