@@ -43,8 +43,8 @@ def small_perception_encoder() -> Iterator[None]:
     from timm.models.eva import vit_pe_core_tiny_patch16_384
 
     def vit_pe_core_toy_patch8_32(pretrained: bool = False, **arguments: Any) -> Any:
-        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 8, "ref_feat_shape": (4, 4)}
-        return vit_pe_core_tiny_patch16_384(pretrained, **sizes, **arguments)
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 8}
+        return vit_pe_core_tiny_patch16_384(pretrained, **sizes, ref_feat_shape=(4, 4), **arguments)
 
     vit_pe_core_toy_patch8_32.__module__ = "timm.models.eva"
     register_model(vit_pe_core_toy_patch8_32)

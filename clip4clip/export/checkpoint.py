@@ -159,9 +159,9 @@ _TARGETS = {
     ),
 }
 # The files that an export may write, whichever the library.
-_ALL_FILES = frozenset(
-    ("config.json", "preprocessor_config.json", "README.md", "vocab.json", "merges.txt", "tokenizer_config.json")
-    + ("special_tokens_map.json", hugging_face.WEIGHTS, open_clip.CONFIGURATION, open_clip.WEIGHTS)
+_ALL_FILES = (
+    *("README.md", "config.json", "preprocessor_config.json", hugging_face.WEIGHTS, open_clip.WEIGHTS),
+    *("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", open_clip.CONFIGURATION),
 )
 
 

@@ -176,7 +176,8 @@ class _TrainingRun:
         self.model, settings = _load_model(config)
         self.model.to(process.device)
         others = {name: value for name, value in self.description.items() if name not in ("model", "head")}
-        self.settings = others | {"recipe": "clip4clip train", "precision": str(dtype).removeprefix("torch.")} | settings
+        self.settings = others | {"recipe": "clip4clip train", "precision": str(dtype).removeprefix("torch.")}
+        self.settings |= settings
         self.parallel_model = process.parallelise(self.model)
         optimizer = build_optimizer(self.model, config)
         scaler = torch.amp.GradScaler(process.device.type, enabled=self.dtype == torch.float16)

@@ -171,7 +171,7 @@ def _parse_text(text: Section, facts: dict[str, Any]) -> float:
         "text_head_width": _divide(text, "heads", width, text.integer("heads", 8)),
         "text_mlp_width": int(width * text.number("mlp_ratio", 4.0)),
     }
-    # "." is what `clip4clip export` writes for a part of CLIP's vocabulary; only with our metadata is such a one accepted.
+    # What `clip4clip export` writes for a part of CLIP's vocabulary. Only with our metadata is such a part accepted.
     if vocab_size != 49408 and text.values.get("hf_tokenizer_name") == ".":
         text.get("hf_tokenizer_name")
     tokenizer = text.section("tokenizer_kwargs") or Section({})

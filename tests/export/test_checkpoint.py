@@ -152,7 +152,7 @@ def test_what_a_library_does_not_have_is_refused_by_name(
 @pytest.mark.parametrize("head", ["seqLSTM", "seqTransf"])
 def test_a_head_stays_behind_only_on_request(tuned: Callable, head: str, tmp_path: Path) -> None:
     path = tuned(OPENAI, head)
-    with pytest.raises(ExportError, match=rf"has a {head} head, which open_clip does not have.*drop_head \(--drop-head"):
+    with pytest.raises(ExportError, match=rf"has a {head} head, which open_clip does not.*drop_head \(--drop-head\)"):
         export_checkpoint(path, "open_clip", tmp_path / "out")
     exported = export_checkpoint(path, "open_clip", tmp_path / "out", drop_head=True)
     assert f"{head} head stays behind" in exported.notes[0]
@@ -190,9 +190,7 @@ def test_unknown_libraries_dtypes_and_text_towers_are_refused(tmp_path: Path) ->
         export_checkpoint(None, "open_clip", tmp_path / "out", "tiny", dtype="int8")
 
 
-def test_a_folder_is_complete_or_not_there(
-    tuned: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_complete_or_not_there(tuned: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, folder = tuned(OPENAI), tmp_path / "deep" / "out"
 
     def fail(tensors: dict, file: Path, metadata: dict) -> None:
@@ -201,7 +199,7 @@ def test_a_folder_is_complete_or_not_there(
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint_module, "save_file", fail)
-        with pytest.raises(ExportError, match="out cannot be written: .*No space left"):
+        with pytest.raises(ExportError, match=r"out cannot be written: .*No space left"):
             export_checkpoint(path, "open_clip", folder)
     assert list(folder.parent.iterdir()) == []
     export_checkpoint(path, "open_clip", folder)
