@@ -54,6 +54,7 @@ TIMM_NAMES = {
     ".mlp.fc1.": ".mlp.c_fc.",
     ".mlp.fc2.": ".mlp.c_proj.",
 }
+_IN_PROJECTION = re.compile(r"(.*\.attn\.)in_proj_(weight|bias)")
 
 # Names that only other networks have -> what these are.
 _OTHER_NETWORKS = {
@@ -69,7 +70,7 @@ _OTHER_NETWORKS = {
 _ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save|ia3_\w+|hada_\w+|oft_\w+|vera_\w+)(\.|$)")
 _QUANTISED = re.compile(r".*\.(SCB|absmax|quant_map|quant_state\.\S+|weight_scale|scale_weight|qweight|qzeros)$")
 _INTEGERS = (torch.int8, torch.uint8)
-# Buffers without effect: positions that are counted from 0, the causal mask, and timm's cache of rotations.
+# Buffers that only repeat what the network computes: positions from 0 on, the causal mask, and timm's rotations.
 _BUFFERS = re.compile(r".*\b(position_ids|attn_mask)$|visual\.trunk\.rope\..*")
 
 
@@ -83,17 +84,61 @@ def to_openai_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: two tensors have the same name without the names of wrappers; or the tensors are those of a network
             that is not supported, of adapters, or quantised. The message says which.
     """
-    tensors = _unwrap(tensors)
+    tensors = {name: tensor for name, tensor in _unwrap(tensors).items() if not _BUFFERS.fullmatch(name)}
     _check_kind(tensors)
     if any(name.startswith(("text_model.", "vision_model.")) for name in tensors):
         tensors = _from_hugging_face(tensors)
     elif any(name.startswith("visual.trunk.") for name in tensors):
         tensors = _from_timm(tensors)
     tensors = _add_names(tensors, {name: name.removeprefix("text.") for name in tensors})
-    foreign = [name for name in tensors if name.startswith(("text_model.", "vision_model.", "visual.trunk."))]
-    if unknown := [name for name in foreign if not _BUFFERS.fullmatch(name)]:
+    if unknown := [name for name in tensors if name.startswith(("text_model.", "vision_model.", "visual.trunk."))]:
         raise ValueError(f"it holds tensors of an unknown network: {shorten(unknown)}")
     return tensors
+
+
+def to_hugging_face_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a CLIP, under OpenAI's names, under those of Hugging Face's ``CLIPModel``."""
+    parts = _invert(HUGGING_FACE_NAMES)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name in ("text_projection", "visual.proj"):
+            renamed[{"t": "text_projection.weight", "v": "visual_projection.weight"}[name[0]]] = tensor.T
+        elif match := _IN_PROJECTION.fullmatch(name):
+            prefix, kind = match.groups()
+            for part, projection in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[_replace_parts(f"{prefix}{part}_proj.{kind}", parts)] = projection
+        else:
+            renamed[_replace_parts(name, parts)] = tensor
+    return renamed
+
+
+def to_timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a Perception Encoder, under OpenAI's names, under those of open_clip with timm."""
+    parts = _invert(TIMM_NAMES)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("visual."):
+            renamed[name if name == "logit_scale" else f"text.{name}"] = tensor
+            continue
+        if name.startswith("visual.attn_pool.attn.in_proj_"):
+            kind, width = name.removeprefix("visual.attn_pool.attn.in_proj_"), len(tensor) // 3
+            renamed[f"visual.trunk.attn_pool.q.{kind}"] = tensor[:width]
+            renamed[f"visual.trunk.attn_pool.kv.{kind}"] = tensor[width:]
+            continue
+        if name == "visual.class_embedding":
+            tensor = tensor[None, None]
+        elif name == "visual.positional_embedding":
+            tensor = tensor[None]
+        elif name == "visual.proj":  # to which timm adds a bias
+            tensor = tensor.T
+            renamed["visual.trunk.head.bias"] = torch.zeros(len(tensor))
+        renamed[_replace_parts(name, parts)] = tensor
+    return renamed
+
+
+def _invert(names: Mapping[str, str]) -> dict[str, str]:
+    """Return OpenAI's parts of names with those that replace them; of two that overlap, the longer one is first."""
+    return {ours: theirs for theirs, ours in sorted(names.items(), key=lambda pair: -len(pair[1]))}
 
 
 def is_buffer(name: str) -> bool:

@@ -48,7 +48,7 @@ _NEUTRAL_TEXT: dict[str, tuple[tuple, str]] = {
 }
 # The networks of timm that open_clip uses for the Perception Encoder (arXiv 2504.13181): resolution, patch, width,
 # layers and heads of each, as timm defines them.
-_PERCEPTION_ENCODERS = {
+PERCEPTION_ENCODERS = {
     "vit_pe_core_tiny_patch16_384": (384, 16, 192, 12, 3),
     "vit_pe_core_small_patch16_384": (384, 16, 384, 12, 6),
     "vit_pe_core_base_patch16_224": (224, 16, 768, 12, 12),
@@ -125,16 +125,16 @@ def _parse_vision(vision: Section, facts: dict[str, Any]) -> float:
 def _parse_perception_encoder(vision: Section, facts: dict[str, Any]) -> float:
     """Add the facts of a vision tower of timm, if it is one of the Perception Encoder."""
     name = vision.text("timm_model_name", "")
-    if name not in _PERCEPTION_ENCODERS:
+    if name not in PERCEPTION_ENCODERS:
         raise UnsupportedNetwork(
-            f"{vision.path('timm_model_name')} is {name!r}: of timm's networks, only {', '.join(_PERCEPTION_ENCODERS)} "
+            f"{vision.path('timm_model_name')} is {name!r}: of timm's networks, only {', '.join(PERCEPTION_ENCODERS)} "
             "are supported"
         )
     if vision.text("timm_pool", "avg") != "map" or vision.text("timm_proj", "none") != "none":
         raise UnsupportedNetwork("a Perception Encoder must have the timm_pool 'map' and no timm_proj")
     if facts["activation"] != "gelu":
         raise UnsupportedNetwork("quick_gelu is true: timm's vision towers have GELU all the same, so the two differ")
-    resolution, patch_size, width, layers, heads = _PERCEPTION_ENCODERS[name]
+    resolution, patch_size, width, layers, heads = PERCEPTION_ENCODERS[name]
     facts |= {
         "resolution": vision.side("image_size", resolution),
         "patch_size": patch_size,
@@ -171,6 +171,9 @@ def _parse_text(text: Section, facts: dict[str, Any]) -> float:
         "text_head_width": _divide(text, "heads", width, text.integer("heads", 8)),
         "text_mlp_width": int(width * text.number("mlp_ratio", 4.0)),
     }
+    # What `clip4clip export` writes for a part of CLIP's vocabulary. Only with our metadata is such a part accepted.
+    if vocab_size != 49408 and text.values.get("hf_tokenizer_name") == ".":
+        text.get("hf_tokenizer_name")
     tokenizer = text.section("tokenizer_kwargs") or Section({})
     tokenizer.check_others(
         (), {"clean": (("lower",), "only 'lower' is supported"), "reduction_mask": (("",), "only '' is supported")}
