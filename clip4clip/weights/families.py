@@ -210,7 +210,10 @@ def _replace_parts(name: str, parts: Mapping[str, str]) -> str:
 
 def _from_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of open_clip's Perception Encoder, whose vision tower is timm's, under OpenAI's names."""
-    if not {"visual.trunk.norm_pre.weight", "visual.trunk.attn_pool.latent", "visual.trunk.cls_token"} <= tensors.keys():
+    if (
+        not {"visual.trunk.norm_pre.weight", "visual.trunk.attn_pool.latent", "visual.trunk.cls_token"}
+        <= tensors.keys()
+    ):
         raise ValueError(
             "its vision tower is one of timm's that is not supported, such as a SigLIP's. Of timm's networks, only the "
             "Perception Encoder with a class token is"
