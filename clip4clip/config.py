@@ -76,6 +76,7 @@ class CLIPConfig:
         image: how frames become pixel values.
 
     Raises:
+        InputTypeError: ``image`` has another type.
         InputValueError: a value is invalid, or two do not fit together.
     """
 
@@ -100,6 +101,8 @@ class CLIPConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.image, ImageConfig):
+            raise InputTypeError(f"image must be an ImageConfig, not {type(self.image).__name__}")
         for tower in ("vision", "text"):
             if getattr(self, f"{tower}_mlp_width") is None:
                 object.__setattr__(self, f"{tower}_mlp_width", 4 * getattr(self, f"{tower}_width"))
@@ -396,6 +399,15 @@ def image_model(name: str) -> str:
         UnknownNameError: there is no such model.
     """
     return get_model(name).aligned_with or name
+
+
+def is_text_tower(name: str | None) -> bool:
+    """Return whether a model is only a text tower, made for the vectors of another model.
+
+    Raises:
+        UnknownNameError: there is no such model.
+    """
+    return name is not None and image_model(name) != name
 
 
 def find_mismatches(facts: Mapping[str, Any], config: CLIPConfig) -> tuple[list[str], str]:

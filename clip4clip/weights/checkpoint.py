@@ -46,13 +46,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         CheckpointError: a file is truncated, damaged, missing or too large, or it is not a checkpoint of a CLIP that
             is supported.
     """
-    try:
-        tensors = _read_shards(path) if is_index(path) else _read_file(path)
-        if large := [name for name, tensor in tensors.items() if tensor.numel() > MAX_TENSOR_SIZE]:
-            raise ValueError(f"these tensors have more than {MAX_TENSOR_SIZE:,} numbers, the limit: {shorten(large)}")
-    except Exception as error:
-        # The file is untrusted and its parsers raise all kinds of errors: each means the same to the caller.
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
+    tensors = read_tensors(path)
     try:
         tensors = to_openai_names(tensors)
     except ValueError as error:
@@ -60,6 +54,25 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if "token_embedding.weight" not in tensors and "visual.conv1.weight" not in tensors:
         examples = ", ".join(itertools.islice(tensors, 5)) or "none at all"
         raise CheckpointError(f"{path} holds no CLIP with a vision transformer; its tensors are: {examples}")
+    return tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint under the names that they have in it.
+
+    Args:
+        path: the file; of a sharded checkpoint, its index.
+
+    Raises:
+        CheckpointError: a file is truncated, damaged, missing or too large, or not a checkpoint.
+    """
+    try:
+        tensors = _read_shards(path) if is_index(path) else _read_file(path)
+        if large := [name for name, tensor in tensors.items() if tensor.numel() > MAX_TENSOR_SIZE]:
+            raise ValueError(f"these tensors have more than {MAX_TENSOR_SIZE:,} numbers, the limit: {shorten(large)}")
+    except Exception as error:
+        # The file is untrusted and its parsers raise all kinds of errors: each means the same to the caller.
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
     return tensors
 
 

@@ -33,7 +33,7 @@ HEAD_BYTES = 2**22  # read from the start of a checkpoint; they hold the names o
 # The name of torch's GELU in the pickle of a TorchScript archive.
 _GELU_MODULE = re.compile(rb"torch\.nn\.modules\.activation(\.___torch_mangle_\d+)?\nGELU\n")
 # A buffer of OpenAI's archives.
-_OPENAI_NAME = re.compile(rb"\binput_resolution\b")
+_OPENAI_NAME = re.compile(rb"input_resolution")
 # A tensor's name in a checkpoint of CLIP4Clip's training.
 _CLIP4CLIP_NAME = re.compile(rb"\bclip\.(visual|transformer|token_embedding)\.")
 # What a configuration of transformers contains, and hardly one of another program.
@@ -208,9 +208,9 @@ def resolve_config(
         sources.append(_Source(f"the metadata of {file}", vars(metadata.config)))
     sources += [_Source(str(configuration.path), configuration.facts) for configuration in configurations]
     facts = _merge(sources)
-    if any(name not in facts for name in _needed(shape)):
+    if metadata is None:
         hints = _read_hints(file, shape)
-        if "image" in facts:  # the configuration says it, and a hint is about the code only
+        if "image" in facts:  # a hint shows the code that wrote the file, which can be used with other images
             hints.pop("image", None)
         facts = _merge([*sources, _Source(f"the names of the tensors in {file}", hints)])
     known = {name: fact.value for name, fact in facts.items()}
@@ -288,10 +288,12 @@ def _check_model(facts: Mapping[str, _Fact], model_name: str) -> None:
     sources: dict[str, list[str]] = {}
     for name, phrase in differences.items():
         sources.setdefault(facts[name].source, []).append(phrase)
-    listed = "; ".join(f"{source} says that {', '.join(phrases)}" for source, phrases in sources.items())
+    (first, phrases), *others = sources.items()
+    listed = f"{first} describes a different network than {model_name}: {'; '.join(phrases)}."
+    listed += "".join(f" So does {source}: {'; '.join(phrases)}." for source, phrases in others)
     fitting = [name for name, model in MODELS.items() if model.config and not _compare(known, vars(model.config))]
     hint = f"It fits model_name={fitting[0]!r}." if fitting else "Leave out the name to load the network as it is."
-    raise CheckpointError(f"this is not a {model_name}: {listed}. {hint}")
+    raise CheckpointError(f"{listed} {hint}")
 
 
 def _complete_by_name(file: Path, shape: Mapping[str, Any], known: dict[str, Any], model_name: str) -> dict[str, Any]:

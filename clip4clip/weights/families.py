@@ -70,7 +70,7 @@ _OTHER_NETWORKS = {
 _ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save|ia3_\w+|hada_\w+|oft_\w+|vera_\w+)(\.|$)")
 _QUANTISED = re.compile(r".*\.(SCB|absmax|quant_map|quant_state\.\S+|weight_scale|scale_weight|qweight|qzeros)$")
 _INTEGERS = (torch.int8, torch.uint8)
-# Buffers without effect: positions that are counted from 0, the causal mask, and timm's cache of rotations.
+# Buffers that only repeat what the network computes: positions from 0 on, the causal mask, and timm's rotations.
 _BUFFERS = re.compile(r".*\b(position_ids|attn_mask)$|visual\.trunk\.rope\..*")
 
 
@@ -84,15 +84,14 @@ def to_openai_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: two tensors have the same name without the names of wrappers; or the tensors are those of a network
             that is not supported, of adapters, or quantised. The message says which.
     """
-    tensors = _unwrap(tensors)
+    tensors = {name: tensor for name, tensor in _unwrap(tensors).items() if not _BUFFERS.fullmatch(name)}
     _check_kind(tensors)
     if any(name.startswith(("text_model.", "vision_model.")) for name in tensors):
         tensors = _from_hugging_face(tensors)
     elif any(name.startswith("visual.trunk.") for name in tensors):
         tensors = _from_timm(tensors)
     tensors = _add_names(tensors, {name: name.removeprefix("text.") for name in tensors})
-    foreign = [name for name in tensors if name.startswith(("text_model.", "vision_model.", "visual.trunk."))]
-    if unknown := [name for name in foreign if not _BUFFERS.fullmatch(name)]:
+    if unknown := [name for name in tensors if name.startswith(("text_model.", "vision_model.", "visual.trunk."))]:
         raise ValueError(f"it holds tensors of an unknown network: {shorten(unknown)}")
     return tensors
 
@@ -140,11 +139,6 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _invert(names: Mapping[str, str]) -> dict[str, str]:
     """Return OpenAI's parts of names with those that replace them; of two that overlap, the longer one is first."""
     return {ours: theirs for theirs, ours in sorted(names.items(), key=lambda pair: -len(pair[1]))}
-
-
-def is_buffer(name: str) -> bool:
-    """Return whether a tensor that no network needs has no effect on its vectors either."""
-    return _BUFFERS.fullmatch(name) is not None
 
 
 def _unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from ..errors import WeightsNotFoundError, brief, first_line
 from ..log import warn_once
 from .configuration import Configuration, find_configurations
 from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, HubReference, download_checkpoint
+from .multilingual import reject_text_model
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ class Located:
     is_trusted: bool = False
 
 
-def locate(weights: Reference | None, model_name: str | None = None, folder: Path | None = None) -> Located:
+def locate(
+    weights: Reference | None, model_name: str | None = None, folder: Path | None = None, *, published: bool = False
+) -> Located:
     """Return the checkpoint file that ``weights`` refers to, and download it if necessary.
 
     Args:
@@ -50,6 +53,7 @@ def locate(weights: Reference | None, model_name: str | None = None, folder: Pat
             the model's default, which is searched for in the order of docs/checkpoints.md.
         model_name: key of :data:`clip4clip.config.MODELS`; it is needed if ``weights`` is None.
         folder: the operator's own folder, if Towhee loaded it from one.
+        published: the default is the model's published checkpoint, whatever lies in the folder of an operator.
 
     Raises:
         WeightsNotFoundError: there is no such file; the message lists what was tried.
@@ -57,10 +61,11 @@ def locate(weights: Reference | None, model_name: str | None = None, folder: Pat
         UnknownNameError: there is no such model.
     """
     if weights is None:
-        return _locate_default(model_name or DEFAULT_MODEL, folder)
+        return _locate_default(model_name or DEFAULT_MODEL, folder, published)
     network = model_name if model_name is not None and get_model(model_name).config else None
     reference = os.fspath(weights)
     if reference.startswith("hf://"):
+        reject_text_model(reference)
         path = download_checkpoint(reference, network)
         return Located(path, find_configurations(path, strict=True))
     return _locate_path(reference)
@@ -78,6 +83,7 @@ def _locate_path(reference: str) -> Located:
             f"no checkpoint at {brief(reference)}: {first_line(error)}. {HOW_TO_SUPPLY_WEIGHTS}"
         ) from error
     if is_folder:
+        reject_text_model(path)
         file = next((path / name for name in CHECKPOINT_NAMES if (path / name).is_file()), None)
         if file is None:
             raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(CHECKPOINT_NAMES)}")
@@ -94,7 +100,7 @@ def towhee_home() -> Path:
     return Path(os.path.expanduser(home))
 
 
-def _locate_default(model_name: str, folder: Path | None) -> Located:
+def _locate_default(model_name: str, folder: Path | None, published: bool) -> Located:
     """Return the checkpoint for ``weights=None``. Only this function implements the order of docs/checkpoints.md."""
     model = get_model(model_name)
     if model.packaged_file:
@@ -104,7 +110,7 @@ def _locate_default(model_name: str, folder: Path | None) -> Located:
     if not model.hub:
         raise WeightsNotFoundError(f"{model_name} was registered without default weights. {HOW_TO_SUPPLY_WEIGHTS}")
     tried: list[str] = []
-    if model.local_file:
+    if model.local_file and not published:
         path = locate_in_operator_folders(model.local_file, folder, tried)
         if path is not None:
             return Located(path, find_configurations(path, strict=False))

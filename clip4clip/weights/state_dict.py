@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .families import is_buffer, shorten
+from .families import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> 
     if wrong:
         raise CheckpointError(f"{path} has {len(wrong)} tensors of the wrong shape or type: {shorten(wrong)}")
     unused = state.keys() - expected.keys()
-    if unknown := sorted(name for name in unused if not (is_buffer(name) or name.startswith(HEAD_PREFIXES))):
+    if unknown := sorted(name for name in unused if not name.startswith(HEAD_PREFIXES)):
         raise CheckpointError(
             f"{path} is of another network: it has {len(unknown)} tensors that this one does not: {shorten(unknown)}"
         )
