@@ -209,9 +209,8 @@ def resolve_config(
     sources += [_Source(str(configuration.path), configuration.facts) for configuration in configurations]
     facts = _merge(sources)
     if metadata is None:
-        hints = _read_hints(file, shape)
-        if "image" in facts:  # a hint shows the code that wrote the file, which can be used with other images
-            hints.pop("image", None)
+        # Of a network that is described, the names show the activation only: who wrote them may have changed the rest.
+        hints = {k: v for k, v in _read_hints(file, shape).items() if k == "activation" or k not in facts}
         facts = _merge([*sources, _Source(f"the names of the tensors in {file}", hints)])
     known = {name: fact.value for name, fact in facts.items()}
     if model_name is not None:
