@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from ..config import CLIPConfig, image_model
+from ..config import CLIPConfig, image_model, is_text_tower
 from ..errors import ExportError, InputValueError, UnknownNameError, first_line
 from ..files import check_folder_writable
 from ..progress import Track, no_progress
@@ -166,10 +166,11 @@ _ALL_FILES = (
 
 
 def _find(weights: Reference | None, model_name: str | None) -> Checkpoint:
-    if model_name is not None and (vision := image_model(model_name)) != model_name:
+    if model_name is not None and is_text_tower(model_name):
+        vision = image_model(model_name)
         raise ExportError(
-            f"{model_name} is a text tower of another library, for the vision tower of {vision}: use it in that "
-            f"library, and export {vision}"
+            f"{model_name} is a text tower that other libraries load from its own weights; export the model of its "
+            f"vision tower, {vision}"
         )
     return find_checkpoint(weights, model_name)
 

@@ -188,6 +188,8 @@ def test_unknown_libraries_dtypes_and_text_towers_are_refused(tmp_path: Path) ->
         export_checkpoint(None, "onnx", tmp_path / "out", "tiny")
     with pytest.raises(UnknownNameError, match="unknown dtype 'int8'"):
         export_checkpoint(None, "open_clip", tmp_path / "out", "tiny", dtype="int8")
+    with pytest.raises(ExportError, match="clip_vit_b32_multilingual is a text tower.*export .* clip_vit_b32$"):
+        export_checkpoint(None, "open_clip", tmp_path / "out", "clip_vit_b32_multilingual")
 
 
 def test_a_folder_is_complete_or_not_there(tuned: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
