@@ -231,9 +231,7 @@ def _metadata(checkpoint: Checkpoint) -> Metadata:
 def _notes(checkpoint: Checkpoint, has_scale: bool) -> tuple[str, ...]:
     notes = []
     if not has_scale:
-        notes.append(
-            "The checkpoint has no logit_scale, by which similarities are multiplied: CLIP's initial 14.3 is set."
-        )
+        notes.append("The checkpoint has no logit_scale, so similarities are scaled by 14.3, as in an untrained CLIP.")
     if checkpoint.head != "meanP":
         notes.append(
             f"The {checkpoint.head} head stays behind. The mean of the frame vectors, which takes its place, gives "

@@ -199,7 +199,7 @@ def test_unknown_libraries_dtypes_and_text_towers_are_refused(tmp_path: Path) ->
         export_checkpoint(None, "onnx", tmp_path / "out", "tiny")
     with pytest.raises(UnknownNameError, match="unknown dtype 'int8'"):
         export_checkpoint(None, "open_clip", tmp_path / "out", "tiny", dtype="int8")
-    with pytest.raises(ExportError, match="clip_vit_b32_multilingual is a text tower.*export .* clip_vit_b32$"):
+    with pytest.raises(ExportError, match=r"clip_vit_b32_multilingual is a text tower.*export .* clip_vit_b32$"):
         export_checkpoint(None, "open_clip", tmp_path / "out", "clip_vit_b32_multilingual")
 
 
