@@ -141,11 +141,6 @@ def _invert(names: Mapping[str, str]) -> dict[str, str]:
     return {ours: theirs for theirs, ours in sorted(names.items(), key=lambda pair: -len(pair[1]))}
 
 
-def is_buffer(name: str) -> bool:
-    """Return whether a tensor that no network needs has no effect on its vectors either."""
-    return _BUFFERS.fullmatch(name) is not None
-
-
 def _unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove the names of modules that wrap the model or a part of it."""
     names = {}
