@@ -92,14 +92,14 @@ def group_of(nodeid: str) -> str:
 
     Tests with a parameter "server" share a Milvus server, of which a machine can run only one. Those of web/ share
     servers that take long to start. The test that lasts a minute shares nothing with its file. The pages of the
-    documentation share little, and would take longest together.
+    documentation share little, and would take longest together; so would the models that are compared with peers.
     """
     if re.search(r"\[(.*-)?server(-.*)?\]$", nodeid):
         return "milvus"
     if nodeid.endswith("_for_a_minute"):
         return "minute"
-    if page := re.match(r"(tests/test_docs.py)::test_it_runs\[(.*?):", nodeid):
-        return " ".join(page.groups())
+    if part := re.match(r"(tests/test_(?:docs|peers\w*)\.py)::\w+\[((?:clip|pe)_\w+|[\w/]+\.md)", nodeid):
+        return " ".join(part.groups())
     return "web" if nodeid.startswith("tests/web/") else nodeid.split("::")[0]
 
 
