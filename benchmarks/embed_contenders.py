@@ -12,18 +12,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from peer_models import (
+    State,
+    has_towhee_network,
+    has_transformers_network,
+    hugging_face_model,
+    hugging_face_towers,
+    open_clip_model,
+    open_clip_state,
+    towhee_model,
+)
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
 from clip4clip import TextEncoder, VideoEncoder
 from clip4clip.config import CLIPConfig, get_model
-from clip4clip.preprocess import MEAN, STD
 from clip4clip.runtime.placement import available_cores
 from clip4clip.tokenizer import VOCAB_SIZE, default_tokenizer
 
 Call = Callable[[], np.ndarray]
-State = dict[str, Tensor]
 
 TORCH, BFLOAT16 = "clip4clip, torch", "clip4clip, torch bfloat16"
 DEFAULT, INT8 = "clip4clip", "clip4clip, int8"  # ONNX Runtime, the default on a CPU
@@ -31,6 +39,7 @@ TOWHEE, OPEN_CLIP, OPENVINO = "towhee.models", "open_clip", "OpenVINO"
 TRANSFORMERS, PADDED = "transformers", "transformers, padded"
 ONNX, ONNX_INT8 = "ONNX Runtime", "ONNX Runtime, int8"
 ALONE = ", one by one"
+NETWORKS_OF_TRANSFORMERS = (TRANSFORMERS, PADDED, ONNX, ONNX_INT8, OPENVINO)  # the last three run its exported network
 
 
 class Contender:
@@ -95,6 +104,7 @@ class Peer(Contender):
     """Another library, described by its parts.
 
     Attributes:
+        config: shape of the model.
         ids: maps captions to token ids, padded as the library does it; None if its tokenizer has another vocabulary.
         embed_text: maps token ids to embeddings.
         embed_frames: maps pixel values to embeddings; None if another contender of the same library embeds the frames.
@@ -102,7 +112,7 @@ class Peer(Contender):
     """
 
     name: str
-    resolution: int
+    config: CLIPConfig
     ids: Callable[[list[str]], np.ndarray] | None
     embed_text: Callable[[np.ndarray], np.ndarray]
     embed_frames: Callable[[np.ndarray], np.ndarray] | None
@@ -124,7 +134,7 @@ class Peer(Contender):
         embed = self.embed_frames
 
         def call() -> np.ndarray:
-            pixels = preprocess_with_pillow([frame for video in videos for frame in video], self.resolution)
+            pixels = preprocess_with_pillow([frame for video in videos for frame in video], self.config)
             return pooled(embed(pixels), videos)  # type: ignore[misc]
 
         return embed and call
@@ -157,16 +167,20 @@ def pooled(embeddings: np.ndarray, videos: Sequence[np.ndarray]) -> np.ndarray:
     return unit(np.stack([frames.mean(0) for frames in np.split(unit(embeddings), ends)]))
 
 
-def preprocess_with_pillow(frames: Sequence[np.ndarray], resolution: int) -> np.ndarray:
+def preprocess_with_pillow(frames: Sequence[np.ndarray], config: CLIPConfig) -> np.ndarray:
     """Preprocess frames with Pillow and torch, one by one, as the transforms of all other libraries do."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.image.mean, config.image.std))
+    interpolation = Image.Resampling[config.image.interpolation.upper()]
+    resolution = config.resolution
     rows = []
     for frame in frames:
         image = Image.fromarray(frame)
-        short = min(image.size)
-        wide, high = (int(resolution * side / short) for side in image.size)
+        wide, high = resolution, resolution
+        if config.image.resize == "crop":
+            short = min(image.size)
+            wide, high = (int(resolution * side / short) for side in image.size)
         left, top = round((wide - resolution) / 2), round((high - resolution) / 2)
-        image = image.resize((wide, high), Image.Resampling.BICUBIC)
+        image = image.resize((wide, high), interpolation)
         image = image.crop((left, top, left + resolution, top + resolution))
         rows.append(torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255).sub(mean).div(std))
     return torch.stack(rows).numpy()
@@ -213,11 +227,31 @@ class Setup:
             self.cache["hugging face"] = hugging_face_model(self.config, self.state)
         return self.cache["hugging face"]
 
+    def open_clip_model(self) -> Any:
+        """Return open_clip's model, which is built once."""
+        if "open_clip" not in self.cache:
+            model = open_clip_model(self.config)
+            model.load_state_dict(open_clip_state(self.config, self.state), assign=True)
+            self.cache["open_clip"] = model
+        return self.cache["open_clip"]
+
+    def reference(self) -> tuple[Callable[[list[str]], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+        """Return functions for captions to embeddings, and for pixel values to embeddings, of the reference.
+
+        It is transformers in float32, one caption at a time; or open_clip, for a network that transformers lacks.
+        """
+        if has_transformers_network(self.config):
+            text, frames = map(with_arrays, hugging_face_towers(self.hugging_face()))
+            return lambda captions: np.concatenate([text(self.unpadded([each])) for each in captions]), frames
+        model = self.open_clip_model()
+        text = with_arrays(model.encode_text)
+        return lambda captions: text(self.padded(captions)), with_arrays(model.encode_image)
+
     def transformers(self, name: str) -> Contender:
         text, frames = hugging_face_towers(self.hugging_face())
         ids = self.padded if name == PADDED else self.unpadded
         embed_frames = None if name == PADDED else with_arrays(frames)
-        return Peer(name, self.config.resolution, ids, with_arrays(text), embed_frames, ids)
+        return Peer(name, self.config, ids, with_arrays(text), embed_frames, ids)
 
     def towhee_models(self) -> Contender:
         from towhee.models import clip4clip
@@ -239,7 +273,7 @@ class Setup:
 
         return Peer(
             TOWHEE,
-            config.resolution,
+            config,
             ids if config.vocab_size == VOCAB_SIZE else None,
             with_arrays(lambda ids: model.get_sequence_output(ids, shaped=True)[:, 0]),
             with_arrays(lambda pixels: model.get_visual_output(pixels, torch.ones(1, len(pixels)), shaped=True)[0]),
@@ -249,13 +283,11 @@ class Setup:
     def open_clip(self) -> Contender:
         import open_clip
 
-        config = self.config
-        model = open_clip_model(config)
-        model.load_state_dict(self.state, assign=True)
-        tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+        config, model = self.config, self.open_clip_model()
+        tokenizer = open_clip.SimpleTokenizer(context_length=config.context_length)
         return Peer(
             OPEN_CLIP,
-            config.resolution,
+            config,
             (lambda captions: tokenizer(captions).numpy()) if config.vocab_size == VOCAB_SIZE else None,
             with_arrays(model.encode_text),
             with_arrays(model.encode_image),
@@ -273,7 +305,7 @@ class Setup:
 
     def onnxruntime(self, name: str, precision: str = "float32") -> Contender:
         text, frames = (onnx_session(self.graph(modality, precision)) for modality in ("text", "video"))
-        return Peer(name, self.config.resolution, self.unpadded, text, frames, self.unpadded)
+        return Peer(name, self.config, self.unpadded, text, frames, self.unpadded)
 
     def openvino(self) -> Contender:
         import openvino
@@ -291,139 +323,10 @@ class Setup:
         def embed(model: Any) -> Callable[[np.ndarray], np.ndarray]:
             return lambda array: model(array)[0]
 
-        return Peer(OPENVINO, self.config.resolution, self.unpadded, embed(text), embed(frames), self.unpadded)
+        return Peer(OPENVINO, self.config, self.unpadded, embed(text), embed(frames), self.unpadded)
 
 
-def towhee_model(config: CLIPConfig) -> Any:
-    """Return the model of the published code, untrained, in the shape of a configuration."""
-    from towhee.models import clip4clip
-
-    return clip4clip.CLIP4Clip(
-        embed_dim=config.embed_dim,
-        image_resolution=config.resolution,
-        vision_layers=config.vision_layers,
-        vision_width=config.vision_width,
-        vision_patch_size=config.patch_size,
-        context_length=config.context_length,
-        vocab_size=config.vocab_size,
-        transformer_width=config.text_width,
-        transformer_heads=config.text_width // 64,
-        transformer_layers=config.text_layers,
-    ).eval()
-
-
-def open_clip_model(config: CLIPConfig) -> Any:
-    """Return open_clip's own model, untrained, in the shape of a configuration."""
-    import open_clip
-    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-
-    return open_clip.CLIP(
-        config.embed_dim,
-        CLIPVisionCfg(
-            layers=config.vision_layers,
-            width=config.vision_width,
-            patch_size=config.patch_size,
-            image_size=config.resolution,
-        ),
-        CLIPTextCfg(
-            width=config.text_width,
-            heads=config.text_width // 64,
-            layers=config.text_layers,
-            context_length=config.context_length,
-            vocab_size=config.vocab_size,
-        ),
-        quick_gelu=True,
-    ).eval()
-
-
-def hugging_face_config(config: CLIPConfig, activation: str = "quick_gelu") -> Any:
-    """Return transformers' configuration for the shape of a configuration."""
-    from transformers import CLIPConfig as HuggingFaceConfig
-
-    def tower(width: int, layers: int) -> dict[str, Any]:
-        return {
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": width // 64,
-            "projection_dim": config.embed_dim,
-            "hidden_act": activation,
-        }
-
-    text = {
-        "max_position_embeddings": config.context_length,
-        "vocab_size": config.vocab_size,
-        "bos_token_id": config.vocab_size - 2,
-        "eos_token_id": config.vocab_size - 1,
-    }
-    return HuggingFaceConfig(
-        text_config=tower(config.text_width, config.text_layers) | text,
-        vision_config=tower(config.vision_width, config.vision_layers)
-        | {"image_size": config.resolution, "patch_size": config.patch_size},
-        projection_dim=config.embed_dim,
-    )
-
-
-def hugging_face_model(config: CLIPConfig, state: State) -> Any:
-    """Return transformers' CLIP with the tensors of a state dict; only the two projections are copies."""
-    from transformers import CLIPModel
-
-    with torch.device("meta"):
-        model = CLIPModel(hugging_face_config(config))
-    tensors = {
-        "logit_scale": state["logit_scale"],
-        "text_projection.weight": state["text_projection"].T.contiguous(),
-        "visual_projection.weight": state["visual.proj"].T.contiguous(),
-        "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
-        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
-        "text_model.embeddings.position_ids": torch.arange(config.context_length)[None],
-        "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
-        "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
-        "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
-        "vision_model.embeddings.position_ids": torch.arange(len(state["visual.positional_embedding"]))[None],
-    }
-    parts = {
-        "ln_final": "text_model.final_layer_norm",
-        "visual.ln_pre": "vision_model.pre_layrnorm",
-        "visual.ln_post": "vision_model.post_layernorm",
-    }
-    names = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj"}
-    names |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
-    for prefix, tower, layers in (("", "text", config.text_layers), ("visual.", "vision", config.vision_layers)):
-        for number in range(layers):
-            block, layer = f"{prefix}transformer.resblocks.{number}", f"{tower}_model.encoder.layers.{number}"
-            parts |= {f"{block}.{source}": f"{layer}.{target}" for source, target in names.items()}
-            for kind in ("weight", "bias"):
-                for letter, third in zip("qkv", state[f"{block}.attn.in_proj_{kind}"].chunk(3), strict=True):
-                    tensors[f"{layer}.self_attn.{letter}_proj.{kind}"] = third
-    for source, target in parts.items():
-        tensors |= {f"{target}.{kind}": state[f"{source}.{kind}"] for kind in ("weight", "bias")}
-    for name in ("text_model", "vision_model"):  # buffers that are not part of a state dict
-        getattr(model, name).embeddings.position_ids = tensors.pop(f"{name}.embeddings.position_ids")
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
-
-
-class FunctionModule(nn.Module):
-    """A module that calls a function with a model and the inputs, for torch's exporter."""
-
-    def __init__(self, model: nn.Module, function: Callable[[Any, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.function(self.model, inputs)
-
-
-def hugging_face_towers(model: Any) -> tuple[FunctionModule, FunctionModule]:
-    """Return modules for token ids to embeddings, and for pixel values to embeddings."""
-    return (
-        FunctionModule(model, lambda m, ids: m.text_projection(m.text_model(input_ids=ids).pooler_output)),
-        FunctionModule(model, lambda m, pixels: m.visual_projection(m.vision_model(pixel_values=pixels).pooler_output)),
-    )
-
-
-def export_onnx(tower: FunctionModule, modality: str, config: CLIPConfig, path: Path) -> None:
+def export_onnx(tower: nn.Module, modality: str, config: CLIPConfig, path: Path) -> None:
     example = torch.zeros(2, 3, config.resolution, config.resolution)
     dynamic = {0: "batch"}
     if modality == "text":
@@ -462,8 +365,19 @@ def onnx_session(model: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
     return lambda array: session.run(None, {name: array})[0]
 
 
-def build_contenders(setup: Setup, console: Console) -> tuple[dict[str, Contender], dict[str, str]]:
-    """Build the contenders whose packages are installed; also return why the others cannot be built, by name."""
+def build_contenders(
+    setup: Setup, console: Console, names: Sequence[str] = ()
+) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Build the contenders whose packages are installed and which have the network.
+
+    Args:
+        setup: the weights.
+        console: where progress is shown.
+        names: the contenders to build; empty for all.
+
+    Returns:
+        The contenders by name, and why the others cannot be built, by name.
+    """
     builders: dict[str, tuple[str, Callable[[], Contender]]] = {
         TORCH: ("torch", lambda: setup.ours(TORCH, "torch")),
         BFLOAT16: ("torch", lambda: setup.ours(BFLOAT16, "torch", "bfloat16")),
@@ -472,20 +386,32 @@ def build_contenders(setup: Setup, console: Console) -> tuple[dict[str, Contende
         TOWHEE: ("towhee.models.clip4clip", setup.towhee_models),
         PADDED: ("transformers", lambda: setup.transformers(PADDED)),
         TRANSFORMERS: ("transformers", lambda: setup.transformers(TRANSFORMERS)),
-        OPEN_CLIP: ("open_clip", setup.open_clip),
-        ONNX: ("onnxruntime onnx", lambda: setup.onnxruntime(ONNX)),
-        ONNX_INT8: ("onnxruntime onnx", lambda: setup.onnxruntime(ONNX_INT8, "int8")),
-        OPENVINO: ("openvino onnx", setup.openvino),
+        OPEN_CLIP: ("open_clip timm", setup.open_clip),
+        ONNX: ("onnxruntime onnx transformers", lambda: setup.onnxruntime(ONNX)),
+        ONNX_INT8: ("onnxruntime onnx transformers", lambda: setup.onnxruntime(ONNX_INT8, "int8")),
+        OPENVINO: ("openvino onnx transformers", setup.openvino),
     }
     built: dict[str, Contender] = {}
     missing: dict[str, str] = {}
     for name, (modules, build) in builders.items():
+        if names and name not in names:
+            continue
         console.print(f"building {name}", highlight=False)
-        try:
-            for module in modules.split():
-                importlib.import_module(module)
-        except (ImportError, RuntimeError) as error:  # the latter from a torchvision for another torch
-            missing[name] = str(error).splitlines()[0]
+        if name == TOWHEE and not has_towhee_network(setup.config):
+            missing[name] = "it does not have this network"
+        elif name in NETWORKS_OF_TRANSFORMERS and not has_transformers_network(setup.config):
+            missing[name] = "transformers does not have this network"
+        elif reason := _import_error(modules):
+            missing[name] = f"not installed ({reason})"
         else:
             built[name] = build()
     return built, missing
+
+
+def _import_error(modules: str) -> str:
+    try:
+        for module in modules.split():
+            importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # the latter from a torchvision for another torch
+        return str(error).splitlines()[0]
+    return ""

@@ -31,17 +31,16 @@ from embed_contenders import (
     Contender,
     OneByOne,
     Setup,
-    hugging_face_towers,
     onnx_session,
     pooled,
     preprocess_with_pillow,
     unit,
     with_arrays,
 )
+from peer_models import hugging_face_towers
 from PIL import Image
 
 from clip4clip.config import CLIPConfig
-from clip4clip.preprocess import pixel_values
 
 # The figures of a row by contender: "cosine", and lists over the rounds, "milliseconds" and perhaps "megabytes".
 Figures = dict[str, dict[str, Any]]
@@ -58,6 +57,8 @@ GRAPH_KEPT = ", graph kept"
 KEPT, FIRST_TIME, KEPT_INT8 = DEFAULT + GRAPH_KEPT, f"{DEFAULT}, first time", INT8 + GRAPH_KEPT
 PRODUCTS = {"torch": "products alone, torch", "onnxruntime": "products alone, ONNX Runtime"}
 READING = {"sum": "reading alone, sum", "product": "reading alone, matrix × vector"}
+
+BRIEF_CAPTIONS, BRIEF_FLOP = 8, 40e9  # captions, and the FLOP of all frames, of a brief report
 
 FRAME = (720, 1280)
 WORDS = ("dog", "horse", "kids", "grass", "people", "house", "car", "green", "small", "play", "watch", "near", "the")
@@ -85,9 +86,9 @@ def caption_of(ids: int, seed: int = 0) -> str:
     return " ".join(random.Random(f"{seed}/{ids}").choices(WORDS, k=ids - 2))
 
 
-def mixed_captions(count: int) -> list[str]:
+def mixed_captions(count: int, longest: int = 77) -> list[str]:
     """Return captions as long as those of videos: mostly 7 to 17 ids, a few longer."""
-    lengths = np.random.default_rng(0).lognormal(np.log(11), 0.45, count).round().clip(4, 77).astype(int)
+    lengths = np.random.default_rng(0).lognormal(np.log(11), 0.45, count).round().clip(4, longest).astype(int)
     return [caption_of(length, seed) for seed, length in enumerate(lengths.tolist())]
 
 
@@ -106,21 +107,24 @@ class Tasks:
         setup: the weights.
         contenders: the contenders by name.
         short: whether to make the tasks small.
+        brief: whether there are few tasks.
         rounds: number of rounds of most rows.
     """
 
-    def __init__(self, setup: Setup, contenders: dict[str, Contender], short: bool, rounds: int) -> None:
-        self.setup, self.contenders, self.short, self.rounds = setup, contenders, short, rounds
+    def __init__(self, setup: Setup, contenders: dict[str, Contender], short: bool, brief: bool, rounds: int) -> None:
+        self.setup, self.contenders, self.short, self.brief, self.rounds = setup, contenders, short, brief, rounds
         self.frames, self.captions = (3, 8) if short else (12, 64)
-        self.embed_text, self.embed_frames = map(with_arrays, hugging_face_towers(setup.hugging_face()))
+        self.embed_text, self.embed_frames = setup.reference()
 
     def rows(self) -> dict[str, Callable[[str], Row]]:
         """Return, by title, a function that prepares the row of that title."""
+        if self.brief:
+            return self._brief_rows()
         longest = self.setup.config.context_length
         rows: dict[str, Callable[[str], Row]] = {TEXT_STRING: lambda title: self._strings(title, [caption_of(10)])}
         for ids in (10, longest) if self.short else (5, 10, 30, longest):
             rows[TEXT_NETWORK.format(ids)] = lambda title, ids=ids: self._ids(title, [caption_of(ids)])
-        mixed = mixed_captions(self.captions)
+        mixed = mixed_captions(self.captions, longest)
         rows[MANY_STRING.format(self.captions)] = lambda title: self._strings(title, mixed)
         rows[MANY_NETWORK.format(self.captions)] = lambda title: self._ids(title, mixed)
         rows[FRAMES_NETWORK.format(self.frames)] = self._pixels
@@ -129,12 +133,23 @@ class Tasks:
             rows[VIDEOS_RAW.format(self.frames)] = lambda title: self._videos(title, 8, self.rounds // 3 + 1)
         return rows
 
+    def _brief_rows(self) -> dict[str, Callable[[str], Row]]:
+        """Return three rows of the network alone; large networks get few frames."""
+        mixed = mixed_captions(BRIEF_CAPTIONS, self.setup.config.context_length)
+        self.frames = max(1, min(self.frames, int(BRIEF_FLOP // frame_flop(self.setup.config, one_in_last=False))))
+        return {
+            TEXT_NETWORK.format(10): lambda title: self._ids(title, [caption_of(10)]),
+            MANY_NETWORK.format(BRIEF_CAPTIONS): lambda title: self._ids(title, mixed),
+            FRAMES_NETWORK.format(self.frames): self._pixels,
+        }
+
     def _text_contenders(self, captions: list[str]) -> list[Contender]:
-        peers = [self.contenders[name] for name in (TRANSFORMERS, ONNX, ONNX_INT8, OPENVINO) if name in self.contenders]
-        return [*self.contenders.values(), *(map(OneByOne, peers) if len(captions) > 1 else [])]
+        names = () if self.brief or len(captions) == 1 else (TRANSFORMERS, ONNX, ONNX_INT8, OPENVINO)
+        peers = [self.contenders[name] for name in names if name in self.contenders]
+        return [*self.contenders.values(), *map(OneByOne, peers)]
 
     def _expected(self, captions: list[str]) -> np.ndarray:
-        return unit(np.concatenate([self.embed_text(self.setup.unpadded([caption])) for caption in captions]))
+        return unit(self.embed_text(captions))
 
     def _strings(self, title: str, captions: list[str]) -> Row:
         calls = {contender.name: contender.text(captions) for contender in self._text_contenders(captions)}
@@ -142,20 +157,20 @@ class Tasks:
 
     def _ids(self, title: str, captions: list[str]) -> Row:
         calls = {contender.name: contender.text_network(captions) for contender in self._text_contenders(captions)}
-        if title == TEXT_NETWORK.format(10) and not self.short:
+        if title == TEXT_NETWORK.format(10) and not self.short and not self.brief:
             calls |= reading_calls(text_bytes(self.setup.config))
         return Row(title, _without_none(calls), self._expected(captions), self.rounds)
 
     def _pixels(self, title: str) -> Row:
-        pixels = pixel_values(drawn_video(self.frames), self.setup.config.resolution)
+        pixels = preprocess_with_pillow(drawn_video(self.frames), self.setup.config)
         calls = {contender.name: contender.video_network(pixels) for contender in self.contenders.values()}
-        if not self.short:
+        if not self.short and not self.brief:
             calls |= product_calls(self.setup.config, self.frames)
         return Row(title, _without_none(calls), unit(self.embed_frames(pixels)), self.rounds)
 
     def _videos(self, title: str, count: int, rounds: int) -> Row:
         videos = [drawn_video(self.frames, seed) for seed in range(count)]
-        pixels = [preprocess_with_pillow(video, self.setup.config.resolution) for video in videos]
+        pixels = [preprocess_with_pillow(video, self.setup.config) for video in videos]
         expected = np.concatenate([pooled(self.embed_frames(video), [video]) for video in pixels])
         calls = {contender.name: contender.video(videos) for contender in self.contenders.values()}
         return Row(title, _without_none(calls), expected, rounds)
@@ -168,25 +183,33 @@ def _without_none(calls: dict[str, Call | None]) -> dict[str, Call]:
 # Lower bounds
 
 
-def transformer_flop(tokens: int, width: int, layers: int, one_in_last: bool) -> float:
-    """Return the FLOP of the matrix products of a transformer, optionally with only one token in the last layer."""
+def transformer_flop(tokens: int, width: int, mlp_width: int, layers: int, one_in_last: bool) -> float:
+    """Return the FLOP of the matrix products of a transformer, optionally with only one token in the last layer.
+
+    The width of the heads does not matter: all heads together have the width of the transformer.
+    """
     attention = 4 * tokens * width  # of one query
-    block = tokens * (24 * width**2 + attention)
-    last = tokens * 4 * width**2 + 20 * width**2 + attention  # keys and values of all tokens, the rest of one
+    mlp = 4 * width * mlp_width
+    block = tokens * (8 * width**2 + mlp + attention)
+    last = tokens * 4 * width**2 + 4 * width**2 + mlp + attention  # keys and values of all tokens, the rest of one
     return layers * block if not one_in_last else (layers - 1) * block + last
 
 
 def frame_flop(config: CLIPConfig, one_in_last: bool) -> float:
-    patches, width = (config.resolution // config.patch_size) ** 2, config.vision_width
-    ends = 2 * patches * width * 3 * config.patch_size**2 + 2 * width * config.embed_dim
-    return transformer_flop(patches + 1, width, config.vision_layers, one_in_last) + ends
+    """Return the FLOP of one frame; ``one_in_last`` only counts where the class token is all that is used."""
+    patches = (config.resolution // config.patch_size) ** 2
+    width, mlp_width = config.vision_width, config.vision_mlp_width
+    one_in_last = one_in_last and config.pooling == "token"
+    flop = transformer_flop(patches + 1, width, mlp_width, config.vision_layers, one_in_last)
+    if config.pooling == "attention":  # the last layer of a transformer, for one query
+        flop += transformer_flop(patches + 1, width, 4 * width, 1, one_in_last=True)
+    return flop + 2 * patches * width * 3 * config.patch_size**2 + 2 * width * config.embed_dim
 
 
 def text_flop(config: CLIPConfig, ids: int, one_in_last: bool) -> float:
-    return (
-        transformer_flop(ids, config.text_width, config.text_layers, one_in_last)
-        + 2 * config.text_width * config.embed_dim
-    )
+    width = config.text_width
+    flop = transformer_flop(ids, width, config.text_mlp_width, config.text_layers, one_in_last)
+    return flop + 2 * width * config.embed_dim
 
 
 def text_bytes(config: CLIPConfig, width: int = 4) -> int:
@@ -196,13 +219,14 @@ def text_bytes(config: CLIPConfig, width: int = 4) -> int:
         config: shape of the model.
         width: bytes of a number.
     """
-    return width * (12 * config.text_layers * config.text_width**2 + config.text_width * config.embed_dim)
+    block = 4 * config.text_width**2 + 2 * config.text_width * config.text_mlp_width
+    return width * (config.text_layers * block + config.text_width * config.embed_dim)
 
 
 def block_shapes(config: CLIPConfig) -> list[tuple[int, int]]:
     """Return the shapes of the four matrix products of a vision block, in an order in which each feeds the next."""
-    width = config.vision_width
-    return [(width, width), (width, 4 * width), (4 * width, width), (width, 3 * width)]
+    width, mlp_width = config.vision_width, config.vision_mlp_width
+    return [(width, width), (width, mlp_width), (mlp_width, width), (width, 3 * width)]
 
 
 def products_flop(config: CLIPConfig, frames: int) -> float:

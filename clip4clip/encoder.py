@@ -7,26 +7,46 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
-from .config import DEFAULT_MODEL, CLIPConfig, get_model
-from .errors import InputTypeError, InputValueError, brief
+from .config import (
+    MODELS,
+    CLIPConfig,
+    add_model,
+    get_model,
+    image_model,
+    is_registered,
+    is_text_tower,
+    registered_models,
+)
+from .errors import InputTypeError, InputValueError, ModelMismatchError, brief
 from .preprocess import HOW_TO_DECODE, PixelBatch, is_frame
-from .runtime.load import load_head, load_tower, resolve_weights, warn_if_weights_differ
+from .runtime.load import load_head, load_text_model, load_tower, report_weights
 from .runtime.normalize import l2_normalize
 from .runtime.placement import resolve_placement
 from .runtime.tower import Head, Tower
 from .tokenizer import default_tokenizer
-from .weights.identity import Identity, identify
+from .weights.identity import Checkpoint, Identity, find_checkpoint
 from .weights.locate import Reference
+from .weights.multilingual import find_text_model
 
 MAX_BATCH_TOKENS = 512  # token ids in a batch of captions, including padding
 MAX_PADDING_TOKENS = 24  # padding in a batch of captions; computing more takes longer than one more batch
 MIN_CAPTION_TOKENS = 2  # the start token and the end token
 MAX_BATCH_FRAMES = 32  # frames that the vision tower gets at once
+
+
+class TextTokenizer(Protocol):
+    """Converts text to token ids, for one text tower."""
+
+    def encode(self, text: str, context_length: int, /) -> list[int]:
+        """Return the ids of one text, at most ``context_length``, without padding."""
+
+    def pad(self, rows: Sequence[Sequence[int]], /) -> np.ndarray:
+        """Return rows of ids as an int64 array of shape (len(rows), longest row), padded as the tower expects."""
 
 
 class TextEncoder:
@@ -35,6 +55,7 @@ class TextEncoder:
     Args:
         model: the text tower: (B, L) int64 token ids to (B, D) float32 embeddings.
         config: shape of the model.
+        tokenizer: converts text to the token ids of the model; None for CLIP's.
 
     Attributes:
         max_batch_size: the most captions that the model gets at once.
@@ -42,14 +63,15 @@ class TextEncoder:
 
     max_batch_size = MAX_BATCH_TOKENS // MIN_CAPTION_TOKENS
 
-    def __init__(self, model: Tower, config: CLIPConfig) -> None:
+    def __init__(self, model: Tower, config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> None:
         self.model = model
         self.config = config
+        self.tokenizer = tokenizer
 
     @classmethod
     def load(
         cls,
-        model_name: str = DEFAULT_MODEL,
+        model_name: str | None = None,
         weights: Reference | None = None,
         device: str | None = None,
         runtime: str | None = None,
@@ -59,8 +81,8 @@ class TextEncoder:
         """Load the text encoder of a checkpoint. The vision tower is neither built nor read.
 
         Args:
-            model_name: ``'clip_vit_b32'`` (the default), ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, which was
-                trained on drawings.
+            model_name: key of :data:`clip4clip.config.MODELS`, which `clip4clip models` lists. None reads the network
+                from ``weights``; without these it is ``'clip_vit_b32'``.
             weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the model's default
                 (docs/checkpoints.md).
             device: ``'cpu'``, ``'cuda:1'``, ``'mps'`` or ``'openvino'``; None for the best one available.
@@ -74,11 +96,14 @@ class TextEncoder:
             Clip4clipError: one of UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError,
                 MissingExtraError, CacheError and ExportError; see :mod:`clip4clip.errors`.
         """
-        config = get_model(model_name).config
+        if model_name is not None and is_text_tower(model_name):  # an unknown name is reported before anything else
+            tower = load_text_model(model_name, weights, device, runtime, precision, compiled)
+            config = CLIPConfig(embed_dim=tower.embed_dim, context_length=tower.max_length)
+            return cls(tower, config, tower.tokenizer)
         placement = resolve_placement(device, runtime, precision, compiled)
-        resolved = resolve_weights(weights, model_name, "text")
-        encoder = cls(load_tower(model_name, "text", resolved.path, placement), config)
-        warn_if_weights_differ(encoder, resolved)
+        checkpoint = find_checkpoint(weights, model_name)
+        encoder = cls(load_tower(checkpoint, "text", placement), checkpoint.config)
+        report_weights(encoder, "text", checkpoint)
         return encoder
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
@@ -99,7 +124,7 @@ class TextEncoder:
             CacheError: the cached graph for ONNX Runtime is missing or damaged, and cannot be rebuilt.
         """
         captions = _check_captions(texts)
-        tokenizer = default_tokenizer(self.config.vocab_size)
+        tokenizer = self.tokenizer or default_tokenizer(self.config.vocab_size)
         ids = [tokenizer.encode(caption, self.config.context_length) for caption in captions]
         batches = list(_batches_by_length([len(caption_ids) for caption_ids in ids]))
         embeddings = np.concatenate([self.model(tokenizer.pad([ids[index] for index in batch])) for batch in batches])
@@ -166,7 +191,7 @@ class VideoEncoder:
     @classmethod
     def load(
         cls,
-        model_name: str = DEFAULT_MODEL,
+        model_name: str | None = None,
         weights: Reference | None = None,
         device: str | None = None,
         runtime: str | None = None,
@@ -177,12 +202,13 @@ class VideoEncoder:
 
         Arguments and errors are those of :meth:`TextEncoder.load`.
         """
-        config = get_model(model_name).config
+        if model_name is not None:
+            get_model(model_name)  # an unknown name is reported before anything else
         placement = resolve_placement(device, runtime, precision, compiled)
-        resolved = resolve_weights(weights, model_name, "video")
-        tower = load_tower(model_name, "video", resolved.path, placement)
-        encoder = cls(tower, load_head(model_name, resolved.path, placement), config)
-        warn_if_weights_differ(encoder, resolved)
+        checkpoint = find_checkpoint(weights, model_name)
+        tower = load_tower(checkpoint, "video", placement)
+        encoder = cls(tower, load_head(checkpoint, placement), checkpoint.config)
+        report_weights(encoder, "video", checkpoint)
         return encoder
 
     def __call__(self, videos: Iterable[Any]) -> np.ndarray:
@@ -243,7 +269,7 @@ class VideoEncoder:
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield the pixel values of all frames in full batches, (N, 3, R, R), each with the indices of their videos."""
         owners: list[int] = []
-        pixels = PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
+        pixels = PixelBatch(MAX_BATCH_FRAMES, self.config.resolution, self.config.image)
         for index, video in enumerate(videos):
             for frame_index, frame in enumerate(video):
                 try:
@@ -254,7 +280,7 @@ class VideoEncoder:
                 owners.append(index)
                 if len(owners) == MAX_BATCH_FRAMES:
                     yield owners, pixels.pixel_values()
-                    owners, pixels = [], PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
+                    owners, pixels = [], PixelBatch(MAX_BATCH_FRAMES, self.config.resolution, self.config.image)
         if owners:
             yield owners, pixels.pixel_values()
 
@@ -297,8 +323,8 @@ class EncoderSpec:
     """Which encoder to use: a model, its weights, and how to compute it. See :meth:`TextEncoder.load`.
 
     Attributes:
-        model_name: key of :data:`clip4clip.config.MODELS`; None for :data:`clip4clip.config.DEFAULT_MODEL` or, in a
-            search of an index, for the model of the vectors in the index.
+        model_name: key of :data:`clip4clip.config.MODELS`. None reads the network from ``weights``; without these, it
+            is :data:`clip4clip.config.DEFAULT_MODEL` or, for an index or a table, the model of its vectors.
         weights: the checkpoint; None for the model's default.
         device: where to compute; None for the best device available.
         runtime: what computes; None for the faster runtime of those that are installed.
@@ -311,25 +337,73 @@ class EncoderSpec:
     runtime: str | None = None
     precision: str = "float32"
 
-    def identify(self) -> Identity:
-        """Return the model and the fingerprint of its weights.
+    def checkpoint(self) -> Checkpoint:
+        """Find the checkpoint, that of the vision tower if the model has two; download it if necessary.
 
         Raises:
             UnknownNameError, WeightsNotFoundError, CheckpointError: see :mod:`clip4clip.errors`.
         """
-        return identify(self.weights, self._name)
+        return find_checkpoint(self.weights, self.model_name)
+
+    def identify(self) -> Identity:
+        """Return what the vectors of this encoder can be compared with; see :meth:`checkpoint`."""
+        return self.checkpoint().identity
+
+    def identify_text(self) -> str:
+        """Return text that changes whenever the text tower does; see :meth:`checkpoint`."""
+        if self.model_name is not None and is_text_tower(self.model_name):
+            return find_text_model(self.weights, self.model_name).digest()
+        return self.identify().fingerprint
+
+    def for_vectors_of(self, model: Identity) -> EncoderSpec:
+        """Return this encoder or, if it names neither a model nor weights, that of the model of some vectors.
+
+        Raises:
+            ModelMismatchError: the vectors are from weights that were loaded without the name of a model.
+        """
+        if self.model_name is not None or self.weights is not None:
+            return self
+        if model.model not in MODELS:
+            raise ModelMismatchError(
+                f"the vectors are of {model}, and no model has that name here: pass the same weights (--weights) or, "
+                "in Python, register the model (clip4clip.register_model)"
+            )
+        return replace(self, model_name=model.model)
+
+    def contradicts(self, model: Identity) -> bool:
+        """Return whether some vectors are of another model than that of this encoder, as far as the names tell.
+
+        False does not mean that they can be compared; :meth:`identify` finds that out, but may download weights.
+
+        Raises:
+            UnknownNameError: there is no model of this encoder's name.
+        """
+        if self.model_name is None:
+            return False
+        own = image_model(self.model_name)
+        if own == model.model or model.model not in MODELS:
+            return False
+        if self.weights is None and not (is_registered(own) or is_registered(model.model)):
+            return True
+        configs = get_model(own).config, get_model(model.model).config
+        return None not in configs and configs[0] != configs[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take a model that was registered (:func:`clip4clip.register_model`) along into another process."""
+        return {**vars(self), "registered": registered_models(self.model_name)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, model in state.pop("registered").items():
+            add_model(name, model)
+        vars(self).update(state)
 
     def text_encoder(self) -> TextEncoder:
         """Load the text encoder; see :meth:`TextEncoder.load`."""
-        return TextEncoder.load(self._name, self.weights, self.device, self.runtime, self.precision)
+        return TextEncoder.load(self.model_name, self.weights, self.device, self.runtime, self.precision)
 
     def video_encoder(self) -> VideoEncoder:
         """Load the video encoder; see :meth:`VideoEncoder.load`."""
-        return VideoEncoder.load(self._name, self.weights, self.device, self.runtime, self.precision)
-
-    @property
-    def _name(self) -> str:
-        return self.model_name or DEFAULT_MODEL
+        return VideoEncoder.load(self.model_name, self.weights, self.device, self.runtime, self.precision)
 
 
 DEFAULT_ENCODER = EncoderSpec()

@@ -10,7 +10,7 @@ import pytest
 
 from clip4clip import CacheError
 from clip4clip.cache import cache_folder, cache_name, is_cache_writable
-from clip4clip.weights.identity import inspect_checkpoint
+from clip4clip.weights.inspection import inspect_file
 
 
 def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_a_checkpoint_is_read_even_if_the_cache_is_in_an_unknown_home_folder(
         cache_folder()
     assert cache_name() == folder or configured is None
     assert not is_cache_writable()
-    assert inspect_checkpoint(tiny_checkpoint, "tiny").head == "meanP"
+    assert inspect_file(tiny_checkpoint).head == "meanP"
 
 
 def test_a_checkpoint_is_read_even_if_a_file_is_in_the_place_of_the_cache_folder(
@@ -61,4 +61,4 @@ def test_a_checkpoint_is_read_even_if_a_file_is_in_the_place_of_the_cache_folder
     (tmp_path / "cache").rmdir()
     (tmp_path / "cache").write_bytes(b"")
     assert not is_cache_writable()
-    assert inspect_checkpoint(tiny_checkpoint, "tiny").head == "meanP"
+    assert inspect_file(tiny_checkpoint).head == "meanP"

@@ -30,7 +30,7 @@ from clip4clip.training.drawing import draw
 from clip4clip.training.scenes import Scene, describe, random_scene, scenes
 from clip4clip.training.synthetic import write_dataset
 from clip4clip.video import read_frames
-from clip4clip.weights.locate import locate
+from clip4clip.weights.identity import find_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_the_weights_are_in_the_package_small_and_in_half_precision() -> None:
-    path = locate(None, MODEL)
+    path = find_checkpoint(None, MODEL).path
     assert path.parent == Path(clip4clip.__file__).parent
     assert path.stat().st_size <= 8e6
     with safe_open(path, "pt") as file:

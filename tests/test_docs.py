@@ -87,6 +87,7 @@ REPLACED = {
     ],
     # An index that is not there yet.
     "docs/library.md": [('VideoIndex("./videos.db")', 'VideoIndex("./cameras.db")')],
+    "docs/models.md": [("(512,)", "(128,)")],
     "docs/moments.md": [('"videos", "shots.parquet", ', f'"videos", "shots.parquet", {SPEC}, ')],
     "docs/training.md": [
         ("--long 5", "--long 1"),

@@ -22,6 +22,7 @@ from clip4clip.operators import Clip4clip
 from clip4clip.training import VideoTextModel
 from clip4clip.training.checkpoint import save_checkpoint
 from clip4clip.video import FrameSampling
+from clip4clip.weights.identity import find_checkpoint
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes, links and pipes of POSIX")
 
@@ -186,7 +187,9 @@ def writers(tiny_checkpoint: Path, drawings: Path) -> dict[str, Callable[[Path],
         ".npz": lambda path: run("embed-text", "a", "-o", path),
         ".json": evaluate("--json"),
         ".png": evaluate("--histogram"),
-        ".safetensors": lambda path: save_checkpoint(VideoTextModel.load("tiny", tiny_checkpoint), path),
+        ".safetensors": lambda path: save_checkpoint(
+            VideoTextModel.load(find_checkpoint(tiny_checkpoint, "tiny")), path
+        ),
         ".onnx": lambda path: Clip4clip("tiny", "text", tiny_checkpoint, "cpu").save_model("onnx", path),
         ".parquet": lambda path: embed_library(
             sorted((drawings / "eval").iterdir())[: 2 if path.is_symlink() else 1],

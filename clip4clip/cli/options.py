@@ -87,13 +87,21 @@ class Seek(str, Enum):
     keyframe = "keyframe"
 
 
+def complete_model(incomplete: str) -> list[str]:
+    """Return the names of models that begin with what was typed, for the completion of the shell."""
+    from ..config import MODELS
+
+    return [name for name in MODELS if name.startswith(incomplete)]
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
-        help="Name of the model: clip_vit_b32, clip_vit_b16, or clip_vit_tiny_demo, which is trained on drawings and "
-        "made for trials.",
+        autocompletion=complete_model,
+        help="Name of the model; `clip4clip models` lists them. Default: the network that --weights holds or, without "
+        "these, clip_vit_b32.",
     ),
 ]
 DeviceOption = Annotated[
@@ -125,15 +133,16 @@ class EncoderOptions:
     be None.
     """
 
-    model: ModelOption = "clip_vit_b32"
+    model: ModelOption = None
     weights: Annotated[
         str | None,
         typer.Option(
             "--weights",
             "-w",
             metavar="FILE|FOLDER|hf://OWNER/REPO[@REV][/FILE]",
-            help="Checkpoint of the model. Default: its published weights. For clip_vit_b32, a pytorch_model.bin.1 in "
-            "the folder of the Towhee operator comes before them. clip_vit_tiny_demo needs no download.",
+            help="Checkpoint of the model, or any CLIP of open_clip or Hugging Face. Default: the published weights of "
+            "--model. For clip_vit_b32, a pytorch_model.bin.1 in the folder of the Towhee operator comes before them. "
+            "clip_vit_tiny_demo needs no download.",
         ),
     ] = None
     device: DeviceOption = None

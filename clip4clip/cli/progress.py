@@ -132,8 +132,8 @@ def interruptible_progress(speed_unit: str | None = None) -> Iterator[ProgressTr
 
 
 def loading_status(model: str | None) -> Status:
-    """Return a context manager that shows that a model is being loaded."""
-    return err.status(f"loading {plain(model)}")
+    """Return a context manager that shows that a model is being loaded; None for one without a name."""
+    return err.status(f"loading {plain(model or 'the model')}")
 
 
 class _SpeedColumn(ProgressColumn):

@@ -96,7 +96,7 @@ def tag(
     if output is not None and output.suffix.lower() not in (".parquet", ".csv"):
         raise typer.BadParameter(f"{output}: its name must end in .parquet or .csv", param_hint="--output")
     check_output(output, None)
-    with loading_status(encoder.model or "the model"):
+    with loading_status(encoder.model):
         from ..index.tags import read_labels, tag_table
         from ..index.values import TAG_TEMPLATE
 

@@ -49,7 +49,7 @@ class TrainingOptions(PairsOptions):
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out pairs that cannot be used, instead of refusing to train.")
     ] = False
-    model: ModelOption = "clip_vit_b32"
+    model: ModelOption = None
     init: Annotated[
         str | None,
         typer.Option(

@@ -6,13 +6,12 @@ import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import DEFAULT_MODEL
 from ..encoder import DEFAULT_ENCODER, EncoderSpec
 from ..errors import InputTypeError, InputValueError, ModelMismatchError, brief
 from ..progress import Track, no_progress
@@ -79,7 +78,7 @@ class Tagger:
         self._top, self._min_score = top, -np.inf if min_score is None else min_score
         from ..weights.logit_scale import read_logit_scale  # imports torch
 
-        self._scale = read_logit_scale(encoder.weights, encoder.model_name or DEFAULT_MODEL)
+        self._scale = read_logit_scale(encoder.checkpoint())
         self._vectors = encoder.text_encoder()(sentences)
 
     @property
@@ -135,7 +134,7 @@ def tag_table(
         template: sentence with ``{}`` in the place of the label.
         top: largest number of tags of each video or segment.
         min_score: least score of a tag; None for any.
-        encoder: model of the table. If ``model_name`` is None, it is the one that the table records.
+        encoder: model of the table. If it names neither a model nor weights, it is the one that the table records.
         track: progress callback; see :data:`clip4clip.progress.Track`.
 
     Raises:
@@ -147,8 +146,8 @@ def tag_table(
     from ..library.table import TableSpec, count_rows, read_rows
 
     spec = TableSpec.read(Path(table))
-    encoder = replace(encoder, model_name=encoder.model_name or spec.model.model)
-    other = encoder.model_name if encoder.model_name != spec.model.model else encoder.identify()
+    encoder = encoder.for_vectors_of(spec.model)
+    other = encoder.model_name if encoder.contradicts(spec.model) else encoder.identify()
     if other != spec.model:
         raise ModelMismatchError(
             f"the table {os.fspath(table)} has vectors of {spec.model}, which cannot be compared with labels of {other}"

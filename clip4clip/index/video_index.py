@@ -6,13 +6,12 @@ import functools
 import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..config import DEFAULT_MODEL, get_model
+from ..config import DEFAULT_MODEL
 from ..encoder import DEFAULT_ENCODER, EncoderSpec, TextEncoder, VideoEncoder
 from ..errors import InputTypeError, InputValueError, LibraryError, ModelMismatchError, VideoIndexError, brief
 from ..library.sources import absolute_path, list_videos
@@ -20,7 +19,7 @@ from ..progress import Track, no_progress
 from ..video.limits import DEFAULT_LIMITS, Limits
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from ..video.source import is_url
-from ..weights.identity import Identity
+from ..weights.identity import Checkpoint, Identity
 from .address import IndexAddress
 from .calibration import Calibration, Calibrator
 from .collection import CollectionInfo, VectorSpec
@@ -63,8 +62,8 @@ class VideoIndex:
             such as Zilliz Cloud.
         collection: name of the collection.
         token: ``USER:PASSWORD`` or a key, if the server needs one.
-        encoder: which model embeds queries and new videos. If ``model_name`` is None, it is the model of the vectors in
-            the index, or ``clip_vit_b32`` for a new index.
+        encoder: which model embeds queries and new videos. If it names neither a model nor weights,
+            it is the model of the vectors in the index, or ``clip_vit_b32`` for a new index.
         timeout: seconds to wait for an answer from the server, or for another process that writes to the local file.
 
     Raises:
@@ -88,7 +87,7 @@ class VideoIndex:
         self.address = IndexAddress(os.fspath(uri) if isinstance(uri, os.PathLike) else uri, collection, token)
         self._encoder = encoder
         self._engine: Engine = open_engine(self.address, timeout)
-        self._calibrator = Calibrator(self._engine, self._identify_checked, lambda texts: self._text_encoder(texts))
+        self._calibrator = Calibrator(self._engine, self._identify_text, lambda texts: self._text_encoder(texts))
 
     def __enter__(self) -> VideoIndex:
         return self
@@ -596,7 +595,7 @@ class VideoIndex:
         from .tags import Tagger  # imported here, as most commands do not need it
 
         self._check_model(self._engine.require(), self._identity)
-        tagger = Tagger(labels, replace(self._encoder, model_name=self._identity.model), template, top, min_score)
+        tagger = Tagger(labels, self._spec, template, top, min_score)
         return tagger(track(self._engine.rows(["*", "vector"]), self._engine.count(), "tagging"))
 
     def store_tags(self, tagged: Iterable[Tagged]) -> int:
@@ -712,32 +711,43 @@ class VideoIndex:
         return report
 
     @functools.cached_property
-    def _identity(self) -> Identity:
-        """Model and weights of the encoder."""
+    def _spec(self) -> EncoderSpec:
+        """The encoder, with the model of the vectors in the index if the caller chose none."""
         info = self._engine.find()
-        stored = info.spec.model.model if info and info.spec else None
-        name = self._encoder.model_name or stored or DEFAULT_MODEL
-        get_model(name)
-        if info is not None and name != stored:  # an error here costs no download
-            raise self._mismatch(info, name)
-        return replace(self._encoder, model_name=name).identify()
+        if info is None:
+            return self._encoder
+        if info.spec is None:
+            raise self._mismatch(info, self._encoder.model_name or DEFAULT_MODEL)
+        if self._encoder.contradicts(info.spec.model):
+            raise self._mismatch(info, str(self._encoder.model_name))
+        return self._encoder.for_vectors_of(info.spec.model)
 
-    def _identify_checked(self) -> Identity:
-        """Return model and weights of the encoder; raise ModelMismatchError if they are not those of the index."""
+    @functools.cached_property
+    def _checkpoint(self) -> Checkpoint:
+        """The checkpoint of the encoder."""
+        return self._spec.checkpoint()
+
+    @property
+    def _identity(self) -> Identity:
+        """What vectors of the encoder can be compared with."""
+        return self._checkpoint.identity
+
+    def _identify_text(self) -> str:
+        """Return what identifies the text tower; raise ModelMismatchError if its vectors are not those of the index."""
         self._check_model(self._engine.require(), self._identity)
-        return self._identity
+        return self._spec.identify_text()
 
     @property
     def _dim(self) -> int:
-        return get_model(self._identity.model).config.embed_dim
+        return self._checkpoint.config.embed_dim
 
     @functools.cached_property
     def _text_encoder(self) -> TextEncoder:
-        return replace(self._encoder, model_name=self._identity.model).text_encoder()
+        return self._spec.text_encoder()
 
     @functools.cached_property
     def _video_encoder(self) -> VideoEncoder:
-        return replace(self._encoder, model_name=self._identity.model).video_encoder()
+        return self._spec.video_encoder()
 
     def _embed_query(
         self, text: str | None, video: str | os.PathLike[str] | bytes | None, limits: Limits
@@ -774,7 +784,7 @@ class VideoIndex:
             ModelMismatchError: the collection has a different model, or a different sampling and ``sampling`` is not
                 None.
         """
-        if self._encoder.model_name not in (None, model.model):
+        if self._encoder.contradicts(model):
             raise ModelMismatchError(
                 f"the vectors are of {model}, and this index was opened for the model {self._encoder.model_name}"
             )

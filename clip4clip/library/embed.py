@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ..config import get_model
 from ..encoder import DEFAULT_ENCODER, EncoderSpec
 from ..progress import Track, no_progress
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
@@ -90,9 +89,9 @@ def embed_library(
     check_table_path(output)  # an error here costs no work
     unlisted: dict[str, str] = {}
     videos = list_videos(source, folder, unlisted)
-    identity = encoder.identify()
+    checkpoint = encoder.checkpoint()
     embed = _make_engine(encoder, sampling, workers, cluster)
-    spec = TableSpec(identity, get_model(identity.model).config.embed_dim, sampling)
+    spec = TableSpec(checkpoint.identity, checkpoint.config.embed_dim, sampling)
     report = EmbedReport(len(videos), unlisted=unlisted)
     with TableWriter(output, spec) as table:
         stored = table.videos()

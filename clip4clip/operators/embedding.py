@@ -6,20 +6,20 @@ import copy
 import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from towhee import accelerate
 from towhee.operator import NNOperator
 from towhee.runtime.runtime_conf import get_accelerator
 
-from ..config import MODELS, get_model
+from ..config import MODELS, get_config, get_model, is_text_tower
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import InputValueError, UnknownNameError
-from ..runtime.load import check_modality, load_head, load_tower, resolve_weights, warn_if_weights_differ
+from ..runtime.load import check_modality, load_head, load_tower, report_weights
 from ..runtime.placement import Placement, require_onnx, resolve_placement
 from ..runtime.tower import Tower
-from ..weights.locate import locate
+from ..weights.identity import find_checkpoint
 
 if TYPE_CHECKING:
     from ..training.data import VideoTextDataset
@@ -30,7 +30,8 @@ class Clip4clip(NNOperator):
     """``ops.video_text_embedding.clip4clip``: embed text or video frames as a unit vector.
 
     Args:
-        model_name: ``'clip_vit_b32'``, ``'clip_vit_b16'``, or ``'clip_vit_tiny_demo'``, trained on drawings for trials.
+        model_name: ``'clip_vit_b32'`` or another key of :data:`clip4clip.config.MODELS` (see `clip4clip models`);
+            None reads the network from ``weight_path``.
         modality: ``'text'`` or ``'video'``. Only the tower of this modality is loaded.
         weight_path: a checkpoint file; a folder (a Hugging Face snapshot); ``hf://owner/repo[@revision][/file]``;
             or None for the model's default. docs/checkpoints.md lists the places that are searched for the default.
@@ -47,12 +48,12 @@ class Clip4clip(NNOperator):
             MissingExtraError, CacheError and ExportError; see :mod:`clip4clip.errors`.
     """
 
-    supported_formats: ClassVar[list[str]] = ["onnx"]
+    supported_formats: list[str] = ["onnx"]  # noqa: RUF012  # Towhee's name; an instance can have none
     _trainer: Clip4clipTrainer | None
 
     def __init__(
         self,
-        model_name: str,
+        model_name: str | None,
         modality: str,
         weight_path: str | os.PathLike[str] | None = None,
         device: str | None = None,
@@ -63,30 +64,52 @@ class Clip4clip(NNOperator):
         folder: Path | None = None,
     ) -> None:
         super().__init__()
-        config = get_model(model_name).config
         check_modality(modality)
         if device is None and self._device_id >= 0:
             device = f"cuda:{self._device_id}"
+        self._requested_name = model_name
+        self._encoder: TextEncoder | VideoEncoder
+        if modality == "text" and is_text_tower(model_name):
+            self._load_text_tower(str(model_name), weight_path, device, runtime, precision, compiled)
+            return
         # If a server computes the tower, the device is the server's concern. Only a head is computed here.
         is_served = get_accelerator() is not None
         placement = Placement("torch", "cpu") if is_served else resolve_placement(device, runtime, precision, compiled)
         self._placement = placement
-        self._model_name, self._modality = model_name, modality
+        self._modality = modality
+        self._find_checkpoint = functools.partial(find_checkpoint, weight_path, model_name, folder)
         # A served text tower is not loaded here, so this machine need not have its checkpoint.
-        needs_weights = not (is_served and modality == "text")
-        weights = resolve_weights(weight_path, model_name, modality, folder) if needs_weights else None
-        path = None if weights is None else weights.path
-        self._find_checkpoint = functools.partial(locate, path or weight_path, model_name, folder)
+        is_known = model_name is not None and get_model(model_name).config is not None
+        is_needed = not (is_known and is_served and modality == "text")
+        checkpoint = self._find_checkpoint() if is_needed else None
+        self._model_name = checkpoint.model_name if checkpoint else str(model_name)
+        config = checkpoint.config if checkpoint else get_config(self._model_name)
         # Towhee exports and serves `model`: one tensor in, one tensor out. If it is served, this is a client.
-        self.model = accelerate(load_tower)(model_name, modality, path, placement)
+        self.model = accelerate(load_tower)(checkpoint, modality, placement)
         tower = self.model if isinstance(self.model, Tower) else _ServedTower(self.model)
-        self._encoder: TextEncoder | VideoEncoder
-        if modality == "text" or weights is None:
+        if modality == "text" or checkpoint is None:
             self._encoder = TextEncoder(tower, config)
         else:
-            self._encoder = VideoEncoder(tower, load_head(model_name, weights.path, placement), config)
-        if weights is not None:
-            warn_if_weights_differ(self._encoder, weights)
+            self._encoder = VideoEncoder(tower, load_head(checkpoint, placement), config)
+        if checkpoint is not None:
+            report_weights(self._encoder, modality, checkpoint)
+
+    def _load_text_tower(
+        self,
+        model_name: str,
+        weights: str | os.PathLike[str] | None,
+        device: str | None,
+        runtime: str | None,
+        precision: str,
+        compiled: bool,
+    ) -> None:
+        """Load a model that is only a text tower, which Towhee can neither export nor serve."""
+        if get_accelerator() is not None:
+            raise UnknownNameError(f"the text tower of {model_name} cannot be served by Triton: run it in this process")
+        self.supported_formats = []
+        self._encoder = TextEncoder.load(model_name, weights, device, runtime, precision, compiled)
+        self.model = self._encoder.model
+        self._modality, self._model_name = "text", model_name
 
     def __call__(self, data: Any) -> np.ndarray:
         """Embed text or videos.
@@ -143,6 +166,10 @@ class Clip4clip(NNOperator):
             ExportError: the graph and torch disagree, or the file cannot be written, for example because it is a
                 folder, its folder is not writable, or the disk is full.
         """
+        if not self.supported_formats:
+            raise UnknownNameError(
+                f"the text tower of {self._model_name} cannot be exported as ONNX: run it in a process of its own"
+            )
         if model_type not in self.supported_formats:
             raise UnknownNameError(f"unknown format {model_type!r}; it must be {self.supported_formats[0]!r}")
         if pooled and self._modality != "video":
@@ -154,7 +181,7 @@ class Clip4clip(NNOperator):
         from ..runtime.export import ExportSource, export
 
         head = self._encoder.head if pooled and isinstance(self._encoder, VideoEncoder) else None
-        source = ExportSource(self._model_name, self._modality, self.model, head, self._find_checkpoint)
+        source = ExportSource(self._modality, self.model, head, self._find_checkpoint)
         export(source, path, precision, self._encoder.max_batch_size)
         return True
 
@@ -202,11 +229,14 @@ class Clip4clip(NNOperator):
         **kwargs: Any,
     ) -> None:
         """Create ``self.trainer``, or update it for the next run. The arguments are those of :meth:`train`."""
+        from ..training.config import check_trainable
+
+        check_trainable(self._requested_name)
         from ..training.model import VideoTextModel
         from .trainer import Clip4clipTrainer
 
         if self._trainer is None:
-            model = VideoTextModel.load(self._model_name, self._find_checkpoint())
+            model = VideoTextModel.load(self._find_checkpoint())
             self._trainer = Clip4clipTrainer(model, training_config, train_dataset, eval_dataset, **kwargs)
             return
         super().setup_trainer(training_config, train_dataset, eval_dataset, **kwargs)

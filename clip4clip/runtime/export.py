@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import ExportError, first_line
 from ..model import MeanPooling, PoolingHead, TextTower, VisionTower
+from ..weights.identity import Checkpoint
 from .onnx_export import save_tower
 from .torch_backend import TorchHead, TorchTower, build_head, build_tower
 from .tower import Head, Tower
@@ -20,19 +21,17 @@ class ExportSource:
     """The tower and the head to export.
 
     Attributes:
-        model_name: key of :data:`clip4clip.config.MODELS`.
         modality: ``'text'`` or ``'video'``.
         tower: the tower in use. A copy of a :class:`TorchTower` is exported, as it may have been trained since it was
             loaded; any other tower is built again from its checkpoint.
         head: the head in use, to pool the frames of a video in the graph; None to export only the tower.
-        find_checkpoint: function that returns the checkpoint file.
+        find_checkpoint: function that returns the checkpoint.
     """
 
-    model_name: str
     modality: str
     tower: Tower
     head: Head | None
-    find_checkpoint: Callable[[], Path]
+    find_checkpoint: Callable[[], Checkpoint]
 
     def modules(self) -> tuple[TextTower | VisionTower, PoolingHead | None]:
         """Return tower and head as float32 modules on the CPU."""
@@ -42,10 +41,10 @@ class ExportSource:
             if self.head is not None:
                 head = copy.deepcopy(self.head.module).cpu() if isinstance(self.head, TorchHead) else MeanPooling()
             return tower, head
-        path = self.find_checkpoint()
-        tower = build_tower(self.model_name, self.modality, path)
+        checkpoint = self.find_checkpoint()
+        tower = build_tower(checkpoint, self.modality)
         if self.head is not None:
-            head = build_head(tower.config.embed_dim, path)
+            head = build_head(checkpoint)
         return tower, head
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from filelock import FileLock
 
 from ..cache import cache_folder
 from ..errors import CacheError, first_line
-from ..weights.identity import inspect_checkpoint, tower_digest
+from ..weights.identity import Checkpoint, network_digest
+from ..weights.inspection import tower_digest
 from .onnx_backend import DAMAGED_GRAPH_ERRORS, create_session
 
 logger = logging.getLogger(__name__)
@@ -27,16 +29,14 @@ class CachedGraph:
     """The graph of a tower in the cache.
 
     Attributes:
-        model_name: key of :data:`clip4clip.config.MODELS`.
+        checkpoint: what the graph is built from.
         modality: ``'text'`` or ``'video'``.
-        checkpoint: the file that the graph is built from.
         precision: key of :data:`clip4clip.runtime.onnx_export.TOLERANCES`.
         path: the graph file, in a folder named after the model and the digest of the tower.
     """
 
-    model_name: str
+    checkpoint: Checkpoint
     modality: str
-    checkpoint: Path
     precision: str
     path: Path
 
@@ -56,13 +56,13 @@ class CachedGraph:
             return create_session(self.path, device, threads)
         try:
             self._remove_if_damaged()
-            rebuilt = cached_graph(self.model_name, self.modality, self.checkpoint, self.precision)
+            rebuilt = cached_graph(self.checkpoint, self.modality, self.precision)
             if rebuilt.path != self.path:
                 raise CacheError("the checkpoint now has other weights, or CLIP4CLIP_CACHE now names another folder")
             return create_session(self.path, device, threads)
         except (OSError, *DAMAGED_GRAPH_ERRORS) as error:
             raise CacheError(
-                f"{self.path} cannot be loaded and cannot be rebuilt from {self.checkpoint}: {first_line(error)}"
+                f"{self.path} cannot be loaded and cannot be rebuilt from {self.checkpoint.path}: {first_line(error)}"
             ) from error
 
     def _remove_if_damaged(self) -> None:
@@ -74,13 +74,12 @@ class CachedGraph:
                 self.path.unlink(missing_ok=True)
 
 
-def cached_graph(model_name: str, modality: str, checkpoint: Path, precision: str = "float32") -> CachedGraph:
+def cached_graph(checkpoint: Checkpoint, modality: str, precision: str = "float32") -> CachedGraph:
     """Return the graph of a checkpoint's tower. The first process that needs it builds it; others wait.
 
     Args:
-        model_name: key of :data:`clip4clip.config.MODELS`.
+        checkpoint: the checkpoint.
         modality: ``'text'`` or ``'video'``.
-        checkpoint: the checkpoint file.
         precision: key of :data:`clip4clip.runtime.onnx_export.TOLERANCES`.
 
     Raises:
@@ -88,9 +87,8 @@ def cached_graph(model_name: str, modality: str, checkpoint: Path, precision: st
         CheckpointError: the file is not a checkpoint of the model, or its head is not supported.
         ExportError: the graph and torch disagree.
     """
-    inspect_checkpoint(checkpoint, model_name)  # rejects a checkpoint of another model
-    folder = cache_folder() / f"graphs-{GRAPH_VERSION}" / f"{model_name}-{tower_digest(checkpoint, modality)}"
-    graph = CachedGraph(model_name, modality, checkpoint, precision, folder / f"{modality}-{precision}.onnx")
+    folder = cache_folder() / f"graphs-{GRAPH_VERSION}" / _folder_name(checkpoint, modality)
+    graph = CachedGraph(checkpoint, modality, precision, folder / f"{modality}-{precision}.onnx")
     if graph.path.is_file():
         return graph
     try:
@@ -102,10 +100,16 @@ def cached_graph(model_name: str, modality: str, checkpoint: Path, precision: st
         raise
     except OSError as error:
         raise CacheError(
-            f"cannot write {graph.path}, the graph built from {checkpoint}: {error}. Set CLIP4CLIP_CACHE to a writable "
-            "folder with enough space, or choose the runtime 'torch', which does not need one"
+            f"cannot write {graph.path}, the graph built from {checkpoint.path}: {error}. Set CLIP4CLIP_CACHE to a "
+            "writable folder with enough space, or choose the runtime 'torch', which does not need one"
         ) from error
     return graph
+
+
+def _folder_name(checkpoint: Checkpoint, modality: str) -> str:
+    """Return a name that is the same only for the same numbers in the same network."""
+    hidden = hashlib.sha256(network_digest(checkpoint.config).encode()).hexdigest()[:8]
+    return f"{checkpoint.model_name}-{tower_digest(checkpoint.path, modality)}-{hidden}"
 
 
 def _build(graph: CachedGraph) -> None:
@@ -115,9 +119,9 @@ def _build(graph: CachedGraph) -> None:
     # The lock is held, so these belong to processes that were killed.
     for unfinished in graph.path.parent.glob(f"{unfinished_prefix(graph.path)}*"):
         shutil.rmtree(unfinished, ignore_errors=True)
-    tower = build_tower(graph.model_name, graph.modality, graph.checkpoint)
-    if not graph.path.parent.name.endswith(tower_digest(graph.checkpoint, graph.modality)):
-        raise CacheError(f"{graph.checkpoint} was replaced while it was read; load it again")
+    tower = build_tower(graph.checkpoint, graph.modality)
+    if graph.path.parent.name != _folder_name(graph.checkpoint, graph.modality):
+        raise CacheError(f"{graph.checkpoint.path} was replaced while it was read; load it again")
     save_tower(tower, graph.path, precision=graph.precision, external_data=True)
 
 

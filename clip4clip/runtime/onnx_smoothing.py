@@ -18,12 +18,11 @@ from ..model import TextTower, VisionTower
 
 MIN_WEIGHT = 1e-30  # instead of 0, for a channel whose weights are all zero
 
-# The weight of each linear layer, and the prefix of the weight and the bias that compute its input.
+# Weights of linear layers, and the prefix of the weight and the bias that compute their input.
 _INPUT_LAYERS = {
     "attn.in_proj_weight": "ln_1.",
     "attn.out_proj.weight": "attn.in_proj_",
     "mlp.c_fc.weight": "ln_2.",
-    "mlp.c_proj.weight": "mlp.c_fc.",
 }
 
 
@@ -35,7 +34,8 @@ def tensors_of(module: nn.Module) -> dict[str, np.ndarray]:
 def smoothed_tensors(tower: TextTower | VisionTower, example: np.ndarray) -> dict[str, np.ndarray]:
     """Return tensors for the same tower whose linear layers get inputs without outliers. The vectors do not change.
 
-    A block whose MLP is changed also gets ``mlp.gelu.divisor``, the divisors of ``c_fc``'s output, (4C,).
+    A block may also get ``mlp.gelu.divisor``: the numbers, (MLP width,), by which the input of ``c_proj`` is to be
+    divided. It cannot be divided where it is computed, as the activation lies between.
 
     Args:
         tower: on the CPU, float32.
@@ -45,12 +45,14 @@ def smoothed_tensors(tower: TextTower | VisionTower, example: np.ndarray) -> dic
     for (block, layer), largest in _largest_inputs(tower, example).items():
         divisor = _divisors(largest, tensors[block + layer])
         tensors[block + layer] = tensors[block + layer] * divisor
+        if layer == "mlp.c_proj.weight":
+            if (divisor > 1).any():
+                tensors[f"{block}mlp.gelu.divisor"] = divisor
+            continue
         for name in (f"{block}{_INPUT_LAYERS[layer]}{kind}" for kind in ("weight", "bias")):
             # in_proj computes queries, keys and values; only the values are the input of out_proj.
             unchanged_rows = len(tensors[name]) - len(divisor)
             tensors[name] = (tensors[name].T / np.pad(divisor, (unchanged_rows, 0), constant_values=1)).T
-        if layer == "mlp.c_proj.weight":
-            tensors[f"{block}mlp.gelu.divisor"] = divisor
     return tensors
 
 

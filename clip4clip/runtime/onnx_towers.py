@@ -8,16 +8,16 @@ as the rows of one matrix, so ONNX Runtime adds the bias within the product: one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto
 
-from ..config import HEAD_WIDTH, CLIPConfig
+from ..config import CLIPConfig
+from ..model import grid_rotations
+from .onnx_blocks import Blocks, Tokens, mlp, transformer
 from .onnx_layers import GraphBuilder, Tensors
 
-EPS, HEAD_EPS = 1e-5, 1e-12  # epsilon of LayerNorm in CLIP, and in CLIP4Clip's seqTransf
 MASKED = -1e30  # added to a score to hide a token; minus infinity could become NaN
 UNQUANTISED_BLOCKS = 1  # the first ones of a tower: they would cause most of the error
 
@@ -30,7 +30,7 @@ def text_graph(config: CLIPConfig, tensors: Tensors, quantised: bool = False) ->
     Args:
         config: shape of the model.
         tensors: float32 tensors under the names of :class:`clip4clip.model.TextTower`. A block may also have
-            ``mlp.gelu.divisor``: the numbers by which its ``c_fc`` was divided.
+            ``mlp.gelu.divisor``: numbers by which the input of its ``c_proj`` is to be divided.
         quantised: compute the linear layers in 8 bits, except those of the first block and the final projection, which
             would cause most of the error.
     """
@@ -47,10 +47,10 @@ def text_graph(config: CLIPConfig, tensors: Tensors, quantised: bool = False) ->
     x = graph.flatten_rows(x, config.text_width)  # (B·L, C)
     first_rows = graph.add("Mul", graph.range(batch), length)
     eot_rows = graph.add("Add", first_rows, eot)
-    blocks = _Blocks("transformer.", config.text_layers, config.text_width)
-    tokens = _Tokens(batch, length, mask, pooled_rows=eot_rows, pooled_mask=eot_mask)
-    x = _transformer(graph, x, blocks, tokens)  # (B, C)
-    graph.add("MatMul", graph.layer_norm(x, "ln_final", EPS), graph.tensor("text_projection"), output="embeddings")
+    tokens = Tokens(batch, length, mask, pooled_rows=eot_rows, pooled_mask=eot_mask)
+    x = transformer(graph, x, _blocks(config, "text"), tokens)  # (B, C)
+    x = graph.layer_norm(x, "ln_final", config.norm_eps)
+    graph.add("MatMul", x, graph.tensor("text_projection"), output="embeddings")
     return graph.finish([("ids", TensorProto.INT64, ["batch", "length"])], ("embeddings", ["batch", config.embed_dim]))
 
 
@@ -66,135 +66,88 @@ def vision_graph(
         tensors: as for :func:`text_graph`, but of a :class:`clip4clip.model.VisionTower` and its head.
         head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``. The frames are then those of one video, and the output is
             its ``vector``, (D,) float32, of length 1.
-        quantised: as for :func:`text_graph`; the head is never quantised.
+        quantised: as for :func:`text_graph`; pooling and the head are never quantised.
     """
     graph = GraphBuilder(tensors, quantised)
-    width, patch = config.vision_width, config.patch_size
-    tokens_per_frame = (config.resolution // patch) ** 2 + 1
-    batch = graph.add("Slice", graph.add("Shape", "pixel_values"), graph.ints(0), graph.ints(1), graph.ints(0))
-    x = graph.add("Conv", "pixel_values", graph.tensor("conv1.weight"), kernel_shape=[patch] * 2, strides=[patch] * 2)
-    x = graph.add("Transpose", graph.add("Reshape", x, graph.ints(0, width, -1)), perm=[0, 2, 1])  # (N, patches, C)
-    class_token = graph.add("Reshape", graph.tensor("class_embedding"), graph.ints(1, 1, width))
-    class_token = graph.add("Expand", class_token, graph.add("Concat", batch, graph.ints(1, width), axis=0))
-    x = graph.add("Concat", class_token, x, axis=1)  # (N, 1 + patches, C)
-    x = graph.add("Add", x, graph.tensor("positional_embedding"))
-    x = graph.layer_norm(graph.flatten_rows(x, width), "ln_pre", EPS)  # (N·L, C)
-    class_rows = graph.add("Mul", graph.range(batch), graph.ints(tokens_per_frame))
-    blocks = _Blocks("transformer.", config.vision_layers, width)
-    x = _transformer(graph, x, blocks, _Tokens(batch, graph.ints(tokens_per_frame), pooled_rows=class_rows))  # (N, C)
-    output = None if head else "embeddings"
-    x = graph.add("MatMul", graph.layer_norm(x, "ln_post", EPS), graph.tensor("proj"), output=output)  # (N, D)
+    width, grid = config.vision_width, config.resolution // config.patch_size
+    frames = graph.add("Slice", graph.add("Shape", "pixel_values"), graph.ints(0), graph.ints(1), graph.ints(0))
+    length = graph.ints(grid**2 + 1)
+    x = graph.layer_norm(_embed_patches(graph, config, frames), "ln_pre", config.norm_eps)
+    tokens = Tokens(
+        frames,
+        length,
+        rotation=_rotation(graph, config, grid) if config.rotary else None,
+        pooled_rows=graph.add("Mul", graph.range(frames), length) if config.pooling == "token" else None,
+    )
+    x = transformer(graph, graph.flatten_rows(x, width), _blocks(config, "vision"), tokens)  # (N, C), or (N·L, C)
+    x = graph.layer_norm(x, "ln_post", config.norm_eps)
+    if config.pooling != "token":
+        x = graph.add("Reshape", x, graph.add("Concat", frames, length, graph.ints(width), axis=0))  # (N, L, C)
+        x = (_mean_of_patches if config.pooling == "mean" else _attention_pool)(graph, x, config)  # (N, C)
+    x = graph.add("MatMul", x, graph.tensor("proj"), output=None if head else "embeddings")  # (N, D)
     inputs = [("pixel_values", TensorProto.FLOAT, ["frames", 3, config.resolution, config.resolution])]
     if head is None:
         return graph.finish(inputs, ("embeddings", ["frames", config.embed_dim]))
-    _pool(graph, x, head, batch, config.embed_dim)
+    _pool_frames(graph, x, head, frames, config.embed_dim)
     return graph.finish(inputs, ("vector", [config.embed_dim]))
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """The blocks of a transformer.
+def _blocks(config: CLIPConfig, tower: str) -> Blocks:
+    """Return the blocks of a tower, ``'text'`` or ``'vision'``."""
+    layers, width, head_width = (getattr(config, f"{tower}_{name}") for name in ("layers", "width", "head_width"))
+    return Blocks(
+        "transformer.", layers, width, head_width, config.activation, config.norm_eps, exact=UNQUANTISED_BLOCKS
+    )
 
-    Attributes:
-        prefix: prefix of the names of their tensors.
-        layers: number of blocks.
-        width: C.
-        eps: epsilon of the LayerNorms.
-        exact: number of blocks, from the first on, that are never quantised.
+
+def _embed_patches(graph: GraphBuilder, config: CLIPConfig, frames: str) -> str:
+    """Map pixel values to the class token and the patches of each frame, with their positions: (N, L, C)."""
+    width, patch = config.vision_width, config.patch_size
+    x = graph.add("Conv", "pixel_values", graph.tensor("conv1.weight"), kernel_shape=[patch] * 2, strides=[patch] * 2)
+    x = graph.add("Transpose", graph.add("Reshape", x, graph.ints(0, width, -1)), perm=[0, 2, 1])  # (N, patches, C)
+    class_token = graph.add("Reshape", graph.tensor("class_embedding"), graph.ints(1, 1, width))
+    class_token = graph.add("Expand", class_token, graph.add("Concat", frames, graph.ints(1, width), axis=0))
+    return graph.add("Add", graph.add("Concat", class_token, x, axis=1), graph.tensor("positional_embedding"))
+
+
+def _rotation(graph: GraphBuilder, config: CLIPConfig, grid: int) -> tuple[str, str]:
+    """Add the cosines and the sines by which the pairs of channels of all heads are rotated, each (L, C/2)."""
+    rotations = grid_rotations(grid, config.vision_head_width, torch.device("cpu"))  # (2, L, W/2)
+    cosine, sine = rotations.tile(config.vision_width // config.vision_head_width).numpy()
+    return graph.constant(cosine), graph.constant(sine)
+
+
+def _mean_of_patches(graph: GraphBuilder, tokens: str, config: CLIPConfig) -> str:
+    """Add the pooling by mean, (N, L, C) to (N, C)."""
+    length = (config.resolution // config.patch_size) ** 2 + 1
+    patches = graph.add("Slice", tokens, graph.ints(1), graph.ints(length), graph.ints(1))  # without the class token
+    return graph.add("ReduceMean", patches, axes=[1], keepdims=0)
+
+
+def _attention_pool(graph: GraphBuilder, tokens: str, config: CLIPConfig) -> str:
+    """Add the pooling by attention, (N, L, C) to (N, C).
+
+    The query is the same for all frames, so its product with the weight of the keys is computed here: only one number
+    for each token and head remains of them. (Their bias adds the same to all scores of a head, and changes nothing.)
+    As the weights of the tokens add up to 1, the values are computed after their sum instead of before it.
     """
-
-    prefix: str
-    layers: int
-    width: int
-    eps: float = EPS
-    exact: int = UNQUANTISED_BLOCKS
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """The tokens of a transformer's input, (B·L, C), by the names of tensors in the graph.
-
-    Attributes:
-        batch: B, (1,).
-        length: L, (1,).
-        mask: added to the scores, (L, L), or None.
-        pooled_rows: the rows, (B,), of the tokens that the output keeps, one of each sequence; None keeps all.
-        pooled_mask: added to the scores of these tokens, (B, 1, 1, L), or None.
-    """
-
-    batch: str
-    length: str
-    mask: str | None = None
-    pooled_rows: str | None = None
-    pooled_mask: str | None = None
+    width, heads, name = config.vision_width, config.pooling_heads, "attn_pool.attn"
+    w_q, w_k, w_v = np.split(graph.tensors[f"{name}.in_proj_weight"].reshape(3 * heads, -1, width), 3)  # (heads, W, C)
+    b_q, _, b_v = np.split(graph.tensors[f"{name}.in_proj_bias"].reshape(3 * heads, -1, 1), 3)  # (heads, W, 1)
+    probe = graph.tensors["attn_pool.probe"].reshape(width, 1)
+    q = (w_q @ probe + b_q) * (width // heads) ** -0.5  # (heads, W, 1)
+    scores = graph.add("MatMul", tokens, graph.constant((w_k.transpose(0, 2, 1) @ q)[..., 0].T))  # (N, L, heads)
+    weights = graph.add("Softmax", graph.add("Transpose", scores, perm=[0, 2, 1]), axis=-1)  # (N, heads, L)
+    x = graph.add("Transpose", graph.add("MatMul", weights, tokens), perm=[1, 0, 2])  # (heads, N, C)
+    x = graph.add("MatMul", x, graph.constant(w_v.transpose(0, 2, 1)))  # (heads, N, W)
+    x = graph.add("Add", x, graph.constant(b_v.transpose(0, 2, 1)))
+    x = graph.flatten_rows(graph.add("Transpose", x, perm=[1, 0, 2]), width)  # (N, C)
+    x = graph.linear(x, f"{name}.out_proj", exact=True)
+    y = graph.layer_norm(x, "attn_pool.layernorm", config.norm_eps)
+    return graph.add("Add", x, mlp(graph, y, "attn_pool.mlp", config.activation, exact=True))
 
 
-def _transformer(graph: GraphBuilder, x: str, blocks: _Blocks, tokens: _Tokens) -> str:
-    """Map (B·L, C) to (B·L, C), or to (B, C) if ``tokens`` names the rows to keep."""
-    heads = blocks.width // HEAD_WIDTH
-    all_heads = graph.add("Concat", tokens.batch, tokens.length, graph.ints(heads, HEAD_WIDTH), axis=0)
-    pooled_heads = graph.add("Concat", tokens.batch, graph.ints(1, heads, HEAD_WIDTH), axis=0)
-    for index in range(blocks.layers):
-        block, exact = f"{blocks.prefix}resblocks.{index}", index < blocks.exact
-        y = graph.layer_norm(x, f"{block}.ln_1", blocks.eps)
-        weight, bias = _scaled_in_projection(graph, block, blocks.width)
-        if tokens.pooled_rows is None or index < blocks.layers - 1:
-            q, k, v = graph.split(graph.product(y, weight, bias, exact), 3, axis=1)
-            y = _attention(graph, (q, all_heads), (k, v, all_heads), blocks.width, tokens.mask)
-        else:  # the last block computes only the rows that are kept
-            width = blocks.width
-            x = graph.add("Gather", x, tokens.pooled_rows)  # (B, C)
-            pooled = graph.add("Gather", y, tokens.pooled_rows)
-            q = graph.product(pooled, weight[:, :width], bias[:width], exact)
-            k, v = graph.split(graph.product(y, weight[:, width:], bias[width:], exact), 2, axis=1)
-            y = _attention(graph, (q, pooled_heads), (k, v, all_heads), width, tokens.pooled_mask)
-        x = graph.add("Add", x, graph.linear(y, f"{block}.attn.out_proj", exact))
-        x = graph.add("Add", x, _mlp(graph, graph.layer_norm(x, f"{block}.ln_2", blocks.eps), block, exact))
-    return x
-
-
-def _scaled_in_projection(graph: GraphBuilder, block: str, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight, (C, 3C), and bias, (3C,), of queries, keys and values, with attention's scale in the queries."""
-    weight = graph.tensors[f"{block}.attn.in_proj_weight"].T.copy()
-    bias = graph.tensors[f"{block}.attn.in_proj_bias"].copy()
-    weight[:, :width] /= 8  # the square root of 64: a power of two, so nothing is rounded
-    bias[:width] /= 8
-    return weight, bias
-
-
-def _attention(
-    graph: GraphBuilder, queries: tuple[str, str], keys_values: tuple[str, str, str], width: int, mask: str | None
-) -> str:
-    """Return what the queries attend to, (rows, C).
-
-    Args:
-        graph: the graph.
-        queries: q and its shape (B, L or 1, heads, 64).
-        keys_values: k, v and their shape (B, L, heads, 64).
-        width: C.
-        mask: added to the scores, or None.
-    """
-    (q, q_shape), (k, v, shape) = queries, keys_values
-    q = graph.add("Transpose", graph.add("Reshape", q, q_shape), perm=[0, 2, 1, 3])  # (B, heads, L or 1, 64)
-    k = graph.add("Transpose", graph.add("Reshape", k, shape), perm=[0, 2, 3, 1])  # (B, heads, 64, L)
-    v = graph.add("Transpose", graph.add("Reshape", v, shape), perm=[0, 2, 1, 3])  # (B, heads, L, 64)
-    scores = graph.add("MatMul", q, k)  # (B, heads, L or 1, L)
-    if mask is not None:
-        scores = graph.add("Add", scores, mask)
-    attended = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), v)  # (B, heads, L or 1, 64)
-    return graph.flatten_rows(graph.add("Transpose", attended, perm=[0, 2, 1, 3]), width)
-
-
-def _mlp(graph: GraphBuilder, x: str, block: str, exact: bool) -> str:
-    """Add the MLP of a block, (rows, C) to (rows, C)."""
-    x = graph.linear(x, f"{block}.mlp.c_fc", exact)  # (rows, 4C)
-    # QuickGELU's gate needs the numbers as they were before c_fc was divided.
-    divisor = graph.tensors.get(f"{block}.mlp.gelu.divisor", np.ones((), np.float32))
-    gate = graph.add("Sigmoid", graph.add("Mul", x, graph.constant(np.float32(1.702) * divisor)))
-    return graph.linear(graph.add("Mul", x, gate), f"{block}.mlp.c_proj", exact, after_gelu=True)
-
-
-def _pool(graph: GraphBuilder, frames: str, head: str, count: str, width: int) -> None:
+def _pool_frames(graph: GraphBuilder, frames: str, head: str, count: str, width: int) -> None:
     """Pool the frame embeddings of a video, (T, D), into the output ``vector``, (D,)."""
     if head == "seqLSTM":
         frames = graph.add("Add", frames, _lstm(graph, frames, width))
@@ -226,5 +179,5 @@ def _sequence_transformer(graph: GraphBuilder, frames: str, count: str, width: i
     names = [name for name in graph.tensors if name.startswith("transformerClip.resblocks.")]
     layers = len({name.split(".")[2] for name in names})
     x = graph.add("Add", frames, positions)
-    blocks = _Blocks("transformerClip.", layers, width, HEAD_EPS, exact=layers)
-    return _transformer(graph, x, blocks, _Tokens(batch=graph.ints(1), length=count))
+    blocks = Blocks("transformerClip.", layers, width, 64, "quick_gelu", eps=1e-12, exact=layers)
+    return transformer(graph, x, blocks, Tokens(batch=graph.ints(1), length=count))

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import CLIPConfig, get_model
 from ..errors import CheckpointError, DeviceError, InputValueError
 from ..model import MeanPooling, PoolingHead, SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from ..threads import fork_safe, thread_pool
 from ..weights.checkpoint import read_state_dict
-from ..weights.state_dict import assign, check_shape, head_state, report_unknown, sim_header, tower_state
+from ..weights.identity import Checkpoint, check_shape
+from ..weights.state_dict import assign, head_state, infer_config, report_unknown, sim_header, tower_state
 from .placement import Placement
 from .tower import Tower
 
@@ -40,10 +40,9 @@ class TorchTower(Tower):
             multiple of 16 ids. All calls run in one thread, one after the other.
     """
 
-    def __init__(
-        self, module: TextTower | VisionTower, device: str | torch.device = "cpu", compiled: bool = False
-    ) -> None:
-        self.module, self.device, self.compiled = module, torch.device(device), compiled
+    def __init__(self, module: nn.Module, device: str | torch.device = "cpu", compiled: bool = False) -> None:
+        self.module: Any = module
+        self.device, self.compiled = torch.device(device), compiled
         self._process = os.getpid()
         self._run: Callable[[Tensor], Tensor] = module
         if compiled:
@@ -124,26 +123,26 @@ class TorchHead:
 
 
 @fork_safe
-def load_tower(model_name: str, modality: str, path: Path, placement: Placement) -> TorchTower:
+def load_tower(checkpoint: Checkpoint, modality: str, placement: Placement) -> TorchTower:
     """Load a tower onto a device; see :func:`clip4clip.runtime.load.load_tower`. The other tower is not read."""
-    module: Any = build_tower(model_name, modality, path).to(placement.device, getattr(torch, placement.precision))
+    module: Any = build_tower(checkpoint, modality).to(placement.device, getattr(torch, placement.precision))
     if placement.device_kind == "cuda" and modality == "video":
         module = module.to(memory_format=torch.channels_last)
     return TorchTower(module, placement.device, placement.compiled)
 
 
 @fork_safe
-def build_tower(model_name: str, modality: str, path: Path) -> TextTower | VisionTower:
+def build_tower(checkpoint: Checkpoint, modality: str) -> TextTower | VisionTower:
     """Build the tower of a checkpoint, for inference, in float32 on the CPU. Tensors stay mapped where possible.
 
     Raises:
-        CheckpointError: the file is not a checkpoint of the model, or its head is not supported.
+        CheckpointError: the file has changed, and is not a checkpoint of this network any more.
     """
+    path, config = checkpoint.path, checkpoint.config
     tensors = read_state_dict(path)
-    check_shape(tensors, model_name, path)
+    check_shape(infer_config(tensors), config, checkpoint.model_name, path)
     sim_header(tensors, path)  # rejects a head that is not supported
     report_unknown(tensors, path)
-    config = get_model(model_name).config
     with torch.device("meta"):  # neither allocate nor initialise what is replaced anyway
         tower = VisionTower(config) if modality == "video" else TextTower(config)
     assign(tower, tower_state(tensors, modality), path)
@@ -151,22 +150,19 @@ def build_tower(model_name: str, modality: str, path: Path) -> TextTower | Visio
 
 
 @fork_safe
-def load_head(config: CLIPConfig, path: Path, device: str = "cpu") -> TorchHead:
+def load_head(checkpoint: Checkpoint, device: str = "cpu") -> TorchHead:
     """Load the head of a checkpoint onto a device."""
-    return TorchHead(build_head(config.embed_dim, path).to(device), device)
+    return TorchHead(build_head(checkpoint).to(device), device)
 
 
 @fork_safe
-def build_head(width: int, path: Path) -> PoolingHead:
+def build_head(checkpoint: Checkpoint) -> PoolingHead:
     """Build the head of a checkpoint, for inference, on the CPU.
-
-    Args:
-        width: length of an embedding.
-        path: the checkpoint file.
 
     Raises:
         CheckpointError: the file cannot be read, or its head is not supported.
     """
+    path, width = checkpoint.path, checkpoint.config.embed_dim
     tensors = read_state_dict(path)
     kind = sim_header(tensors, path)
     state = head_state(tensors)

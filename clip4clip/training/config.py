@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
+from ..config import image_model, is_text_tower
 from ..errors import InputValueError, UnknownNameError
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -21,7 +22,8 @@ class TrainingConfig:
         videos: folder that the names of the videos are relative to.
         out: output folder. It gets ``last.safetensors``, ``best.safetensors`` (by text→video R@1),
             ``resume.safetensors``, ``log.jsonl`` and, with tensorboard installed, ``tensorboard/``.
-        model: model name, a key of :data:`clip4clip.config.MODELS`.
+        model: model name, a key of :data:`clip4clip.config.MODELS`; None for the network of ``init`` or, without it,
+            ``clip_vit_b32``.
         init: checkpoint to start from; None for the model's default; ``'random'`` for an untrained network.
         head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``; None for the head of the checkpoint.
         captions: ``MSRVTT_data.json``, for a table of pairs without sentences.
@@ -60,7 +62,7 @@ class TrainingConfig:
     pairs: str | os.PathLike[str]
     videos: str | os.PathLike[str]
     out: str | os.PathLike[str]
-    model: str = "clip_vit_b32"
+    model: str | None = None
     init: str | None = None
     head: str | None = None
     captions: str | os.PathLike[str] | None = None
@@ -87,6 +89,7 @@ class TrainingConfig:
     save_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        check_trainable(self.model)
         for name in ("epochs", "batch_size", "accumulate", "frames", "save_every"):
             if getattr(self, name) < 1:
                 raise InputValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -109,3 +112,16 @@ class TrainingConfig:
             value = getattr(self, name)
             if value not in names and not (name == "precision" and value is None):
                 raise UnknownNameError(f"unknown {name} {value!r}; it must be one of {', '.join(names)}")
+
+
+def check_trainable(model_name: str | None) -> None:
+    """Reject a model that is only a text tower, made for the vectors of another model.
+
+    Raises:
+        UnknownNameError: the model is only a text tower, or does not exist.
+    """
+    if is_text_tower(model_name):
+        raise UnknownNameError(
+            f"{model_name} cannot be trained: it is only a text tower, made for the vectors of "
+            f"{image_model(str(model_name))}, and would not fit those of a trained model. Train that one instead"
+        )

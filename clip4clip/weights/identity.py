@@ -1,149 +1,163 @@
-"""Identify checkpoints: by their weights, and by the state of their files."""
+"""Identify a checkpoint: which network it holds, and what its vectors can be compared with."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ..cache import cache_folder
-from ..files import atomic_write
+from ..config import (
+    DEFAULT_MODEL,
+    MODELS,
+    CLIPConfig,
+    find_mismatches,
+    get_config,
+    get_model,
+    image_model,
+    is_text_tower,
+    network_name,
+)
+from ..errors import CheckpointError
+from .configuration import resolve_config
+from .inspection import inspect_file
 from .locate import Reference, locate
+from .metadata import read_metadata
 
-SAMPLES, SAMPLE_BYTES = 256, 4096  # parts of a file's content that its state hashes, and the size of each
-# What a cached line looks like.
-_INFO = re.compile(r"([0-9a-f]{16}) (meanP|seqLSTM|seqTransf)")
-_DIGEST = re.compile(r"([0-9a-f]{32})")
+# Fields of a configuration that change the vectors, although no tensor shows them.
+_HIDDEN_FIELDS: tuple[str, ...] = ("vision_head_width", "text_head_width", "activation", "norm_eps")
+_HIDDEN_FIELDS += ("pooling", "pooling_heads", "rotary", "image")
+_DEFAULTS = asdict(CLIPConfig())
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What has to be equal for two vectors to be comparable: the model and its weights.
+    """What has to be equal for two vectors to be comparable: the fingerprint. The name tells people which model it is.
 
     Attributes:
-        model: key of :data:`clip4clip.config.MODELS`.
-        fingerprint: see :func:`clip4clip.weights.fingerprint.compute_fingerprint`.
+        model: key of :data:`clip4clip.config.MODELS`, or what :func:`clip4clip.config.network_name` returns for
+            weights that were loaded without a name.
+        fingerprint: 16 hexadecimal digits, see :class:`Checkpoint`.
     """
 
-    model: str
+    model: str = field(compare=False)
     fingerprint: str
 
     def __str__(self) -> str:
         return f"{self.model} with the weights {self.fingerprint}"
 
 
-def identify(weights: Reference | None, model_name: str) -> Identity:
-    """Return the identity of a checkpoint, and download it if necessary.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file and the network in it.
+
+    Attributes:
+        path: the file; of a sharded checkpoint, its index.
+        model_name: key of :data:`clip4clip.config.MODELS`, or what :func:`clip4clip.config.network_name` returns for
+            weights that were loaded without a name.
+        config: the network.
+        head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``.
+        fingerprint: 16 hexadecimal digits that depend on the weights
+            (:func:`clip4clip.weights.fingerprint.compute_fingerprint`) and on what the network does with them.
+        is_default: whether these are the default weights of the model, because the caller chose none.
+    """
+
+    path: Path
+    model_name: str
+    config: CLIPConfig
+    head: str
+    fingerprint: str
+    is_default: bool = False
+
+    @property
+    def identity(self) -> Identity:
+        """What its vectors can be compared with."""
+        return Identity(self.model_name, self.fingerprint)
+
+
+def find_checkpoint(
+    weights: Reference | None = None, model_name: str | None = None, folder: Path | None = None
+) -> Checkpoint:
+    """Find a checkpoint, download it if necessary, and tell which network is in it.
 
     Args:
-        weights: as for :func:`clip4clip.weights.locate.locate`.
-        model_name: key of :data:`clip4clip.config.MODELS`.
+        weights: a file, a folder, ``hf://owner/repo[@revision][/file]``, or None for the default weights of the model
+            (docs/checkpoints.md).
+        model_name: key of :data:`clip4clip.config.MODELS`. None reads the network from the weights and what lies
+            beside them; without weights it is :data:`clip4clip.config.DEFAULT_MODEL`. If the model has the vision tower
+            of another one, the result is the checkpoint of that one, with its published weights.
+        folder: the operator's own folder, if Towhee loaded it from one.
 
     Raises:
         UnknownNameError: there is no such model.
-        WeightsNotFoundError: there is no such file.
-        CheckpointError: the file is not a checkpoint of the model.
+        WeightsNotFoundError: there is no such file; the message lists what was tried.
+        CheckpointError: the file cannot be read, holds another network than the model's, or does not say enough about
+            its network.
     """
-    return Identity(model_name, inspect_checkpoint(locate(weights, model_name), model_name).fingerprint)
+    if weights is None and model_name is None:
+        model_name = DEFAULT_MODEL
+    is_aligned = is_text_tower(model_name)
+    if model_name is not None and is_aligned:
+        weights, model_name = None, image_model(model_name)
+    located = locate(weights, model_name, folder, published=is_aligned)
+    inspection = inspect_file(located.path)
+    network = model_name if model_name is not None and get_model(model_name).config else None
+    if located.is_trusted and network is not None:
+        config = get_config(network)
+        check_shape(inspection.shape, config, network, located.path)
+    else:
+        config = resolve_config(located.path, inspection.shape, located.configurations, network)
+    return Checkpoint(
+        located.path,
+        model_name or _find_name(located.path, config),
+        config,
+        inspection.head,
+        _fingerprint(inspection.fingerprint, config),
+        is_default=weights is None,
+    )
 
 
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What is known about a checkpoint without reading its tensors again.
-
-    Attributes:
-        fingerprint: see :func:`clip4clip.weights.fingerprint.compute_fingerprint`.
-        head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``.
-    """
-
-    fingerprint: str
-    head: str
+def identify(weights: Reference | None = None, model_name: str | None = None) -> Identity:
+    """Return what the vectors of a checkpoint can be compared with; see :func:`find_checkpoint`."""
+    return find_checkpoint(weights, model_name).identity
 
 
-def inspect_checkpoint(path: Path, model_name: str) -> CheckpointInfo:
-    """Return the fingerprint and the head of a checkpoint file, from the cache if the file has not changed.
-
-    Raises:
-        CheckpointError: the file cannot be read, has another shape than the model, or has a ``tightTransf`` head.
-    """
-
-    def read() -> tuple[str, ...]:
-        from .checkpoint import read_state_dict  # these modules import torch
-        from .fingerprint import compute_fingerprint
-        from .state_dict import check_shape, sim_header
-
-        tensors = read_state_dict(path)
-        check_shape(tensors, model_name, path)
-        return compute_fingerprint(tensors), sim_header(tensors, path)
-
-    return CheckpointInfo(*_read_cached(path, model_name, _INFO, read))
-
-
-def tower_digest(path: Path, modality: str) -> str:
-    """Return a hash of all numbers of a tower, from the cache if the file has not changed.
+def check_shape(shape: Mapping[str, Any], config: CLIPConfig, model_name: str, path: Path) -> None:
+    """Reject a checkpoint whose tensors do not have the shapes of a network.
 
     Args:
-        path: the checkpoint file.
-        modality: ``'text'`` or ``'video'``.
-
-    Returns:
-        32 hexadecimal digits, see :func:`clip4clip.weights.fingerprint.compute_tower_digest`.
+        shape: see :func:`clip4clip.weights.state_dict.infer_config`.
+        config: the network.
+        model_name: its name, for the message.
+        path: the file, for the message.
 
     Raises:
-        CheckpointError: the file cannot be read.
+        CheckpointError: a shape differs; the message lists every difference.
     """
-
-    def read() -> tuple[str, ...]:
-        from .checkpoint import read_state_dict
-        from .fingerprint import compute_tower_digest
-
-        return (compute_tower_digest(read_state_dict(path), modality),)
-
-    return _read_cached(path, modality, _DIGEST, read)[0]
+    mismatches, hint = find_mismatches(shape, config)
+    if mismatches:
+        raise CheckpointError(f"{path} is not a {model_name}: {'; '.join(mismatches)}.{hint}")
 
 
-def file_state(path: Path) -> str:
-    """Return 32 hexadecimal digits that change whenever a file is rewritten or replaced.
-
-    They depend on its inode, its size, its times of modification and of change, and a megabyte of its content. Copying
-    can preserve the time of modification, but not the time of change. The content matters where a file system has no
-    time of change, as on Windows and in read-only images.
-    """
-    with path.open("rb", buffering=0) as file:
-        status = os.fstat(file.fileno())
-        metadata = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        digest = hashlib.sha256(repr(metadata).encode())
-        last_offset = max(status.st_size - SAMPLE_BYTES, 0)
-        for number in range(SAMPLES):
-            file.seek(last_offset * number // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()[:32]
+def network_digest(config: CLIPConfig) -> str:
+    """Return what a network does with its weights that their shapes do not show, as text; "" for OpenAI's networks."""
+    values = asdict(config)
+    hidden = {name: values[name] for name in _HIDDEN_FIELDS if values[name] != _DEFAULTS[name]}
+    return json.dumps(hidden, sort_keys=True) if hidden else ""
 
 
-def _read_cached(path: Path, key: str, line: re.Pattern[str], read: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
-    """Return what ``read`` returns for a file, and cache it for the path and the state of the file.
+def _find_name(path: Path, config: CLIPConfig) -> str:
+    """Return the name of the model that a trained checkpoint says it was trained from, or else that of its network."""
+    metadata = read_metadata(path)
+    model = MODELS.get(metadata.model_name) if metadata else None
+    if metadata and model and model.config == config:
+        return metadata.model_name
+    return network_name(config)
 
-    Args:
-        path: the file.
-        key: distinguishes the values that are cached for one file.
-        line: pattern of the cached line, with one group for each value.
-        read: reads the values from the file.
-    """
-    state = file_state(path)
-    name = hashlib.sha256(f"{key} {path.resolve()} {state}".encode(errors="surrogateescape")).hexdigest()[:32]
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if match := line.fullmatch((cache_folder() / "inspections" / name).read_text("utf-8")):
-            return match.groups()
-    values = read()
-    with contextlib.suppress(OSError):  # if the cache cannot be written, the file is read again the next time
-        if file_state(path) != state:
-            return values  # the file was replaced meanwhile, and the values may belong to either version
-        cached = cache_folder() / "inspections" / name
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(cached) as temporary:
-            temporary.write_text(" ".join(values), "utf-8")
-    return values
+
+def _fingerprint(weights: str, config: CLIPConfig) -> str:
+    """Return the fingerprint of weights in a network."""
+    hidden = network_digest(config)
+    return hashlib.sha256(f"{weights} {hidden}".encode()).hexdigest()[:16] if hidden else weights

@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 
 from .checkpoint import read_state_dict
-from .locate import Reference, locate
+from .identity import Checkpoint
 
 
-def read_logit_scale(weights: Reference | None, model_name: str) -> float | None:
+def read_logit_scale(checkpoint: Checkpoint) -> float | None:
     """Return the factor that a checkpoint was trained with, 100 for OpenAI's; None if it does not record one.
 
-    Args:
-        weights: as for :func:`clip4clip.weights.locate.locate`.
-        model_name: key of :data:`clip4clip.config.MODELS`.
-
     Raises:
-        UnknownNameError, WeightsNotFoundError, CheckpointError: see :mod:`clip4clip.errors`.
+        CheckpointError: the file cannot be read.
     """
-    tensor = read_state_dict(locate(weights, model_name)).get("logit_scale")
+    tensor = read_state_dict(checkpoint.path).get("logit_scale")
     if tensor is None or tensor.numel() != 1 or not tensor.is_floating_point():
         return None
     logarithm = float(tensor)

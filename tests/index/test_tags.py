@@ -19,7 +19,7 @@ from clip4clip.index.tags import Tagger, read_labels
 from clip4clip.library.table import read_rows
 from clip4clip.retrieval import Tagged, VideoIndex, tag_table
 from clip4clip.training.scenes import COLOURS, scenes
-from clip4clip.weights.locate import locate
+from clip4clip.weights.identity import find_checkpoint
 
 DEMO = EncoderSpec(DEMO_MODEL)
 
@@ -48,7 +48,7 @@ def test_scores_are_the_softmax_of_the_model() -> None:
     tagged = [*tagger(rows)]
     assert tagger.is_softmax
     assert [row.hit.id for row in tagged] == [row["id"] for row in rows]
-    scale = float(load_file(locate(None, DEMO_MODEL))["clip.logit_scale"].float().exp())
+    scale = float(load_file(find_checkpoint(None, DEMO_MODEL).path)["clip.logit_scale"].float().exp())
     texts = TextEncoder.load(DEMO_MODEL)([f"there you see {label}" for label in labels])
     for row, result in zip(rows, tagged, strict=True):
         exponentials = np.exp(scale * (texts @ row["vector"]))
@@ -61,7 +61,7 @@ def test_scores_are_the_softmax_of_the_model() -> None:
 
 
 def test_without_a_logit_scale_scores_are_cosine_similarities(tmp_path: Path) -> None:
-    tensors = load_file(locate(None, DEMO_MODEL))
+    tensors = load_file(find_checkpoint(None, DEMO_MODEL).path)
     del tensors["clip.logit_scale"]
     save_file(tensors, tmp_path / "a.safetensors")
     tagger = Tagger(["red", "blue"], replace(DEMO, weights=tmp_path / "a.safetensors"), "{}", top=2)
@@ -206,7 +206,7 @@ def test_invalid_arguments_are_errors(arguments: dict[str, Any], error: type[Exc
 def test_labels_of_another_model_are_rejected(drawings_table: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelMismatchError, match="which cannot be compared with labels of clip_vit_b16"):
         tag_table(drawings_table, ["red", "blue"], encoder=EncoderSpec("clip_vit_b16"))
-    tensors = load_file(locate(None, DEMO_MODEL))
+    tensors = load_file(find_checkpoint(None, DEMO_MODEL).path)
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, tmp_path / "a.safetensors")
     other = EncoderSpec(DEMO_MODEL, tmp_path / "a.safetensors")
     with pytest.raises(ModelMismatchError, match=r"the table .* has vectors of clip_vit_tiny_demo with the weights"):

@@ -64,8 +64,8 @@ def small_clone(tmp_path_factory: pytest.TempPathFactory, tracked_files: list[st
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, clone / name)
     config = clone / "clip4clip" / "config.py"
-    before, after = config.read_text("utf-8").split("CLIPConfig(patch_size=32)")
-    config.write_text(before + repr(SMALL) + after, "utf-8")
+    before, after = config.read_text("utf-8").split("_B32 = CLIPConfig()")
+    config.write_text(f"{before}_B32 = {SMALL!r}{after}", "utf-8")
     return clone
 
 

@@ -11,7 +11,7 @@ import torch
 from constants import DEMO_MODEL, QUICK_GELU
 
 from clip4clip.runtime.onnx_cache import cached_graph
-from clip4clip.weights.locate import locate
+from clip4clip.weights.identity import find_checkpoint
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLIP4CLIP_CACHE", str(folder))
-        cached_graph(DEMO_MODEL, "text", locate(None, DEMO_MODEL))
+        cached_graph(find_checkpoint(None, DEMO_MODEL), "text")
     return folder
 
 
@@ -35,7 +35,7 @@ def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_graph(cache: Path, demo_cache: Path) -> Callable[[], Path]:
     """Return the path of the demo model's text graph in ``cache``, which is rebuilt if it is missing."""
     shutil.copytree(demo_cache, cache)
-    return lambda: cached_graph(DEMO_MODEL, "text", locate(None, DEMO_MODEL)).path
+    return lambda: cached_graph(find_checkpoint(None, DEMO_MODEL), "text").path
 
 
 @pytest.fixture
@@ -57,6 +57,6 @@ def torch_threads() -> Iterator[None]:
 def demo_checkpoint(tmp_path: Path) -> Path:
     """A copy of the demo model's checkpoint. Encoders that other tests have left loaded do not share its towers."""
     path = tmp_path / "demo.safetensors"
-    shutil.copy(locate(None, DEMO_MODEL), path)
+    shutil.copy(find_checkpoint(None, DEMO_MODEL).path, path)
     path.with_name("open_clip_config.json").write_text(QUICK_GELU)
     return path

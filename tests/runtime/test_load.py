@@ -18,7 +18,8 @@ from clip4clip import TextEncoder, VideoEncoder, WeightsNotFoundError
 from clip4clip.config import MODELS
 from clip4clip.operators import Clip4clip
 from clip4clip.runtime.torch_backend import TorchTower, build_tower
-from clip4clip.weights.identity import inspect_checkpoint
+from clip4clip.weights.identity import find_checkpoint
+from clip4clip.weights.inspection import inspect_file
 from clip4clip.weights.locate import locate
 
 
@@ -64,12 +65,14 @@ def test_a_replaced_file_of_the_same_size_and_time_is_loaded_again(
     if replacement == "in an image":  # where files can even have the same inode and times
         fstat, replaced = os.fstat, checkpoint.stat()
         monkeypatch.setattr(
-            "clip4clip.weights.identity.os.fstat",
+            "clip4clip.weights.inspection.os.fstat",
             lambda number: status if os.path.samestat(fstat(number), replaced) else fstat(number),
         )
     assert checkpoint.stat().st_mtime_ns == status.st_mtime_ns
     after = TextEncoder.load("tiny", checkpoint, "cpu", runtime)("a dog")
-    expected = TextEncoder(TorchTower(build_tower("tiny", "text", checkpoint)), MODELS["tiny"].config)("a dog")
+    expected = TextEncoder(TorchTower(build_tower(find_checkpoint(checkpoint, "tiny"), "text")), MODELS["tiny"].config)(
+        "a dog"
+    )
     np.testing.assert_allclose(after, expected, atol=1e-5)
     assert np.abs(after - before).max() > 1e-3
 
@@ -102,7 +105,7 @@ def test_two_operators_with_different_weights_are_warned_about(
     assert warnings_of(caplog) == []
     other = write_published_checkpoint(versions / "main", random_state(MODELS["tiny"].config, 2))
     video = Clip4clip("own", "video", device="cpu", folder=other.parent)
-    fingerprints = [inspect_checkpoint(path, "own").fingerprint for path in (own, other)]
+    fingerprints = [inspect_file(path).fingerprint for path in (own, other)]
     (warning,) = warnings_of(caplog)
     assert f"text from {own} (fingerprint {fingerprints[0]})" in warning
     assert f"video from {other} (fingerprint {fingerprints[1]})" in warning
@@ -139,18 +142,18 @@ def test_the_default_is_the_only_version_of_the_checkpoint_or_main(
     versions: Path, random_state: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = write_published_checkpoint(versions / "v1", random_state(MODELS["tiny"].config, 7))
-    assert locate(None, "tiny") == first
+    assert locate(None, "tiny").path == first
     (versions / "v2").mkdir()
     (versions / "v2" / first.name).symlink_to(first)
-    assert locate(None, "tiny") == first  # the two are the same file
+    assert locate(None, "tiny").path == first  # the two are the same file
     (versions / "v2" / first.name).unlink()
     second = write_published_checkpoint(versions / "v2", random_state(MODELS["tiny"].config, 8))
     with pytest.raises(WeightsNotFoundError, match=f"several versions.*{first}, {second}.*weight_path"):
         locate(None, "tiny")
-    assert locate(None, "tiny", second.parent) == second
+    assert locate(None, "tiny", second.parent).path == second
     assert warnings_of(caplog) == []
     main = write_published_checkpoint(versions / "main", random_state(MODELS["tiny"].config, 9))
-    assert locate(None, "tiny") == main
+    assert locate(None, "tiny").path == main
     (warning,) = warnings_of(caplog)
     assert f"{main} is used, but other versions of the operator hold a different one: {first}, {second}" in warning
 

@@ -23,14 +23,14 @@ from clip4clip.runtime import onnx_cache
 from clip4clip.runtime.onnx_cache import CachedGraph, cached_graph
 from clip4clip.runtime.placement import resolve_placement
 from clip4clip.runtime.torch_backend import TorchTower, build_tower
-from clip4clip.weights.locate import locate
+from clip4clip.weights.identity import Checkpoint, find_checkpoint
 
 REBUILDING = "rebuilding a cached graph that cannot be loaded: "
 
 
 def test_an_encoder_with_cached_graphs_does_not_import_torch(cache: Path) -> None:
     for modality in ("text", "video"):
-        cached_graph(DEMO_MODEL, modality, locate(None, DEMO_MODEL))
+        cached_graph(find_checkpoint(None, DEMO_MODEL), modality)
     code = (
         "import sys, numpy as np; from clip4clip import TextEncoder, VideoEncoder\n"
         f"text, video = (kind.load('{DEMO_MODEL}', None, 'cpu') for kind in (TextEncoder, VideoEncoder))\n"
@@ -54,7 +54,8 @@ def test_the_cache_key_is_the_weights_not_the_file_format(
     torch.save({f"module.{name}": tensor for name, tensor in tiny_state.items()}, tmp_path / "b.bin")
     save_file(random_state(MODELS["tiny"].config, 1), tmp_path / "c.safetensors")
     graphs = [
-        cached_graph("tiny", "text", tmp_path / name).path for name in ("a.safetensors", "b.bin", "c.safetensors")
+        cached_graph(find_checkpoint(tmp_path / name, "tiny"), "text").path
+        for name in ("a.safetensors", "b.bin", "c.safetensors")
     ]
     assert graphs[0] == graphs[1] != graphs[2]  # the first two have the same numbers
 
@@ -77,9 +78,9 @@ def test_a_checkpoint_that_differs_in_a_single_number_has_a_graph_of_its_own(
 def test_replacing_a_checkpoint_while_its_graph_is_built_is_an_error(
     cache: Path, tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(model_name: str, modality: str, path: Path) -> object:
-        new.replace(path)
-        return build_tower(model_name, modality, path)
+    def build(found: Checkpoint, modality: str) -> object:
+        new.replace(found.path)
+        return build_tower(found, modality)
 
     checkpoint, new = tmp_path / "model.safetensors", tmp_path / "new"
     save_file(tiny_state, checkpoint)
@@ -105,7 +106,8 @@ def test_one_thread_builds_a_graph_and_the_others_wait(
     monkeypatch.setattr(onnx_cache, "_build", record)
     graphs: list[CachedGraph] = []
     threads = [
-        threading.Thread(target=lambda: graphs.append(cached_graph("tiny", "video", tiny_checkpoint))) for _ in range(4)
+        threading.Thread(target=lambda: graphs.append(cached_graph(find_checkpoint(tiny_checkpoint, "tiny"), "video")))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -129,7 +131,7 @@ def test_files_of_a_process_that_was_killed_while_building_are_removed(cache: Pa
     (unfinished,) = cache.glob("graphs-*/*/.*.making-*")
     assert sorted(path.name for path in unfinished.iterdir()) == ["text-float32.onnx", "text-float32.onnx.data"]
     assert list(cache.glob("graphs-*/*/*.onnx")) == []
-    graph = cached_graph(DEMO_MODEL, "text", locate(None, DEMO_MODEL)).path
+    graph = cached_graph(find_checkpoint(None, DEMO_MODEL), "text").path
     names = [".text-float32.onnx.lock", "text-float32.onnx", "text-float32.onnx.data"]
     assert sorted(path.name for path in graph.parent.iterdir()) == names
 

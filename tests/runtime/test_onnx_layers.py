@@ -11,13 +11,14 @@ import onnxruntime
 import pytest
 import torch
 from constants import DEMO_MODEL
-from graphs import CAPTIONS, State
+from graphs import CAPTIONS, State, run_graph
 from safetensors.torch import save_file
 
 from clip4clip import TextEncoder, VideoEncoder
-from clip4clip.config import MODELS
-from clip4clip.model import random_state_dict
+from clip4clip.config import ACTIVATIONS, MODELS
+from clip4clip.model import MLP, random_state_dict
 from clip4clip.operators import Clip4clip
+from clip4clip.runtime.onnx_layers import GraphBuilder, write_model
 from clip4clip.tokenizer import default_tokenizer
 
 
@@ -124,6 +125,33 @@ def test_an_int8_vector_is_close_to_float32_and_independent_of_its_batch(
         assert (exact * together).sum(-1).min() > 0.999
         assert (exact * single).sum(-1).min() > 0.999
         np.testing.assert_allclose(together, single, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_least_value_of_an_activation_can_be_quantised(activation: str, tmp_path: Path) -> None:
+    """A row may have no larger one: its 8-bit levels would all be cut off."""
+    least = MLP(1, 1, activation).gelu(torch.linspace(-5, 0, 10_000)).min()
+    graph = GraphBuilder({}, quantised=True)
+    product = graph.product("x", np.ones((8, 8), np.float32), np.zeros(8, np.float32), activation=activation)
+    graph.add("Identity", product, output="y")
+    write_model(graph.finish([("x", onnx.TensorProto.FLOAT, ["n", 8])], ("y", ["n", 8])), tmp_path / "a.onnx")
+    x = np.array([[least] * 8, [least] + [5] * 7], np.float32)
+    np.testing.assert_allclose(run_graph(tmp_path / "a.onnx", x), x.sum(-1, keepdims=True).repeat(8, 1), rtol=5e-3)
+
+
+def test_a_model_that_is_too_large_for_one_file_gets_a_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # onnx may take a file of the current folder for the second file
+    for limit, files in ((40_000, ["a.onnx"]), (32_000, ["a.onnx", "a.onnx.data"]), (0, ["a.onnx", "a.onnx.data"])):
+        graph = GraphBuilder({}, quantised=False)
+        weights = (graph.constant(np.full((64, 64), value, np.float32)) for value in (1 / 64, 1))
+        graph.add("Gemm", graph.add("Gemm", "x", next(weights)), next(weights), output="y")
+        model = graph.finish([("x", onnx.TensorProto.FLOAT, ["n", 64])], ("y", ["n", 64]))
+        monkeypatch.setattr("clip4clip.runtime.onnx_layers.MAX_FILE_BYTES", limit)
+        write_model(model, tmp_path / "a.onnx")
+        assert sorted(path.name for path in tmp_path.iterdir()) == files
+        assert run_graph(tmp_path / "a.onnx", np.ones((2, 64), np.float32)).sum() == 2 * 64 * 64
 
 
 def test_a_row_of_zeros_can_be_quantised(tiny_state: State, tmp_path: Path) -> None:

@@ -11,15 +11,12 @@ import onnx
 import pytest
 import torch
 from constants import DEMO_MODEL
-from graphs import CAPTIONS, State, normalised, run_graph
-from safetensors.torch import save_file
+from graphs import NETWORKS, State, compute, normalised, random_inputs, run_graph, tower_of
 
 from clip4clip.config import MODELS
-from clip4clip.operators import Clip4clip
+from clip4clip.runtime.onnx_export import save_tower
 from clip4clip.runtime.onnx_smoothing import smoothed_tensors, tensors_of
 from clip4clip.runtime.onnx_towers import text_graph, vision_graph
-from clip4clip.runtime.torch_backend import build_tower
-from clip4clip.tokenizer import default_tokenizer
 
 
 def with_outliers(state: State, factor: float) -> State:
@@ -42,20 +39,19 @@ def with_outliers(state: State, factor: float) -> State:
 
 
 @pytest.mark.parametrize("modality", ["text", "video"])
+@pytest.mark.parametrize("network", [DEMO_MODEL, "gelu", "perception"])
 def test_outliers_are_smoothed_without_changing_the_network(
-    modality: str, random_state: Callable[..., State], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    network: str,
+    modality: str,
+    random_state: Callable[..., State],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    state = with_outliers(random_state(MODELS[DEMO_MODEL].config), 20)
-    save_file(state, tmp_path / "model.safetensors")
-    operator = Clip4clip(DEMO_MODEL, modality, tmp_path / "model.safetensors", "cpu", runtime="torch")
-    operator.save_model("onnx", tmp_path / "int8.onnx", precision="int8")
-    tower = build_tower(DEMO_MODEL, modality, tmp_path / "model.safetensors")
-    random = np.random.default_rng(1)
-    inputs = random.normal(size=(8, 3, 64, 64)).astype(np.float32)
-    if modality == "text":
-        inputs = default_tokenizer(MODELS[DEMO_MODEL].config.vocab_size)(CAPTIONS, 48)
-    with torch.inference_mode():
-        expected = tower(torch.from_numpy(inputs)).numpy()
+    config = NETWORKS[network] if network in NETWORKS else MODELS[network].config
+    tower = tower_of(config, modality, with_outliers(random_state(config), 20))
+    inputs = random_inputs(config, modality, 8)
+    expected = compute(tower, inputs)
+    save_tower(tower, tmp_path / "int8.onnx", precision="int8")
     assert (normalised(run_graph(tmp_path / "int8.onnx", inputs)) * normalised(expected)).sum(-1).min() > 0.999
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING and "cosine" in record.message]
     make = text_graph if modality == "text" else vision_graph

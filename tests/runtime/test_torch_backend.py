@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from clip4clip import DeviceError, TextEncoder, VideoEncoder
 from clip4clip.preprocess import pixel_values
 from clip4clip.runtime.torch_backend import TorchTower, build_head, build_tower
+from clip4clip.weights.identity import find_checkpoint
 
 
 @pytest.mark.parametrize(("precision", "least"), [("bfloat16", 0.999), ("float16", 0.9999)])
@@ -70,7 +71,7 @@ def test_a_compiled_tower_runs_in_one_thread(tiny_checkpoint: Path, monkeypatch:
         return replay
 
     monkeypatch.setattr(torch, "compile", compile_)
-    module = build_tower("tiny", "text", tiny_checkpoint)
+    module = build_tower(find_checkpoint(tiny_checkpoint, "tiny"), "text")
     tower = TorchTower(module, compiled=True)
     random = np.random.default_rng(0)
     batches = [random.integers(1, 500, (1 + count % 8, 16)) for count in range(64)]
@@ -85,7 +86,7 @@ def test_a_compiled_tower_runs_in_one_thread(tiny_checkpoint: Path, monkeypatch:
 
 def test_an_unpickled_compiled_tower_is_compiled_again(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, **_: lambda inputs: module(inputs))
-    tower = TorchTower(build_tower("tiny", "text", tiny_checkpoint), compiled=True)
+    tower = TorchTower(build_tower(find_checkpoint(tiny_checkpoint, "tiny"), "text"), compiled=True)
     unpickled = pickle.loads(pickle.dumps(tower))
     ids = np.array([[1, 2, 3, 49407]])
     assert unpickled.compiled
@@ -94,7 +95,7 @@ def test_an_unpickled_compiled_tower_is_compiled_again(tiny_checkpoint: Path, mo
 
 @needs_fork
 def test_a_forked_process_cannot_use_the_gpu_of_its_parent(tiny_checkpoint: Path) -> None:
-    tower = TorchTower(build_tower("tiny", "text", tiny_checkpoint), "cuda:0")
+    tower = TorchTower(build_tower(find_checkpoint(tiny_checkpoint, "tiny"), "text"), "cuda:0")
     error = in_a_fork(lambda: tower(np.array([[1, 49407]])))
     assert isinstance(error, DeviceError)
     assert "cannot compute on its parent's device 'cuda:0'; start the process with spawn" in str(error)
@@ -125,8 +126,8 @@ def test_the_head_is_that_of_the_checkpoint_in_any_runtime(
     save_file(tiny_state | head_state("seqLSTM"), tmp_path / "model.safetensors")
     vectors = [VideoEncoder.load("tiny", tmp_path, "cpu", runtime)(frames) for runtime in ("torch", "onnxruntime")]
     np.testing.assert_allclose(*vectors, atol=1e-5)
-    tower = build_tower("tiny", "video", tmp_path / "model.safetensors")
-    head = build_head(64, tmp_path / "model.safetensors")
+    tower = build_tower(find_checkpoint(tmp_path / "model.safetensors", "tiny"), "video")
+    head = build_head(find_checkpoint(tmp_path / "model.safetensors", "tiny"))
     with torch.inference_mode():
         expected = F.normalize(head.pool(head(tower(torch.from_numpy(pixel_values(frames, 32))))), dim=-1)
     np.testing.assert_allclose(vectors[0], expected.numpy(), atol=1e-5)

@@ -18,6 +18,7 @@ from clip4clip.training.checkpoint import save_checkpoint
 from clip4clip.training.data import Batch
 from clip4clip.training.distributed import Process, join_processes
 from clip4clip.training.gradients import compute_gradients
+from clip4clip.weights.identity import find_checkpoint
 
 CASES = {"meanP": 1, "seqTransf": 2}  # head, and parts of the batch
 
@@ -29,10 +30,11 @@ from clip4clip.training import VideoTextModel
 from clip4clip.training.data import Batch
 from clip4clip.training.distributed import join_processes
 from clip4clip.training.gradients import compute_gradients
+from clip4clip.weights.identity import find_checkpoint
 folder = Path(sys.argv[1])
 with join_processes("cpu") as process:
     for head, parts in {CASES!r}.items():
-        model = VideoTextModel.load("mini", folder / f"{{head}}.safetensors")
+        model = VideoTextModel.load(find_checkpoint(folder / f"{{head}}.safetensors", "mini"))
         batch = Batch(*(tensor.chunk(2)[process.rank] for tensor in torch.load(folder / "batch.pt")))
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         loss = compute_gradients(process.parallelise(model), batch, scaler, parts=parts)
@@ -66,7 +68,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(
 ) -> None:
     expected = {}
     for head in CASES:
-        model = VideoTextModel.load("mini", mini_checkpoint, head)
+        model = VideoTextModel.load(find_checkpoint(mini_checkpoint, "mini"), head)
         save_checkpoint(model, tmp_path / f"{head}.safetensors")
         loss = compute_gradients(model, batch, torch.amp.GradScaler("cpu", enabled=False))
         expected[head] = loss, {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -11,6 +11,7 @@ from clip4clip import InputValueError
 from clip4clip.training import VideoTextModel
 from clip4clip.training.data import Batch
 from clip4clip.training.gradients import compute_gradients, resolve_precision
+from clip4clip.weights.identity import find_checkpoint
 
 
 def loss_and_gradients(model: VideoTextModel, batch: Batch, parts: int = 1) -> tuple[float, dict[str, torch.Tensor]]:
@@ -21,7 +22,7 @@ def loss_and_gradients(model: VideoTextModel, batch: Batch, parts: int = 1) -> t
 
 @pytest.mark.parametrize("head", ["meanP", "seqLSTM", "seqTransf"])
 def test_a_batch_in_parts_has_the_gradients_of_the_whole_batch(mini_checkpoint: Path, batch: Batch, head: str) -> None:
-    model = VideoTextModel.load("mini", mini_checkpoint, head)
+    model = VideoTextModel.load(find_checkpoint(mini_checkpoint, "mini"), head)
     loss, expected = loss_and_gradients(model, batch)
     for parts in (2, 4):
         loss_in_parts, gradients = loss_and_gradients(model, batch, parts)
@@ -31,7 +32,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole_batch(mini_checkpoint: 
 
 
 def test_recomputed_activations_give_the_same_gradients(mini_checkpoint: Path, batch: Batch) -> None:
-    model = VideoTextModel.load("mini", mini_checkpoint)
+    model = VideoTextModel.load(find_checkpoint(mini_checkpoint, "mini"))
     loss, expected = loss_and_gradients(model, batch)
     model.recompute_activations()
     loss_recomputed, gradients = loss_and_gradients(model, batch)

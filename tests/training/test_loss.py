@@ -10,6 +10,7 @@ import torch
 
 from clip4clip.config import MODELS
 from clip4clip.training import VideoTextModel, contrastive_loss
+from clip4clip.weights.identity import find_checkpoint
 
 
 def test_loss_is_that_of_transformers(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_loss_is_that_of_transformers(tmp_path: Path) -> None:
         transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=config.embed_dim)
     ).eval()
     theirs.save_pretrained(tmp_path)
-    ours = VideoTextModel.load("tiny", tmp_path)
+    ours = VideoTextModel.load(find_checkpoint(tmp_path, "tiny"))
     ids = torch.randint(1, 49000, (6, 9))
     ids[:, 0], ids[:, -1] = 49406, 49407
     pixels = torch.randn(6, 3, 32, 32)

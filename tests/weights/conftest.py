@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import embed
-from embed_contenders import hugging_face_config
+from peer_models import hugging_face_config
 
 from clip4clip.config import MODELS
 

@@ -11,7 +11,8 @@ from checkpoints import FAMILIES, State
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError
-from clip4clip.weights.identity import Identity, file_state, identify, inspect_checkpoint, tower_digest
+from clip4clip.weights.identity import Identity, identify
+from clip4clip.weights.inspection import file_state, inspect_file, tower_digest
 
 
 @pytest.mark.parametrize("family", ["zip", "CLIP4Clip run"])
@@ -41,23 +42,23 @@ def test_a_checkpoint_is_read_once_until_it_changes(
     monkeypatch.setenv("CLIP4CLIP_CACHE", str(tmp_path / "cache"))
     path, other = tmp_path / "a", tmp_path / "b"
     save_file(tiny_state, path)
-    first = inspect_checkpoint(path, "tiny")
+    first = inspect_file(path)
     with monkeypatch.context() as unreadable:
         unreadable.setattr("clip4clip.weights.checkpoint.read_state_dict", None)
-        assert inspect_checkpoint(path, "tiny") == first
+        assert inspect_file(path) == first
     save_file({name: tensor + 1 for name, tensor in tiny_state.items()}, other)
     other.replace(path)
-    assert inspect_checkpoint(path, "tiny").fingerprint != first.fingerprint
+    assert inspect_file(path).fingerprint != first.fingerprint
 
 
 def test_a_damaged_cache_entry_is_ignored(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIP4CLIP_CACHE", str(tmp_path))
-    first = inspect_checkpoint(tiny_checkpoint, "tiny")
+    first = inspect_file(tiny_checkpoint)
     (entry,) = (tmp_path / "inspections").iterdir()
     entry.write_bytes(b"\xff damaged")
-    assert inspect_checkpoint(tiny_checkpoint, "tiny") == first
+    assert inspect_file(tiny_checkpoint) == first
 
 
 def test_the_state_of_a_file_changes_with_its_content(tmp_path: Path) -> None:
@@ -73,4 +74,4 @@ def test_the_state_of_a_file_changes_with_its_content(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_has_no_info(tiny_state: State, tmp_path: Path) -> None:
     save_file(tiny_state | {"visual.conv1.weight": torch.zeros(128, 3, 8, 8)}, tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"is not a tiny: .*patch_size is 8, not 16"):
-        inspect_checkpoint(tmp_path / "a", "tiny")
+        identify(tmp_path / "a", "tiny")

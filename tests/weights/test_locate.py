@@ -14,7 +14,7 @@ from clip4clip.weights.locate import locate
 
 def test_the_default_is_the_file_in_the_operators_folder(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin.1").touch()
-    assert locate(None, "clip_vit_b32", tmp_path) == tmp_path / "pytorch_model.bin.1"
+    assert locate(None, "clip_vit_b32", tmp_path).path == tmp_path / "pytorch_model.bin.1"
 
 
 def test_a_missing_default_is_an_error_that_lists_what_was_tried(

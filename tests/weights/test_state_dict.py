@@ -16,10 +16,11 @@ from constants import QUICK_GELU
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError, TextEncoder, VideoEncoder
-from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.config import MODELS, CLIPConfig, Model, get_config
 from clip4clip.model import SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from clip4clip.preprocess import pixel_values
-from clip4clip.weights.state_dict import check_shape
+from clip4clip.weights.identity import check_shape
+from clip4clip.weights.state_dict import infer_config
 
 
 def test_a_hugging_face_folder_gives_the_text_vectors_of_transformers(
@@ -114,9 +115,10 @@ def meta_state(config: CLIPConfig) -> State:
 
 @pytest.mark.parametrize(("name", "other"), [("clip_vit_b32", "clip_vit_b16"), ("clip_vit_b16", "clip_vit_b32")])
 def test_a_checkpoint_of_another_model_is_refused_and_that_model_is_named(name: str, other: str) -> None:
-    check_shape(meta_state(MODELS[name].config), name, Path("x.pt"))
+    config = get_config(name)
+    check_shape(infer_config(meta_state(config)), config, name, Path("x.pt"))
     with pytest.raises(CheckpointError, match=rf"x\.pt is not a {name}: patch_size is .* It fits model_name='{other}'"):
-        check_shape(meta_state(MODELS[other].config), name, Path("x.pt"))
+        check_shape(infer_config(meta_state(get_config(other))), config, name, Path("x.pt"))
 
 
 def test_the_text_encoder_refuses_a_checkpoint_with_a_different_vision_tower(tiny_state: State, tmp_path: Path) -> None:
@@ -150,25 +152,27 @@ def test_positions_of_an_impossible_shape_are_refused(
         VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu")
 
 
-def test_unused_tensors_of_a_tower_are_logged(
-    tiny_state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("modality", "name"), [("text", "transformer.resblocks.0.attn.bias_k"), ("video", "visual.ln_extra.weight")]
+)
+def test_tensors_that_the_network_of_a_tower_does_not_have_are_refused(
+    modality: str, name: str, tiny_state: State, tmp_path: Path
 ) -> None:
-    save_file(tiny_state | {"transformer.resblocks.0.extra": torch.zeros(1)}, tmp_path / "model.safetensors")
-    (tmp_path / "open_clip_config.json").write_text(QUICK_GELU)
-    with caplog.at_level(logging.INFO, logger="clip4clip"):
-        TextEncoder.load("tiny", tmp_path, "cpu")
-    assert "not used: transformer.resblocks.0.extra" in caplog.text
-    assert all(record.levelno == logging.INFO for record in caplog.records)
+    save_file(tiny_state | {name: torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"of another network: it has 1 tensors that this one does not: .*(bias_k|ln_e)"):
+        embed(tmp_path, modality)
+    embed(tmp_path, {"text": "video", "video": "text"}[modality])
 
 
 def test_tensors_of_no_tower_or_head_are_logged(
     tiny_state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    torch.save(tiny_state | {"optimizer.step": torch.zeros(1), "visual.extra": torch.zeros(1)}, tmp_path / "a.pt")
+    buffers = {"visual.position_ids": torch.arange(5), "attn_mask": torch.zeros(2, 2)}
+    others = {"optimizer.step": torch.zeros(1), "logit_bias": torch.zeros(1)}
+    torch.save(tiny_state | others | buffers, tmp_path / "a.pt")
     with caplog.at_level(logging.INFO, logger="clip4clip"):
-        VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu")
-    assert "not used: optimizer.step" in caplog.text
-    assert "not used: extra" in caplog.text
+        VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu", "torch")
+    assert "not used: logit_bias, optimizer.step" in caplog.text
     assert "token_embedding" not in caplog.text  # the other tower has a use for it
 
 
