@@ -80,10 +80,15 @@ LONGEST_FIRST = (
     "minute",
     "tests/test_docs.py",
     "tests/operators/test_loading.py",
+    "tests/test_benchmarks.py",
+    "tests/test_model.py",
     "web",
     "tests/cli/test_app.py",
     "tests/index/test_end_to_end.py",
     "tests/operators/test_triton.py",
+    "tests/test_demo.py",
+    "tests/test_moments_benchmark.py",
+    "tests/test_notebook.py",
 )
 
 
