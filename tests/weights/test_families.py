@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import State
+from clip4clip.export.names import to_hugging_face, to_timm
 from constants import TINY
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError
-from clip4clip.export.names import to_hugging_face, to_timm
 from clip4clip.model import random_state_dict
 from clip4clip.weights.checkpoint import read_state_dict
 from clip4clip.weights.families import to_openai_names
