@@ -1,7 +1,8 @@
-"""Folders and files that open_clip and peft wrote themselves load by their path alone. They need the extra ``peers``."""
+"""Folders and files that open_clip and peft wrote load by their path alone. These tests need the extra ``peers``."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from clip4clip.model import TextTower, VisionTower
 from clip4clip.preprocess import crop_frame, pixel_values
 from clip4clip.tokenizer import default_tokenizer
 from clip4clip.weights.families import to_openai_names
+from clip4clip.weights.json_section import UnsupportedNetworkError
 from clip4clip.weights.open_clip_configuration import parse_open_clip
 from clip4clip.weights.state_dict import infer_config
 
@@ -108,13 +110,13 @@ def all_configurations() -> dict[str, dict[str, Any]]:
 def test_every_model_of_open_clip_is_described_as_open_clip_builds_it_or_is_refused() -> None:
     supported = {}
     for name, model_cfg in all_configurations().items():
-        try:
+        with contextlib.suppress(UnsupportedNetworkError):
             supported[name] = parse_open_clip({"model_cfg": model_cfg})
-        except ValueError as error:
-            assert str(error).startswith("model_cfg"), (name, error)
     assert {"ViT-B-32", "ViT-B-32-quickgelu", "ViT-H-14", "ViT-bigG-14", "PE-Core-B-16"} <= supported.keys()
     assert not [name for name in supported if name.startswith(("RN", "coca", "convnext", "EVA", "roberta", "ViTamin"))]
-    assert not [name for name in supported if "SigLIP" in name or "CLIPA" in name or "Mobile" in name or "bigG-14-448" in name]
+    assert not [
+        name for name in supported if "SigLIP" in name or "CLIPA" in name or "Mobile" in name or "bigG-14-448" in name
+    ]
     for name, facts in supported.items():
         config = CLIPConfig(**facts)
         with torch.device("meta"):

@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from ..config import CLIPConfig, image_model
+from ..config import CLIPConfig, image_model, is_text_tower
 from ..errors import ExportError, InputValueError, UnknownNameError, first_line
-from ..files import check_folder_writable
 from ..progress import Track, no_progress
 from ..runtime.torch_backend import build_tower
 from ..weights.checkpoint import read_state_dict
@@ -85,33 +84,38 @@ def export_checkpoint(
             raise UnknownNameError(f"unknown {name} {value!r}; it must be one of {', '.join(names)}")
     if not os.fspath(folder):
         raise InputValueError("the name of the folder must not be empty")
-    folder = Path(folder)
-    target = _TARGETS[library]
+    folder, target = Path(folder), _TARGETS[library]
     check_folder(folder, _ALL_FILES, force)
-    try:
-        check_folder_writable(folder)
-    except OSError as error:
-        raise ExportError(f"{folder} cannot be written: {error.strerror}") from error
     checkpoint = _find(weights, model_name)
     _check_network(checkpoint, library, target, drop_head)
+    if checkpoint.path.resolve().parent == folder.resolve():
+        raise ExportError(f"{folder} is the folder of the checkpoint, which would be replaced; choose another folder")
     files = target.files(checkpoint.config, dtype)
-    tensors = _convert(checkpoint, target, dtype, track)
+    scale = _logit_scale(checkpoint)
+    notes = _notes(checkpoint, has_scale=scale is not None)
+    tensors = _convert(checkpoint, INITIAL_LOGIT_SCALE if scale is None else scale, target, dtype, track)
     metadata = _metadata(checkpoint)
-    notes = _notes(checkpoint)
-    files["README.md"] = model_card(metadata, library, target.code(folder.name), notes)
+    files["README.md"] = model_card(metadata, library, target.code(folder.absolute().name), notes)
     try:
         with atomic_folder(folder, _ALL_FILES, last=target.weights) as temporary:
-            for name, text in files.items():
-                (temporary / name).write_text(text, "utf-8", newline="\n")
-            mode = (temporary / "README.md").stat().st_mode
-            save_file(tensors, temporary / target.weights, to_metadata(metadata))
-            for path in temporary.iterdir():
-                path.chmod(mode)  # some versions of safetensors write files that only their owner can read
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
+            _write(temporary, files, tensors, target.weights, metadata)
     except (OSError, SafetensorError) as error:
         raise ExportError(f"{folder} cannot be written: {first_line(error)}") from error
     return Exported(folder, checkpoint, tuple(sorted([*files, target.weights])), target.code(str(folder)), notes)
+
+
+def _write(
+    folder: Path, files: Mapping[str, str], tensors: dict[str, Tensor], weights: str, metadata: Metadata
+) -> None:
+    """Write all files of the folder, and wait until they are on the disk."""
+    for name, text in files.items():
+        (folder / name).write_text(text, "utf-8", newline="\n")
+    mode = (folder / "README.md").stat().st_mode
+    save_file(tensors, folder / weights, to_metadata(metadata))
+    for path in folder.iterdir():
+        path.chmod(mode)  # some versions of safetensors write files that only their owner can read
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 @dataclass(frozen=True)
@@ -166,10 +170,11 @@ _ALL_FILES = (
 
 
 def _find(weights: Reference | None, model_name: str | None) -> Checkpoint:
-    if model_name is not None and (vision := image_model(model_name)) != model_name:
+    if model_name is not None and is_text_tower(model_name):
+        vision = image_model(model_name)
         raise ExportError(
-            f"{model_name} is a text tower of another library, for the vision tower of {vision}: use it in that "
-            f"library, and export {vision}"
+            f"{model_name} is a text tower that other libraries load from its own weights; export the model of its "
+            f"vision tower, {vision}"
         )
     return find_checkpoint(weights, model_name)
 
@@ -188,14 +193,21 @@ def _check_network(checkpoint: Checkpoint, library: str, target: _Target, drop_h
         )
 
 
-def _convert(checkpoint: Checkpoint, target: _Target, dtype: str, track: Track) -> dict[str, Tensor]:
+def _logit_scale(checkpoint: Checkpoint) -> Tensor | None:
+    scale = read_state_dict(checkpoint.path).get("logit_scale")
+    is_number = scale is not None and scale.numel() == 1 and scale.is_floating_point()
+    return scale.float().reshape(()) if scale is not None and is_number else None
+
+
+def _convert(
+    checkpoint: Checkpoint, logit_scale: Tensor, target: _Target, dtype: str, track: Track
+) -> dict[str, Tensor]:
     """Return the tensors of both towers under the names of the library."""
-    tensors: dict[str, Tensor] = {}
+    tensors = {"logit_scale": logit_scale}
     for modality, prefix in (("text", ""), ("video", "visual.")):
         tower = build_tower(checkpoint, modality)
         tensors |= {prefix + name: tensor for name, tensor in tower.state_dict().items()}
-    scale = read_state_dict(checkpoint.path).get("logit_scale", INITIAL_LOGIT_SCALE)
-    renamed = target.rename(checkpoint.config, {**tensors, "logit_scale": scale.float().reshape(())})
+    renamed = target.rename(checkpoint.config, tensors)
     converted = {}
     for name, tensor in track(renamed.items(), len(renamed), "converting"):
         converted[name] = tensor.to(getattr(torch, dtype)).contiguous()
@@ -216,8 +228,10 @@ def _metadata(checkpoint: Checkpoint) -> Metadata:
     )
 
 
-def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+def _notes(checkpoint: Checkpoint, has_scale: bool) -> tuple[str, ...]:
     notes = []
+    if not has_scale:
+        notes.append("The checkpoint has no logit_scale, so similarities are scaled by 14.3, as in an untrained CLIP.")
     if checkpoint.head != "meanP":
         notes.append(
             f"The {checkpoint.head} head stays behind. The mean of the frame vectors, which takes its place, gives "

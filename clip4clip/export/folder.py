@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ..errors import ExportError
+from ..files import check_folder_writable
 
 
 def check_folder(folder: Path, replaceable: Collection[str], force: bool) -> None:
@@ -21,10 +22,14 @@ def check_folder(folder: Path, replaceable: Collection[str], force: bool) -> Non
         force: whether files may be replaced.
 
     Raises:
-        ExportError: it is a file, or it holds files that may not be replaced.
+        ExportError: it is a file, it cannot be written to, or it holds files that may not be replaced.
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise ExportError(f"{folder} is not a folder; choose another name")
+    try:
+        check_folder_writable(folder)
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be written: {error.strerror}") from error
     if not folder.exists() or force:
         return
     names = sorted(path.name for path in folder.iterdir())

@@ -141,11 +141,6 @@ def _invert(names: Mapping[str, str]) -> dict[str, str]:
     return {ours: theirs for theirs, ours in sorted(names.items(), key=lambda pair: -len(pair[1]))}
 
 
-def is_buffer(name: str) -> bool:
-    """Return whether a tensor that no network needs has no effect on its vectors either."""
-    return _BUFFERS.fullmatch(name) is not None
-
-
 def _unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove the names of modules that wrap the model or a part of it."""
     names = {}
@@ -210,7 +205,10 @@ def _replace_parts(name: str, parts: Mapping[str, str]) -> str:
 
 def _from_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of open_clip's Perception Encoder, whose vision tower is timm's, under OpenAI's names."""
-    if not {"visual.trunk.norm_pre.weight", "visual.trunk.attn_pool.latent", "visual.trunk.cls_token"} <= tensors.keys():
+    if (
+        not {"visual.trunk.norm_pre.weight", "visual.trunk.attn_pool.latent", "visual.trunk.cls_token"}
+        <= tensors.keys()
+    ):
         raise ValueError(
             "its vision tower is one of timm's that is not supported, such as a SigLIP's. Of timm's networks, only the "
             "Perception Encoder with a class token is"

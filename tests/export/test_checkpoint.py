@@ -174,6 +174,17 @@ def test_half_precision_is_half_as_large(tuned: Callable, dtype: str, tolerance:
         np.testing.assert_allclose(ours, theirs, atol=tolerance)
 
 
+def test_a_checkpoint_without_the_scale_of_its_logits_gets_that_of_an_untrained_clip(
+    tuned: Callable, tmp_path: Path
+) -> None:
+    path = tuned(OPENAI)
+    save_file({name: tensor for name, tensor in load_file(path).items() if "logit_scale" not in name}, path)
+    exported = export_checkpoint(path, "open_clip", tmp_path / "out")
+    assert "no logit_scale" in exported.notes[0]
+    scale = load_file(exported.folder / "open_clip_model.safetensors")["logit_scale"].exp().item()
+    assert scale == pytest.approx(1 / 0.07)
+
+
 def test_numbers_that_a_format_cannot_hold_are_refused(tuned: Callable, tmp_path: Path) -> None:
     path = tuned(OPENAI)
     tensors = load_file(path)
@@ -188,6 +199,8 @@ def test_unknown_libraries_dtypes_and_text_towers_are_refused(tmp_path: Path) ->
         export_checkpoint(None, "onnx", tmp_path / "out", "tiny")
     with pytest.raises(UnknownNameError, match="unknown dtype 'int8'"):
         export_checkpoint(None, "open_clip", tmp_path / "out", "tiny", dtype="int8")
+    with pytest.raises(ExportError, match=r"clip_vit_b32_multilingual is a text tower.*export .* clip_vit_b32$"):
+        export_checkpoint(None, "open_clip", tmp_path / "out", "clip_vit_b32_multilingual")
 
 
 def test_a_folder_is_complete_or_not_there(tuned: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +235,8 @@ def test_files_of_others_are_never_replaced(tuned: Callable, tmp_path: Path) -> 
         export_checkpoint(path, "transformers", folder)
     exported = export_checkpoint(path, "transformers", folder, force=True)
     assert {file.name for file in folder.iterdir()} == {".git", *exported.files}, "nothing of the first export is left"
+    with pytest.raises(ExportError, match="out is the folder of the checkpoint, which would be replaced"):
+        export_checkpoint(folder, "open_clip", folder, force=True)
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="file is not a folder"):
         export_checkpoint(path, "transformers", tmp_path / "file", force=True)
