@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +41,20 @@ def own_names() -> Iterator[None]:
     models: dict[str, Model] = MODELS  # type: ignore[assignment]
     models.clear()
     models.update(before)
+
+
+@pytest.fixture
+def described_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A folder with a checkpoint of the model ``tiny``, and the configuration that open_clip would write."""
+    network = {"embed_dim": TINY.embed_dim, "quick_gelu": True}
+    vision = {"image_size": TINY.resolution, "patch_size": TINY.patch_size, "width": 128, "layers": 2}
+    text = {"context_length": TINY.context_length, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
+    folder = tmp_path / "described"
+    folder.mkdir()
+    shutil.copy(tiny_checkpoint, folder / "model.safetensors")
+    configuration = {"model_cfg": network | {"vision_cfg": vision, "text_cfg": text}}
+    (folder / "open_clip_config.json").write_text(json.dumps(configuration))
+    return folder
 
 
 def test_an_unknown_model_is_an_error_that_lists_the_models() -> None:
@@ -82,18 +98,19 @@ def test_the_values_of_another_model_are_named_with_that_model() -> None:
 
 
 def test_a_registered_model_is_loaded_by_its_name(
-    own_names: None, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_names: None, described_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    checkpoint = described_checkpoint / "model.safetensors"
     assert exported_register_model is register_model
-    expected = TextEncoder.load("tiny", tiny_checkpoint, "cpu", "torch")("a dog")
-    monkeypatch.chdir(tiny_checkpoint.parent)
-    register_model("by-network", TINY, tiny_checkpoint.name)  # a relative path, which still holds after chdir
+    expected = TextEncoder.load("tiny", checkpoint, "cpu", "torch")("a dog")
+    monkeypatch.chdir(described_checkpoint)
+    register_model("by-network", TINY, checkpoint.name)  # a relative path, which still holds after chdir
     register_model("by_folder.2", weights=Path())
     register_model("network_only", TINY)
     monkeypatch.chdir(tmp_path)
     for name in ("by-network", "by_folder.2"):
         assert np.array_equal(TextEncoder.load(name, None, "cpu", "torch")("a dog"), expected)
-    assert np.array_equal(TextEncoder.load("network_only", tiny_checkpoint, "cpu", "torch")("a dog"), expected)
+    assert np.array_equal(TextEncoder.load("network_only", checkpoint, "cpu", "torch")("a dog"), expected)
     with pytest.raises(WeightsNotFoundError, match=r"network_only was registered without default weights\. Pass"):
         TextEncoder.load("network_only", device="cpu")
     with pytest.raises(UnknownNameError, match=r"the network of 'by_folder\.2' is known only from its weights"):
@@ -171,11 +188,11 @@ def test_a_spec_takes_a_registered_model_into_another_process(own_names: None, t
     assert pickle.loads(pickle.dumps(specs)) == specs
 
 
-def test_two_names_of_one_network_do_not_contradict_each_other(own_names: None, tiny_checkpoint: Path) -> None:
-    register_model("same", TINY, tiny_checkpoint)
-    register_model("unknown", weights=tiny_checkpoint)
-    register_model("different", replace(TINY, activation="gelu"), tiny_checkpoint)
-    vectors_of = EncoderSpec("tiny", tiny_checkpoint).identify()
+def test_two_names_of_one_network_do_not_contradict_each_other(own_names: None, described_checkpoint: Path) -> None:
+    register_model("same", TINY, described_checkpoint)
+    register_model("unknown", weights=described_checkpoint)
+    register_model("different", replace(TINY, activation="gelu"), described_checkpoint)
+    vectors_of = EncoderSpec("tiny", described_checkpoint).identify()
     assert not EncoderSpec("same").contradicts(vectors_of)
     assert not EncoderSpec("unknown").contradicts(vectors_of)
     assert EncoderSpec("different").contradicts(vectors_of)

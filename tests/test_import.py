@@ -48,7 +48,7 @@ FLOORS = [
     {"index"},
     {"library", "training"},
     {"evaluation"},
-    {"encoder", "video"},
+    {"encoder", "export", "video"},
     {"runtime"},
     {"weights", "model"},
     {"cache", "config", "errors", "files", "log", "model_facts", "preprocess", "progress", "threads", "tokenizer"},

@@ -22,6 +22,7 @@ from .duplicates import duplicates
 from .embed import embed, embed_text, embed_video
 from .eval_moments import eval_moments
 from .evaluate import evaluate
+from .export import export
 from .index import index
 from .mcp import mcp
 from .models import models
@@ -58,6 +59,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "eval-moments": eval_moments,
     "train": train,
+    "export": export,
     "synthetic": synthetic,
 }
 

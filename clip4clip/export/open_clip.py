@@ -6,18 +6,11 @@ from typing import Any
 
 from ..config import CLIPConfig
 from ..tokenizer import VOCAB_SIZE
+from ..weights.open_clip_configuration import PERCEPTION_ENCODERS
 from .hugging_face import to_json, tokenizer_files
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIGURATION = "open_clip_config.json"
-
-# timm's networks of the Perception Encoder, each with its patch size, resolution, width and number of layers.
-TIMM_NETWORKS = {
-    "vit_pe_core_tiny_patch16_384": (16, 384, 192, 12),
-    "vit_pe_core_small_patch16_384": (16, 384, 384, 12),
-    "vit_pe_core_base_patch16_224": (16, 224, 768, 12),
-    "vit_pe_core_large_patch14_336": (14, 336, 1024, 24),
-}
 
 
 def is_perception_encoder(config: CLIPConfig) -> bool:
@@ -38,11 +31,11 @@ def find_obstacles(config: CLIPConfig) -> list[str]:
 def _timm_network(config: CLIPConfig) -> str | None:
     """Return timm's name of the vision tower of a Perception Encoder, or None if it has none like this."""
     hidden = (config.rotary, config.pooling, config.pooling_heads, config.activation, config.norm_eps)
-    widths = (config.vision_head_width, config.vision_mlp_width)
-    if hidden != (True, "attention", 8, "gelu", 1e-5) or widths != (64, 4 * config.vision_width):
+    if hidden != (True, "attention", 8, "gelu", 1e-5) or config.vision_mlp_width != 4 * config.vision_width:
         return None
-    sizes = (config.patch_size, config.resolution, config.vision_width, config.vision_layers)
-    return next((name for name, known in TIMM_NETWORKS.items() if known == sizes), None)
+    heads = config.vision_width // config.vision_head_width
+    sizes = (config.resolution, config.patch_size, config.vision_width, config.vision_layers, heads)
+    return next((name for name, known in PERCEPTION_ENCODERS.items() if known == sizes), None)
 
 
 def describe_model(config: CLIPConfig) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 
 OPSET, IR_VERSION = 17, 8
 MAX_FILE_BYTES = 2**31 - 2**20  # protobuf's limit, less a megabyte for what is not tensors
 EXTERNAL_TENSOR_BYTES = 4096  # smaller tensors stay in the graph file
+EXTERNAL_TENSOR_ALIGNMENT = 4096  # a page: tensors are mapped into memory
 
 # The range of 8-bit levels: inputs have 0 to 180, weights -91 to 91. Processors without VNNI add two products of an
 # unsigned and a signed byte in 16 bits, and saturate: 2 * 180 * 91 is less than 2**15.
@@ -163,12 +165,20 @@ def write_model(model: onnx.ModelProto, path: Path, external_data: bool = False)
             large for one file always gets one.
     """
     size = sum(tensor.ByteSize() for tensor in model.graph.initializer)  # ByteSize() of a model fails from 2 GB on
-    external_data = external_data or size > MAX_FILE_BYTES
-    onnx.save_model(
-        model,
-        path,
-        save_as_external_data=external_data,
-        location=f"{path.name}.data" if external_data else None,
-        size_threshold=EXTERNAL_TENSOR_BYTES,
-    )
+    if external_data or size > MAX_FILE_BYTES:
+        _move_tensors(model, path.with_name(f"{path.name}.data"))
+    path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path))
+
+
+def _move_tensors(model: onnx.ModelProto, path: Path) -> None:
+    """Move the tensors of a model to a file.
+
+    onnx's own function refuses to if the current folder, whichever that is, has a file of this name.
+    """
+    with path.open("wb") as file:
+        for tensor in model.graph.initializer:
+            if tensor.ByteSize() >= EXTERNAL_TENSOR_BYTES:
+                file.write(bytes(-file.tell() % EXTERNAL_TENSOR_ALIGNMENT))
+                set_external_data(tensor, path.name, file.tell(), file.write(tensor.raw_data))
+                tensor.ClearField("raw_data")

@@ -19,7 +19,7 @@ from ..errors import CheckpointError, InputValueError, first_line
 from ..log import warn_once
 from ..tokenizer import VOCAB_SIZE
 from .hugging_face_configuration import is_image_processor_of_clip, parse_hugging_face, parse_image_processor
-from .json_section import MAX_CONFIG_BYTES, UnsupportedNetwork, read_json
+from .json_section import MAX_CONFIG_BYTES, UnsupportedNetworkError, read_json
 from .metadata import read_metadata
 from .open_clip_configuration import parse_open_clip
 
@@ -125,7 +125,9 @@ def _read_folder(folder: Path, strict: bool) -> list[Configuration]:
         images["processor_config.json"] = contents["processor_config.json"].get("image_processor")
     for name, content in images.items():
         # Without a CLIP's config.json beside it, it may belong to another model.
-        if content is not None and (configurations or _parse(is_image_processor_of_clip, content, folder / name, False)):
+        if content is not None and (
+            configurations or _parse(is_image_processor_of_clip, content, folder / name, False)
+        ):
             facts = _parse(parse_image_processor, content, folder / name, strict=True)
             configurations.append(Configuration(folder / name, facts))
     return configurations
@@ -158,7 +160,7 @@ def _parse(parse: Any, content: Any, path: Path, strict: bool) -> Any:
     """Return what a parser returns, and translate its errors."""
     try:
         return parse(content)
-    except UnsupportedNetwork as error:
+    except UnsupportedNetworkError as error:
         raise CheckpointError(f"{path} describes a network that is not supported: {error}.") from error
     except (ValueError, RecursionError) as error:
         may_be_foreign = path.name != "open_clip_config.json" and not (
@@ -209,9 +211,8 @@ def resolve_config(
     sources += [_Source(str(configuration.path), configuration.facts) for configuration in configurations]
     facts = _merge(sources)
     if metadata is None:
-        hints = _read_hints(file, shape)
-        if "image" in facts:  # a hint shows the code that wrote the file, which can be used with other images
-            hints.pop("image", None)
+        # Of a network that is described, the names show the activation only: who wrote them may have changed the rest.
+        hints = {k: v for k, v in _read_hints(file, shape).items() if k == "activation" or k not in facts}
         facts = _merge([*sources, _Source(f"the names of the tensors in {file}", hints)])
     known = {name: fact.value for name, fact in facts.items()}
     if model_name is not None:

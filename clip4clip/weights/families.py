@@ -54,6 +54,7 @@ TIMM_NAMES = {
     ".mlp.fc1.": ".mlp.c_fc.",
     ".mlp.fc2.": ".mlp.c_proj.",
 }
+_IN_PROJECTION = re.compile(r"(.*\.attn\.)in_proj_(weight|bias)")
 
 # Names that only other networks have -> what these are.
 _OTHER_NETWORKS = {
@@ -93,6 +94,51 @@ def to_openai_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if unknown := [name for name in tensors if name.startswith(("text_model.", "vision_model.", "visual.trunk."))]:
         raise ValueError(f"it holds tensors of an unknown network: {shorten(unknown)}")
     return tensors
+
+
+def to_hugging_face_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a CLIP, under OpenAI's names, under those of Hugging Face's ``CLIPModel``."""
+    parts = _invert(HUGGING_FACE_NAMES)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name in ("text_projection", "visual.proj"):
+            renamed[{"t": "text_projection.weight", "v": "visual_projection.weight"}[name[0]]] = tensor.T
+        elif match := _IN_PROJECTION.fullmatch(name):
+            prefix, kind = match.groups()
+            for part, projection in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[_replace_parts(f"{prefix}{part}_proj.{kind}", parts)] = projection
+        else:
+            renamed[_replace_parts(name, parts)] = tensor
+    return renamed
+
+
+def to_timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a Perception Encoder, under OpenAI's names, under those of open_clip with timm."""
+    parts = _invert(TIMM_NAMES)
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("visual."):
+            renamed[name if name == "logit_scale" else f"text.{name}"] = tensor
+            continue
+        if name.startswith("visual.attn_pool.attn.in_proj_"):
+            kind, width = name.removeprefix("visual.attn_pool.attn.in_proj_"), len(tensor) // 3
+            renamed[f"visual.trunk.attn_pool.q.{kind}"] = tensor[:width]
+            renamed[f"visual.trunk.attn_pool.kv.{kind}"] = tensor[width:]
+            continue
+        if name == "visual.class_embedding":
+            tensor = tensor[None, None]
+        elif name == "visual.positional_embedding":
+            tensor = tensor[None]
+        elif name == "visual.proj":  # to which timm adds a bias
+            tensor = tensor.T
+            renamed["visual.trunk.head.bias"] = torch.zeros(len(tensor))
+        renamed[_replace_parts(name, parts)] = tensor
+    return renamed
+
+
+def _invert(names: Mapping[str, str]) -> dict[str, str]:
+    """Return OpenAI's parts of names with those that replace them; of two that overlap, the longer one is first."""
+    return {ours: theirs for theirs, ours in sorted(names.items(), key=lambda pair: -len(pair[1]))}
 
 
 def _unwrap(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,7 +205,10 @@ def _replace_parts(name: str, parts: Mapping[str, str]) -> str:
 
 def _from_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of open_clip's Perception Encoder, whose vision tower is timm's, under OpenAI's names."""
-    if not {"visual.trunk.norm_pre.weight", "visual.trunk.attn_pool.latent", "visual.trunk.cls_token"} <= tensors.keys():
+    if (
+        not {"visual.trunk.norm_pre.weight", "visual.trunk.attn_pool.latent", "visual.trunk.cls_token"}
+        <= tensors.keys()
+    ):
         raise ValueError(
             "its vision tower is one of timm's that is not supported, such as a SigLIP's. Of timm's networks, only the "
             "Perception Encoder with a class token is"

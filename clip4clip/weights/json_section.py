@@ -12,7 +12,7 @@ from typing import Any
 MAX_CONFIG_BYTES = 2**20  # of a configuration file; those of CLIPs have a few kilobytes
 
 
-class UnsupportedNetwork(ValueError):
+class UnsupportedNetworkError(ValueError):
     """A configuration is valid, but describes a network or images that this package does not compute."""
 
 
@@ -104,7 +104,7 @@ class Section:
         value = self.get(key)
         if isinstance(value, list) and len(value) == 2:
             if value[0] != value[1]:
-                raise UnsupportedNetwork(f"{self.path(key)} is {_shown(value)}: only squares are supported")
+                raise UnsupportedNetworkError(f"{self.path(key)} is {_shown(value)}: only squares are supported")
             value = value[0]
         return Section({key: value}, self._name).integer(key, default)
 
@@ -124,19 +124,26 @@ class Section:
             neutral: the values of a key that change nothing, and what others would mean. Null always changes nothing.
 
         Raises:
-            UnsupportedNetwork: a key is unknown, or has a value that is not neutral.
+            UnsupportedNetworkError: a key is unknown, or has a value that is not neutral.
         """
         for key, value in self.values.items():
             if key in self._read or key in harmless or value is None:
                 continue
             if key not in neutral:
-                raise UnsupportedNetwork(f"{self.path(key)} is {_shown(value)}, and the meaning of this key is unknown")
+                raise UnsupportedNetworkError(
+                    f"{self.path(key)} is {_shown(value)}, and the meaning of this key is unknown"
+                )
             values, meaning = neutral[key]
             if not any(type(value) is type(accepted) and value == accepted for accepted in values):
-                raise UnsupportedNetwork(f"{self.path(key)} is {_shown(value)}: {meaning}")
+                raise UnsupportedNetworkError(f"{self.path(key)} is {_shown(value)}: {meaning}")
 
     def _number(self, key: str, value: Any, expected: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9 or not math.isfinite(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or abs(value) > 1e9
+            or not math.isfinite(value)
+        ):
             raise self._wrong(key, expected)
         return float(value)
 

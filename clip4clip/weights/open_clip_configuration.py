@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import ImageConfig
-from .json_section import Section, UnsupportedNetwork
+from .json_section import Section, UnsupportedNetworkError
 
 # Keys without effect on a vector: for training, for the loss, or for what is returned beside the vector.
 _HARMLESS_MODEL = (
@@ -23,8 +23,8 @@ _NORMS = "its blocks have further normalisations or scales, which are not suppor
 _NEUTRAL_BLOCKS: dict[str, tuple[tuple, str]] = {
     "ls_init_value": ((), "layer scale is not supported"),
     "block_type": (("default",), "blocks of other types are not supported"),
-    **{key: ((False,), _NORMS) for key in ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner")},
-    **{key: ((False,), _NORMS) for key in ("scale_attn", "scale_fc")},
+    **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner"), ((False,), _NORMS)),
+    **dict.fromkeys(("scale_attn", "scale_fc"), ((False,), _NORMS)),
 }
 _NEUTRAL_VISION: dict[str, tuple[tuple, str]] = {
     **_NEUTRAL_BLOCKS,
@@ -48,7 +48,7 @@ _NEUTRAL_TEXT: dict[str, tuple[tuple, str]] = {
 }
 # The networks of timm that open_clip uses for the Perception Encoder (arXiv 2504.13181): resolution, patch, width,
 # layers and heads of each, as timm defines them.
-_PERCEPTION_ENCODERS = {
+PERCEPTION_ENCODERS = {
     "vit_pe_core_tiny_patch16_384": (384, 16, 192, 12, 3),
     "vit_pe_core_small_patch16_384": (384, 16, 384, 12, 6),
     "vit_pe_core_base_patch16_224": (224, 16, 768, 12, 12),
@@ -64,7 +64,7 @@ def parse_open_clip(content: Any) -> dict[str, Any]:
     ``model_cfg``, does not determine the images: open_clip keeps these with its list of weights.
 
     Raises:
-        UnsupportedNetwork: it describes a network or images that are not supported.
+        UnsupportedNetworkError: it describes a network or images that are not supported.
         ValueError: it is not such a configuration.
     """
     root = Section(content)
@@ -80,7 +80,7 @@ def parse_open_clip(content: Any) -> dict[str, Any]:
 
 def _parse_model(model: Section) -> dict[str, Any]:
     if model.get("multimodal_cfg") is not None:
-        raise UnsupportedNetwork(f"{model.path('multimodal_cfg')} is set: CoCa is not supported")
+        raise UnsupportedNetworkError(f"{model.path('multimodal_cfg')} is set: CoCa is not supported")
     facts: dict[str, Any] = {"activation": "quick_gelu" if model.flag("quick_gelu", False) else "gelu"}
     if model.get("embed_dim") is not None:
         facts["embed_dim"] = model.integer("embed_dim", 512)
@@ -91,22 +91,22 @@ def _parse_model(model: Section) -> dict[str, Any]:
         eps.append(_parse_text(text, facts))
     model.check_others(_HARMLESS_MODEL, {})
     if len(set(eps)) > 1:
-        raise UnsupportedNetwork(f"its towers have a different LayerNorm epsilon, {eps[0]} and {eps[1]}")
+        raise UnsupportedNetworkError(f"its towers have a different LayerNorm epsilon, {eps[0]} and {eps[1]}")
     return facts | ({"norm_eps": eps[0]} if eps else {})
 
 
 def _parse_vision(vision: Section, facts: dict[str, Any]) -> float:
     """Add the facts of the vision tower, and return its LayerNorm epsilon."""
     if isinstance(vision.get("layers"), list):
-        raise UnsupportedNetwork(f"{vision.path('layers')} is a list: ResNets are not supported")
+        raise UnsupportedNetworkError(f"{vision.path('layers')} is a list: ResNets are not supported")
     if vision.get("timm_model_name") is not None:
         return _parse_perception_encoder(vision, facts)
     width, head_width = vision.integer("width", 768), vision.integer("head_width", 64)
     pool = vision.text("pool_type", "tok")
     if pool not in ("tok", "avg"):
-        raise UnsupportedNetwork(f"{vision.path('pool_type')} is {pool!r}: only 'tok' and 'avg' are supported")
+        raise UnsupportedNetworkError(f"{vision.path('pool_type')} is {pool!r}: only 'tok' and 'avg' are supported")
     if vision.flag("final_ln_after_pool", False) and pool == "avg":
-        raise UnsupportedNetwork(f"{vision.path('final_ln_after_pool')} is true: with 'avg' it is not supported")
+        raise UnsupportedNetworkError(f"{vision.path('final_ln_after_pool')} is true: with 'avg' it is not supported")
     facts |= {
         "resolution": vision.side("image_size", 224),
         "patch_size": vision.side("patch_size", 16),
@@ -125,16 +125,18 @@ def _parse_vision(vision: Section, facts: dict[str, Any]) -> float:
 def _parse_perception_encoder(vision: Section, facts: dict[str, Any]) -> float:
     """Add the facts of a vision tower of timm, if it is one of the Perception Encoder."""
     name = vision.text("timm_model_name", "")
-    if name not in _PERCEPTION_ENCODERS:
-        raise UnsupportedNetwork(
-            f"{vision.path('timm_model_name')} is {name!r}: of timm's networks, only {', '.join(_PERCEPTION_ENCODERS)} "
+    if name not in PERCEPTION_ENCODERS:
+        raise UnsupportedNetworkError(
+            f"{vision.path('timm_model_name')} is {name!r}: of timm's networks, only {', '.join(PERCEPTION_ENCODERS)} "
             "are supported"
         )
     if vision.text("timm_pool", "avg") != "map" or vision.text("timm_proj", "none") != "none":
-        raise UnsupportedNetwork("a Perception Encoder must have the timm_pool 'map' and no timm_proj")
+        raise UnsupportedNetworkError("a Perception Encoder must have the timm_pool 'map' and no timm_proj")
     if facts["activation"] != "gelu":
-        raise UnsupportedNetwork("quick_gelu is true: timm's vision towers have GELU all the same, so the two differ")
-    resolution, patch_size, width, layers, heads = _PERCEPTION_ENCODERS[name]
+        raise UnsupportedNetworkError(
+            "quick_gelu is true: timm's vision towers have GELU all the same, so the two differ"
+        )
+    resolution, patch_size, width, layers, heads = PERCEPTION_ENCODERS[name]
     facts |= {
         "resolution": vision.side("image_size", resolution),
         "patch_size": patch_size,
@@ -147,10 +149,13 @@ def _parse_perception_encoder(vision: Section, facts: dict[str, Any]) -> float:
         "rotary": True,
     }
     if facts["resolution"] != resolution:
-        raise UnsupportedNetwork(f"{vision.path('image_size')} is {facts['resolution']}, but {name} has {resolution}")
+        raise UnsupportedNetworkError(
+            f"{vision.path('image_size')} is {facts['resolution']}, but {name} has {resolution}"
+        )
     # open_clip ignores the sizes that may stand here.
     vision.check_others(
-        (*_HARMLESS_VISION, "patch_size", "width", "layers", "head_width", "mlp_ratio"), {"timm_proj_bias": ((False,), "")}
+        (*_HARMLESS_VISION, "patch_size", "width", "layers", "head_width", "mlp_ratio"),
+        {"timm_proj_bias": ((False,), "")},
     )
     return 1e-5
 
@@ -161,7 +166,7 @@ def _parse_text(text: Section, facts: dict[str, Any]) -> float:
     pool = text.text("pool_type", "argmax")
     # 'eos' takes the first token with the given id. That of CLIP's tokenizer is the highest, so it is the same token.
     if pool != "argmax" and (pool != "eos" or text.get("eos_id", 2) != vocab_size - 1):
-        raise UnsupportedNetwork(f"{text.path('pool_type')} is {pool!r}: only 'argmax' is supported")
+        raise UnsupportedNetworkError(f"{text.path('pool_type')} is {pool!r}: only 'argmax' is supported")
     text.get("eos_id")
     facts |= {
         "context_length": text.integer("context_length", 77),
@@ -171,6 +176,9 @@ def _parse_text(text: Section, facts: dict[str, Any]) -> float:
         "text_head_width": _divide(text, "heads", width, text.integer("heads", 8)),
         "text_mlp_width": int(width * text.number("mlp_ratio", 4.0)),
     }
+    # What `clip4clip export` writes for a part of CLIP's vocabulary. Only with our metadata is such a part accepted.
+    if vocab_size != 49408 and text.values.get("hf_tokenizer_name") == ".":
+        text.get("hf_tokenizer_name")
     tokenizer = text.section("tokenizer_kwargs") or Section({})
     tokenizer.check_others(
         (), {"clean": (("lower",), "only 'lower' is supported"), "reduction_mask": (("",), "only '' is supported")}
@@ -201,12 +209,14 @@ def _parse_image(preprocess: Section) -> ImageConfig:
     default = ImageConfig()
     resize = preprocess.text("resize_mode", "shortest")
     if resize not in _RESIZES:
-        raise UnsupportedNetwork(f"{preprocess.path('resize_mode')} is {resize!r}; supported: {', '.join(_RESIZES)}")
+        raise UnsupportedNetworkError(
+            f"{preprocess.path('resize_mode')} is {resize!r}; supported: {', '.join(_RESIZES)}"
+        )
     interpolation = preprocess.text("interpolation", "bicubic")
     if interpolation == "random":  # while training; otherwise open_clip takes bicubic
         interpolation = "bicubic"
     if interpolation not in ("bicubic", "bilinear"):
-        raise UnsupportedNetwork(
+        raise UnsupportedNetworkError(
             f"{preprocess.path('interpolation')} is {interpolation!r}; supported: bicubic, bilinear"
         )
     mean, std = preprocess.colours("mean", default.mean), preprocess.colours("std", default.std)

@@ -25,7 +25,7 @@ _QUERY_PROJECTION = re.compile(r"(.*\.attn\.)q_proj\.(weight|bias)")
 
 
 def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int | str]:
-    """Return those fields of :class:`~clip4clip.config.CLIPConfig` that the tensors show. They can be written as JSON."""
+    """Return the fields of :class:`~clip4clip.config.CLIPConfig` that the tensors show, as values that JSON has."""
 
     def size(name: str, dim: int) -> int | None:
         tensor = tensors.get(name)

@@ -142,14 +142,16 @@ def test_the_least_value_of_an_activation_can_be_quantised(activation: str, tmp_
 def test_a_model_that_is_too_large_for_one_file_gets_a_second_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = GraphBuilder({}, quantised=False)
-    graph.add("Gemm", "x", graph.constant(np.eye(64, dtype=np.float32)), output="y")
-    model = graph.finish([("x", onnx.TensorProto.FLOAT, ["n", 64])], ("y", ["n", 64]))
-    for limit, files in ((20_000, ["a.onnx"]), (16_000, ["a.onnx", "a.onnx.data"])):
+    monkeypatch.chdir(tmp_path)  # onnx may take a file of the current folder for the second file
+    for limit, files in ((40_000, ["a.onnx"]), (32_000, ["a.onnx", "a.onnx.data"]), (0, ["a.onnx", "a.onnx.data"])):
+        graph = GraphBuilder({}, quantised=False)
+        weights = (graph.constant(np.full((64, 64), value, np.float32)) for value in (1 / 64, 1))
+        graph.add("Gemm", graph.add("Gemm", "x", next(weights)), next(weights), output="y")
+        model = graph.finish([("x", onnx.TensorProto.FLOAT, ["n", 64])], ("y", ["n", 64]))
         monkeypatch.setattr("clip4clip.runtime.onnx_layers.MAX_FILE_BYTES", limit)
         write_model(model, tmp_path / "a.onnx")
         assert sorted(path.name for path in tmp_path.iterdir()) == files
-        assert run_graph(tmp_path / "a.onnx", np.ones((2, 64), np.float32)).sum() == 128
+        assert run_graph(tmp_path / "a.onnx", np.ones((2, 64), np.float32)).sum() == 2 * 64 * 64
 
 
 def test_a_row_of_zeros_can_be_quantised(tiny_state: State, tmp_path: Path) -> None:

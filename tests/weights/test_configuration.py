@@ -1,4 +1,4 @@
-"""The network of a checkpoint, by its metadata, the configuration beside it, hints in the file, and the model's name."""
+"""The network of a checkpoint: by its metadata, the configuration beside it, hints in the file, the model's name."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ def test_the_configuration_of_a_file_is_found_through_links_and_snapshots(
         monkeypatch.chdir(path.parent)
         path = Path(path.name)
     assert find_checkpoint(path).config == GELU_TINY
-    with pytest.raises(CheckpointError, match=rf"{config} describes a different network than tiny: activation is gelu, not quick_gelu"):
+    with pytest.raises(
+        CheckpointError, match=rf"{config} describes a different network than tiny: activation is gelu, not quick_gelu"
+    ):
         find_checkpoint(path, "tiny")
 
 
@@ -157,7 +159,9 @@ def test_configurations_that_contradict_each_other_are_refused(weights: Path, tm
 
 def test_a_configuration_that_contradicts_the_tensors_is_refused(weights: Path, tmp_path: Path) -> None:
     write(tmp_path, {"open_clip_config.json": changed(OPEN_CLIP, "model_cfg.vision_cfg.layers", 3)})
-    with pytest.raises(CheckpointError, match=r"config\.json contradicts .*weights\.safetensors: vision_layers is 3, not 2"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.json contradicts .*weights\.safetensors: vision_layers is 3, not 2"
+    ):
         find_checkpoint(weights)
 
 
@@ -265,7 +269,9 @@ def test_a_key_of_open_clip_that_changes_the_network_is_refused_with_the_reason(
     key: str, value: Any, reason: str, weights: Path, tmp_path: Path
 ) -> None:
     write(tmp_path, {"open_clip_config.json": changed(OPEN_CLIP, key, value)})
-    with pytest.raises(CheckpointError, match=rf"open_clip_config\.json describes a network that is not supported.*{reason}"):
+    with pytest.raises(
+        CheckpointError, match=rf"open_clip_config\.json describes a network that is not supported.*{reason}"
+    ):
         find_checkpoint(weights)
 
 
@@ -282,7 +288,9 @@ def test_a_model_configuration_of_open_clip_does_not_say_which_images_it_takes(
 ) -> None:
     write(tmp_path, {"open_clip_config.json": OPEN_CLIP["model_cfg"]})
     assert find_checkpoint(weights).config == GELU_TINY
-    assert any("says which images its network takes: those of OpenAI's CLIP are assumed" in w for w in warnings_in(caplog))
+    assert any(
+        "says which images its network takes: those of OpenAI's CLIP are assumed" in w for w in warnings_in(caplog)
+    )
 
 
 HUGGING_FACE_FACTS: list[tuple[str, Any, dict]] = [
@@ -451,7 +459,9 @@ def test_a_config_of_another_program_beside_a_file_is_ignored(
     assert "those of tiny are assumed: activation quick_gelu" in caplog.text
 
 
-@pytest.mark.parametrize("content", ['{"model_type": "clip", "text_config": ', '{"model_type": "clip", "text_config": 2}'])
+@pytest.mark.parametrize(
+    "content", ['{"model_type": "clip", "text_config": ', '{"model_type": "clip", "text_config": 2}']
+)
 def test_a_damaged_config_that_seems_to_be_that_of_a_clip_is_refused(
     content: str, weights: Path, tmp_path: Path
 ) -> None:
@@ -556,7 +566,9 @@ def test_a_torchscript_archive_with_gelu_is_recognised(tmp_path: Path) -> None:
     for number in range(2):  # from the second module on, torch mangles the names of the classes
         module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GELU()).eval()
         torch.jit.script(module).save(tmp_path / f"{number}.pt")
-        with pytest.raises(CheckpointError, match=rf"the names .*{number}\.pt describes a .* than tiny: activation is gelu"):
+        with pytest.raises(
+            CheckpointError, match=rf"the names .*{number}\.pt describes a .* than tiny: activation is gelu"
+        ):
             resolve(tmp_path / f"{number}.pt", "tiny")
 
 

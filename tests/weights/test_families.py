@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import State
+from clip4clip.export.names import to_hugging_face, to_timm
 from constants import TINY
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError
-from clip4clip.export.names import to_hugging_face, to_timm
 from clip4clip.model import random_state_dict
 from clip4clip.weights.checkpoint import read_state_dict
 from clip4clip.weights.families import to_openai_names
@@ -49,7 +49,9 @@ def test_the_name_of_a_compiled_part_is_removed(tiny_state: State) -> None:
 
 
 def test_only_wrapped_tensors_lose_the_name_of_the_wrapper(tiny_state: State) -> None:
-    renamed = to_openai_names({**{f"model.{name}": tensor for name, tensor in tiny_state.items()}, "loss.w": torch.ones(1)})
+    renamed = to_openai_names(
+        {**{f"model.{name}": tensor for name, tensor in tiny_state.items()}, "loss.w": torch.ones(1)}
+    )
     assert set(renamed) == {*tiny_state, "loss.w"}
 
 
@@ -142,7 +144,9 @@ def test_adapters_that_are_not_merged_are_refused_with_what_to_do(names: list[st
 )
 def test_quantised_weights_are_refused_with_what_to_do(tensors: State, tiny_state: State, tmp_path: Path) -> None:
     save_file(tiny_state | tensors, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="its weights are quantised: .*Save them in float32, float16 or bfloat16"):
+    with pytest.raises(
+        CheckpointError, match=r"its weights are quantised: .*Save them in float32, float16 or bfloat16"
+    ):
         read_state_dict(tmp_path / "a.safetensors")
 
 

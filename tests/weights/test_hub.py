@@ -205,9 +205,7 @@ def test_a_repository_with_another_activation_is_refused(locate_one: Callable, h
     assert "config.json describes a different network than clip_vit_b32: activation is gelu" in result["message"]
 
 
-def test_the_shards_of_a_checkpoint_are_downloaded_from_the_commit_of_its_index(
-    locate_all: Callable, hub: Hub
-) -> None:
+def test_the_shards_of_a_checkpoint_are_downloaded_from_the_commit_of_its_index(locate_all: Callable, hub: Hub) -> None:
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     index = {"weight_map": dict(zip("ab", shards, strict=True))}
     hub.files |= {f"sub/{shard}": shard.encode() for shard in shards}

@@ -70,7 +70,9 @@ def test_a_missing_shard_is_named(tiny_state: State, tmp_path: Path) -> None:
     index = write_shards(tiny_state, tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     for call in (read_state_dict, checkpoint_files, file_state):
-        with pytest.raises(CheckpointError, match=r"its shard model-00002-of-00002\.safetensors is missing in the folder"):
+        with pytest.raises(
+            CheckpointError, match=r"its shard model-00002-of-00002\.safetensors is missing in the folder"
+        ):
             call(index)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkpoints import FRAMES, State, embed
-from constants import QUICK_GELU
+from PIL import Image
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError, TextEncoder, VideoEncoder
@@ -45,6 +45,43 @@ def test_a_hugging_face_folder_gives_the_video_vectors_of_transformers(
     theirs = F.normalize(hugging_face_model.visual_projection(hidden), dim=-1)
     ours = VideoEncoder.load("tiny", hugging_face_folder, "cpu")([frame[None] for frame in frames])
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+# Settings of a CLIPModel beside its sizes -> how its images are processed.
+HUGGING_FACE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "GELU": ({"hidden_act": "gelu", "layer_norm_eps": 1e-3}, {"size": {"height": 32, "width": 32}, "resample": 2}),
+    "QuickGELU": ({"hidden_act": "quick_gelu"}, {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1]}),
+}
+
+
+@pytest.mark.parametrize("kind", HUGGING_FACE)
+@torch.inference_mode()
+def test_a_folder_of_transformers_loads_by_its_path_alone(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    settings, images = HUGGING_FACE[kind]
+    text = {"hidden_size": 64, "intermediate_size": 100, "num_attention_heads": 4, "num_hidden_layers": 2}
+    vision = {"hidden_size": 96, "intermediate_size": 150, "num_attention_heads": 3, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(
+        text_config=text | settings,
+        vision_config=vision | settings | {"image_size": 32, "patch_size": 8},
+        projection_dim=48,
+    )
+    model = transformers.CLIPModel(config).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.05 * torch.randn(parameter.shape))
+    model.save_pretrained(tmp_path)
+    processor = transformers.CLIPImageProcessorPil(**{"size": {"shortest_edge": 32}, "crop_size": 32} | images)
+    processor.save_pretrained(tmp_path)
+    ids = torch.tensor([[49406, 320, 1929, 49407]])
+    texts = model.text_projection(model.text_model(input_ids=ids).pooler_output)
+    np.testing.assert_allclose(TextEncoder.load(None, tmp_path, "cpu")(["a dog"]), F.normalize(texts), atol=1e-5)
+    frames = list(np.random.default_rng(3).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8))
+    pixels = processor([Image.fromarray(frame) for frame in frames], return_tensors="pt")["pixel_values"]
+    embeddings = F.normalize(model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output))
+    ours = VideoEncoder.load(None, tmp_path / "model.safetensors", "cpu")([frame[None] for frame in frames])
+    np.testing.assert_allclose(ours, embeddings, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +196,9 @@ def test_tensors_that_the_network_of_a_tower_does_not_have_are_refused(
     modality: str, name: str, tiny_state: State, tmp_path: Path
 ) -> None:
     save_file(tiny_state | {name: torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"of another network: it has 1 tensors that this one does not: .*(bias_k|ln_e)"):
+    with pytest.raises(
+        CheckpointError, match=r"of another network: it has 1 tensors that this one does not: .*(bias_k|ln_e)"
+    ):
         embed(tmp_path, modality)
     embed(tmp_path, {"text": "video", "video": "text"}[modality])
 
