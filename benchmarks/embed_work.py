@@ -58,6 +58,8 @@ KEPT, FIRST_TIME, KEPT_INT8 = DEFAULT + GRAPH_KEPT, f"{DEFAULT}, first time", IN
 PRODUCTS = {"torch": "products alone, torch", "onnxruntime": "products alone, ONNX Runtime"}
 READING = {"sum": "reading alone, sum", "product": "reading alone, matrix × vector"}
 
+BRIEF_CAPTIONS, BRIEF_FLOP = 8, 40e9  # captions, and the FLOP of all frames, of a brief report
+
 FRAME = (720, 1280)
 WORDS = ("dog", "horse", "kids", "grass", "people", "house", "car", "green", "small", "play", "watch", "near", "the")
 
@@ -105,16 +107,19 @@ class Tasks:
         setup: the weights.
         contenders: the contenders by name.
         short: whether to make the tasks small.
+        brief: whether there are few tasks.
         rounds: number of rounds of most rows.
     """
 
-    def __init__(self, setup: Setup, contenders: dict[str, Contender], short: bool, rounds: int) -> None:
-        self.setup, self.contenders, self.short, self.rounds = setup, contenders, short, rounds
+    def __init__(self, setup: Setup, contenders: dict[str, Contender], short: bool, brief: bool, rounds: int) -> None:
+        self.setup, self.contenders, self.short, self.brief, self.rounds = setup, contenders, short, brief, rounds
         self.frames, self.captions = (3, 8) if short else (12, 64)
         self.embed_text, self.embed_frames = setup.reference()
 
     def rows(self) -> dict[str, Callable[[str], Row]]:
         """Return, by title, a function that prepares the row of that title."""
+        if self.brief:
+            return self._brief_rows()
         longest = self.setup.config.context_length
         rows: dict[str, Callable[[str], Row]] = {TEXT_STRING: lambda title: self._strings(title, [caption_of(10)])}
         for ids in (10, longest) if self.short else (5, 10, 30, longest):
@@ -128,9 +133,20 @@ class Tasks:
             rows[VIDEOS_RAW.format(self.frames)] = lambda title: self._videos(title, 8, self.rounds // 3 + 1)
         return rows
 
+    def _brief_rows(self) -> dict[str, Callable[[str], Row]]:
+        """Return three rows of the network alone; large networks get few frames."""
+        mixed = mixed_captions(BRIEF_CAPTIONS, self.setup.config.context_length)
+        self.frames = max(1, min(self.frames, int(BRIEF_FLOP // frame_flop(self.setup.config, one_in_last=False))))
+        return {
+            TEXT_NETWORK.format(10): lambda title: self._ids(title, [caption_of(10)]),
+            MANY_NETWORK.format(BRIEF_CAPTIONS): lambda title: self._ids(title, mixed),
+            FRAMES_NETWORK.format(self.frames): self._pixels,
+        }
+
     def _text_contenders(self, captions: list[str]) -> list[Contender]:
-        peers = [self.contenders[name] for name in (TRANSFORMERS, ONNX, ONNX_INT8, OPENVINO) if name in self.contenders]
-        return [*self.contenders.values(), *(map(OneByOne, peers) if len(captions) > 1 else [])]
+        names = () if self.brief or len(captions) == 1 else (TRANSFORMERS, ONNX, ONNX_INT8, OPENVINO)
+        peers = [self.contenders[name] for name in names if name in self.contenders]
+        return [*self.contenders.values(), *map(OneByOne, peers)]
 
     def _expected(self, captions: list[str]) -> np.ndarray:
         return unit(self.embed_text(captions))
@@ -141,14 +157,14 @@ class Tasks:
 
     def _ids(self, title: str, captions: list[str]) -> Row:
         calls = {contender.name: contender.text_network(captions) for contender in self._text_contenders(captions)}
-        if title == TEXT_NETWORK.format(10) and not self.short:
+        if title == TEXT_NETWORK.format(10) and not self.short and not self.brief:
             calls |= reading_calls(text_bytes(self.setup.config))
         return Row(title, _without_none(calls), self._expected(captions), self.rounds)
 
     def _pixels(self, title: str) -> Row:
         pixels = preprocess_with_pillow(drawn_video(self.frames), self.setup.config)
         calls = {contender.name: contender.video_network(pixels) for contender in self.contenders.values()}
-        if not self.short:
+        if not self.short and not self.brief:
             calls |= product_calls(self.setup.config, self.frames)
         return Row(title, _without_none(calls), unit(self.embed_frames(pixels)), self.rounds)
 
@@ -186,7 +202,7 @@ def frame_flop(config: CLIPConfig, one_in_last: bool) -> float:
     one_in_last = one_in_last and config.pooling == "token"
     flop = transformer_flop(patches + 1, width, mlp_width, config.vision_layers, one_in_last)
     if config.pooling == "attention":  # the last layer of a transformer, for one query
-        flop += transformer_flop(patches + 1, width, mlp_width, 1, one_in_last=True)
+        flop += transformer_flop(patches + 1, width, 4 * width, 1, one_in_last=True)
     return flop + 2 * patches * width * 3 * config.patch_size**2 + 2 * width * config.embed_dim
 
 

@@ -123,7 +123,7 @@ def read(path: Path, sampling: FrameSampling, encoder: VideoEncoder) -> Frames:
     times, crops = [], []
     for frame in frames:
         times.append(frame.time)
-        crops.append(crop_frame(frame, encoder.config.resolution))
+        crops.append(crop_frame(frame, encoder.config.resolution, encoder.config.image))
     uniform = np.array([is_uniform(crop) for crop in crops])
     middle = time.process_time()
     embeddings = encoder.frame_embeddings(crops)

@@ -105,7 +105,7 @@ def timm_tower(config: CLIPConfig) -> Any:
         mlp_ratio=ratio,
         ref_feat_shape=(side, side),
         attn_pool_num_heads=config.pooling_heads,
-        attn_pool_mlp_ratio=ratio,
+        attn_pool_mlp_ratio=4.0,
         norm_layer=partial(LayerNorm, eps=config.norm_eps),
         num_classes=config.embed_dim,
     )

@@ -37,6 +37,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .config import register_model as register_model
     from .encoder import EncoderSpec as EncoderSpec
     from .encoder import TextEncoder as TextEncoder
     from .encoder import VideoEncoder as VideoEncoder
@@ -69,12 +70,19 @@ __all__ = [
     "VideoIndexError",
     "VideoNotFoundError",
     "WeightsNotFoundError",
+    "register_model",
 ]
 
 
 # Imported at first use: the encoders import numpy and Pillow, and the factory of the operator imports Towhee. The
 # factory is not in __all__, or else `from clip4clip import *` would import Towhee.
-_LAZY = {"EncoderSpec": ".encoder", "TextEncoder": ".encoder", "VideoEncoder": ".encoder", "clip4clip": ".operators"}
+_LAZY = {
+    "EncoderSpec": ".encoder",
+    "TextEncoder": ".encoder",
+    "VideoEncoder": ".encoder",
+    "clip4clip": ".operators",
+    "register_model": ".config",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from .errors import CacheError, first_line
 
 
@@ -27,7 +25,7 @@ def cache_folder() -> Path:
         CacheError: the folder is in a home folder that cannot be determined.
     """
     try:
-        return (_configured_folder() or user_cache_path("clip4clip", appauthor=False)).expanduser()
+        return _configured_or_default().expanduser()
     except RuntimeError as error:
         reason = first_line(error).removesuffix(".")
         raise CacheError(
@@ -38,11 +36,15 @@ def cache_folder() -> Path:
 def cache_name() -> str:
     """Return the name of :func:`cache_folder` for a message, even if the folder cannot be determined."""
     try:
-        return str(_configured_folder() or user_cache_path("clip4clip", appauthor=False))
+        return str(_configured_or_default())
     except RuntimeError:
         return "the user's cache folder"
 
 
-def _configured_folder() -> Path | None:
+def _configured_or_default() -> Path:
     configured = os.environ.get("CLIP4CLIP_CACHE")
-    return Path(configured) if configured else None
+    if configured:
+        return Path(configured)
+    from platformdirs import user_cache_path  # only here: benchmarks/gpu.py also runs without it
+
+    return user_cache_path("clip4clip", appauthor=False)

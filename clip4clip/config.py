@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from .errors import InputValueError, UnknownNameError
+from .errors import InputTypeError, InputValueError, UnknownNameError, brief
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 POOLINGS = ("token", "mean", "attention")
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZES = ("crop", "squash")
+HEADS = ("meanP", "seqLSTM", "seqTransf")
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class CLIPConfig:
         image: how frames become pixel values.
 
     Raises:
+        InputTypeError: ``image`` has another type.
         InputValueError: a value is invalid, or two do not fit together.
     """
 
@@ -95,6 +101,8 @@ class CLIPConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.image, ImageConfig):
+            raise InputTypeError(f"image must be an ImageConfig, not {type(self.image).__name__}")
         for tower in ("vision", "text"):
             if getattr(self, f"{tower}_mlp_width") is None:
                 object.__setattr__(self, f"{tower}_mlp_width", 4 * getattr(self, f"{tower}_width"))
@@ -121,7 +129,6 @@ class CLIPConfig:
             )
 
 
-HEAD_WIDTH = 64  # until model.py and onnx_towers.py read it from the configuration
 MAX_SIZE = 1_000_000  # of any size of a network
 
 
@@ -140,54 +147,69 @@ def network_name(config: CLIPConfig) -> str:
 class Model:
     """The network of a model, and where its weights come from by default.
 
-    An empty string means that the model has no such source.
+    An empty string means that the model has no such source. What is published about the models of this package is in
+    :data:`clip4clip.model_facts.FACTS`.
 
     Attributes:
-        config: the network.
+        config: the network; None to read it from the weights.
         hub: reference to a file on the Hugging Face hub, ``hf://owner/repo@revision/file``.
         local_file: name of the checkpoint in the operator's folder; it takes precedence over the hub.
         packaged_file: name of the checkpoint in the folder of this package; it takes precedence over the other two.
+        is_trusted: whether the file on the hub is known to hold this network, so that nothing there need say so.
+        weights: of a registered model: absolute path of a file or folder, or a reference to the hub.
         aligned_with: name of the model whose vision tower this model has. Its own weights are those of another text
             tower, which was trained to return vectors of the same space.
     """
 
-    config: CLIPConfig
+    config: CLIPConfig | None
     hub: str = ""
     local_file: str = ""
     packaged_file: str = ""
+    is_trusted: bool = False
+    weights: str = ""
     aligned_with: str = ""
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether the hub reference names a commit, so that its content is known."""
-        return re.search(r"@[0-9a-f]{40}(/|$)", self.hub) is not None
 
 
 _B32 = CLIPConfig()
 _B16 = CLIPConfig(patch_size=16)
 _L14 = CLIPConfig(embed_dim=768, patch_size=14, vision_width=1024, vision_layers=24, text_width=768)
 
+# The models that come with this package. :func:`register_model` adds others.
 MODELS: Mapping[str, Model] = {
     "clip_vit_b32": Model(
         _B32,
         hub="hf://timm/vit_base_patch32_clip_224.openai@ab5b8ef490e86faa07d3523926b842c765de1de5/open_clip_model.safetensors",
         local_file="pytorch_model.bin.1",
+        is_trusted=True,
     ),
     "clip_vit_b16": Model(
         _B16,
         hub="hf://timm/vit_base_patch16_clip_224.openai@977e3dd0ec55ab8da155f2fbeb6b5f54948b6e3d/open_clip_model.safetensors",
+        is_trusted=True,
     ),
-    "clip_vit_l14": Model(_L14, hub="hf://timm/vit_large_patch14_clip_224.openai"),
-    "clip_vit_l14_336": Model(replace(_L14, resolution=336), hub="hf://timm/vit_large_patch14_clip_336.openai"),
-    "clip_vit_b32_laion2b": Model(replace(_B32, activation="gelu"), hub="hf://laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+    "clip_vit_l14": Model(
+        _L14,
+        hub="hf://timm/vit_large_patch14_clip_224.openai@18d0535469bb561bf468d76c1d73aa35156c922b/open_clip_model.safetensors",
+    ),
+    "clip_vit_l14_336": Model(
+        replace(_L14, resolution=336),
+        hub="hf://timm/vit_large_patch14_clip_336.openai@81e38efc4637de5023b10e75a7f9bd1c6fa6b010/open_clip_model.safetensors",
+    ),
+    "clip_vit_b32_laion2b": Model(
+        replace(_B32, activation="gelu"),
+        hub="hf://laion/CLIP-ViT-B-32-laion2B-s34B-b79K@1a25a446712ba5ee05982a381eed697ef9b435cf/open_clip_model.safetensors",
+    ),
     "clip_vit_b32_datacomp": Model(
-        replace(_B32, activation="gelu"), hub="hf://laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K"
+        replace(_B32, activation="gelu"),
+        hub="hf://laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K@f0e2ffa09cbadab3db6a261ec1ec56407ce42912/open_clip_model.safetensors",
     ),
     "clip_vit_b16_datacomp": Model(
-        replace(_B16, activation="gelu"), hub="hf://laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K"
+        replace(_B16, activation="gelu"),
+        hub="hf://laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K@d110532e8d4ff91c574ee60a342323f28468b287/open_clip_pytorch_model.bin",
     ),
     "clip_vit_l14_datacomp": Model(
-        replace(_L14, activation="gelu"), hub="hf://laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K"
+        replace(_L14, activation="gelu"),
+        hub="hf://laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K@84c9828e63dc9a9351d1fe637c346d4c1c4db341/open_clip_pytorch_model.bin",
     ),
     "clip4clip_webvid150k": Model(
         _B32, hub="hf://Searchium-ai/clip4clip-webvid150k@3a366649eef93eaee3aec6ec322c080a83bddfcb"
@@ -204,7 +226,18 @@ MODELS: Mapping[str, Model] = {
             rotary=True,
             image=ImageConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", "squash"),
         ),
-        hub="hf://timm/PE-Core-B-16",
+        hub="hf://timm/PE-Core-B-16@0038414f37721c5eafc1a5e0da802d291c909de3/open_clip_model.safetensors",
+    ),
+    # Sentences in other languages, for vectors of the videos that clip_vit_b32 returned.
+    "clip_vit_b32_multilingual": Model(
+        _B32,
+        hub="hf://sentence-transformers/clip-ViT-B-32-multilingual-v1@58edf8cada9e398793dca955574a48cbb7f18be2",
+        aligned_with="clip_vit_b32",
+    ),
+    "clip_vit_b32_mclip": Model(
+        _B32,
+        hub="hf://M-CLIP/XLM-Roberta-Large-Vit-B-32@85949a3ac1415027bdf7a5d0994bba8d992fe494",
+        aligned_with="clip_vit_b32",
     ),
     # For trials and tests, not for real footage: it was trained on drawings (docs/demo_model.md).
     "clip_vit_tiny_demo": Model(
@@ -224,16 +257,139 @@ MODELS: Mapping[str, Model] = {
 }
 DEFAULT_MODEL = "clip_vit_b32"
 
+_BUILT_IN = frozenset(MODELS)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_registration = threading.Lock()
+
 
 def get_model(name: str) -> Model:
     """Return the entry of :data:`MODELS` with this name.
 
     Raises:
-        UnknownNameError: there is no such model; the message lists the names.
+        UnknownNameError: there is no such model; the message suggests similar names, and lists all.
     """
     if name not in MODELS:
-        raise UnknownNameError(f"unknown model {name!r}; the models are {', '.join(MODELS)}")
+        names = difflib.get_close_matches(re.sub(r"\W", "_", name.lower()), MODELS, n=2)
+        question = f"did you mean {' or '.join(names)}? The" if names else "the"
+        separator = ", " if names else "; "
+        raise UnknownNameError(f"unknown model {name!r}{separator}{question} models are {', '.join(MODELS)}")
     return MODELS[name]
+
+
+def get_config(name: str) -> CLIPConfig:
+    """Return the network of a model.
+
+    Raises:
+        UnknownNameError: there is no such model, or it was registered without a network.
+    """
+    config = get_model(name).config
+    if config is None:
+        raise UnknownNameError(
+            f"the network of {name!r} is known only from its weights: pass a config to clip4clip.register_model"
+        )
+    return config
+
+
+def is_registered(name: str) -> bool:
+    """Return whether a name was given by :func:`register_model`, so that another process may not know it."""
+    return name in MODELS and name not in _BUILT_IN
+
+
+def register_model(
+    name: str,
+    config: CLIPConfig | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    aligned_with: str = "",
+) -> None:
+    """Give a model of your own a name, which then works wherever the name of a model does, in this process.
+
+    An :class:`clip4clip.EncoderSpec` with this name takes the registration along into another process.
+
+    Args:
+        name: 1 to 64 letters, digits, ``_``, ``.`` and ``-``, which begin with a letter or digit.
+        config: the network; None to read it from the weights, see docs/checkpoints.md.
+        weights: the default checkpoint: a file, a folder, or ``hf://owner/repo[@revision][/file]``. It is looked for
+            when the model is loaded. None if every use of the name passes weights.
+        aligned_with: name of the model whose vectors of videos the sentences are compared with, if the weights are
+            those of a text tower that was trained for the images of that model.
+
+    Raises:
+        InputTypeError: an argument has another type.
+        InputValueError: the name is invalid, belongs to a model of this package, or was registered for something else;
+            there is neither a network nor weights; or the model cannot be aligned with the other one.
+        UnknownNameError: there is no model ``aligned_with``.
+    """
+    if not isinstance(name, str):
+        raise InputTypeError(f"name must be a str, not {type(name).__name__}")
+    if config is not None and not isinstance(config, CLIPConfig):
+        raise InputTypeError(f"config must be a CLIPConfig or None, not {type(config).__name__}")
+    if weights is not None and not isinstance(weights, str | os.PathLike):
+        raise InputTypeError(f"weights must be a path, a hub reference or None, not {type(weights).__name__}")
+    if config is None and weights is None:
+        raise InputValueError(f"model {name!r} needs a config, or weights to read it from")
+    if aligned_with:
+        config = _aligned_config(config, aligned_with)
+    add_model(name, Model(config, weights=_absolute(weights), aligned_with=aligned_with))
+
+
+def _aligned_config(config: CLIPConfig | None, aligned_with: str) -> CLIPConfig | None:
+    """Return the network of a text tower that is aligned with a model: by default, that of the model."""
+    image_model = get_model(aligned_with)
+    if image_model.aligned_with:
+        raise InputValueError(
+            f"aligned_with must name a model with a vision tower: {aligned_with!r} has that of "
+            f"{image_model.aligned_with!r}"
+        )
+    if config is None or image_model.config is None:
+        return config or image_model.config
+    if config.embed_dim != image_model.config.embed_dim:
+        raise InputValueError(
+            f"the vectors of {aligned_with!r} have {image_model.config.embed_dim} numbers, those of config "
+            f"{config.embed_dim}: they cannot be compared"
+        )
+    return config
+
+
+def _absolute(weights: str | os.PathLike[str] | None) -> str:
+    """Return a reference to weights that means the same in another folder."""
+    if weights is None:
+        return ""
+    reference = os.fspath(weights)
+    if not reference:
+        raise InputValueError("weights must not be an empty path")
+    return reference if reference.startswith("hf://") else str(Path(os.path.expanduser(reference)).absolute())
+
+
+def add_model(name: str, model: Model) -> None:
+    """Add a registered model. The same model under the same name may be added again.
+
+    Raises:
+        InputValueError: the name is invalid or taken.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise InputValueError(
+            f"invalid name of a model: {brief(name)}; expected 1 to 64 letters, digits, '_', '.' and '-'"
+        )
+    with _registration:
+        if name in _BUILT_IN:
+            raise InputValueError(f"{name!r} is a model of this package: register yours under another name")
+        known = MODELS.get(name)
+        if known is None:
+            cast("dict[str, Model]", MODELS)[name] = model
+        elif known != model:
+            raise InputValueError(
+                f"{name!r} is already registered for something else in this process: {known}. Use another name"
+            )
+
+
+def registered_models(name: str | None) -> dict[str, Model]:
+    """Return what another process must add to know a model: nothing, unless the model is a registered one."""
+    models: dict[str, Model] = {}
+    while name and is_registered(name):
+        models[name] = MODELS[name]
+        name = MODELS[name].aligned_with
+    return models
 
 
 def image_model(name: str) -> str:
@@ -243,6 +399,15 @@ def image_model(name: str) -> str:
         UnknownNameError: there is no such model.
     """
     return get_model(name).aligned_with or name
+
+
+def is_text_tower(name: str | None) -> bool:
+    """Return whether a model is only a text tower, made for the vectors of another model.
+
+    Raises:
+        UnknownNameError: there is no such model.
+    """
+    return name is not None and image_model(name) != name
 
 
 def find_mismatches(facts: Mapping[str, Any], config: CLIPConfig) -> tuple[list[str], str]:
@@ -261,5 +426,5 @@ def find_mismatches(facts: Mapping[str, Any], config: CLIPConfig) -> tuple[list[
     ]
     if not mismatches:
         return [], ""
-    fitting = [name for name, model in MODELS.items() if facts.items() <= vars(model.config).items()]
+    fitting = [name for name, model in MODELS.items() if model.config and facts.items() <= vars(model.config).items()]
     return mismatches, f" It fits model_name={fitting[0]!r}." if fitting else ""

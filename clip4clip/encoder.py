@@ -8,25 +8,45 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from .config import MODELS, CLIPConfig, get_model, image_model
+from .config import (
+    MODELS,
+    CLIPConfig,
+    add_model,
+    get_model,
+    image_model,
+    is_registered,
+    is_text_tower,
+    registered_models,
+)
 from .errors import InputTypeError, InputValueError, ModelMismatchError, brief
 from .preprocess import HOW_TO_DECODE, PixelBatch, is_frame
-from .runtime.load import load_head, load_tower, report_weights
+from .runtime.load import load_head, load_text_model, load_tower, report_weights
 from .runtime.normalize import l2_normalize
 from .runtime.placement import resolve_placement
 from .runtime.tower import Head, Tower
 from .tokenizer import default_tokenizer
 from .weights.identity import Checkpoint, Identity, find_checkpoint
 from .weights.locate import Reference
+from .weights.multilingual import find_text_model
 
 MAX_BATCH_TOKENS = 512  # token ids in a batch of captions, including padding
 MAX_PADDING_TOKENS = 24  # padding in a batch of captions; computing more takes longer than one more batch
 MIN_CAPTION_TOKENS = 2  # the start token and the end token
 MAX_BATCH_FRAMES = 32  # frames that the vision tower gets at once
+
+
+class TextTokenizer(Protocol):
+    """Converts text to token ids, for one text tower."""
+
+    def encode(self, text: str, context_length: int, /) -> list[int]:
+        """Return the ids of one text, at most ``context_length``, without padding."""
+
+    def pad(self, rows: Sequence[Sequence[int]], /) -> np.ndarray:
+        """Return rows of ids as an int64 array of shape (len(rows), longest row), padded as the tower expects."""
 
 
 class TextEncoder:
@@ -35,6 +55,7 @@ class TextEncoder:
     Args:
         model: the text tower: (B, L) int64 token ids to (B, D) float32 embeddings.
         config: shape of the model.
+        tokenizer: converts text to the token ids of the model; None for CLIP's.
 
     Attributes:
         max_batch_size: the most captions that the model gets at once.
@@ -42,9 +63,10 @@ class TextEncoder:
 
     max_batch_size = MAX_BATCH_TOKENS // MIN_CAPTION_TOKENS
 
-    def __init__(self, model: Tower, config: CLIPConfig) -> None:
+    def __init__(self, model: Tower, config: CLIPConfig, tokenizer: TextTokenizer | None = None) -> None:
         self.model = model
         self.config = config
+        self.tokenizer = tokenizer
 
     @classmethod
     def load(
@@ -74,6 +96,10 @@ class TextEncoder:
             Clip4clipError: one of UnknownNameError, WeightsNotFoundError, CheckpointError, DeviceError,
                 MissingExtraError, CacheError and ExportError; see :mod:`clip4clip.errors`.
         """
+        if model_name is not None and is_text_tower(model_name):  # an unknown name is reported before anything else
+            tower = load_text_model(model_name, weights, device, runtime, precision, compiled)
+            config = CLIPConfig(embed_dim=tower.embed_dim, context_length=tower.max_length)
+            return cls(tower, config, tower.tokenizer)
         placement = resolve_placement(device, runtime, precision, compiled)
         checkpoint = find_checkpoint(weights, model_name)
         encoder = cls(load_tower(checkpoint, "text", placement), checkpoint.config)
@@ -98,7 +124,7 @@ class TextEncoder:
             CacheError: the cached graph for ONNX Runtime is missing or damaged, and cannot be rebuilt.
         """
         captions = _check_captions(texts)
-        tokenizer = default_tokenizer(self.config.vocab_size)
+        tokenizer = self.tokenizer or default_tokenizer(self.config.vocab_size)
         ids = [tokenizer.encode(caption, self.config.context_length) for caption in captions]
         batches = list(_batches_by_length([len(caption_ids) for caption_ids in ids]))
         embeddings = np.concatenate([self.model(tokenizer.pad([ids[index] for index in batch])) for batch in batches])
@@ -176,6 +202,8 @@ class VideoEncoder:
 
         Arguments and errors are those of :meth:`TextEncoder.load`.
         """
+        if model_name is not None:
+            get_model(model_name)  # an unknown name is reported before anything else
         placement = resolve_placement(device, runtime, precision, compiled)
         checkpoint = find_checkpoint(weights, model_name)
         tower = load_tower(checkpoint, "video", placement)
@@ -241,7 +269,7 @@ class VideoEncoder:
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield the pixel values of all frames in full batches, (N, 3, R, R), each with the indices of their videos."""
         owners: list[int] = []
-        pixels = PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
+        pixels = PixelBatch(MAX_BATCH_FRAMES, self.config.resolution, self.config.image)
         for index, video in enumerate(videos):
             for frame_index, frame in enumerate(video):
                 try:
@@ -252,7 +280,7 @@ class VideoEncoder:
                 owners.append(index)
                 if len(owners) == MAX_BATCH_FRAMES:
                     yield owners, pixels.pixel_values()
-                    owners, pixels = [], PixelBatch(MAX_BATCH_FRAMES, self.config.resolution)
+                    owners, pixels = [], PixelBatch(MAX_BATCH_FRAMES, self.config.resolution, self.config.image)
         if owners:
             yield owners, pixels.pixel_values()
 
@@ -321,6 +349,12 @@ class EncoderSpec:
         """Return what the vectors of this encoder can be compared with; see :meth:`checkpoint`."""
         return self.checkpoint().identity
 
+    def identify_text(self) -> str:
+        """Return text that changes whenever the text tower does; see :meth:`checkpoint`."""
+        if self.model_name is not None and is_text_tower(self.model_name):
+            return find_text_model(self.weights, self.model_name).digest()
+        return self.identify().fingerprint
+
     def for_vectors_of(self, model: Identity) -> EncoderSpec:
         """Return this encoder or, if it names neither a model nor weights, that of the model of some vectors.
 
@@ -331,8 +365,8 @@ class EncoderSpec:
             return self
         if model.model not in MODELS:
             raise ModelMismatchError(
-                f"the vectors are of {model}, which were loaded without the name of a model: pass the same weights "
-                "(--weights)"
+                f"the vectors are of {model}, and no model has that name here: pass the same weights (--weights) or, "
+                "in Python, register the model (clip4clip.register_model)"
             )
         return replace(self, model_name=model.model)
 
@@ -349,7 +383,19 @@ class EncoderSpec:
         own = image_model(self.model_name)
         if own == model.model or model.model not in MODELS:
             return False
-        return self.weights is None or get_model(own).config != get_model(model.model).config
+        if self.weights is None and not (is_registered(own) or is_registered(model.model)):
+            return True
+        configs = get_model(own).config, get_model(model.model).config
+        return None not in configs and configs[0] != configs[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take a model that was registered (:func:`clip4clip.register_model`) along into another process."""
+        return {**vars(self), "registered": registered_models(self.model_name)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, model in state.pop("registered").items():
+            add_model(name, model)
+        vars(self).update(state)
 
     def text_encoder(self) -> TextEncoder:
         """Load the text encoder; see :meth:`TextEncoder.load`."""

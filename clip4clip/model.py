@@ -78,11 +78,11 @@ class Attention(nn.Module):
         return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, L, C)
 
     def attend_from(
-        self, token: Tensor, x: Tensor, mask: Tensor | None = None, rotations: tuple[Tensor, Tensor] | None = None
+        self, token: Tensor, x: Tensor, mask: Tensor | None = None, rotations: Tensor | None = None
     ) -> Tensor:
         """Let one token of each row, (B, 1, C), attend to the tokens of the row that the mask, (B, 1, 1, L), allows.
 
-        ``rotations`` are those of the token, (2, B, 1, 1, W / 2), and those of the row, (2, L, W / 2).
+        With ``rotations``, the token must be the class token, which is not rotated.
         """
         width = x.shape[-1]
         q = F.linear(token, self.in_proj_weight[:width], self.in_proj_bias[:width])  # (B, 1, C)
@@ -90,7 +90,7 @@ class Attention(nn.Module):
         q = q.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # (B, heads, 1, W)
         k, v = kv.unflatten(-1, (2, -1, self.head_width)).permute(2, 0, 3, 1, 4)  # 2 x (B, heads, L, W)
         if rotations is not None:
-            q, k = rotate(q, rotations[0]), rotate(k, rotations[1])
+            k = rotate(k, rotations)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, 1, C)
 
@@ -115,8 +115,7 @@ class Block(nn.Module):
         rows = torch.arange(x.shape[0], device=x.device)
         y = self.ln_1(x)  # (B, L, C)
         mask = (torch.arange(x.shape[1], device=x.device) <= positions[:, None])[:, None, None] if causal else None
-        both = None if rotations is None else (rotations[:, positions, None, None], rotations)
-        x = x[rows, positions] + self.attn.attend_from(y[rows, positions][:, None], y, mask, both)[:, 0]  # (B, C)
+        x = x[rows, positions] + self.attn.attend_from(y[rows, positions][:, None], y, mask, rotations)[:, 0]  # (B, C)
         return x + self.mlp(self.ln_2(x))
 
 

@@ -1,7 +1,8 @@
-"""Convert decoded frames to CLIP's pixel values: RGB, resized, centre-cropped and normalised."""
+"""Convert decoded frames to CLIP's pixel values: RGB, resized to a square, and normalised."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -11,20 +12,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .config import ImageConfig
 from .errors import InputTypeError, InputValueError, brief
 from .threads import thread_pool
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 HOW_TO_DECODE = "decode it first, with ops.video_decode.ffmpeg in a pipeline or clip4clip.video.read_frames in Python"
 THREADS = min(4, os.cpu_count() or 1)  # for resizing; Pillow itself uses one thread for a frame
 MAX_PENDING = 2 * THREADS  # frames that wait to be resized
-MAX_ASPECT = 64  # long side divided by short side; for longer frames, only the middle is resized, to save memory
+MAX_ASPECT = 64  # long side divided by short side; longer frames are resized in another order, to save memory
 
-# The normalised values of the 256 levels of each channel, (3, 256), computed as the reference implementations do.
-_NORMALISED_LEVELS = (np.arange(256, dtype=np.float32) / 255 - np.array(MEAN, np.float32)[:, None]) / np.array(
-    STD, np.float32
-)[:, None]
+_OPENAI = ImageConfig()
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # For each towhee.types.Image.mode, the function that converts an array of that mode to RGB.
 _TO_RGB = {
@@ -37,7 +35,7 @@ _TO_RGB = {
 _CHANNELS = {"RGB": 3, "BGR": 3, "RGBA": 4, "BGRA": 4, "GRAY": 1}
 
 
-def pixel_values(frames: Sequence[Any], resolution: int = 224) -> np.ndarray:
+def pixel_values(frames: Sequence[Any], resolution: int = 224, image: ImageConfig = _OPENAI) -> np.ndarray:
     """Return the input of the vision tower for some frames.
 
     Args:
@@ -45,15 +43,16 @@ def pixel_values(frames: Sequence[Any], resolution: int = 224) -> np.ndarray:
             ``towhee.types.Image`` or ``VideoFrame`` with the mode RGB, BGR, RGBA, BGRA or GRAY. Sizes may differ.
             Transparency is ignored.
         resolution: width and height that the model takes, in pixels.
+        image: how it takes them: ``config.image`` of its :class:`~clip4clip.config.CLIPConfig`.
 
     Returns:
-        float32 array of shape (len(frames), 3, resolution, resolution), normalised by :data:`MEAN` and :data:`STD`.
+        float32 array of shape (len(frames), 3, resolution, resolution), normalised by the mean and std of ``image``.
 
     Raises:
         InputTypeError: an item is not a frame.
         InputValueError: a frame has the wrong dtype, shape, mode or size.
     """
-    batch = PixelBatch(len(frames), resolution)
+    batch = PixelBatch(len(frames), resolution, image)
     for frame in frames:
         batch.append(frame)
     return batch.pixel_values()
@@ -65,9 +64,11 @@ class PixelBatch:
     Args:
         capacity: number of frames that can be appended.
         resolution: width and height that the model takes, in pixels.
+        image: as for :func:`pixel_values`.
     """
 
-    def __init__(self, capacity: int, resolution: int) -> None:
+    def __init__(self, capacity: int, resolution: int, image: ImageConfig = _OPENAI) -> None:
+        self._image = image
         self._pixels = np.empty((capacity, 3, resolution, resolution), np.float32)
         self._pending: deque[Future[None]] = deque()
         self._length = 0
@@ -77,12 +78,12 @@ class PixelBatch:
 
     def append(self, frame: Any) -> None:
         """Append one frame; :func:`pixel_values` says which frames are valid and which errors are raised."""
-        image = to_image(frame)
+        picture = to_image(frame)
         while len(self._pending) >= MAX_PENDING:
             self._pending.popleft().result()
         pixels = self._pixels[self._length]
         self._length += 1
-        self._pending.append(thread_pool("frames", THREADS).submit(_write_pixels, image, pixels))
+        self._pending.append(thread_pool("frames", THREADS).submit(_write_pixels, picture, self._image, pixels))
 
     def pixel_values(self) -> np.ndarray:
         """Wait for the threads, and return a float32 array of shape (len(self), 3, resolution, resolution)."""
@@ -91,11 +92,18 @@ class PixelBatch:
         return self._pixels[: self._length]
 
 
-def _write_pixels(image: Image.Image, pixels: np.ndarray) -> None:
-    """Write the pixel values of an image into a float32 array of shape (3, resolution, resolution)."""
-    levels = np.asarray(resize_and_crop(image, pixels.shape[-1]))  # (resolution, resolution, 3)
-    for channel, normalised in enumerate(_NORMALISED_LEVELS):
+def _write_pixels(picture: Image.Image, image: ImageConfig, pixels: np.ndarray) -> None:
+    """Write the pixel values of a picture into a float32 array of shape (3, resolution, resolution)."""
+    levels = np.asarray(resize(picture, pixels.shape[-1], image))  # (resolution, resolution, 3)
+    for channel, normalised in enumerate(_normalised_levels(image)):
         np.take(normalised, levels[..., channel], out=pixels[channel])
+
+
+@functools.lru_cache(maxsize=16)
+def _normalised_levels(image: ImageConfig) -> np.ndarray:
+    """Return the normalised values of the 256 levels of each channel, (3, 256), computed as torchvision does."""
+    mean, std = (np.array(values, np.float32)[:, None] for values in (image.mean, image.std))
+    return (np.arange(256, dtype=np.float32) / 255 - mean) / std
 
 
 def is_frame(data: Any) -> bool:
@@ -127,37 +135,51 @@ def to_image(frame: Any) -> Image.Image:
     )
 
 
-def resize_and_crop(image: Image.Image, resolution: int) -> Image.Image:
-    """Resize an image so that its short side is ``resolution``, and crop the square in its centre, as CLIP does.
+def resize(picture: Image.Image, resolution: int, image: ImageConfig = _OPENAI) -> Image.Image:
+    """Resize a picture to a square, with antialiasing, by Pillow: cropped or squashed, as ``image`` says.
 
-    Resizing is bicubic with antialiasing, by Pillow.
+    A picture that has this size already is not changed.
     """
-    width, height = image.size
+    resample = _FILTERS[image.interpolation]
+    if image.resize == "crop":
+        return _resize_and_crop(picture, resolution, resample)
+    width, height = picture.size
+    if height > MAX_ASPECT * width:  # Pillow would enlarge the width first, and hold all of its height
+        picture = picture.resize((width, resolution), resample)
+    return picture.resize((resolution, resolution), resample)
+
+
+def _resize_and_crop(picture: Image.Image, resolution: int, resample: Image.Resampling) -> Image.Image:
+    """Resize a picture so that its short side is ``resolution``, and crop the square in its centre.
+
+    Sizes are rounded down and odd margins to an even number, as torchvision does, which OpenAI's code uses.
+    """
+    width, height = picture.size
     short_side = min(width, height)
     new_width, new_height = int(resolution * width / short_side), int(resolution * height / short_side)
     left, top = round((new_width - resolution) / 2), round((new_height - resolution) / 2)
     right, bottom = left + resolution, top + resolution
     if max(new_width, new_height) <= MAX_ASPECT * resolution:
-        image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
-        return image.crop((left, top, right, bottom))
+        return picture.resize((new_width, new_height), resample).crop((left, top, right, bottom))
     # Crop first, then resize. This differs by one level in some pixels: the box of Pillow is in 32-bit floats, and
     # Pillow chooses the order of its two passes by the sizes.
     x_scale, y_scale = width / new_width, height / new_height
     box = (left * x_scale, top * y_scale, right * x_scale, bottom * y_scale)
-    return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
+    return picture.resize((resolution, resolution), resample, box=box)
 
 
-def crop_frame(frame: Any, resolution: int) -> np.ndarray:
-    """Return the part of a frame that a model of this resolution takes, which encoders use unchanged.
+def crop_frame(frame: Any, resolution: int, image: ImageConfig = _OPENAI) -> np.ndarray:
+    """Return a frame as the square that a model of this resolution takes, which encoders use unchanged.
 
     Args:
         frame: as for :func:`pixel_values`, which raises the same errors.
         resolution: side of the square in pixels.
+        image: as for :func:`pixel_values`.
 
     Returns:
         uint8 RGB of shape (resolution, resolution, 3).
     """
-    return np.asarray(resize_and_crop(to_image(frame), resolution))
+    return np.asarray(resize(to_image(frame), resolution, image))
 
 
 def _array_to_rgb(frame: np.ndarray) -> np.ndarray:

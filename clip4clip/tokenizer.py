@@ -91,20 +91,15 @@ class Tokenizer:
     """
 
     def __init__(self, merges: str | Path | None = None, vocab_size: int = VOCAB_SIZE) -> None:
-        symbols = _byte_symbols()
-        vocabulary = [symbol for _, symbol in symbols]
-        vocabulary += [symbol + "</w>" for symbol in vocabulary]  # the same byte at the end of a word
+        vocabulary, pairs = read_vocabulary(vocab_size, merges)
         ids = {symbol: index for index, symbol in enumerate(vocabulary)}
-        # Each merged pair gets the next id, so that a lower id also means a higher priority.
-        self._merges: dict[tuple[int, int], int] = {}
-        for left, right in _read_merges(merges, vocab_size - 2 * N_BYTES - 2):
-            self._merges[ids[left], ids[right]] = ids[left + right] = len(ids)
+        # A merged pair with a lower id also has a higher priority.
+        self._merges = {(ids[left], ids[right]): ids[left + right] for left, right in pairs}
         self._byte_ids = [0] * N_BYTES
-        for index, (byte, _) in enumerate(symbols):
+        for index, (byte, _) in enumerate(_byte_symbols()):
             self._byte_ids[byte] = index
-        self.start_id = len(ids)
-        self.end_id = len(ids) + 1
-        self._max_symbol_bytes = max(len(symbol.removesuffix("</w>")) for symbol in ids)
+        self.start_id, self.end_id = len(vocabulary) - 2, len(vocabulary) - 1
+        self._max_symbol_bytes = max(len(symbol.removesuffix("</w>")) for symbol in vocabulary[:-2])
         self._encode_cached = functools.lru_cache(maxsize=65_536)(self._encode_word)
 
     @property
@@ -218,6 +213,24 @@ class Tokenizer:
 def default_tokenizer(vocab_size: int = VOCAB_SIZE) -> Tokenizer:
     """Return the tokenizer with CLIP's own merges table. It is built once per process and size."""
     return Tokenizer(vocab_size=vocab_size)
+
+
+def read_vocabulary(
+    vocab_size: int = VOCAB_SIZE, path: str | Path | None = None
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the symbol of each id, and the pairs of symbols that are merged, those with the highest priority first.
+
+    Args:
+        vocab_size: number of distinct ids, at most CLIP's 49,408.
+        path: path of ``bpe_simple_vocab_16e6.txt.gz``. None for the copy in the distribution ``towhee.models``.
+
+    Raises:
+        WeightsNotFoundError: the merges table is missing or cannot be read.
+    """
+    symbols = [symbol for _, symbol in _byte_symbols()]
+    merges = _read_merges(path, vocab_size - 2 * N_BYTES - 2)
+    symbols += [symbol + "</w>" for symbol in symbols]  # the same byte at the end of a word
+    return [*symbols, *(left + right for left, right in merges), START_TOKEN, END_TOKEN], merges
 
 
 def _read_merges(path: str | Path | None, count: int) -> list[tuple[str, str]]:

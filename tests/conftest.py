@@ -80,23 +80,31 @@ LONGEST_FIRST = (
     "minute",
     "tests/test_docs.py",
     "tests/operators/test_loading.py",
+    "tests/test_benchmarks.py",
+    "tests/test_model.py",
     "web",
     "tests/cli/test_app.py",
     "tests/index/test_end_to_end.py",
     "tests/operators/test_triton.py",
+    "tests/test_demo.py",
+    "tests/test_moments_benchmark.py",
+    "tests/test_notebook.py",
 )
 
 
 def group_of(nodeid: str) -> str:
-    """Return the name of the group of a test, which is its file but for three groups.
+    """Return the name of the group of a test, which is its file but for some groups.
 
     Tests with a parameter "server" share a Milvus server, of which a machine can run only one. Those of web/ share
-    servers that take long to start. The test that lasts a minute shares nothing with its file.
+    servers that take long to start. The test that lasts a minute shares nothing with its file. The pages of the
+    documentation share little, and would take longest together; so would the models that are compared with peers.
     """
-    if re.search(r"\[(.*-)?server\b", nodeid):
+    if re.search(r"\[(.*-)?server(-.*)?\]$", nodeid):
         return "milvus"
     if nodeid.endswith("_for_a_minute"):
         return "minute"
+    if part := re.match(r"(tests/test_(?:docs|peers\w*)\.py)::\w+\[((?:clip|pe)_\w+|[\w/]+\.md)", nodeid):
+        return " ".join(part.groups())
     return "web" if nodeid.startswith("tests/web/") else nodeid.split("::")[0]
 
 
@@ -123,9 +131,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the groups of LONGEST_FIRST first."""
+    """Put the groups of LONGEST_FIRST first, the pages of the documentation where their file is."""
     ranks = {group: rank for rank, group in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: ranks.get(group_of(item.nodeid), len(ranks)))
+    items.sort(key=lambda item: ranks.get(group_of(item.nodeid).split()[0], len(ranks)))
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,28 @@
-"""The benchmarks of embedding and of the index: they run, their results are right, and they report wrong ones."""
+"""The benchmarks of embedding, GPUs and the index: they run, their results are right, and they report wrong ones."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gpu
 import index_data
 import index_report
 import index_work
 import numpy as np
 import pytest
+import torch
 from constants import DEMO_MODEL, REPOSITORY
+from embed_models import brief_lines
 from embed_report import check_bars, wrong_vectors
-from embed_work import TEXT_STRING, frame_flop, text_bytes
+from embed_work import TEXT_STRING, frame_flop, text_bytes, text_flop
+from gpu_work import CHECKED, MODELS, Network
 from index_contenders import CONTENDERS, OURS, PRODUCT, Client, Numpy
 from index_data import FILTERED, PER_VIDEO, PLAIN, DataSet, Result
 
@@ -31,7 +37,7 @@ def test_the_short_form_compares_the_vectors_of_all_installed_libraries(tmp_path
     command = [sys.executable, EMBED, "--short", "--model", DEMO_MODEL, "--json", report]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows = json.loads(report.read_text("utf-8"))["rows"]
+    rows = json.loads(report.read_text("utf-8"))["models"][DEMO_MODEL]["rows"]
     assert {"clip4clip, torch bfloat16", "clip4clip, int8"} <= rows["3 frames, network alone"].keys()
     cells = [[cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines() if line.startswith("│")]
     printed = {line[1]: line[2:-1] for line in cells}
@@ -62,10 +68,29 @@ def test_a_contender_with_other_vectors_is_reported() -> None:
     assert len(wrong_vectors({"one": {"open_clip": {"cosine": float("nan")}}})) == 1
 
 
-def test_flop_and_bytes_of_vit_b32_are_those_worked_out_by_hand() -> None:
+def test_flop_and_bytes_are_those_worked_out_by_hand() -> None:
     config = get_model("clip_vit_b32").config
     assert 12 * frame_flop(config, one_in_last=False) / 1e9 == pytest.approx(105.8, abs=0.05)
     assert text_bytes(config) / 1e6 == pytest.approx(152, abs=0.5)
+    large = get_model("clip_vit_l14").config
+    assert frame_flop(large, one_in_last=False) / 1e9 == pytest.approx(162.0, abs=0.05)
+    small = replace(config, vision_width=64, vision_layers=1, vision_mlp_width=96, embed_dim=8, pooling="attention")
+    tokens, width = 50, 64
+    patches, projections, attention = 49 * 3 * 32**2 * width, 4 * tokens * width**2, 2 * tokens**2 * width
+    pool = 2 * tokens * width**2 + 2 * width**2 + 8 * width**2 + 2 * tokens * width  # keys and values, the query's rest
+    products = patches + projections + attention + 2 * tokens * width * 96 + pool + width * 8
+    assert frame_flop(small, one_in_last=True) == 2 * products  # the pooling needs all tokens of the last layer
+    narrow = replace(config, text_width=64, text_layers=2, text_mlp_width=96, embed_dim=8)
+    assert text_bytes(narrow) == 4 * (2 * (4 * 64**2 + 2 * 64 * 96) + 64 * 8)
+    assert text_flop(narrow, 5, one_in_last=False) == 2 * (2 * 5 * (4 * 64**2 + 2 * 64 * 96 + 2 * 5 * 64) + 64 * 8)
+
+
+def test_several_models_are_compared_by_the_ratios_within_each_round() -> None:
+    times = {"clip4clip": [10.0, 20.0, 10.0], "clip4clip, int8": [5.0, 10.0, 5.0], "open_clip": [30.0, 60.0, 40.0]}
+    row = {name: {"milliseconds": each, "cosine": 0.9996 if "int8" in name else 1.0} for name, each in times.items()}
+    _, line = brief_lines({"some_model": {"rows": {"one caption": row}}})
+    assert line[:4] == ["some_model", "one caption", "10", "0.50 (0.50–0.50)"]
+    assert line[4:] == ["–", "3.00 (3.00–3.50)", "–", "1.000000", "0.99960"]
 
 
 def test_the_median_of_the_rounds_decides_whether_a_bar_is_met() -> None:
@@ -73,6 +98,83 @@ def test_the_median_of_the_rounds_decides_whether_a_bar_is_met() -> None:
     row = {name: {"milliseconds": times, "cosine": 1.0} for name, times in rounds.items()}
     checked = check_bars({TEXT_STRING: row}, [])
     assert [(bar["times"][1], bar["met"]) for bar in checked] == [(15.0, True), (30.0, True)]
+
+
+# GPUs
+
+TINY_ON_CPU = ["--device", "cpu", "--tiny", "--no-compiled", "--rounds", "1", "--seconds", "0", "--deadline", "3600"]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: with more, tiny operations wait long for a busy core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_gpu_is_compared_with_the_cpu_in_every_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "gpu.json"
+    assert gpu.main([*TINY_ON_CPU, "--no-peers", "--json", str(path)]) == 0
+    report = json.loads(path.read_text("utf-8"))
+    checked = {(row["network"], row["modality"], row["precision"]) for row in report["parity"] if row["met"]}
+    assert checked == set(itertools.product(MODELS, ("text", "video"), ("float32", "float16", "bfloat16")))
+    trained = {(row["network"], row["precision"]) for row in report["training"] if row["met"]}
+    assert trained == set(itertools.product(MODELS, ("float32", "bfloat16")))
+    assert {row["network"] for row in report["speed"]} == MODELS.keys()
+    for row in report["speed"]:
+        assert row["contenders"]["clip4clip"]["rows per second"] > 0
+    assert report["skipped"]["clip4clip, compiled"] == "--no-compiled"
+    assert report["device"]["versions"].keys() >= {"python", "torch", "numpy"}
+    assert "PE-Core-B/16" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_gpu_with_other_vectors_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {modality: np.eye(count, 32) for modality, count in CHECKED.items()}
+    monkeypatch.setattr(Network, "expected", other)
+    assert gpu.main([*TINY_ON_CPU, "--no-peers"]) == 1
+    failures = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("parity: ") for line in failures) == 18
+    assert any(line.startswith("speed: ViT-B/32, 3 frames, float16") and "clip4clip gives" in line for line in failures)
+    assert not any(line.startswith("training: ") for line in failures)
+
+
+def test_what_a_deadline_leaves_unchecked_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main([*TINY_ON_CPU, "--deadline", "0", "--json", str(tmp_path / "gpu.json")]) == 1
+    assert "training of ViT-L/14 was not checked: too little time was left" in capsys.readouterr().err
+    assert json.loads((tmp_path / "gpu.json").read_text("utf-8"))["speed"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_peers_are_measured_on_the_same_device_with_the_same_vectors(tmp_path: Path) -> None:
+    assert gpu.main([*TINY_ON_CPU, "--json", str(tmp_path / "gpu.json")]) == 0
+    report = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
+    for row in report["speed"]:
+        has_transformers = "transformers" in row["contenders"]
+        assert has_transformers == (row["network"] != "PE-Core-B/16")
+        if has_transformers:
+            assert row["contenders"]["transformers"]["cosine"] > 0.9999
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_needs_no_other_package_of_this_project() -> None:
+    absent = ["av", "filelock", "ftfy", "huggingface_hub", "onnx", "onnxruntime", "platformdirs", "pydantic", "regex"]
+    absent += ["rich", "towhee", "transformers", "typer", "wrapt"]
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys({absent!r})
+sys.path.insert(0, {str(REPOSITORY / "benchmarks")!r})
+import gpu
+sys.exit(gpu.main({TINY_ON_CPU!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # The index

@@ -64,6 +64,7 @@ NOT_RUN = {
     'op.train(TrainingConfig(output_dir="run", batch_size=32, lr=1e-6, epoch_num=5), pairs, held_out)': (
         "needs the extra towhee-train: operators/test_trainer.py runs it"
     ),
+    "import open_clip": "needs the extra peers: test_peers_export.py does it",
     "    device_ids=[0], max_batch_size=512, batch_latency_micros=2000))": "one line of a pipeline, and needs a GPU",
     "tritonserver --model-repository models": "needs a Triton server: operators/test_triton.py starts one",
     "client = loop.run_until_complete(connect())": "needs a Triton server: operators/test_triton.py runs it with one",
@@ -79,6 +80,7 @@ REPLACED = {
         ("(512,)", "(128,)"),
         ('"videos", "vectors.parquet")', f'"videos", "vectors.parquet", {SPEC})'),
     ],
+    "docs/export.md": [("run/best.safetensors", "demo_clip"), ("video.mp4", "holiday.mp4")],
     "docs/how_to.md": [("cuda:1", "cpu"), ('"videos", "vectors.parquet")', f'"videos", "vectors.parquet", {SPEC})')],
     "docs/python.md": [
         (", 512)", ", 128)"),
@@ -87,6 +89,7 @@ REPLACED = {
     ],
     # An index that is not there yet.
     "docs/library.md": [('VideoIndex("./videos.db")', 'VideoIndex("./cameras.db")')],
+    "docs/models.md": [("(512,)", "(128,)")],
     "docs/moments.md": [('"videos", "shots.parquet", ', f'"videos", "shots.parquet", {SPEC}, ')],
     "docs/training.md": [
         ("--long 5", "--long 1"),

@@ -6,6 +6,7 @@ import ast
 import builtins
 import functools
 import re
+import runpy
 from collections import defaultdict
 from pathlib import Path
 
@@ -86,6 +87,12 @@ def test_troubleshooting_has_a_section_for_every_error() -> None:
     for name, others in sections.items():
         for other in re.findall(r"`(\w+)`", others):
             assert issubclass(ERRORS[name], ERRORS.get(other) or getattr(builtins, other)), f"{name} is no {other}"
+
+
+def test_the_tables_of_models_are_what_the_package_knows_about_them() -> None:
+    """If this fails: python docs/render_models.py."""
+    render = runpy.run_path(str(REPOSITORY / "docs" / "render_models.py"))["render"]
+    assert render(page("models.md")) == page("models.md")
 
 
 def test_every_environment_variable_of_the_code_is_documented() -> None:

@@ -48,10 +48,10 @@ FLOORS = [
     {"index"},
     {"library", "training"},
     {"evaluation"},
-    {"encoder", "video"},
+    {"encoder", "export", "video"},
     {"runtime"},
     {"weights", "model"},
-    {"cache", "config", "errors", "files", "log", "preprocess", "progress", "threads", "tokenizer"},
+    {"cache", "config", "errors", "files", "log", "model_facts", "preprocess", "progress", "threads", "tokenizer"},
 ]
 
 

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from constants import TINY
 from peer_models import hugging_face_model
 from safetensors.torch import load_file, save_file
 
-from clip4clip import TextEncoder, VideoEncoder
-from clip4clip.config import MODELS
-from clip4clip.model import MeanPooling, SequenceLSTM, SequenceTransformer, TextTower, VisionTower, random_state_dict
+from clip4clip import InputValueError, TextEncoder, VideoEncoder
+from clip4clip.config import MODELS, CLIPConfig
+from clip4clip.model import (
+    AttentionPool,
+    MeanPooling,
+    SequenceLSTM,
+    SequenceTransformer,
+    TextTower,
+    VisionTower,
+    grid_rotations,
+    random_state_dict,
+    rotate,
+)
 from clip4clip.preprocess import pixel_values
 from clip4clip.tokenizer import default_tokenizer
 from clip4clip.weights.state_dict import tower_state
 
+# A small Perception Encoder, with a head width that no default has.
+ROTARY = replace(
+    TINY, patch_size=8, vision_head_width=16, vocab_size=64, activation="gelu", pooling="attention", rotary=True
+)
 CAPTIONS = ["a dog", "kids feeding and playing with the horse", "", "dog " * 100, "ein Hund läuft 😀 über 12 Straßen"]
 
 
@@ -26,6 +46,41 @@ def assert_same_vectors(ours: np.ndarray, theirs: torch.Tensor) -> None:
     reference = F.normalize(theirs, dim=-1).numpy()
     assert (ours * reference).sum(-1).min() >= 0.99999
     assert np.abs(ours - reference).max() <= 1e-4
+
+
+def vision_tower(config: CLIPConfig, state: dict[str, torch.Tensor]) -> VisionTower:
+    """Build a tower as the package does: without memory of its own until the tensors of a checkpoint replace it."""
+    with torch.device("meta"):
+        tower = VisionTower(config)
+    tower.load_state_dict({name: state[f"visual.{name}"] for name in tower.state_dict()}, assign=True)
+    return tower
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"activation": "gelu"},
+        {"vision_head_width": 16, "text_head_width": 32},
+        {"vision_mlp_width": 200, "text_mlp_width": 72},
+        {"norm_eps": 0.1},
+        {"embed_dim": 40},
+    ],
+    ids=lambda rule: " and ".join(rule),
+)
+@torch.inference_mode()
+def test_each_rule_of_a_network_is_that_of_transformers(rule: dict[str, Any], random_state: Callable) -> None:
+    config = replace(TINY, vocab_size=64, **rule)
+    state = random_state(config)
+    reference = hugging_face_model(config, state)
+    ids = torch.randint(0, 63, (4, 12))
+    ids[range(4), [3, 11, 7, 5]] = 63  # the EOT token
+    text = TextTower(config)
+    text.load_state_dict(tower_state(state, "text"))
+    theirs = reference.text_projection(reference.text_model(input_ids=ids).pooler_output)
+    assert_same_vectors(F.normalize(text(ids), dim=-1).numpy(), theirs)
+    pixels = torch.randn(3, 3, 32, 32)
+    theirs = reference.visual_projection(reference.vision_model(pixel_values=pixels).pooler_output)
+    assert_same_vectors(F.normalize(vision_tower(config, state)(pixels), dim=-1).numpy(), theirs)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +123,72 @@ def test_padding_does_not_change_an_embedding(tiny_state: dict[str, torch.Tensor
     torch.testing.assert_close(tower(padded), tower(ids), atol=1e-5, rtol=1e-5)
     random_padding = torch.cat([ids, torch.randint(0, 49407, (1, 73))], dim=1)
     torch.testing.assert_close(tower(random_padding), tower(ids), atol=1e-5, rtol=1e-5)
+
+
+def test_pairs_of_channels_are_rotated_by_the_column_and_the_row_of_their_patch() -> None:
+    x = torch.randn(2, 5, 1 + 9, 16)
+    ours = torch.view_as_complex(rotate(x, grid_rotations(3, 16, x.device)).unflatten(-1, (-1, 2)))
+    expected = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (2, 5, 10, 8); the class token stays as it is
+    for row, column, pair in itertools.product(range(3), range(3), range(8)):
+        position = column + 1 if pair < 4 else row + 1
+        angle = torch.tensor(1j * position * 10000 ** -((pair % 4) / 4))
+        expected[:, :, 1 + 3 * row + column, pair] *= angle.exp()
+    torch.testing.assert_close(ours, expected)
+
+
+@torch.inference_mode()
+def test_pooling_by_attention_is_multi_head_attention_and_an_mlp() -> None:
+    pool, x = AttentionPool(32, 4, "gelu", 1e-5), torch.randn(3, 10, 32)
+    for parameter in pool.parameters():
+        parameter.copy_(0.3 * torch.randn(parameter.shape))
+    attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
+    attention.load_state_dict(pool.attn.state_dict())
+    attended = attention(pool.probe.expand(3, -1, -1), x, x)[0][:, 0]
+    hidden = F.gelu(pool.mlp.c_fc(pool.layernorm(attended)))
+    assert hidden.shape == (3, 128)
+    torch.testing.assert_close(pool(x), attended + pool.mlp.c_proj(hidden), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@torch.inference_mode()
+def test_each_pooling_takes_its_part_of_the_normalised_tokens(rotary: bool, random_state: Callable) -> None:
+    config, pixels, recorded = replace(ROTARY, rotary=rotary), torch.randn(3, 3, 32, 32), []
+    state = random_state(config)
+    towers = {pooling: vision_tower(replace(config, pooling=pooling), state) for pooling in ("token", "mean")}
+    towers["attention"] = vision_tower(replace(config, pooling_heads=4), state)
+    assert towers["attention"].attn_pool.attn.head_width == 32
+    towers["mean"].ln_post.register_forward_hook(lambda module, inputs, output: recorded.append(output))
+    embeddings = {pooling: tower(pixels) for pooling, tower in towers.items()}
+    (tokens,) = recorded  # (3, 1 + 16, C)
+    pooled = {"token": tokens[:, 0], "mean": tokens[:, 1:].mean(1), "attention": towers["attention"].attn_pool(tokens)}
+    for pooling, x in pooled.items():
+        torch.testing.assert_close(embeddings[pooling], x @ state["visual.proj"], atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_rotations_keep_their_precision_and_are_no_part_of_a_tower(random_state: Callable) -> None:
+    tower, pixels = vision_tower(ROTARY, random_state(ROTARY)), torch.randn(3, 3, 32, 32)
+    expected = tower(pixels)
+    for twin in (copy.deepcopy(tower), pickle.loads(pickle.dumps(tower))):
+        torch.testing.assert_close(twin(pixels), expected)
+    x = torch.randn(1, 1, 1 + 24**2, 16, dtype=torch.bfloat16)
+    rotations = grid_rotations(24, 16, x.device)
+    torch.testing.assert_close(rotate(x, rotations), rotate(x.double(), rotations.double()).bfloat16())
+    half = F.normalize(tower.bfloat16()(pixels.bfloat16()).float(), dim=-1)
+    assert (half * F.normalize(expected, dim=-1)).sum(-1).min() > 0.999
+    assert not [name for name, _ in tower.named_buffers()]
+
+
+def test_gradients_reach_every_parameter_also_with_recomputed_activations(random_state: Callable) -> None:
+    tower, pixels = vision_tower(ROTARY, random_state(ROTARY)), torch.randn(3, 3, 32, 32)
+    gradients = []
+    for tower.transformer.recompute in (False, True):
+        tower.zero_grad()
+        tower(pixels).square().sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in tower.named_parameters()})
+    assert [name for name, gradient in gradients[0].items() if not gradient.any()] == []
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
 
 
 def test_mean_pooling_is_the_mean_of_unit_vectors() -> None:
@@ -143,11 +264,19 @@ def test_transformer_head_is_a_transformer_added_to_its_input() -> None:
     torch.testing.assert_close(head.pool(head(frames)), F.normalize(x + frames, dim=-1).sum(0), atol=1e-4, rtol=1e-4)
 
 
-def test_random_weights_depend_only_on_the_seed_and_distinguish_frames() -> None:
-    config = MODELS["tiny"].config
+def test_a_transformer_head_has_heads_of_64_channels() -> None:
+    assert {block.attn.head_width for block in SequenceTransformer(128, 3, 77).transformerClip.resblocks} == {64}
+    with pytest.raises(InputValueError, match="multiple of 64 numbers, not 96"):
+        SequenceTransformer(96, 3, 77)
+
+
+@pytest.mark.parametrize("config", [TINY, ROTARY, replace(ROTARY, pooling="mean")], ids=lambda config: config.pooling)
+def test_random_weights_depend_only_on_the_seed_and_distinguish_frames(config: CLIPConfig) -> None:
     first, again, other = random_state_dict(config), random_state_dict(config), random_state_dict(config, seed=1)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["visual.proj"], other["visual.proj"])
+    norms = [tensor for name, tensor in first.items() if name.endswith((".layernorm.weight", "ln_1.weight"))]
+    assert all((tensor == 1).all() for tensor in norms)
     tower = VisionTower(config)
     tower.load_state_dict(tower_state(first, "video"))
     with torch.inference_mode():

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from towhee.types import Image as TowheeImage
 from towhee.types import VideoFrame
 
 from clip4clip import InputTypeError, InputValueError
-from clip4clip.preprocess import MAX_ASPECT, pixel_values
+from clip4clip.config import ImageConfig
+from clip4clip.preprocess import MAX_ASPECT, crop_frame, pixel_values
 
 SIZES = [(1280, 720), (720, 1280), (224, 224), (223, 225), (640, 480), (101, 97), (300, 1), (1, 64), (1, 1), (333, 224)]
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
@@ -50,14 +52,83 @@ def test_pixels_equal_resize_then_crop_over_many_sizes() -> None:
         np.testing.assert_allclose(pixel_values([array])[0], _resized_then_cropped(array), atol=2e-6)
 
 
-# The margins of these sizes are even. transformers would split an odd one differently, and shift the crop by a pixel.
-@pytest.mark.parametrize(("width", "height"), [(1280, 720), (97, 331), (225, 223)])
-def test_pixels_equal_those_of_transformers(width: int, height: int) -> None:
-    image = Image.fromarray(_picture(width, height))
+# How a processor of transformers is set up -> the same images in ours.
+PROCESSORS: dict[str, tuple[dict[str, Any], ImageConfig]] = {
+    "OpenAI": ({}, ImageConfig()),
+    "bilinear": ({"resample": 2}, ImageConfig(interpolation="bilinear")),
+    "squash": (
+        {"size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3},
+        ImageConfig((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), resize="squash"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_pixels_equal_those_of_transformers(kind: str) -> None:
     from transformers import CLIPImageProcessorPil  # takes seconds
 
-    theirs = CLIPImageProcessorPil()(image, return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(pixel_values([image])[0], theirs, atol=2e-6)
+    settings, image = PROCESSORS[kind]
+    processor = CLIPImageProcessorPil(**settings)
+    for width, height in [
+        (1280, 720),
+        (97, 331),
+        (225, 223),
+        *np.random.default_rng(2).integers(60, 400, (12, 2)).tolist(),
+    ]:
+        if image.resize == "crop" and _margin(width, height) % 4 == 3:
+            continue
+        frame = _picture(width, height)
+        theirs = processor(Image.fromarray(frame), return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(pixel_values([frame], 224, image)[0], theirs, atol=1e-6)
+
+
+def test_an_odd_margin_is_divided_as_by_torchvision_and_not_as_by_transformers() -> None:
+    # A margin of 3 is cut to 2 and 1 by torchvision, which OpenAI's code uses, and to 1 and 2 by transformers.
+    from transformers import CLIPImageProcessorPil
+
+    frame = _picture(227, 224)
+    assert _margin(227, 224) == 3
+    theirs = CLIPImageProcessorPil()(Image.fromarray(frame), return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(pixel_values([frame[:, 2:226]])[0], pixel_values([frame])[0], atol=1e-6)
+    np.testing.assert_allclose(pixel_values([frame[:, 1:225]])[0], theirs, atol=1e-6)
+
+
+def _margin(width: int, height: int) -> int:
+    """Return how much longer the long side is than 224 once the short side has 224 pixels."""
+    return int(224 * max(width, height) / min(width, height)) - 224
+
+
+IMAGES = [
+    ImageConfig(),
+    ImageConfig(interpolation="bilinear"),
+    ImageConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", "squash"),
+    ImageConfig(resize="squash"),
+]
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: f"{image.interpolation} {image.resize}")
+def test_a_cropped_frame_is_used_unchanged(image: ImageConfig) -> None:
+    for width, height in SIZES:
+        frame = _picture(width, height)
+        square = crop_frame(frame, 96, image)
+        assert square.shape == (96, 96, 3)
+        np.testing.assert_array_equal(pixel_values([square], 96, image), pixel_values([frame], 96, image))
+        np.testing.assert_array_equal(crop_frame(square, 96, image), square)
+
+
+def test_a_squashed_frame_is_the_whole_frame() -> None:
+    image = ImageConfig((0.5, 0.4, 0.3), (0.5, 0.25, 0.2), "bilinear", "squash")
+    frame = _picture(90, 40)
+    resized = np.asarray(Image.fromarray(frame).resize((32, 32), Image.Resampling.BILINEAR), np.float64)
+    expected = ((resized / 255 - image.mean) / image.std).transpose(2, 0, 1)
+    np.testing.assert_allclose(pixel_values([frame], 32, image)[0], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 300), (300, 1), (2, 200)])
+def test_an_extreme_frame_is_squashed_to_within_a_level(width: int, height: int) -> None:
+    frame = 64 + _picture(width, height) // 2  # what overshoots is not clipped
+    expected = np.asarray(Image.fromarray(frame).resize((64, 64), Image.Resampling.BICUBIC), np.int16)
+    assert np.abs(crop_frame(frame, 64, ImageConfig(resize="squash")) - expected).max() <= 1
 
 
 def test_shape_and_dtype() -> None:
@@ -165,11 +236,12 @@ def test_pixels_of_an_extreme_frame_are_those_of_its_middle(width: int, height: 
     np.testing.assert_allclose(pixel_values([array])[0], _resized_then_cropped(array), atol=0.2)
 
 
+@pytest.mark.parametrize("resize", ["crop", "squash"])
 @pytest.mark.parametrize(("width", "height"), [(200_000, 1), (1, 200_000), (20_000, 3)])
-def test_a_very_long_frame_needs_little_memory(width: int, height: int) -> None:
+def test_a_very_long_frame_needs_little_memory(width: int, height: int, resize: str) -> None:
     frame = _picture(width, height)
     tracemalloc.start()  # it counts the memory of numpy; the same crop limits that of Pillow
-    pixels = pixel_values([frame])
+    pixels = pixel_values([frame], 224, ImageConfig(resize=resize))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert pixels.shape == (1, 3, 224, 224)

@@ -35,16 +35,24 @@ MODELS["mini"] = Model({MINI!r}, hub="hf://owner/mini")
 
 
 def bars_that(act: Callable[[str | int], None]) -> Callable[[], Progress]:
-    """Return a maker of invisible progress bars that pass each new task's description and each step to ``act``."""
+    """Return a maker of invisible progress bars that pass each new task's description and each step to ``act``.
+
+    A step is one of the training. The bar of another task moves in a thread, to a number that depends on the time.
+    """
 
     class ActingBars(Progress):
+        training: TaskID | None = None
+
         def add_task(self, description: str, *arguments: Any, **options: Any) -> TaskID:
             act(description)
-            return super().add_task(description, *arguments, **options)
+            task = super().add_task(description, *arguments, **options)
+            if description == "training":
+                self.training = task
+            return task
 
         def update(self, task_id: TaskID, *arguments: Any, **options: Any) -> None:
             super().update(task_id, *arguments, **options)
-            if "completed" in options:
+            if "completed" in options and task_id == self.training:
                 act(options["completed"])
 
     return lambda: ActingBars(disable=True)

@@ -22,8 +22,10 @@ from .duplicates import duplicates
 from .embed import embed, embed_text, embed_video
 from .eval_moments import eval_moments
 from .evaluate import evaluate
+from .export import export
 from .index import index
 from .mcp import mcp
+from .models import models
 from .operators import install_operators
 from .option_groups import expand_option_groups
 from .progress import INTERRUPTED
@@ -51,11 +53,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "delete": delete,
     "relocate": relocate,
     "duplicates": duplicates,
+    "models": models,
     "demo": demo,
     "install-operators": install_operators,
     "eval": evaluate,
     "eval-moments": eval_moments,
     "train": train,
+    "export": export,
     "synthetic": synthetic,
 }
 

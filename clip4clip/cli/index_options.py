@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import VideoIndexError
-from .options import EncoderOptions
+from .options import EncoderOptions, complete_model
 
 if TYPE_CHECKING:
     from ..encoder import EncoderSpec
@@ -75,6 +75,7 @@ class IndexEncoderOptions(EncoderOptions):
         typer.Option(
             "--model",
             "-m",
+            autocompletion=complete_model,
             help="Name of the model; `clip4clip models` lists them. Default: the model of the vectors in the index. A "
             "new index gets clip_vit_b32.",
         ),

@@ -87,11 +87,19 @@ class Seek(str, Enum):
     keyframe = "keyframe"
 
 
+def complete_model(incomplete: str) -> list[str]:
+    """Return the names of models that begin with what was typed, for the completion of the shell."""
+    from ..config import MODELS
+
+    return [name for name in MODELS if name.startswith(incomplete)]
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
+        autocompletion=complete_model,
         help="Name of the model; `clip4clip models` lists them. Default: the network that --weights holds or, without "
         "these, clip_vit_b32.",
     ),

@@ -11,10 +11,10 @@ from rich.table import Column, Table
 
 from ..errors import Clip4clipError
 from .console import err, out, plain
-from .export import ExportOptions
 from .index_options import FilterOptions, IndexEncoderOptions, IndexOptions
 from .options import parse_time
 from .output import print_csv, print_json, print_summary
+from .search_output import SearchOutputOptions
 from .texts import read_texts
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def search(
     filters: FilterOptions,
     address: IndexOptions,
     encoder: IndexEncoderOptions,
-    export: ExportOptions,
+    output: SearchOutputOptions,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line, with times in seconds.")
     ] = False,
@@ -113,7 +113,7 @@ def search(
     if as_json and as_csv:
         raise typer.BadParameter("give either --json or --csv", param_hint="--csv")
     rows_per_video = _parse_per_video(per_video)
-    export.check()
+    output.check()
     with err.status("opening the index"), address.open(encoder.spec()) as videos:
         conditions: dict[str, Any] = {
             "filter": filters.condition,
@@ -143,7 +143,7 @@ def search(
             f"probably not here: the best score is {best_score:.3f}, and what is here mostly scores "
             f"{calibration.threshold:.3f} or more"
         )
-    export.write(hits, title=text or f"like {Path(video or like or '').name}")
+    output.write(hits, title=text or f"like {Path(video or like or '').name}")
 
 
 def _check_query(text: str | None, video: str | None, like: str | None, at: float | None) -> str | None:

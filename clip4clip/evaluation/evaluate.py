@@ -129,7 +129,8 @@ def _limit_words(encoder: TextEncoder, max_words: int) -> TextEncoder:
     if max_words < 3:
         raise InputValueError(f"max_words must be at least 3 (a start mark, a token, an end mark), not {max_words}")
     config = encoder.config
-    return TextEncoder(encoder.model, replace(config, context_length=min(max_words, config.context_length)))
+    config = replace(config, context_length=min(max_words, config.context_length))
+    return TextEncoder(encoder.model, config, encoder.tokenizer)
 
 
 def embed_sentences(sentences: Sequence[str], encoder: TextEncoder, track: Track) -> np.ndarray:

@@ -25,7 +25,6 @@ from ..cache import cache_folder
 from ..errors import Clip4clipError
 from ..files import atomic_write
 from ..threads import ForkSafeLock
-from ..weights.identity import Identity
 from .engine import Engine
 
 if TYPE_CHECKING:
@@ -96,12 +95,12 @@ class Calibrator:
 
     Args:
         engine: an index of this package.
-        identify: function that returns its model and weights, which may take seconds.
+        identify_text: function that returns text that changes whenever ``embed`` does; it may take seconds.
         embed: function from n texts to their vectors, float32 of shape (n, dim).
     """
 
-    def __init__(self, engine: Engine, identify: Callable[[], Identity], embed: EmbedTexts) -> None:
-        self._engine, self._identify, self._embed = engine, identify, embed
+    def __init__(self, engine: Engine, identify_text: Callable[[], str], embed: EmbedTexts) -> None:
+        self._engine, self._identify_text, self._embed = engine, identify_text, embed
         self._lock, self._start_lock = ForkSafeLock(), ForkSafeLock()
         self._version: str | None = None  # of the index that was calibrated
         self._calibration: Calibration | None = None
@@ -113,12 +112,12 @@ class Calibrator:
 
         Raises:
             VideoIndexError: the index cannot be read.
-            Other errors of ``identify`` and ``embed``.
+            Other errors of ``identify_text`` and ``embed``.
         """
         with self._lock:
             version = self._engine.version()
             if version != self._version:
-                scores = self._engine.best_scores(caption_vectors(self._identify(), self._embed))
+                scores = self._engine.best_scores(caption_vectors(self._identify_text(), self._embed))
                 self._calibration = Calibration.of(scores) if len(scores) else None
                 self._version = version
             return self._calibration
@@ -153,15 +152,15 @@ def read_captions() -> list[str]:
     return Path(__file__).with_name("captions.txt").read_text("utf-8").splitlines()
 
 
-def caption_vectors(model: Identity, embed: EmbedTexts) -> np.ndarray:
+def caption_vectors(text_tower: str, embed: EmbedTexts) -> np.ndarray:
     """Return the vectors of the captions, float32 of shape (n, dim), from the cache if it has them.
 
     Args:
-        model: model and weights.
+        text_tower: text that changes whenever ``embed`` does.
         embed: function from n texts to their vectors.
     """
     captions = read_captions()
-    name = hashlib.sha256("\n".join([model.model, model.fingerprint, *captions]).encode()).hexdigest()[:32]
+    name = hashlib.sha256("\n".join([text_tower, *captions]).encode()).hexdigest()[:32]
     with contextlib.suppress(OSError, ValueError, EOFError):  # CacheError is an OSError
         vectors = np.load(cache_folder() / "captions" / f"{name}.npy", allow_pickle=False)
         if vectors.dtype == np.float32 and vectors.ndim == 2 and len(vectors) == len(captions):

@@ -61,7 +61,7 @@ def _chunks(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
 
 def _add(segmenter: Segmenter, frames: Sequence[Frame], encoder: VideoEncoder) -> list[Segment]:
     """Embed the next frames of a clip, and return the segments that are complete."""
-    crops = [crop_frame(frame, encoder.config.resolution) for frame in frames]
+    crops = [crop_frame(frame, encoder.config.resolution, encoder.config.image) for frame in frames]
     times, uniform = np.array([frame.time for frame in frames]), np.array([is_uniform(crop) for crop in crops])
     return segmenter.add(times, encoder.frame_embeddings(crops), uniform)
 

@@ -87,7 +87,7 @@ class VideoIndex:
         self.address = IndexAddress(os.fspath(uri) if isinstance(uri, os.PathLike) else uri, collection, token)
         self._encoder = encoder
         self._engine: Engine = open_engine(self.address, timeout)
-        self._calibrator = Calibrator(self._engine, self._identify_checked, lambda texts: self._text_encoder(texts))
+        self._calibrator = Calibrator(self._engine, self._identify_text, lambda texts: self._text_encoder(texts))
 
     def __enter__(self) -> VideoIndex:
         return self
@@ -732,10 +732,10 @@ class VideoIndex:
         """What vectors of the encoder can be compared with."""
         return self._checkpoint.identity
 
-    def _identify_checked(self) -> Identity:
-        """Return model and weights of the encoder; raise ModelMismatchError if they are not those of the index."""
+    def _identify_text(self) -> str:
+        """Return what identifies the text tower; raise ModelMismatchError if its vectors are not those of the index."""
         self._check_model(self._engine.require(), self._identity)
-        return self._identity
+        return self._spec.identify_text()
 
     @property
     def _dim(self) -> int:

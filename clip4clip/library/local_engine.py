@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from av.error import FFmpegError
 
+from ..config import CLIPConfig
 from ..encoder import MAX_BATCH_FRAMES, VideoEncoder
 from ..errors import Clip4clipError, VideoError, printable
 from ..preprocess import crop_frame
@@ -76,7 +77,7 @@ def embed_videos(
     remaining = iter(videos)
     waiting: deque[_Job] = deque()  # in order, without those that are known to be cut
     cut: dict[_Job, _CutVideo] = {}
-    with _Decoders(sampling, encoder.config.resolution, workers or available_cores()) as decoders:
+    with _Decoders(sampling, encoder.config, workers or available_cores()) as decoders:
         waiting += decoders.start(itertools.islice(remaining, 2 * BATCH_SIZE))
         while waiting or cut:
             decoded = decoders.next()
@@ -153,9 +154,9 @@ class _Decoded:
     uniform: list[bool] = field(default_factory=list)
     is_end: bool = False
 
-    def append(self, frame: Frame, resolution: int) -> None:
-        """Crop one more frame to the size that the model takes. The encoder uses frames of this size unchanged."""
-        crop = crop_frame(frame, resolution)
+    def append(self, frame: Frame, config: CLIPConfig) -> None:
+        """Resize one more frame to the square that the model takes. The encoder uses frames of this size unchanged."""
+        crop = crop_frame(frame, config.resolution, config.image)
         self.crops.append(crop)
         self.times.append(frame.time)
         if self.job.is_cut:
@@ -226,8 +227,8 @@ class _CutVideo:
 class _Decoders:
     """Threads that decode videos, each one video at a time."""
 
-    def __init__(self, sampling: FrameSampling, resolution: int, threads: int) -> None:
-        self._sampling, self._resolution, self._threads = sampling, resolution, threads
+    def __init__(self, sampling: FrameSampling, config: CLIPConfig, threads: int) -> None:
+        self._sampling, self._config, self._threads = sampling, config, threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="clip4clip-videos")
         self._queue: SimpleQueue[_Decoded] = SimpleQueue()
         self._free_chunks = threading.Semaphore(MAX_WAITING_CHUNKS)
@@ -267,7 +268,7 @@ class _Decoders:
                 if job.is_cut and len(decoded.crops) == MAX_BATCH_FRAMES:
                     self._send(decoded)
                     decoded = _Decoded(job)
-                decoded.append(frame, self._resolution)
+                decoded.append(frame, self._config)
         except Clip4clipError as reason:
             job.error, job.undecodable = str(reason), _is_permanent(reason, job.video)
         except UnicodeEncodeError:

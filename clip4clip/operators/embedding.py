@@ -6,14 +6,14 @@ import copy
 import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from towhee import accelerate
 from towhee.operator import NNOperator
 from towhee.runtime.runtime_conf import get_accelerator
 
-from ..config import MODELS, get_model
+from ..config import MODELS, get_config, get_model, is_text_tower
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import InputValueError, UnknownNameError
 from ..runtime.load import check_modality, load_head, load_tower, report_weights
@@ -48,7 +48,7 @@ class Clip4clip(NNOperator):
             MissingExtraError, CacheError and ExportError; see :mod:`clip4clip.errors`.
     """
 
-    supported_formats: ClassVar[list[str]] = ["onnx"]
+    supported_formats: list[str] = ["onnx"]  # noqa: RUF012  # Towhee's name; an instance can have none
     _trainer: Clip4clipTrainer | None
 
     def __init__(
@@ -67,6 +67,11 @@ class Clip4clip(NNOperator):
         check_modality(modality)
         if device is None and self._device_id >= 0:
             device = f"cuda:{self._device_id}"
+        self._requested_name = model_name
+        self._encoder: TextEncoder | VideoEncoder
+        if modality == "text" and is_text_tower(model_name):
+            self._load_text_tower(str(model_name), weight_path, device, runtime, precision, compiled)
+            return
         # If a server computes the tower, the device is the server's concern. Only a head is computed here.
         is_served = get_accelerator() is not None
         placement = Placement("torch", "cpu") if is_served else resolve_placement(device, runtime, precision, compiled)
@@ -74,20 +79,37 @@ class Clip4clip(NNOperator):
         self._modality = modality
         self._find_checkpoint = functools.partial(find_checkpoint, weight_path, model_name, folder)
         # A served text tower is not loaded here, so this machine need not have its checkpoint.
-        is_needed = model_name is None or not (is_served and modality == "text")
+        is_known = model_name is not None and get_model(model_name).config is not None
+        is_needed = not (is_known and is_served and modality == "text")
         checkpoint = self._find_checkpoint() if is_needed else None
         self._model_name = checkpoint.model_name if checkpoint else str(model_name)
-        config = checkpoint.config if checkpoint else get_model(self._model_name).config
+        config = checkpoint.config if checkpoint else get_config(self._model_name)
         # Towhee exports and serves `model`: one tensor in, one tensor out. If it is served, this is a client.
         self.model = accelerate(load_tower)(checkpoint, modality, placement)
         tower = self.model if isinstance(self.model, Tower) else _ServedTower(self.model)
-        self._encoder: TextEncoder | VideoEncoder
         if modality == "text" or checkpoint is None:
             self._encoder = TextEncoder(tower, config)
         else:
             self._encoder = VideoEncoder(tower, load_head(checkpoint, placement), config)
         if checkpoint is not None:
             report_weights(self._encoder, modality, checkpoint)
+
+    def _load_text_tower(
+        self,
+        model_name: str,
+        weights: str | os.PathLike[str] | None,
+        device: str | None,
+        runtime: str | None,
+        precision: str,
+        compiled: bool,
+    ) -> None:
+        """Load a model that is only a text tower, which Towhee can neither export nor serve."""
+        if get_accelerator() is not None:
+            raise UnknownNameError(f"the text tower of {model_name} cannot be served by Triton: run it in this process")
+        self.supported_formats = []
+        self._encoder = TextEncoder.load(model_name, weights, device, runtime, precision, compiled)
+        self.model = self._encoder.model
+        self._modality, self._model_name = "text", model_name
 
     def __call__(self, data: Any) -> np.ndarray:
         """Embed text or videos.
@@ -144,6 +166,10 @@ class Clip4clip(NNOperator):
             ExportError: the graph and torch disagree, or the file cannot be written, for example because it is a
                 folder, its folder is not writable, or the disk is full.
         """
+        if not self.supported_formats:
+            raise UnknownNameError(
+                f"the text tower of {self._model_name} cannot be exported as ONNX: run it in a process of its own"
+            )
         if model_type not in self.supported_formats:
             raise UnknownNameError(f"unknown format {model_type!r}; it must be {self.supported_formats[0]!r}")
         if pooled and self._modality != "video":
@@ -203,6 +229,9 @@ class Clip4clip(NNOperator):
         **kwargs: Any,
     ) -> None:
         """Create ``self.trainer``, or update it for the next run. The arguments are those of :meth:`train`."""
+        from ..training.config import check_trainable
+
+        check_trainable(self._requested_name)
         from ..training.model import VideoTextModel
         from .trainer import Clip4clipTrainer
 

@@ -88,6 +88,7 @@ class Clip4clipTrainer(Trainer):
         self.check()
         self._vectors: tuple[Tensor, Tensor] | None = None
         self._evaluated: list[tuple[Tensor, Tensor]] = []
+        self._recall: float | None = None  # text→video R@1 of these weights, in percent, if they were evaluated
 
     def check(self) -> None:
         """Check the data sets and the device; raise the errors that the class documents."""
@@ -158,6 +159,7 @@ class Clip4clipTrainer(Trainer):
 
     def train_step(self, model: VideoTextModel, inputs: Batch) -> dict[str, Any]:
         """Make one step of the optimizer, then clamp the scale of the logits."""
+        self._recall = None
         logs = super().train_step(model, inputs)
         model.clamp_logit_scale()
         return logs
@@ -202,6 +204,7 @@ class Clip4clipTrainer(Trainer):
         self._evaluated = []
         self.loss_metric.reset()
         logs = super().evaluate(model, logs)
+        self._recall = 100 * logs["eval_epoch_metric"] if self._evaluated else None
         self._evaluated = []
         self.set_train_mode(model)
         return logs
@@ -209,7 +212,12 @@ class Clip4clipTrainer(Trainer):
     def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Save Towhee's files, to resume the training, and ``model.safetensors``, for every other use."""
         super().save(path, overwrite)
-        save_checkpoint(self.model, Path(path) / CHECKPOINT)
+        config = self.configs
+        settings: dict[str, Any] = {"recipe": "towhee.trainer.Trainer", "epochs": config.epoch_num, "seed": config.seed}
+        settings |= {"batch_size": config.batch_size, "lr": config.lr, "optimizer": config.optimizer}
+        settings["schedule"] = config.lr_scheduler_type
+        known = {name: value for name, value in settings.items() if isinstance(value, str | int | float)}
+        save_checkpoint(self.model, Path(path) / CHECKPOINT, settings=known, epoch=self.epoch, recall_at_1=self._recall)
 
 
 class _CurrentEpochSampler(EpochBatchSampler):

@@ -8,14 +8,19 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownNameError
 from ..log import warn_once
 from ..weights.identity import Checkpoint
 from ..weights.inspection import file_state
-from .placement import Placement
+from ..weights.locate import Reference
+from ..weights.multilingual import find_text_model
+from .placement import Placement, resolve_placement
 from .tower import Head, MeanPooling, Tower
+
+if TYPE_CHECKING:
+    from .multilingual import MultilingualTower
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +92,47 @@ def load_head(checkpoint: Checkpoint, placement: Placement) -> Head:
     device = placement.device if placement.runtime == "torch" else "cpu"
     key = (checkpoint.config, "head", device)
     return _load_once(key, checkpoint.path, lambda: load_head(checkpoint, device))
+
+
+def load_text_model(
+    model_name: str,
+    weights: Reference | None = None,
+    device: str | None = None,
+    runtime: str | None = None,
+    precision: str = "float32",
+    compiled: bool = False,
+) -> MultilingualTower:
+    """Load the text tower of a model that is only one, with its tokenizer. The same arguments give the same object.
+
+    Args:
+        model_name: key of :data:`clip4clip.config.MODELS`.
+        weights: as for :func:`clip4clip.weights.multilingual.find_text_model`.
+        device: a device of torch; None for the best one available.
+        runtime: ``'torch'`` or None.
+        precision: one that torch has on the device.
+        compiled: not supported.
+
+    Raises:
+        UnknownNameError: the runtime or the precision is not supported, or there is no such model.
+        DeviceError: torch does not have the device on this machine.
+        MissingExtraError: transformers is not installed.
+        WeightsNotFoundError, CheckpointError: see :func:`clip4clip.weights.multilingual.find_text_model`.
+    """
+    if runtime not in (None, "torch") or compiled:
+        raise UnknownNameError(
+            f"the text tower of {model_name} runs only by torch, and not compiled: leave out runtime and compiled"
+        )
+    placement = resolve_placement(device, "torch", precision)
+    files = find_text_model(weights, model_name)
+    logger.info("%s: text from %s", model_name, files.weights)
+
+    def load() -> MultilingualTower:
+        from .multilingual import load_text_tower
+
+        return load_text_tower(files, placement)
+
+    tower: MultilingualTower = _load_once((files.digest(), placement), files.weights, load)
+    return tower
 
 
 _loaded: weakref.WeakValueDictionary[tuple, Any] = weakref.WeakValueDictionary()

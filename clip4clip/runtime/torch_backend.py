@@ -40,10 +40,9 @@ class TorchTower(Tower):
             multiple of 16 ids. All calls run in one thread, one after the other.
     """
 
-    def __init__(
-        self, module: TextTower | VisionTower, device: str | torch.device = "cpu", compiled: bool = False
-    ) -> None:
-        self.module, self.device, self.compiled = module, torch.device(device), compiled
+    def __init__(self, module: nn.Module, device: str | torch.device = "cpu", compiled: bool = False) -> None:
+        self.module: Any = module
+        self.device, self.compiled = torch.device(device), compiled
         self._process = os.getpid()
         self._run: Callable[[Tensor], Tensor] = module
         if compiled:

@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
+from ..config import image_model, is_text_tower
 from ..errors import InputValueError, UnknownNameError
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -88,6 +89,7 @@ class TrainingConfig:
     save_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        check_trainable(self.model)
         for name in ("epochs", "batch_size", "accumulate", "frames", "save_every"):
             if getattr(self, name) < 1:
                 raise InputValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -110,3 +112,16 @@ class TrainingConfig:
             value = getattr(self, name)
             if value not in names and not (name == "precision" and value is None):
                 raise UnknownNameError(f"unknown {name} {value!r}; it must be one of {', '.join(names)}")
+
+
+def check_trainable(model_name: str | None) -> None:
+    """Reject a model that is only a text tower, made for the vectors of another model.
+
+    Raises:
+        UnknownNameError: the model is only a text tower, or does not exist.
+    """
+    if is_text_tower(model_name):
+        raise UnknownNameError(
+            f"{model_name} cannot be trained: it is only a text tower, made for the vectors of "
+            f"{image_model(str(model_name))}, and would not fit those of a trained model. Train that one instead"
+        )

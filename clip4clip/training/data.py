@@ -67,7 +67,7 @@ class VideoTextDataset(Dataset):
         # One thread: the other decoding processes need the other cores.
         frames = list(read_frames(pair.path, self.frames, indices=draw, limits=Limits(threads=1)))
         ids = default_tokenizer(self.config.vocab_size).encode(pair.sentence, self.max_words)
-        return ids, torch.from_numpy(pixel_values(frames, self.config.resolution))
+        return ids, torch.from_numpy(pixel_values(frames, self.config.resolution, self.config.image))
 
     def _draw_frames(self, index: int, epoch: int, count: int) -> list[int]:
         """Draw one frame from each of ``self.frames`` equal parts of a video; always the same ones in an epoch."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import CLIPConfig
+from ..config import HEADS, CLIPConfig, get_config, network_name
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import TrainingError, UnknownNameError
 from ..model import (
@@ -25,10 +25,9 @@ from ..model import (
 )
 from ..runtime.torch_backend import TorchHead, TorchTower, build_head
 from ..weights.checkpoint import read_state_dict
-from ..weights.identity import Checkpoint
+from ..weights.identity import Checkpoint, network_digest
 from ..weights.state_dict import assign, tower_state
 
-HEADS = ("meanP", "seqLSTM", "seqTransf")
 HEAD_LAYERS = 4  # of a seqTransf head, as in the paper
 MAX_LOGIT_SCALE = torch.tensor(100.0).log().item()
 
@@ -40,11 +39,16 @@ class VideoTextModel(nn.Module):
         config: shape of the towers.
         head: ``'meanP'``, ``'seqLSTM'`` or ``'seqTransf'``.
         head_layers: number of layers of a ``'seqTransf'`` head.
+
+    Attributes:
+        model_name: name of the model, which its checkpoints carry.
+        head_name: one of :data:`clip4clip.config.HEADS`.
     """
 
     def __init__(self, config: CLIPConfig, head: str = "meanP", head_layers: int = HEAD_LAYERS) -> None:
         super().__init__()
         self.config = config
+        self.model_name, self.head_name = network_name(config), head
         self.text = TextTower(config)
         self.vision = VisionTower(config)
         self.head: MeanPooling | SequenceLSTM | SequenceTransformer
@@ -68,21 +72,36 @@ class VideoTextModel(nn.Module):
 
         Args:
             checkpoint: the checkpoint, see :func:`clip4clip.weights.identity.find_checkpoint`.
-            head: one of :data:`HEADS`; None for the head of the checkpoint.
+            head: one of :data:`clip4clip.config.HEADS`; None for the head of the checkpoint.
 
         Raises:
             UnknownNameError: the head is unknown.
             CheckpointError: the file has changed, and is not a checkpoint of this network any more.
-            TrainingError: a ``seqTransf`` head cannot copy layers of another width.
+            TrainingError: a ``seqTransf`` head cannot copy layers of another shape.
         """
         head = head or checkpoint.head
         own_head = build_head(checkpoint) if head == checkpoint.head else None
-        return cls._of(checkpoint.config, read_state_dict(checkpoint.path), checkpoint.path, head, own_head)
+        model = cls._of(checkpoint.config, read_state_dict(checkpoint.path), checkpoint.path, head, own_head)
+        model.model_name = checkpoint.model_name
+        return model
 
     @classmethod
-    def untrained(cls, config: CLIPConfig, head: str | None = None) -> VideoTextModel:
-        """Return a model with random weights, which depend on torch's seed, in training mode."""
-        return cls._of(config, random_state_dict(config, torch.initial_seed()), Path("random"), head or "meanP", None)
+    def untrained(cls, model_name: str, head: str | None = None) -> VideoTextModel:
+        """Return a model with random weights, which depend on torch's seed, in training mode.
+
+        Args:
+            model_name: key of :data:`clip4clip.config.MODELS`.
+            head: one of :data:`clip4clip.config.HEADS`; None for ``'meanP'``.
+
+        Raises:
+            UnknownNameError: there is no such model, or no such head.
+            TrainingError: a ``seqTransf`` head cannot copy layers of another shape.
+        """
+        config = get_config(model_name)
+        state = random_state_dict(config, torch.initial_seed())
+        model = cls._of(config, state, Path("random"), head or "meanP", None)
+        model.model_name = model_name
+        return model
 
     @classmethod
     def _of(
@@ -102,10 +121,19 @@ class VideoTextModel(nn.Module):
         return model.requires_grad_(True).train()
 
     def _copy_text_layers(self, head: SequenceTransformer) -> None:
-        if self.config.text_width != self.config.embed_dim:
+        """Initialise a head with the positions and the first layers of the text transformer.
+
+        The head computes with CLIP4Clip's QuickGELU and epsilon, whatever the text transformer has: the layers are
+        only where the training starts. But layers of other sizes do not fit, and heads of another width would attend
+        to other parts of the vectors.
+        """
+        config, width = self.config, self.config.embed_dim
+        expected = {"text_width": width, "text_head_width": 64, "text_mlp_width": 4 * width}
+        if different := [name for name, value in expected.items() if getattr(config, name) != value]:
+            values = ", ".join(f"{name} is {getattr(config, name)}, not {expected[name]}" for name in different)
             raise TrainingError(
-                f"a seqTransf head is initialised with layers of the text transformer: their width, "
-                f"{self.config.text_width}, must be that of the vectors, {self.config.embed_dim}"
+                f"a new seqTransf head starts with layers of the text transformer, and those of this model do not fit "
+                f"vectors of {width} numbers: {values}. Train with the head meanP or seqLSTM"
             )
         head.frame_position_embeddings.weight.data.copy_(self.text.positional_embedding)
         for block, text_block in zip(head.transformerClip.resblocks, self.text.transformer.resblocks, strict=False):
@@ -151,17 +179,22 @@ class VideoTextModel(nn.Module):
         if layer < 0:
             return
         for tower in (self.text, self.vision):
-            trained = ["ln_final.", "text_projection", "ln_post.", "proj"]
+            trained = ["ln_final.", "text_projection", "ln_post.", "attn_pool.", "proj"]
             trained += [f"transformer.resblocks.{n}." for n in range(layer, len(tower.transformer.resblocks))]
             for name, parameter in tower.named_parameters():
                 parameter.requires_grad_(name.startswith(tuple(trained)))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter under CLIP4Clip's name: ``clip.…`` for the towers, and the head's own names."""
-        yield "clip.logit_scale", self.logit_scale
-        for prefix, module in (("clip.", self.text), ("clip.visual.", self.vision), ("", self.head)):
+        """Yield every parameter under the name that it has in a checkpoint.
+
+        The names are CLIP4Clip's, ``clip.…`` for the towers, if its code computes such a network. Otherwise they are
+        OpenAI's, without the prefix: a file whose metadata was lost must not be taken for a checkpoint of CLIP4Clip.
+        """
+        prefix = "" if network_digest(self.config) else "clip."
+        yield f"{prefix}logit_scale", self.logit_scale
+        for start, module in ((prefix, self.text), (f"{prefix}visual.", self.vision), ("", self.head)):
             for name, tensor in module.state_dict(keep_vars=True).items():
-                yield prefix + name, tensor
+                yield start + name, tensor
 
 
 def encoders(model: VideoTextModel, device: str | torch.device) -> tuple[TextEncoder, VideoEncoder]:

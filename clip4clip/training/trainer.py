@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch.utils.data import DataLoader
 
-from ..config import DEFAULT_MODEL, get_model
+from ..config import DEFAULT_MODEL
 from ..errors import Clip4clipError, InputValueError, TrainingError
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..evaluation.pairs import Pair
@@ -25,6 +26,7 @@ from ..model import SequenceTransformer
 from ..progress import Track
 from ..video.sampling import FrameSampling
 from ..weights.identity import find_checkpoint
+from ..weights.metadata import Setting
 from .check import read_evaluation_pairs, read_training_pairs
 from .checkpoint import save_checkpoint
 from .config import TrainingConfig
@@ -130,20 +132,30 @@ def _check_output(out: Path, resume: bool, process: Process) -> None:
             raise TrainingError(f"{out} cannot be written to: {error.strerror}") from error
 
 
-def _load_model(config: TrainingConfig) -> VideoTextModel:
+def _load_model(config: TrainingConfig) -> tuple[VideoTextModel, dict[str, Setting]]:
+    """Return the model to train, and the settings of its checkpoints that depend on it."""
+    settings: dict[str, Setting] = {}
     if config.init == "random":
-        model = VideoTextModel.untrained(get_model(config.model or DEFAULT_MODEL).config, config.head)
+        model = VideoTextModel.untrained(config.model or DEFAULT_MODEL, config.head)
+        settings["init"] = "random"
     else:
-        model = VideoTextModel.load(find_checkpoint(config.init, config.model), config.head)
+        checkpoint = find_checkpoint(config.init, config.model)
+        model = VideoTextModel.load(checkpoint, config.head)
+        reference = None if config.init is None else os.fspath(config.init)
+        # No path: checkpoints are published, and they should not tell the names of folders and users.
+        is_public = reference is None or reference.startswith("hf://")
+        settings |= {"init": reference if is_public else "a file", "init_fingerprint": checkpoint.fingerprint}
     if isinstance(model.head, SequenceTransformer) and config.frames > model.head.max_frames:
         raise InputValueError(
             f"a seqTransf head takes at most {model.head.max_frames} frames of a video, not {config.frames}"
         )
-    default = -1 if config.init == "random" else 0
-    model.freeze_below(default if config.freeze_layers is None else config.freeze_layers)
+    frozen = config.freeze_layers
+    if frozen is None:
+        frozen = -1 if config.init == "random" else 0
+    model.freeze_below(frozen)
     if config.recompute:
         model.recompute_activations()
-    return model
+    return model, settings | {"freeze_layers": frozen, "max_words": min(config.max_words, model.config.context_length)}
 
 
 class _TrainingRun:
@@ -161,7 +173,11 @@ class _TrainingRun:
         self.out = Path(config.out)
         self.description = describe_run(config, pairs)
         torch.manual_seed(config.seed)
-        self.model = _load_model(config).to(process.device)
+        self.model, settings = _load_model(config)
+        self.model.to(process.device)
+        others = {name: value for name, value in self.description.items() if name not in ("model", "head")}
+        self.settings = others | {"recipe": "clip4clip train", "precision": str(dtype).removeprefix("torch.")}
+        self.settings |= settings
         self.parallel_model = process.parallelise(self.model)
         optimizer = build_optimizer(self.model, config)
         scaler = torch.amp.GradScaler(process.device.type, enabled=self.dtype == torch.float16)
@@ -251,8 +267,9 @@ class _TrainingRun:
         evaluates = self.process.is_first and bool(self.eval_pairs)
         dtype: torch.dtype = getattr(torch, self.config.save_dtype)
         evaluation = None
+        progress: dict[str, Any] = {"step": self.state.step, "epoch": self.state.epochs_ended + 1}
         if self.process.is_first:
-            save_checkpoint(self.model, self.out / LAST, dtype)
+            save_checkpoint(self.model, self.out / LAST, dtype, self.settings, **progress)
         if evaluates:
             self._save_state()  # a kill during the evaluation then costs none of the steps before it
             with contextlib.suppress(StoppedError):
@@ -260,9 +277,12 @@ class _TrainingRun:
         if self.process.any(evaluates and evaluation is None):  # the other processes wait here
             return None
         self.state.epochs_ended += 1
-        if evaluation is not None and evaluation.text_to_video.recall_at_1 > self.state.best_recall:
-            self.state.best_recall = evaluation.text_to_video.recall_at_1
-            save_checkpoint(self.model, self.out / BEST, dtype)
+        if evaluation is not None:
+            progress["recall_at_1"] = recall = evaluation.text_to_video.recall_at_1
+            names = [LAST, BEST] if recall > self.state.best_recall else [LAST]
+            self.state.best_recall = max(recall, self.state.best_recall)
+            for name in names:
+                save_checkpoint(self.model, self.out / name, dtype, self.settings, **progress)
         self._save_state()
         if evaluation is not None:
             log.write(self.state.step, evaluation.to_dict())

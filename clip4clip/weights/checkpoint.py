@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, first_line
-from .state_dict import from_hugging_face, shorten
+from .families import shorten, to_openai_names
+from .shards import MAX_TENSORS, is_index, read_index
 from .torchscript import is_torchscript, read_torchscript
 
-# A CLIP has a few hundred tensors. Within these limits a file is read in a second at most.
-MAX_TENSORS = 10_000
+# Within these limits and MAX_TENSORS, a file is read in a second at most.
 MAX_TENSOR_SIZE = 2**30  # numbers in one tensor: a few bytes of a file can stand for any number of them
 MAX_PICKLE_BYTES = 2**20  # of the pickle that lists the tensors and their positions in the file
 LEGACY_PICKLES = 5  # that precede the tensors in a file from before PyTorch 1.6
@@ -34,29 +34,62 @@ _PICKLE_TOO_LARGE = (
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return all tensors of a checkpoint file under OpenAI's names; docs/checkpoints.md lists the supported families.
+    """Return all tensors of a checkpoint under OpenAI's names; docs/checkpoints.md lists the supported families.
 
-    Hugging Face's checkpoints keep their separate query, key and value projections (``….attn.q_proj.weight``):
-    :func:`clip4clip.weights.state_dict.tower_state` stacks those that are needed.
+    Args:
+        path: the file; of a sharded checkpoint, its index.
+
+    Returns:
+        Tensors by name, see :func:`clip4clip.weights.families.to_openai_names`.
 
     Raises:
-        CheckpointError: the file is truncated, damaged, too large, or not a checkpoint of a CLIP.
+        CheckpointError: a file is truncated, damaged, missing or too large, or it is not a checkpoint of a CLIP that
+            is supported.
+    """
+    tensors = read_tensors(path)
+    try:
+        tensors = to_openai_names(tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}.") from error
+    if "token_embedding.weight" not in tensors and "visual.conv1.weight" not in tensors:
+        examples = ", ".join(itertools.islice(tensors, 5)) or "none at all"
+        raise CheckpointError(f"{path} holds no CLIP with a vision transformer; its tensors are: {examples}")
+    return tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint under the names that they have in it.
+
+    Args:
+        path: the file; of a sharded checkpoint, its index.
+
+    Raises:
+        CheckpointError: a file is truncated, damaged, missing or too large, or not a checkpoint.
     """
     try:
-        tensors = _read_file(path)
+        tensors = _read_shards(path) if is_index(path) else _read_file(path)
         if large := [name for name, tensor in tensors.items() if tensor.numel() > MAX_TENSOR_SIZE]:
             raise ValueError(f"these tensors have more than {MAX_TENSOR_SIZE:,} numbers, the limit: {shorten(large)}")
     except Exception as error:
         # The file is untrusted and its parsers raise all kinds of errors: each means the same to the caller.
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error
-    if tensors and all(name.startswith("module.") for name in tensors):  # saved from a DataParallel module
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    tensors = {name.removeprefix("clip."): tensor for name, tensor in tensors.items()}
-    if any(name.startswith(("text_model.", "vision_model.")) for name in tensors):
-        tensors = from_hugging_face(tensors)
-    if "token_embedding.weight" not in tensors and "visual.conv1.weight" not in tensors:
-        examples = ", ".join(itertools.islice(tensors, 5)) or "none at all"
-        raise CheckpointError(f"{path} holds no CLIP with a vision transformer; its tensors are: {examples}")
+    return tensors
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a sharded checkpoint: each must be in the shard that its index names, and only there."""
+    shards = read_index(path)
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(shards.values())):
+        try:
+            content = _read_file(path.parent / shard)
+        except Exception as error:
+            raise ValueError(f"its shard {shard}: {first_line(error)}") from error
+        if unexpected := [name for name in content if shards.get(name) != shard]:
+            raise ValueError(f"its shard {shard} holds tensors that are not in the index: {shorten(unexpected)}")
+        tensors |= content
+    if missing := [name for name in shards if name not in tensors]:
+        raise ValueError(f"its shards lack {len(missing)} tensors of the index: {shorten(missing)}")
     return tensors
 
 
@@ -99,7 +132,7 @@ def _unpickle(path: Path, mmap: bool) -> dict[str, Tensor]:
             "it is damaged, or contains more than tensors, which would run code from it. "
             "If you trust it, save its state dict again, preferably as safetensors"
         ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):

@@ -1,242 +1,373 @@
-"""Read the configuration beside a checkpoint, and reject a checkpoint of a different network."""
+"""Find out which network a checkpoint file holds: from the file, the configuration beside it, and the model's name.
+
+The shapes of the tensors show the sizes of a network, but not its activation, attention heads, epsilon, or the images
+it was trained with. Nothing of this is guessed in silence: see docs/checkpoints.md.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import CLIPConfig, find_mismatches, get_model
-from ..errors import CheckpointError, first_line
+from ..config import MODELS, CLIPConfig, ImageConfig, get_config
+from ..errors import CheckpointError, InputValueError, first_line
 from ..log import warn_once
+from ..tokenizer import VOCAB_SIZE
+from .hugging_face_configuration import is_image_processor_of_clip, parse_hugging_face, parse_image_processor
+from .json_section import MAX_CONFIG_BYTES, UnsupportedNetworkError, read_json
+from .metadata import read_metadata
+from .open_clip_configuration import parse_open_clip
 
 logger = logging.getLogger(__name__)
 
+# Of configuration files in a folder or hub repository.
+CONFIG_NAMES = ("open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json")
 MAX_LINKS = 40  # symbolic links followed from a checkpoint to its file, as many as Linux follows
 HEAD_BYTES = 2**22  # read from the start of a checkpoint; they hold the names of its tensors
+
 # The name of torch's GELU in the pickle of a TorchScript archive.
 _GELU_MODULE = re.compile(rb"torch\.nn\.modules\.activation(\.___torch_mangle_\d+)?\nGELU\n")
+# A buffer of OpenAI's archives.
+_OPENAI_NAME = re.compile(rb"input_resolution")
 # A tensor's name in a checkpoint of CLIP4Clip's training.
 _CLIP4CLIP_NAME = re.compile(rb"\bclip\.(visual|transformer|token_embedding)\.")
+# What a configuration of transformers contains, and hardly one of another program.
+_HUGGING_FACE_KEY = re.compile(rb'"(model_type|hidden_act|vision_config|text_config|image_mean)"')
+
+# What the code of OpenAI and of CLIP4Clip computes, whatever the sizes.
+_OPENAI: dict[str, Any] = {
+    "activation": "quick_gelu",
+    "norm_eps": 1e-5,
+    "vision_head_width": 64,
+    "text_head_width": 64,
+    "pooling": "token",
+    "rotary": False,
+    "image": ImageConfig(),
+}
+# What the Perception Encoder's code computes with attention pooling, which no other family of this package has.
+_PERCEPTION_ENCODER: dict[str, Any] = {
+    **_OPENAI,
+    "activation": "gelu",
+    "pooling": "attention",
+    "pooling_heads": 8,
+    "rotary": True,
+    "image": ImageConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", "squash"),
+}
 
 
 @dataclass(frozen=True)
-class NetworkConfiguration:
-    """What a configuration file says about a network.
+class Configuration:
+    """What a file says about a network.
 
     Attributes:
-        path: the configuration file, or the checkpoint itself if it names its activation.
-        activations: those of the towers, such as ``'quick_gelu'`` or ``'gelu'``.
-        sizes: values of some fields of :class:`clip4clip.config.CLIPConfig`.
+        path: the file.
+        facts: values of some fields of :class:`clip4clip.config.CLIPConfig`.
     """
 
     path: Path
-    activations: frozenset[str]
-    sizes: dict[str, int]
+    facts: dict[str, Any]
 
 
-def read_configurations(folders: Iterable[Path], strict: bool) -> list[NetworkConfiguration]:
-    """Return the CLIP configurations in the first folder that has any.
+def find_configurations(file: Path, strict: bool) -> list[Configuration]:
+    """Return the configurations that belong to a checkpoint file, wherever it links to.
+
+    They lie in the folder of the file or, if there is none, at the root of its snapshot in the Hugging Face cache. If
+    the file is a symbolic link, those of its target belong to it as well.
 
     Args:
-        folders: searched in this order.
-        strict: whether an unreadable file is an error. Otherwise it is ignored: the folders may not belong to a model.
+        file: the checkpoint.
+        strict: as for :func:`read_configurations`, for the folder of the file.
 
     Raises:
-        CheckpointError: ``strict`` is set and a file is not the configuration of a model.
-    """
-    for folder in folders:
-        configurations = [_read_configuration(folder / name, strict) for name in CONFIG_NAMES]
-        if present := [configuration for configuration in configurations if configuration is not None]:
-            return present
-    return []
-
-
-def _read_configuration(path: Path, strict: bool) -> NetworkConfiguration | None:
-    """Return what a file says about a CLIP, or None if it is missing or belongs to a different kind of model."""
-    try:
-        return _PARSERS[path.name](path, json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError, AttributeError, TypeError) as error:
-        if strict:
-            raise CheckpointError(f"{path} is not a model's configuration: {first_line(error)}") from error
-        return None
-
-
-def _parse_hugging_face(path: Path, config: dict[str, Any]) -> NetworkConfiguration | None:
-    model_type = config.get("model_type")  # missing in timm's config.json
-    if model_type is None or "clip" not in model_type:
-        return None
-    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
-    if model_type == "clip_text_model":
-        text = config
-    if model_type == "clip_vision_model":
-        vision = config
-    towers = [tower for tower in (text, vision) if tower] or [config]
-    sizes = {
-        "embed_dim": config.get("projection_dim"),
-        "resolution": vision.get("image_size"),
-        "patch_size": vision.get("patch_size"),
-        "vision_width": vision.get("hidden_size"),
-        "vision_layers": vision.get("num_hidden_layers"),
-        "context_length": text.get("max_position_embeddings"),
-        "vocab_size": text.get("vocab_size"),
-        "text_width": text.get("hidden_size"),
-        "text_layers": text.get("num_hidden_layers"),
-    }
-    activations = frozenset(str(tower.get("hidden_act", "quick_gelu")) for tower in towers)
-    return NetworkConfiguration(path, activations, _only_integers(sizes))
-
-
-def _parse_open_clip(path: Path, config: dict[str, Any]) -> NetworkConfiguration | None:
-    model = config.get("model_cfg")
-    if model is None:
-        return None
-    text, vision = model.get("text_cfg") or {}, model.get("vision_cfg") or {}
-    sizes = {
-        "embed_dim": model.get("embed_dim"),
-        "resolution": vision.get("image_size"),
-        "patch_size": vision.get("patch_size"),
-        "vision_width": vision.get("width"),
-        "vision_layers": vision.get("layers"),
-        "context_length": text.get("context_length"),
-        "vocab_size": text.get("vocab_size"),
-        "text_width": text.get("width"),
-        "text_layers": text.get("layers"),
-    }
-    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    return NetworkConfiguration(path, frozenset([activation]), _only_integers(sizes))
-
-
-def _only_integers(sizes: dict[str, Any]) -> dict[str, int]:
-    return {name: size for name, size in sizes.items() if isinstance(size, int)}
-
-
-_PARSERS: dict[str, Callable[[Path, dict[str, Any]], NetworkConfiguration | None]] = {
-    "config.json": _parse_hugging_face,
-    "open_clip_config.json": _parse_open_clip,
-}
-CONFIG_NAMES = tuple(_PARSERS)  # of configuration files in a folder or hub repository
-
-
-def configuration_folders(file: Path) -> list[Path]:
-    """Return the folders that may hold the configuration of a checkpoint file, the likeliest first.
-
-    These are the folder of the file and the root of its snapshot in the Hugging Face cache. If the file is a symbolic
-    link, the same folders of its target follow.
+        CheckpointError: as for :func:`read_configurations`.
     """
     links = [file.absolute()]
     while links[-1].is_symlink() and len(links) < MAX_LINKS:
         links.append(links[-1].parent / links[-1].readlink())
-    folders: list[Path] = []
+    configurations: dict[Path, Configuration] = {}
     for link in links:
-        folders += [link.parent, *(parent for parent in link.parents if parent.parent.name == "snapshots")]
-    return list(dict.fromkeys(folders))
+        folders = [link.parent, *(parent for parent in link.parents if parent.parent.name == "snapshots")]
+        for configuration in read_configurations(dict.fromkeys(folders), strict and link == links[0]):
+            configurations.setdefault(configuration.path.resolve(), configuration)
+    return list(configurations.values())
 
 
-def check_configurations(configurations: Iterable[NetworkConfiguration], model_name: str) -> None:
-    """Reject a network with a different activation or different sizes, before its checkpoint is downloaded.
+def read_configurations(folders: Iterable[Path], strict: bool) -> list[Configuration]:
+    """Return the CLIP configurations in the first folder that has any.
+
+    Args:
+        folders: searched in this order.
+        strict: whether an unreadable file is an error. Otherwise a file that may well belong to another program is
+            ignored. An ``open_clip_config.json`` never does.
+
+    Raises:
+        CheckpointError: a file describes a network that is not supported, or is not the configuration of a model.
+    """
+    for folder in folders:
+        if configurations := _read_folder(folder, strict):
+            return configurations
+    return []
+
+
+def _read_folder(folder: Path, strict: bool) -> list[Configuration]:
+    contents = {name: content for name in CONFIG_NAMES if (content := _read_content(folder / name, strict)) is not None}
+    configurations = []
+    for name, parse in (("open_clip_config.json", parse_open_clip), ("config.json", parse_hugging_face)):
+        if name in contents and (facts := _parse(parse, contents[name], folder / name, strict)) is not None:
+            configurations.append(Configuration(folder / name, facts))
+    images = {"preprocessor_config.json": contents.get("preprocessor_config.json")}
+    if isinstance(contents.get("processor_config.json"), dict):  # transformers 5 writes the image processor into it
+        images["processor_config.json"] = contents["processor_config.json"].get("image_processor")
+    for name, content in images.items():
+        # Without a CLIP's config.json beside it, it may belong to another model.
+        if content is not None and (
+            configurations or _parse(is_image_processor_of_clip, content, folder / name, False)
+        ):
+            facts = _parse(parse_image_processor, content, folder / name, strict=True)
+            configurations.append(Configuration(folder / name, facts))
+    return configurations
+
+
+def _read_content(path: Path, strict: bool) -> Any:
+    """Return the content of a JSON file, or None if it is missing or belongs to another program."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        if not strict and path.name != "open_clip_config.json" and not _may_be_configuration(path):
+            return None
+        raise CheckpointError(f"{path} is not a model's configuration: {first_line(error)}") from error
+
+
+def _may_be_configuration(path: Path) -> bool:
+    """Return whether a file that is not valid JSON, or not readable, looks like a configuration of transformers."""
+    try:
+        if not path.is_file():
+            return path.is_symlink()
+        with path.open("rb") as file:
+            return _HUGGING_FACE_KEY.search(file.read(MAX_CONFIG_BYTES)) is not None
+    except OSError:
+        return True
+
+
+def _parse(parse: Any, content: Any, path: Path, strict: bool) -> Any:
+    """Return what a parser returns, and translate its errors."""
+    try:
+        return parse(content)
+    except UnsupportedNetworkError as error:
+        raise CheckpointError(f"{path} describes a network that is not supported: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        may_be_foreign = path.name != "open_clip_config.json" and not (
+            isinstance(content, dict) and "clip" in str(content.get("model_type"))[:100]
+        )
+        if may_be_foreign and not strict:
+            return None
+        raise CheckpointError(f"{path} is not a model's configuration: {first_line(error)}") from error
+
+
+def check_configurations(configurations: Iterable[Configuration], model_name: str | None) -> None:
+    """Reject a network that differs from a model, before its checkpoint is downloaded.
 
     Args:
         configurations: what the configuration files say.
-        model_name: key of :data:`clip4clip.config.MODELS`.
+        model_name: key of :data:`clip4clip.config.MODELS`; None if any network is welcome.
 
     Raises:
-        CheckpointError: a configuration differs from the model; the message lists every difference.
+        CheckpointError: a configuration differs from the model, or from another configuration.
+        UnknownNameError: there is no such model.
     """
-    for configuration in configurations:
-        _check_configuration(configuration, configuration.sizes, model_name)
+    facts = _merge(_Source(str(configuration.path), configuration.facts) for configuration in configurations)
+    if model_name is not None:
+        _check_model(facts, model_name)
 
 
 def resolve_config(
-    file: Path, shape: Mapping[str, Any], configurations: list[NetworkConfiguration], model_name: str | None
+    file: Path, shape: Mapping[str, Any], configurations: Iterable[Configuration], model_name: str | None
 ) -> CLIPConfig:
-    """Return the network of a checkpoint."""
-    if model_name is None:
-        return CLIPConfig(**shape)
-    config = get_model(model_name).config
-    mismatches, hint = find_mismatches(shape, config)
-    if mismatches:
-        raise CheckpointError(f"{file} is not a {model_name}: {'; '.join(mismatches)}.{hint}")
-    check_activation(file, configurations, model_name)
-    return config
+    """Return the network of a checkpoint file.
 
-
-def check_activation(file: Path, configurations: list[NetworkConfiguration], model_name: str) -> None:
-    """Reject a checkpoint file whose network has an activation other than QuickGELU.
-
-    The shapes of the tensors do not show the activation. The file itself takes precedence over the configurations. If
-    neither names the activation, a warning says that QuickGELU is assumed.
+    What the tensors do not show is said, in this order, by the metadata of our own training, the configuration files,
+    hints in the file, or the name of the model. Two of these must never contradict each other.
 
     Args:
         file: the checkpoint.
-        configurations: what the configuration files say. Their sizes are ignored, as the tensors show the real ones.
-        model_name: key of :data:`clip4clip.config.MODELS`.
+        shape: what its tensors show, see :func:`clip4clip.weights.state_dict.infer_config`.
+        configurations: what the configuration files say.
+        model_name: key of :data:`clip4clip.config.MODELS`; None if the caller passed none.
 
     Raises:
-        CheckpointError: the activation differs; the message also lists the sizes that differ.
+        CheckpointError: two sources contradict each other, or none says something that the tensors do not show.
+        UnknownNameError: there is no such model.
     """
-    activation = _activation_in(file)
-    if activation == "gelu":
-        configurations = [NetworkConfiguration(file, frozenset([activation]), {})]
-    elif activation is None and not configurations:
+    sources = [_Source(str(file), dict(shape))]
+    if (metadata := read_metadata(file)) is not None:
+        sources.append(_Source(f"the metadata of {file}", vars(metadata.config)))
+    sources += [_Source(str(configuration.path), configuration.facts) for configuration in configurations]
+    facts = _merge(sources)
+    if metadata is None:
+        # Of a network that is described, the names show the activation only: who wrote them may have changed the rest.
+        hints = {k: v for k, v in _read_hints(file, shape).items() if k == "activation" or k not in facts}
+        facts = _merge([*sources, _Source(f"the names of the tensors in {file}", hints)])
+    known = {name: fact.value for name, fact in facts.items()}
+    if model_name is not None:
+        _check_model(facts, model_name)
+        known = _complete_by_name(file, shape, known, model_name)
+    else:
+        known = _complete_without_name(file, shape, known)
+        if metadata is None and known.get("vocab_size", VOCAB_SIZE) != VOCAB_SIZE:
+            raise CheckpointError(
+                f"{file} has a vocabulary of {known['vocab_size']:,} tokens, and CLIP's tokenizer has {VOCAB_SIZE:,}: "
+                "its own tokenizer is not known. If it is one of this package's models, pass model_name (--model)."
+            )
+    try:
+        return CLIPConfig(**known)
+    except InputValueError as error:
+        raise CheckpointError(f"{file} describes an impossible network: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Something that says facts about a network: its name for messages, and the facts."""
+
+    name: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Fact:
+    value: Any
+    source: str
+
+
+def _merge(sources: Iterable[_Source]) -> dict[str, _Fact]:
+    """Return all facts, each with the first source that says it.
+
+    Raises:
+        CheckpointError: two sources contradict each other.
+    """
+    facts: dict[str, _Fact] = {}
+    for source in sources:
+        known = {name: fact.value for name, fact in facts.items()}
+        if differences := _compare(source.facts, known):
+            others = dict.fromkeys(facts[name].source for name in differences)
+            raise CheckpointError(
+                f"{source.name} contradicts {' and '.join(others)}: {'; '.join(differences.values())}. "
+                "Keep the one that belongs to the weights."
+            )
+        facts |= {name: _Fact(value, source.name) for name, value in source.facts.items() if name not in facts}
+    return facts
+
+
+def _compare(facts: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, str]:
+    """Return a phrase for each field whose value is another than expected."""
+    return {
+        name: f"{name} is {_show(value, expected[name])}, not {_show(expected[name], value)}"
+        for name, value in facts.items()
+        if name in expected and value != expected[name]
+    }
+
+
+def _show(value: Any, other: Any) -> str:
+    """Return a value for a message; of images, only what differs from the other value."""
+    if not (isinstance(value, ImageConfig) and isinstance(other, ImageConfig)):
+        return str(value)
+    return ", ".join(f"{name} {item}" for name, item in vars(value).items() if item != vars(other)[name])
+
+
+def _check_model(facts: Mapping[str, _Fact], model_name: str) -> None:
+    """Reject facts that differ from the network of a model. The message names the source of each."""
+    known = {name: fact.value for name, fact in facts.items()}
+    differences = _compare(known, vars(get_config(model_name)))
+    if not differences:
+        return
+    sources: dict[str, list[str]] = {}
+    for name, phrase in differences.items():
+        sources.setdefault(facts[name].source, []).append(phrase)
+    (first, phrases), *others = sources.items()
+    listed = f"{first} describes a different network than {model_name}: {'; '.join(phrases)}."
+    listed += "".join(f" So does {source}: {'; '.join(phrases)}." for source, phrases in others)
+    fitting = [name for name, model in MODELS.items() if model.config and not _compare(known, vars(model.config))]
+    hint = f"It fits model_name={fitting[0]!r}." if fitting else "Leave out the name to load the network as it is."
+    raise CheckpointError(f"{listed} {hint}")
+
+
+def _complete_by_name(file: Path, shape: Mapping[str, Any], known: dict[str, Any], model_name: str) -> dict[str, Any]:
+    """Return all fields, what is not known as the model has it. Warn if that may be wrong."""
+    config = vars(get_config(model_name))
+    assumed = {name: config[name] for name in _needed(shape) if name not in known}
+    # Of the fields other than the activation, OpenAI's values are those of nearly all networks of this shape.
+    if "activation" in assumed or any(value != _OPENAI.get(name) for name, value in assumed.items()):
+        listed = ", ".join(f"{name} {_show(value, None)}" for name, value in assumed.items() if name != "image")
         warn_once(
             logger,
-            f"{file} does not state the activation of its network, and no configuration beside it (config.json, "
-            "open_clip_config.json) does: QuickGELU is assumed, as in OpenAI's CLIP. If it was trained with GELU, as "
-            "many of open_clip's models are, its vectors are wrong.",
+            f"{file} does not state these properties of its network, and no configuration beside it "
+            f"({', '.join(CONFIG_NAMES[:2])}) does, so those of {model_name} are assumed: {listed or 'its images'}. "
+            "If it was trained with others, as with GELU instead of QuickGELU, its vectors are wrong.",
         )
-    for configuration in configurations:
-        sizes = _infer_sizes(file) if configuration.activations - {"quick_gelu"} else {}
-        _check_configuration(configuration, sizes, model_name)
+    return {**config, **known}
 
 
-def _check_configuration(configuration: NetworkConfiguration, sizes: dict[str, int], model_name: str) -> None:
-    activations = sorted(configuration.activations - {"quick_gelu"})
-    mismatches, hint = find_mismatches(sizes, get_model(model_name).config)
-    if not activations and not mismatches:
-        return
-    wrong = [f"the activation is {name}, not QuickGELU" for name in activations] + mismatches
-    consequence = " Its vectors would be wrong." if activations else hint
-    raise CheckpointError(
-        f"{configuration.path} describes a different network than {model_name}: {'; '.join(wrong)}.{consequence}"
-    )
+def _complete_without_name(file: Path, shape: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Return all fields of the network in a checkpoint.
 
-
-def _infer_sizes(file: Path) -> dict[str, int]:
-    """Return the sizes of the network in a checkpoint file; none if it cannot be read."""
-    from .checkpoint import read_state_dict  # these modules import torch
-    from .state_dict import infer_config
-
-    with contextlib.suppress(CheckpointError):
-        return infer_config(read_state_dict(file))
-    return {}
-
-
-def _activation_in(file: Path) -> str | None:
-    """Return the activation that a checkpoint file itself names: ``'quick_gelu'``, ``'gelu'``, or None for neither.
-
-    Checkpoints of CLIP4Clip's training and OpenAI's TorchScript archive have QuickGELU. Other TorchScript archives with
-    GELU refer to torch's class of that name.
+    Raises:
+        CheckpointError: something is not known.
     """
+    missing = [name for name in _needed(shape) if name not in known and name != "image"]
+    if missing:
+        raise CheckpointError(
+            f"{file} does not state these properties of its network, and no configuration beside it "
+            f"({', '.join(CONFIG_NAMES[:2])}) does: {', '.join(missing)}. Put its configuration beside it, or pass "
+            "the name of the model that it is, such as clip_vit_b32 (QuickGELU) or clip_vit_b32_laion2b (GELU), as "
+            "model_name (--model)."
+        )
+    if "image" not in known:
+        warn_once(
+            logger,
+            f"no configuration beside {file} (preprocessor_config.json, open_clip_config.json) says which images its "
+            "network takes: those of OpenAI's CLIP are assumed.",
+        )
+    return known
+
+
+def _needed(shape: Mapping[str, Any]) -> list[str]:
+    """Return the fields that the vectors of a checkpoint depend on, and that its tensors do not show."""
+    needed = ["activation", "norm_eps"]
+    if "vision_width" in shape:
+        needed += ["vision_head_width", "rotary", "image", "pooling"]
+        needed += ["pooling_heads"] if shape.get("pooling") == "attention" else []
+    if "text_width" in shape:
+        needed += ["text_head_width"]
+    return needed
+
+
+def _read_hints(file: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint file says by the names in it.
+
+    Checkpoints of CLIP4Clip's training, OpenAI's archive and the Perception Encoder were written by code that computes
+    one network only. Other TorchScript archives with GELU refer to torch's class of that name.
+    """
+    if shape.get("pooling") == "attention":
+        return dict(_PERCEPTION_ENCODER)
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 names = archive.namelist()
                 with archive.open(next(name for name in names if name.endswith("/data.pkl"))) as content:
                     head = content.read(HEAD_BYTES)
-            if any(name.endswith("/constants.pkl") for name in names):
-                return "gelu" if _GELU_MODULE.search(head) else "quick_gelu"
+            if any(name.endswith("/constants.pkl") for name in names) and _GELU_MODULE.search(head):
+                return {"activation": "gelu"}
         else:
             with file.open("rb") as content:
                 head = content.read(HEAD_BYTES)
     except Exception:  # a damaged file is reported when its tensors are read
-        return None
-    return "quick_gelu" if _CLIP4CLIP_NAME.search(head) else None
+        return {}
+    if _CLIP4CLIP_NAME.search(head) or _OPENAI_NAME.search(head):
+        return dict(_OPENAI)
+    return {}

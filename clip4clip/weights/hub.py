@@ -11,13 +11,16 @@ from pathlib import Path
 
 from ..errors import CheckpointError, WeightsNotFoundError, first_line
 from .configuration import CONFIG_NAMES, check_configurations, read_configurations
+from .shards import shard_names
 
 # Names of a checkpoint in a folder or hub repository, the preferred one first.
 CHECKPOINT_NAMES = (
     "open_clip_model.safetensors",
     "model.safetensors",
+    "model.safetensors.index.json",
     "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
     "pytorch_model.bin.1",
 )
 
@@ -100,7 +103,9 @@ def download_checkpoint(
             commit, outage = _find_commit(hub, name, config_files)
             if commit and not outage:
                 _check_remote_configurations(hub.repo, commit, config_files, model_name)
-            return Path(hf_hub_download(hub.repo, name, revision=hub.revision, local_files_only=bool(outage)))
+            path = Path(hf_hub_download(hub.repo, name, revision=hub.revision, local_files_only=bool(outage)))
+            _download_shards(hub.repo, name, path, is_offline=bool(outage))
+            return path
         except CheckpointError:
             raise
         except LocalEntryNotFoundError as error:
@@ -117,6 +122,26 @@ def download_checkpoint(
     raise WeightsNotFoundError(
         f"could not find weights for {model_name or reference}. Tried: {'; '.join(tried)}. {HOW_TO_SUPPLY_WEIGHTS}"
     ) from reason
+
+
+def _download_shards(repo: str, name: str, path: Path, is_offline: bool) -> None:
+    """Download the shards that the index of a sharded checkpoint names, all from the same commit as the index.
+
+    Args:
+        repo: ``owner/repo``.
+        name: path of the checkpoint in the repository.
+        path: the checkpoint in the cache of ``huggingface_hub``. If it is not an index, nothing is downloaded.
+        is_offline: whether to look in the cache only.
+
+    Raises:
+        CheckpointError: the index is invalid.
+    """
+    from huggingface_hub import hf_hub_download
+
+    folder, commit = name.rpartition("/")[0], path.parents[name.count("/")].name
+    for shard in shard_names(path):
+        file = f"{folder}/{shard}".lstrip("/")
+        hf_hub_download(repo, file, revision=commit, local_files_only=is_offline)
 
 
 def _config_files(name: str) -> list[str]:
@@ -152,6 +177,55 @@ def _check_remote_configurations(repo: str, commit: str, config_files: list[str]
                 cached = hf_hub_download(repo, config_file, revision=commit)
         if isinstance(cached, str) and model_name is not None:
             check_configurations(read_configurations([Path(cached).parent], strict=True), model_name)
+
+
+class HubFolder:
+    """The files of a repository on the hub, all of one commit. Each is downloaded when it is asked for.
+
+    Args:
+        reference: ``hf://owner/repo[@revision]``.
+
+    Attributes:
+        outage: why the hub does not give files that are not cached, or "" if it does.
+
+    Raises:
+        WeightsNotFoundError: the reference is malformed, or names a file.
+    """
+
+    def __init__(self, reference: str) -> None:
+        hub = HubReference.parse(reference)
+        if hub.file:
+            raise WeightsNotFoundError(f"{reference!r} names a file; expected a repository, hf://owner/repo[@revision]")
+        self._repo, self._revision = hub.repo, hub.revision
+        self._commit = hub.revision if _COMMIT.fullmatch(hub.revision or "") else None
+        self.outage = ""
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of a file in the cache of ``huggingface_hub``; None if the repository does not have it.
+
+        Raises:
+            WeightsNotFoundError: the download fails.
+        """
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        try:
+            if self._commit is None and not self.outage:
+                self._commit, self.outage = _ask_hub(self._repo, name, self._revision)
+            if self._commit is not None:
+                cached = try_to_load_from_cache(self._repo, name, revision=self._commit)
+                if cached is not None:  # a path, or a mark that there is no such file
+                    return Path(cached) if isinstance(cached, str) else None
+            path = hf_hub_download(self._repo, name, revision=self._revision, local_files_only=bool(self.outage))
+            self._revision = self._commit or self._revision  # the first download has recorded which commit a branch has
+            return Path(path)
+        except LocalEntryNotFoundError as error:  # it is not cached, and the hub does not give it
+            self.outage = self.outage or first_line(error.__cause__ or error)
+            return None
+        except EntryNotFoundError:
+            return None
+        except Exception as error:  # huggingface_hub passes on errors of its HTTP client and of the system
+            raise WeightsNotFoundError(f"could not download {name} of {self._repo}: {first_line(error)}") from error
 
 
 _outages: dict[str, tuple[float, str]] = {}  # endpoint -> until when it is not asked again, and why

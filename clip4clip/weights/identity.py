@@ -9,11 +9,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import DEFAULT_MODEL, CLIPConfig, find_mismatches, get_model, image_model, network_name
+from ..config import (
+    DEFAULT_MODEL,
+    MODELS,
+    CLIPConfig,
+    find_mismatches,
+    get_config,
+    get_model,
+    image_model,
+    is_text_tower,
+    network_name,
+)
 from ..errors import CheckpointError
 from .configuration import resolve_config
 from .inspection import inspect_file
 from .locate import Reference, locate
+from .metadata import read_metadata
 
 # Fields of a configuration that change the vectors, although no tensor shows them.
 _HIDDEN_FIELDS: tuple[str, ...] = ("vision_head_width", "text_head_width", "activation", "norm_eps")
@@ -76,7 +87,7 @@ def find_checkpoint(
             (docs/checkpoints.md).
         model_name: key of :data:`clip4clip.config.MODELS`. None reads the network from the weights and what lies
             beside them; without weights it is :data:`clip4clip.config.DEFAULT_MODEL`. If the model has the vision tower
-            of another one, the result is the checkpoint of that one, with its default weights.
+            of another one, the result is the checkpoint of that one, with its published weights.
         folder: the operator's own folder, if Towhee loaded it from one.
 
     Raises:
@@ -87,18 +98,20 @@ def find_checkpoint(
     """
     if weights is None and model_name is None:
         model_name = DEFAULT_MODEL
-    if model_name is not None and image_model(model_name) != model_name:
-        return find_checkpoint(None, image_model(model_name), folder)
-    located = locate(weights, model_name, folder)
+    is_aligned = is_text_tower(model_name)
+    if model_name is not None and is_aligned:
+        weights, model_name = None, image_model(model_name)
+    located = locate(weights, model_name, folder, published=is_aligned)
     inspection = inspect_file(located.path)
-    if located.is_trusted and model_name is not None:
-        config = get_model(model_name).config
-        check_shape(inspection.shape, config, model_name, located.path)
+    network = model_name if model_name is not None and get_model(model_name).config else None
+    if located.is_trusted and network is not None:
+        config = get_config(network)
+        check_shape(inspection.shape, config, network, located.path)
     else:
-        config = resolve_config(located.path, inspection.shape, located.configurations, model_name)
+        config = resolve_config(located.path, inspection.shape, located.configurations, network)
     return Checkpoint(
         located.path,
-        model_name or network_name(config),
+        model_name or _find_name(located.path, config),
         config,
         inspection.head,
         _fingerprint(inspection.fingerprint, config),
@@ -133,6 +146,15 @@ def network_digest(config: CLIPConfig) -> str:
     values = asdict(config)
     hidden = {name: values[name] for name in _HIDDEN_FIELDS if values[name] != _DEFAULTS[name]}
     return json.dumps(hidden, sort_keys=True) if hidden else ""
+
+
+def _find_name(path: Path, config: CLIPConfig) -> str:
+    """Return the name of the model that a trained checkpoint says it was trained from, or else that of its network."""
+    metadata = read_metadata(path)
+    model = MODELS.get(metadata.model_name) if metadata else None
+    if metadata and model and model.config == config:
+        return metadata.model_name
+    return network_name(config)
 
 
 def _fingerprint(weights: str, config: CLIPConfig) -> str:

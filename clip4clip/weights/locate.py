@@ -14,8 +14,9 @@ from pathlib import Path
 from ..config import DEFAULT_MODEL, get_model
 from ..errors import WeightsNotFoundError, brief, first_line
 from ..log import warn_once
-from .configuration import NetworkConfiguration, configuration_folders, read_configurations
-from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, download_checkpoint
+from .configuration import Configuration, find_configurations
+from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, HubReference, download_checkpoint
+from .multilingual import reject_text_model
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,13 @@ class Located:
     """
 
     path: Path
-    configurations: list[NetworkConfiguration] = field(default_factory=list)
+    configurations: list[Configuration] = field(default_factory=list)
     is_trusted: bool = False
 
 
-def locate(weights: Reference | None, model_name: str | None = None, folder: Path | None = None) -> Located:
+def locate(
+    weights: Reference | None, model_name: str | None = None, folder: Path | None = None, *, published: bool = False
+) -> Located:
     """Return the checkpoint file that ``weights`` refers to, and download it if necessary.
 
     Args:
@@ -50,6 +53,7 @@ def locate(weights: Reference | None, model_name: str | None = None, folder: Pat
             the model's default, which is searched for in the order of docs/checkpoints.md.
         model_name: key of :data:`clip4clip.config.MODELS`; it is needed if ``weights`` is None.
         folder: the operator's own folder, if Towhee loaded it from one.
+        published: the default is the model's published checkpoint, whatever lies in the folder of an operator.
 
     Raises:
         WeightsNotFoundError: there is no such file; the message lists what was tried.
@@ -57,13 +61,13 @@ def locate(weights: Reference | None, model_name: str | None = None, folder: Pat
         UnknownNameError: there is no such model.
     """
     if weights is None:
-        return _locate_default(model_name or DEFAULT_MODEL, folder)
-    if model_name is not None:
-        get_model(model_name)
+        return _locate_default(model_name or DEFAULT_MODEL, folder, published)
+    network = model_name if model_name is not None and get_model(model_name).config else None
     reference = os.fspath(weights)
     if reference.startswith("hf://"):
-        path = download_checkpoint(reference, model_name)
-        return Located(path, read_configurations(configuration_folders(path), strict=True))
+        reject_text_model(reference)
+        path = download_checkpoint(reference, network)
+        return Located(path, find_configurations(path, strict=True))
     return _locate_path(reference)
 
 
@@ -79,13 +83,14 @@ def _locate_path(reference: str) -> Located:
             f"no checkpoint at {brief(reference)}: {first_line(error)}. {HOW_TO_SUPPLY_WEIGHTS}"
         ) from error
     if is_folder:
+        reject_text_model(path)
         file = next((path / name for name in CHECKPOINT_NAMES if (path / name).is_file()), None)
         if file is None:
             raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(CHECKPOINT_NAMES)}")
-        return Located(file, read_configurations([path], strict=True))
+        return Located(file, find_configurations(file, strict=True))
     if not is_file:
         raise WeightsNotFoundError(f"no checkpoint at {path}: there is no such file or folder. {HOW_TO_SUPPLY_WEIGHTS}")
-    return Located(path, read_configurations(configuration_folders(path), strict=False))
+    return Located(path, find_configurations(path, strict=False))
 
 
 def towhee_home() -> Path:
@@ -95,28 +100,47 @@ def towhee_home() -> Path:
     return Path(os.path.expanduser(home))
 
 
-def _locate_default(model_name: str, folder: Path | None) -> Located:
+def _locate_default(model_name: str, folder: Path | None, published: bool) -> Located:
     """Return the checkpoint for ``weights=None``. Only this function implements the order of docs/checkpoints.md."""
     model = get_model(model_name)
     if model.packaged_file:
         return Located(Path(__file__).parents[1] / model.packaged_file, is_trusted=True)
+    if model.weights:
+        return locate(model.weights, model_name)
+    if not model.hub:
+        raise WeightsNotFoundError(f"{model_name} was registered without default weights. {HOW_TO_SUPPLY_WEIGHTS}")
     tried: list[str] = []
-    if model.local_file:
-        path = _locate_in_operator_folders(model.local_file, folder, tried)
+    if model.local_file and not published:
+        path = locate_in_operator_folders(model.local_file, folder, tried)
         if path is not None:
-            return Located(path, read_configurations(configuration_folders(path), strict=False))
+            return Located(path, find_configurations(path, strict=False))
     try:
-        path = download_checkpoint(model.hub, model_name, tried, trusted=model.is_pinned)
+        path = download_checkpoint(model.hub, model_name, tried, trusted=model.is_trusted)
     except WeightsNotFoundError as error:
         raise WeightsNotFoundError(
-            f"{error} For a trial without a download: model_name='clip_vit_tiny_demo', which comes with the package."
+            f"{error}{_advice_if_gone(model.hub, error)} For a trial without a download: "
+            "model_name='clip_vit_tiny_demo', which comes with the package."
         ) from error
-    if model.is_pinned:
+    if model.is_trusted:
         return Located(path, is_trusted=True)
-    return Located(path, read_configurations(configuration_folders(path), strict=True))
+    return Located(path, find_configurations(path, strict=True))
 
 
-def _locate_in_operator_folders(name: str, folder: Path | None, tried: list[str]) -> Path | None:
+def _advice_if_gone(reference: str, error: WeightsNotFoundError) -> str:
+    """Return what to do if the hub answered that it does not have the file that this package has recorded."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    answer = error.__cause__
+    is_gone = isinstance(answer, EntryNotFoundError) or (
+        isinstance(answer, HfHubHTTPError) and getattr(answer.response, "status_code", None) == 404
+    )
+    if not is_gone or isinstance(answer, LocalEntryNotFoundError):
+        return ""
+    repo = HubReference.parse(reference).repo
+    return f" The hub does not have this revision or file (any more): pass weights='hf://{repo}' for its newest one."
+
+
+def locate_in_operator_folders(name: str, folder: Path | None, tried: list[str]) -> Path | None:
     """Return the checkpoint in the operator's own folder or in Towhee's versions of the operator, or None.
 
     Args:

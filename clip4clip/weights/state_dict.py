@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .families import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -20,43 +21,11 @@ VISION_PREFIX = "visual."
 TEXT_PREFIXES = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 HEAD_PREFIXES = ("lstm_visual.", "transformerClip.", "frame_position_embeddings.")
 
-# Parts of Hugging Face's names and what they become, in the order of their replacement.
-_HUGGING_FACE_NAMES = (
-    ("text_model.embeddings.token_embedding.", "token_embedding."),
-    ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
-    ("text_model.final_layer_norm.", "ln_final."),
-    ("text_model.encoder.layers.", "transformer.resblocks."),
-    ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
-    ("vision_model.embeddings.patch_embedding.", "visual.conv1."),
-    ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
-    ("vision_model.pre_layrnorm.", "visual.ln_pre."),
-    ("vision_model.post_layernorm.", "visual.ln_post."),
-    ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
-    (".self_attn.", ".attn."),
-    (".layer_norm1.", ".ln_1."),
-    (".layer_norm2.", ".ln_2."),
-    (".mlp.fc1.", ".mlp.c_fc."),
-    (".mlp.fc2.", ".mlp.c_proj."),
-)
 _QUERY_PROJECTION = re.compile(r"(.*\.attn\.)q_proj\.(weight|bias)")
 
 
-def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of Hugging Face's ``CLIPModel`` under OpenAI's names."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        if name == "text_projection.weight":
-            name, tensor = "text_projection", tensor.T
-        elif name == "visual_projection.weight":
-            name, tensor = "visual.proj", tensor.T
-        for theirs, ours in _HUGGING_FACE_NAMES:
-            name = name.replace(theirs, ours)
-        renamed[name] = tensor
-    return renamed
-
-
-def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return those fields of :class:`~clip4clip.config.CLIPConfig` that the shapes of the tensors reveal."""
+def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int | str]:
+    """Return the fields of :class:`~clip4clip.config.CLIPConfig` that the tensors show, as values that JSON has."""
 
     def size(name: str, dim: int) -> int | None:
         tensor = tensors.get(name)
@@ -65,7 +34,7 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     def count_layers(prefix: str) -> int:
         return len({name.split(".")[prefix.count(".")] for name in tensors if name.startswith(prefix)})
 
-    fields: dict[str, int | None] = {}
+    fields: dict[str, int | str | None] = {}
     if "visual.conv1.weight" in tensors:
         patch_size, positions = size("visual.conv1.weight", 3), size("visual.positional_embedding", 0)
         fields |= {
@@ -74,6 +43,8 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
             "patch_size": patch_size,
             "vision_width": size("visual.conv1.weight", 0),
             "vision_layers": count_layers("visual.transformer.resblocks."),
+            "vision_mlp_width": size("visual.transformer.resblocks.0.mlp.c_fc.weight", 0),
+            "pooling": "attention" if "visual.attn_pool.probe" in tensors else None,
         }
     if "token_embedding.weight" in tensors:
         fields |= {
@@ -82,6 +53,7 @@ def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, int]:
             "vocab_size": size("token_embedding.weight", 0),
             "text_width": size("token_embedding.weight", 1),
             "text_layers": count_layers("transformer.resblocks."),
+            "text_mlp_width": size("transformer.resblocks.0.mlp.c_fc.weight", 0),
         }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -124,7 +96,7 @@ def head_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stack_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Replace Hugging Face's separate query, key and value projections by OpenAI's single ``in_proj``, in place."""
+    """Replace separate projections of queries, keys and values by OpenAI's single ``in_proj``, in place."""
     for name in list(state):
         match = _QUERY_PROJECTION.fullmatch(name)
         if match is None:
@@ -153,11 +125,12 @@ def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> 
 
     Args:
         module: the module whose parameters are replaced.
-        state: tensors by name. Those that the module does not have are reported as unused.
+        state: tensors by name.
         path: the checkpoint file, for messages.
 
     Raises:
-        CheckpointError: a tensor is missing, has a different shape, or does not hold floats.
+        CheckpointError: a tensor is missing, has a different shape, or does not hold floats; or there is one that the
+            module does not have, because then it would not compute the network of the checkpoint.
     """
     expected = module.state_dict()
     missing = [name for name in expected if name not in state]
@@ -170,7 +143,12 @@ def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> 
     ]
     if wrong:
         raise CheckpointError(f"{path} has {len(wrong)} tensors of the wrong shape or type: {shorten(wrong)}")
-    report_unused(state.keys() - expected.keys(), path)
+    unused = state.keys() - expected.keys()
+    if unknown := sorted(name for name in unused if not name.startswith(HEAD_PREFIXES)):
+        raise CheckpointError(
+            f"{path} is of another network: it has {len(unknown)} tensors that this one does not: {shorten(unknown)}"
+        )
+    report_unused(unused, path)
     module.load_state_dict({name: state[name].float().contiguous() for name in expected}, assign=True)
 
 
@@ -184,8 +162,3 @@ def report_unused(names: Iterable[str], path: Path) -> None:
     """Log, at level info, the names of the tensors of a checkpoint that are not used."""
     if unused := sorted(names):
         logger.info("%s: not used: %s", path, ", ".join(unused))
-
-
-def shorten(items: list[str], count: int = 5) -> str:
-    """Return the first items as text, and how many more there are."""
-    return ", ".join(items[:count]) + (f" and {len(items) - count} more" if len(items) > count else "")

@@ -22,7 +22,7 @@ from clip4clip.index.engine import Engine
 from clip4clip.retrieval import VideoIndex
 from clip4clip.weights.identity import Identity, identify
 
-MODEL = Identity(DEMO_MODEL, "0" * 16)
+TEXT_TOWER = "0" * 16
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_an_index_that_is_away_is_no_error_in_the_background(caplog: pytest.LogC
             raise IndexUnavailableError("away")
 
     engine: Engine = Away()  # type: ignore[assignment]
-    calibrator = Calibrator(engine, lambda: MODEL, CountingEmbedder())
+    calibrator = Calibrator(engine, lambda: TEXT_TOWER, CountingEmbedder())
     assert calibrator.peek() is None
     calibrator.close()
     assert calibrator.peek() is None
@@ -137,7 +137,7 @@ def test_any_other_error_in_the_background_is_logged(caplog: pytest.LogCaptureFi
             raise MemoryError("no memory")
 
     engine: Engine = Broken()  # type: ignore[assignment]
-    calibrator = Calibrator(engine, lambda: MODEL, CountingEmbedder())
+    calibrator = Calibrator(engine, lambda: TEXT_TOWER, CountingEmbedder())
     assert calibrator.peek() is None
     calibrator.close()
     assert caplog.messages == ["the index could not be calibrated"]
@@ -157,7 +157,7 @@ def test_callers_that_do_not_wait_share_one_thread_and_do_not_identify_the_weigh
 
     with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         index.add(random_rows(4))
-    monkeypatch.setattr(EncoderSpec, "identify", identify_slowly)
+    monkeypatch.setattr(EncoderSpec, "checkpoint", identify_slowly)
     with VideoIndex(tmp_path / "v.db", encoder=EncoderSpec(DEMO_MODEL)) as index:
         with ThreadPoolExecutor(8) as pool:
             answers = [pool.submit(index.calibration, wait=False) for _ in range(32)]
@@ -166,19 +166,19 @@ def test_callers_that_do_not_wait_share_one_thread_and_do_not_identify_the_weigh
     assert started == ["clip4clip-calibration"]
 
 
-def test_vectors_of_the_captions_are_cached_for_a_model(captions_cache: Path) -> None:
+def test_vectors_of_the_captions_are_cached_for_a_text_tower(captions_cache: Path) -> None:
     embed = CountingEmbedder()
-    first = caption_vectors(MODEL, embed)
-    np.testing.assert_array_equal(caption_vectors(MODEL, embed), first)
+    first = caption_vectors(TEXT_TOWER, embed)
+    np.testing.assert_array_equal(caption_vectors(TEXT_TOWER, embed), first)
     assert embed.calls == 1
-    caption_vectors(Identity(DEMO_MODEL, "1" * 16), embed)
+    caption_vectors("1" * 16, embed)
     assert embed.calls == 2
     for file in captions_cache.iterdir():
         file.write_bytes(b"not an array")
-    np.testing.assert_array_equal(caption_vectors(MODEL, embed), first)
+    np.testing.assert_array_equal(caption_vectors(TEXT_TOWER, embed), first)
     for file in captions_cache.iterdir():
         np.save(file, first[:2])
-    np.testing.assert_array_equal(caption_vectors(MODEL, embed), first)
+    np.testing.assert_array_equal(caption_vectors(TEXT_TOWER, embed), first)
     assert embed.calls == 4
 
 
@@ -186,7 +186,7 @@ def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CLIP4CLIP_CACHE", str(tmp_path / "file"))
     embed = CountingEmbedder()
-    np.testing.assert_array_equal(caption_vectors(MODEL, embed), caption_vectors(MODEL, embed))
+    np.testing.assert_array_equal(caption_vectors(TEXT_TOWER, embed), caption_vectors(TEXT_TOWER, embed))
     assert embed.calls == 2
 
 
@@ -232,6 +232,6 @@ def test_the_captions_are_embedded_by_the_model_of_the_index(tmp_path: Path, cap
         index.add(random_rows(2))
         index.calibration()
     vectors = TextEncoder.load(DEMO_MODEL)(read_captions())
-    cached = caption_vectors(identify(None, DEMO_MODEL), CountingEmbedder())
+    cached = caption_vectors(identify(None, DEMO_MODEL).fingerprint, CountingEmbedder())
     np.testing.assert_allclose(cached, vectors, atol=1e-5)
     assert len([*captions_cache.iterdir()]) == 1

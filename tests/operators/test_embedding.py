@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from constants import DEMO_MODEL
+from text_towers import write_sentence_transformer
 from towhee import AutoConfig, ops, pipe
 from towhee.operator import NNOperator, SharedType
 from towhee.runtime.node_config import NodeConfig
@@ -26,6 +28,7 @@ from clip4clip import (
     UnknownNameError,
     VideoEncoder,
 )
+from clip4clip.config import MODELS, Model
 from clip4clip.operators import Clip4clip
 
 ACCELERATED = {"name": "node", "acc_info": {"type": "mock", "params": None}}
@@ -60,8 +63,8 @@ def test_operators_of_one_checkpoint_share_a_tower(tiny_checkpoint: Path) -> Non
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(tiny_checkpoint: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"'clip_vit_l14'.*clip_vit_b32, clip_vit_b16"):
-        Clip4clip("clip_vit_l14", "text", tiny_checkpoint)
+    with pytest.raises(UnknownNameError, match=r"'clip_vit_h14'.*clip_vit_b32, clip_vit_b16"):
+        Clip4clip("clip_vit_h14", "text", tiny_checkpoint)
     with pytest.raises(UnknownNameError, match=r"'audio'.*'text' or 'video'"):
         Clip4clip("tiny", "audio", tiny_checkpoint)
 
@@ -151,7 +154,26 @@ def test_weights_are_looked_for_after_the_other_arguments_are_checked(monkeypatc
         with pytest.raises((UnknownNameError, DeviceError)):
             Clip4clip(**{"model_name": "clip_vit_b16", "modality": "text", "device": "cpu"} | change)
     with pytest.raises(UnknownNameError):
-        TextEncoder.load("clip_vit_l14", device="tpu")
+        TextEncoder.load("clip_vit_h14", device="tpu")
+
+
+def test_a_model_that_is_only_a_text_tower_embeds_but_is_not_exported_served_or_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: list[np.ndarray]
+) -> None:
+    model = Model(MODELS[DEMO_MODEL].config, aligned_with=DEMO_MODEL)
+    monkeypatch.setitem(MODELS, "words", model)  # type: ignore[arg-type]
+    folder = write_sentence_transformer(tmp_path / "words", 128)
+    text, video = (Clip4clip("words", modality, folder, "cpu") for modality in ("text", "video"))
+    np.testing.assert_array_equal(text("ein Hund"), TextEncoder.load("words", folder)("ein Hund"))
+    np.testing.assert_array_equal(video(frames), VideoEncoder.load(DEMO_MODEL, device="cpu")(frames))
+    assert text.supported_formats == []
+    with pytest.raises(UnknownNameError, match="words cannot be exported as ONNX"):
+        text.save_model("onnx", tmp_path / "a.onnx")
+    for operator in (text, video):
+        with pytest.raises(UnknownNameError, match=f"words cannot be trained.*{DEMO_MODEL}"):
+            operator.setup_trainer()
+    with set_runtime_config(NodeConfig(**ACCELERATED)), pytest.raises(UnknownNameError, match="served by Triton"):
+        Clip4clip("words", "text", folder, "cpu")
 
 
 def test_arguments_of_save_model_are_checked(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from clip4clip.operators import Clip4clip
 from clip4clip.training import VideoTextDataset, VideoTextModel
 from clip4clip.video import FrameSampling
 from clip4clip.weights.identity import find_checkpoint
+from clip4clip.weights.metadata import read_metadata
 
 
 def has_towhee_train() -> bool:
@@ -101,6 +102,11 @@ def test_a_trained_operator_uses_its_new_weights(
     measured = evaluate(eval_dataset.pairs, *encoders, sampling=FrameSampling(frames=2))
     assert recorder.epochs[-1]["eval_epoch_metric"] == pytest.approx(measured.text_to_video.recall_at_1 / 100, abs=0.05)
     json.dumps(recorder.epochs[-1])  # plain numbers
+    metadata = read_metadata(saved)
+    assert metadata is not None
+    assert (metadata.model_name, metadata.epoch, metadata.settings["lr"]) == ("tiny", 4, 1e-3)
+    assert metadata.recall_at_1 == pytest.approx(100 * recorder.epochs[-1]["eval_epoch_metric"])
+    assert str(tmp_path).encode() not in saved.read_bytes()[: 2**16]
 
 
 @pytest.mark.slow

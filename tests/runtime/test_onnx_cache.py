@@ -23,7 +23,7 @@ from clip4clip.runtime import onnx_cache
 from clip4clip.runtime.onnx_cache import CachedGraph, cached_graph
 from clip4clip.runtime.placement import resolve_placement
 from clip4clip.runtime.torch_backend import TorchTower, build_tower
-from clip4clip.weights.identity import find_checkpoint
+from clip4clip.weights.identity import Checkpoint, find_checkpoint
 
 REBUILDING = "rebuilding a cached graph that cannot be loaded: "
 
@@ -78,9 +78,9 @@ def test_a_checkpoint_that_differs_in_a_single_number_has_a_graph_of_its_own(
 def test_replacing_a_checkpoint_while_its_graph_is_built_is_an_error(
     cache: Path, tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(model_name: str, modality: str, path: Path) -> object:
-        new.replace(path)
-        return build_tower(model_name, modality, path)
+    def build(found: Checkpoint, modality: str) -> object:
+        new.replace(found.path)
+        return build_tower(found, modality)
 
     checkpoint, new = tmp_path / "model.safetensors", tmp_path / "new"
     save_file(tiny_state, checkpoint)

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
-from training_runs import read_log
+from training_runs import MINI, read_log
 from typer.testing import CliRunner
 
 from clip4clip import (
@@ -28,9 +28,11 @@ from clip4clip.cli import app
 from clip4clip.evaluation.pairs import read_pairs
 from clip4clip.operators import Clip4clip
 from clip4clip.training import TrainingConfig, VideoTextDataset, VideoTextModel, train
+from clip4clip.training.checkpoint import save_checkpoint
 from clip4clip.training.data import collate
 from clip4clip.video import read_frames
 from clip4clip.weights.identity import find_checkpoint
+from clip4clip.weights.metadata import read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,45 @@ def test_a_checkpoint_loads_in_python_in_the_operators_and_in_the_command_line(
     command = ["embed-text", "a red ring", "--json", "-m", "mini", "-w", str(last), "-d", "cpu"]
     printed = json.loads(CliRunner().invoke(app, command).stdout)
     np.testing.assert_allclose(printed["vector"], text("a red ring"), atol=1e-6)
+
+
+def test_checkpoints_say_how_they_were_trained_and_load_without_the_name_of_the_model(
+    trained: tuple[TrainingConfig, Path], drawings: Path
+) -> None:
+    config, out = trained
+    recalls = [entry["recall_at_1"] for entry in read_log(config, "text_to_video")]
+    for name, recall in (("last", recalls[-1]), ("best", max(recalls))):
+        path = out / f"{name}.safetensors"
+        metadata = read_metadata(path)
+        assert metadata is not None
+        assert (metadata.model_name, metadata.config, metadata.head) == ("mini", MINI, "meanP")
+        assert metadata.recall_at_1 == recall
+        assert metadata.step == 3 * (metadata.epoch or 0)
+        expected = {"recipe": "clip4clip train", "init": "random", "lr": 1e-3, "freeze_layers": -1, "frames": 1}
+        assert metadata.settings.items() >= expected.items()
+        assert str(metadata.settings["pairs"]).startswith("48 pairs, ")
+        header = path.read_bytes()[: 2**16]
+        assert str(out.parent).encode() not in header
+        assert str(drawings).encode() not in header
+        with_name, without = TextEncoder.load("mini", path, "cpu"), TextEncoder.load(weights=path, device="cpu")
+        np.testing.assert_array_equal(with_name("a red ring"), without("a red ring"))
+
+
+def test_a_run_from_a_checkpoint_needs_no_name_and_does_not_tell_where_the_checkpoint_was(
+    config: TrainingConfig, mini_checkpoint: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "secret" / "start.safetensors"
+    start.parent.mkdir()
+    save_checkpoint(VideoTextModel.load(find_checkpoint(mini_checkpoint, "mini")), start)
+    assert train(replace(config, model=None, init=str(start), epochs=1, max_words=100)).finished
+    last = Path(config.out) / "last.safetensors"
+    metadata = read_metadata(last)
+    assert metadata is not None
+    assert metadata.config == MINI
+    assert metadata.settings["init"] == "a file"
+    assert metadata.settings["init_fingerprint"] == find_checkpoint(start).fingerprint
+    assert metadata.settings["max_words"] == MINI.context_length
+    assert b"secret" not in last.read_bytes()[: 2**16]
 
 
 @pytest.mark.parametrize("head", ["seqLSTM", "seqTransf"])
@@ -176,7 +217,7 @@ def test_partial_files_of_a_killed_save_are_removed(config: TrainingConfig) -> N
         ({"batch_size": 15, "accumulate": 2}, InputValueError, "15 cannot be shared.* must be a multiple of 2"),
         ({"batch_size": 64}, TrainingError, "48 usable pairs, fewer than one batch of 64"),
         ({"init": "nowhere.safetensors"}, WeightsNotFoundError, "nowhere.safetensors"),
-        ({"model": "clip_vit_l14"}, UnknownNameError, "clip_vit_l14"),
+        ({"model": "clip_vit_h14"}, UnknownNameError, "clip_vit_h14"),
         ({"head": "maxP"}, UnknownNameError, "unknown head"),
     ],
 )

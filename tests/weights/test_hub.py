@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from clip4clip.config import MODELS
 from clip4clip.weights.locate import locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+UNKNOWN_COMMIT = "f" * 40
 # It runs in a process of its own, because huggingface_hub reads its environment when it is imported. Each line of its
 # output is the result for one reference.
 LOCATE = """
@@ -63,9 +64,10 @@ class Hub:
         if self.failure == "forbids":
             return Response(status=403)
         match = re.fullmatch(r"/owner/model/resolve/([^/]+)/(.+)", request.path)
-        content = self.files.get(match[2]) if match else None
+        is_known = match is not None and match[1] != UNKNOWN_COMMIT
+        content = self.files.get(match[2]) if match and is_known else None
         if content is None:
-            code = "EntryNotFound" if match else "RepoNotFound"
+            code = "EntryNotFound" if is_known else "RevisionNotFound" if match else "RepoNotFound"
             return Response(status=404, headers={"X-Error-Code": code, "X-Repo-Commit": COMMIT})
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
         cut_at = 1000 if self.failure == "drops every answer" else None
@@ -195,10 +197,31 @@ def test_an_unreachable_hub_is_an_error(locate_one: Callable) -> None:
 
 
 def test_a_repository_with_another_activation_is_refused(locate_one: Callable, hub: Hub) -> None:
-    hub.files["config.json"] = json.dumps({"model_type": "clip", "text_config": {"hidden_act": "gelu"}}).encode()
+    gelu = {"hidden_act": "gelu"}
+    config = {"model_type": "clip", "text_config": gelu, "vision_config": gelu}
+    hub.files["config.json"] = json.dumps(config).encode()
     result = locate_one("hf://owner/model@v1/other/weights.bin")
     assert result["error"] == "CheckpointError"
-    assert "QuickGELU" in result["message"]
+    assert "config.json describes a different network than clip_vit_b32: activation is gelu" in result["message"]
+
+
+def test_the_shards_of_a_checkpoint_are_downloaded_from_the_commit_of_its_index(locate_all: Callable, hub: Hub) -> None:
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    hub.files |= {f"sub/{shard}": shard.encode() for shard in shards}
+    hub.files["sub/model.safetensors.index.json"] = json.dumps(index).encode()
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": "../secret.bin"}}).encode()
+    found, refused = locate_all(
+        "hf://owner/model@v1/sub/model.safetensors.index.json", "hf://owner/model@v1/model.safetensors.index.json"
+    )
+    assert [Path(found["path"]).with_name(shard).read_bytes() for shard in shards] == [*map(str.encode, shards)]
+    assert f"GET /owner/model/resolve/{COMMIT}/sub/{shards[0]}" in hub.requests
+    assert "'../secret.bin' is not the name of a shard" in refused["message"]
+    cached = "hf://owner/model@v1/sub/model.safetensors.index.json"
+    assert locate_all(cached, HF_HUB_OFFLINE="1") == [found]
+    Path(found["path"]).with_name(shards[1]).unlink()
+    missing = locate_all(cached, HF_HUB_OFFLINE="1")[0]
+    assert missing["error"] == "WeightsNotFoundError"
 
 
 @pytest.mark.parametrize("folder", ["", "other/"])
@@ -213,7 +236,7 @@ def test_a_checkpoint_of_another_network_is_not_downloaded(folder: str, locate_o
     result = locate_one("hf://owner/model@v1/other/weights.bin")
     assert result["error"] == "CheckpointError"
     assert "open_clip_config.json describes a different network than clip_vit_b32" in result["message"]
-    assert "the activation is gelu, not QuickGELU" in result["message"]
+    assert "activation is gelu, not quick_gelu" in result["message"]
     assert "patch_size is 14, not 32; vision_width is 1024, not 768" in result["message"]
     assert not [request for request in hub.requests if request.startswith("GET") and "weights.bin" in request]
 
@@ -240,13 +263,39 @@ MODELS["tiny"] = Model(CLIPConfig(**json.loads(sys.argv[1])), hub="hf://owner/mo
 references = None, "hf://owner/model"
 np.save(sys.argv[2], [TextEncoder.load("tiny", reference, "cpu", "torch")("a dog") for reference in references])
 """
-    config = json.dumps(asdict(MODELS["tiny"].config))
+    config = json.dumps({name: value for name, value in vars(MODELS["tiny"].config).items() if name != "image"})
     subprocess.run([sys.executable, "-c", program, config, str(tmp_path / "a.npy")], env=environment, check=True)
     expected = TextEncoder.load("tiny", tiny_checkpoint, "cpu", "torch")("a dog")
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), [expected, expected], atol=1e-6)
     assert {"GET /owner/model/resolve/v1/model.safetensors", "HEAD /owner/model/resolve/main/model.safetensors"} <= set(
         hub.requests
     )
+
+
+def test_a_default_that_the_hub_does_not_have_is_an_error_that_says_what_to_pass(environment: dict[str, str]) -> None:
+    program = """
+import sys
+from clip4clip import WeightsNotFoundError
+from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.weights.locate import locate
+for reference in sys.argv[1:]:
+    MODELS["own"] = Model(CLIPConfig(), hub=reference)
+    try:
+        locate(None, "own")
+    except WeightsNotFoundError as error:
+        print(error)
+"""
+    missing = ("owner/model@" + UNKNOWN_COMMIT, f"owner/model@{COMMIT}/gone.bin", "owner/none")
+    command = [sys.executable, "-c", program, *(f"hf://{reference}" for reference in missing)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    messages = done.stdout.splitlines()
+    for message, reference in zip(messages, missing, strict=True):
+        assert f"Tried: hf://{reference}" in message
+        assert f"pass weights='hf://{reference.partition('@')[0]}' for its newest" in message
+    unreachable = subprocess.run(
+        command, env=environment | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=True
+    )
+    assert "newest" not in unreachable.stdout
 
 
 @pytest.mark.parametrize("failure", ["silent", "drops every answer"])
@@ -317,3 +366,42 @@ def test_an_unreachable_hub_is_asked_once_and_without_a_pause(hub: Hub, environm
 def test_an_invalid_reference_is_an_error_that_shows_the_form(reference: str) -> None:
     with pytest.raises(WeightsNotFoundError, match=r"hf://owner/repo\[@revision\]\[/file\]"):
         locate(reference, "clip_vit_b32")
+
+
+FIND_FILES = """
+import sys
+from clip4clip.weights.hub import HubFolder
+folder = HubFolder(sys.argv[1])
+for name in sys.argv[2:]:
+    print(folder.find(name))
+print(folder.outage)
+"""
+
+
+def test_the_files_of_a_repository_are_of_one_commit_and_asked_for_once(hub: Hub, environment: dict[str, str]) -> None:
+    hub.files |= {"modules.json": b"[]", "2_Dense/config.json": b"{}"}
+    names = ["modules.json", "2_Dense/config.json", "vocab.txt", "other/weights.bin"]
+
+    def find(reference: str, **changes: str) -> list[str]:
+        """Return the paths of the files, and why the hub cannot be reached."""
+        command = [sys.executable, "-c", FIND_FILES, reference, *names]
+        done = subprocess.run(command, env=environment | changes, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    *paths, outage = find("hf://owner/model")
+    assert (paths[2], outage) == ("None", "")
+    assert [Path(path).read_bytes() for path in (paths[0], paths[1], paths[3])] == [b"[]", b"{}", b"other"]
+    assert {
+        Path(path).parents[name.count("/")].name for path, name in zip(paths, names, strict=True) if path != "None"
+    } == {COMMIT}
+    hub.requests.clear()
+    assert find("hf://owner/model") == [*paths, ""]
+    assert hub.requests == ["HEAD /owner/model/resolve/main/modules.json"]  # the branch may have moved
+    assert find("hf://owner/model", HF_HUB_OFFLINE="1")[:4] == paths
+    assert find(f"hf://owner/model@{COMMIT}") == [*paths, ""]
+    assert len(hub.requests) == 1
+    hub.failure = "forbids"
+    names.append("new.json")
+    *found, outage = find(f"hf://owner/model@{COMMIT}")
+    assert found == [*paths, "None"]
+    assert "403" in outage

@@ -12,14 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkpoints import FRAMES, State, embed
-from constants import QUICK_GELU
+from PIL import Image
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError, TextEncoder, VideoEncoder
-from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.config import MODELS, CLIPConfig, Model, get_config
 from clip4clip.model import SequenceLSTM, SequenceTransformer, TextTower, VisionTower
 from clip4clip.preprocess import pixel_values
-from clip4clip.weights.state_dict import check_shape
+from clip4clip.weights.identity import check_shape
+from clip4clip.weights.state_dict import infer_config
 
 
 def test_a_hugging_face_folder_gives_the_text_vectors_of_transformers(
@@ -44,6 +45,43 @@ def test_a_hugging_face_folder_gives_the_video_vectors_of_transformers(
     theirs = F.normalize(hugging_face_model.visual_projection(hidden), dim=-1)
     ours = VideoEncoder.load("tiny", hugging_face_folder, "cpu")([frame[None] for frame in frames])
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+# Settings of a CLIPModel beside its sizes -> how its images are processed.
+HUGGING_FACE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "GELU": ({"hidden_act": "gelu", "layer_norm_eps": 1e-3}, {"size": {"height": 32, "width": 32}, "resample": 2}),
+    "QuickGELU": ({"hidden_act": "quick_gelu"}, {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.2, 0.1]}),
+}
+
+
+@pytest.mark.parametrize("kind", HUGGING_FACE)
+@torch.inference_mode()
+def test_a_folder_of_transformers_loads_by_its_path_alone(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    settings, images = HUGGING_FACE[kind]
+    text = {"hidden_size": 64, "intermediate_size": 100, "num_attention_heads": 4, "num_hidden_layers": 2}
+    vision = {"hidden_size": 96, "intermediate_size": 150, "num_attention_heads": 3, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(
+        text_config=text | settings,
+        vision_config=vision | settings | {"image_size": 32, "patch_size": 8},
+        projection_dim=48,
+    )
+    model = transformers.CLIPModel(config).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.05 * torch.randn(parameter.shape))
+    model.save_pretrained(tmp_path)
+    processor = transformers.CLIPImageProcessorPil(**{"size": {"shortest_edge": 32}, "crop_size": 32} | images)
+    processor.save_pretrained(tmp_path)
+    ids = torch.tensor([[49406, 320, 1929, 49407]])
+    texts = model.text_projection(model.text_model(input_ids=ids).pooler_output)
+    np.testing.assert_allclose(TextEncoder.load(None, tmp_path, "cpu")(["a dog"]), F.normalize(texts), atol=1e-5)
+    frames = list(np.random.default_rng(3).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8))
+    pixels = processor([Image.fromarray(frame) for frame in frames], return_tensors="pt")["pixel_values"]
+    embeddings = F.normalize(model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output))
+    ours = VideoEncoder.load(None, tmp_path / "model.safetensors", "cpu")([frame[None] for frame in frames])
+    np.testing.assert_allclose(ours, embeddings, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +152,10 @@ def meta_state(config: CLIPConfig) -> State:
 
 @pytest.mark.parametrize(("name", "other"), [("clip_vit_b32", "clip_vit_b16"), ("clip_vit_b16", "clip_vit_b32")])
 def test_a_checkpoint_of_another_model_is_refused_and_that_model_is_named(name: str, other: str) -> None:
-    check_shape(meta_state(MODELS[name].config), name, Path("x.pt"))
+    config = get_config(name)
+    check_shape(infer_config(meta_state(config)), config, name, Path("x.pt"))
     with pytest.raises(CheckpointError, match=rf"x\.pt is not a {name}: patch_size is .* It fits model_name='{other}'"):
-        check_shape(meta_state(MODELS[other].config), name, Path("x.pt"))
+        check_shape(infer_config(meta_state(get_config(other))), config, name, Path("x.pt"))
 
 
 def test_the_text_encoder_refuses_a_checkpoint_with_a_different_vision_tower(tiny_state: State, tmp_path: Path) -> None:
@@ -150,25 +189,29 @@ def test_positions_of_an_impossible_shape_are_refused(
         VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu")
 
 
-def test_unused_tensors_of_a_tower_are_logged(
-    tiny_state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("modality", "name"), [("text", "transformer.resblocks.0.attn.bias_k"), ("video", "visual.ln_extra.weight")]
+)
+def test_tensors_that_the_network_of_a_tower_does_not_have_are_refused(
+    modality: str, name: str, tiny_state: State, tmp_path: Path
 ) -> None:
-    save_file(tiny_state | {"transformer.resblocks.0.extra": torch.zeros(1)}, tmp_path / "model.safetensors")
-    (tmp_path / "open_clip_config.json").write_text(QUICK_GELU)
-    with caplog.at_level(logging.INFO, logger="clip4clip"):
-        TextEncoder.load("tiny", tmp_path, "cpu")
-    assert "not used: transformer.resblocks.0.extra" in caplog.text
-    assert all(record.levelno == logging.INFO for record in caplog.records)
+    save_file(tiny_state | {name: torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"of another network: it has 1 tensors that this one does not: .*(bias_k|ln_e)"
+    ):
+        embed(tmp_path, modality)
+    embed(tmp_path, {"text": "video", "video": "text"}[modality])
 
 
 def test_tensors_of_no_tower_or_head_are_logged(
     tiny_state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    torch.save(tiny_state | {"optimizer.step": torch.zeros(1), "visual.extra": torch.zeros(1)}, tmp_path / "a.pt")
+    buffers = {"visual.position_ids": torch.arange(5), "attn_mask": torch.zeros(2, 2)}
+    others = {"optimizer.step": torch.zeros(1), "logit_bias": torch.zeros(1)}
+    torch.save(tiny_state | others | buffers, tmp_path / "a.pt")
     with caplog.at_level(logging.INFO, logger="clip4clip"):
-        VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu")
-    assert "not used: optimizer.step" in caplog.text
-    assert "not used: extra" in caplog.text
+        VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu", "torch")
+    assert "not used: logit_bias, optimizer.step" in caplog.text
     assert "token_embedding" not in caplog.text  # the other tower has a use for it
 
 

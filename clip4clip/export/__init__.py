@@ -1,0 +1,25 @@
+"""Write a checkpoint in the format of another library: transformers or open_clip.
+
+>>> from clip4clip.export import export_checkpoint
+>>> exported = export_checkpoint("run/best.safetensors", "transformers", "my_clip")
+>>> print(exported.code)  # loads it there
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .checkpoint import Exported as Exported
+    from .checkpoint import export_checkpoint as export_checkpoint
+
+LIBRARIES = ("transformers", "open_clip")
+DTYPES = ("float32", "float16", "bfloat16")
+
+__all__ = ["DTYPES", "LIBRARIES", "Exported", "export_checkpoint"]
+
+
+def __getattr__(name: str) -> object:
+    # Imported on use: the command line needs the names above for its help, but not torch.
+    if name in ("Exported", "export_checkpoint"):
+        return getattr(import_module(".checkpoint", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
