@@ -9,23 +9,26 @@ import pytest
 from clip4clip.export.folder import atomic_folder
 
 
+REPLACEABLE = ["config", "tokens", "weights"]
+
+
 def write(folder: Path, content: str) -> None:
-    for name in ("config", "tokens", "weights"):
+    for name in REPLACEABLE:
         (folder / name).write_text(content)
 
 
 @pytest.mark.parametrize("blocked", ["config", "other"])
 def test_a_folder_that_cannot_be_replaced_has_no_weights(tmp_path: Path, blocked: str) -> None:
+    def replace() -> None:
+        with atomic_folder(tmp_path, REPLACEABLE, "weights") as new:
+            write(new, "new")
+            (new / "other").write_text("new")
+
     write(tmp_path, "old")
     (tmp_path / "config").unlink()
     (tmp_path / blocked / "file").mkdir(parents=True)  # can neither be removed nor replaced like a file
-    with (
-        pytest.raises(OSError, match=blocked),
-        atomic_folder(tmp_path, ["config", "tokens", "weights"], "weights") as new,
-    ):
-        write(new, "new")
-        (new / "other").write_text("new")
-    assert not (tmp_path / "weights").exists()
+    with pytest.raises(OSError, match=blocked):
+        replace()
     assert {path.name for path in tmp_path.iterdir()} <= {"config", "tokens", "other"}
 
 
