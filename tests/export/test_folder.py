@@ -8,7 +8,6 @@ import pytest
 
 from clip4clip.export.folder import atomic_folder
 
-
 REPLACEABLE = ["config", "tokens", "weights"]
 
 
