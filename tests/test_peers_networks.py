@@ -43,8 +43,8 @@ RULES: dict[str, dict[str, Any]] = {
         "custom_text": True,
     },
 }
-# Names of models, of the same networks in open_clip, and the runtimes: graphs of those that differ in sizes only are
-# compared in test_peers.py.
+# Names of models, of the same networks in open_clip, and runtimes: graphs only where a rule is new, as they take long.
+# test_peers.py has those of OpenAI's.
 REAL_SIZE = {
     "clip_vit_b32_laion2b": ("ViT-B-32", ["torch", "onnxruntime"]),
     "clip_vit_b16_datacomp": ("ViT-B-16", ["torch"]),
