@@ -38,7 +38,7 @@ def register_small_networks() -> list[str]:
 
 def brief_lines(models: dict[str, Any]) -> Lines:
     """Return a line for each model and task: times of this project, and how many times as long the peers take."""
-    header = ["model", "task", f"{DEFAULT}, ms", INT8, TORCH, *PEERS, "least cosine", "int8"]
+    header = ["model", "task", f"{DEFAULT}, ms", INT8, TORCH, *PEERS, "least cosine", "of int8"]
     lines = [header]
     for model, own in models.items():
         for title, row in own["rows"].items():
@@ -46,7 +46,8 @@ def brief_lines(models: dict[str, Any]) -> Lines:
             exact = [each["cosine"] for name, each in row.items() if required_cosine(name) > required_cosine(INT8)]
             middle = quartiles(row[DEFAULT]["milliseconds"])[1]
             int8 = f"{row[INT8]['cosine']:.5f}" if INT8 in row else "–"
-            lines.append([model, title, f"{middle:.3g}", *times, f"{min(exact):.6f}", int8])
+            milliseconds = f"{middle:.0f}" if middle >= 100 else f"{middle:.1f}"
+            lines.append([model, title, milliseconds, *times, f"{min(exact):.6f}", int8])
     return lines
 
 
@@ -65,12 +66,14 @@ def plot_brief(models: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    titles = ["one caption", "captions in a batch", "frames"]
+    titles = {"one caption": "one caption", "captions of": "captions in a batch", "frames": "frames"}
     colours = {DEFAULT: "#d1495b", INT8: "#e8a0aa", TORCH: "#edc9cd", OPEN_CLIP: "#7d8794", TRANSFORMERS: "#b8c0c8"}
     figure, panels = pyplot.subplots(1, 3, figsize=(12, 0.75 * len(models) + 1.2), layout="constrained", sharey=True)
-    for number, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+    for axes, (part, title) in zip(panels, titles.items(), strict=True):
         for place, own in enumerate(models.values()):
-            row = list(own["rows"].values())[number]
+            row = next((row for name, row in own["rows"].items() if part in name), None)
+            if row is None:
+                continue
             default = statistics.median(row[DEFAULT]["milliseconds"])
             for offset, (name, colour) in enumerate(colours.items()):
                 if name in row:

@@ -17,11 +17,12 @@ from typing import Any
 from ..config import MODELS, CLIPConfig, ImageConfig, get_config
 from ..errors import CheckpointError, InputValueError, first_line
 from ..log import warn_once
-from ..tokenizer import VOCAB_SIZE
 from .hugging_face_configuration import is_image_processor_of_clip, parse_hugging_face, parse_image_processor
 from .json_section import MAX_CONFIG_BYTES, UnsupportedNetworkError, read_json
 from .metadata import read_metadata
 from .open_clip_configuration import parse_open_clip
+
+VOCAB_SIZE = CLIPConfig.vocab_size  # of CLIP's tokenizer, which is not imported: it needs regex
 
 logger = logging.getLogger(__name__)
 
