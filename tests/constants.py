@@ -14,6 +14,6 @@ TINY = CLIPConfig(
 )
 # Registers TINY as the model `tiny` in a process of its own.
 WITH_TINY = f"""
-from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.config import MODELS, CLIPConfig, ImageConfig, Model
 MODELS["tiny"] = Model({TINY!r}, hub="hf://owner/tiny")
 """

@@ -62,7 +62,10 @@ TINY_PERCEPTION_ENCODER = replace(
 
 @pytest.mark.parametrize(
     "config",
-    [OPENAI, UNUSUAL, PART_OF_VOCABULARY, MEAN_POOLING, PERCEPTION_ENCODER, TINY_PERCEPTION_ENCODER],
+    [
+        *(OPENAI, UNUSUAL, PART_OF_VOCABULARY, MEAN_POOLING, PERCEPTION_ENCODER),
+        pytest.param(TINY_PERCEPTION_ENCODER, marks=pytest.mark.slow),
+    ],
     ids=["openai", "unusual", "vocabulary", "mean", "perception", "tiny perception"],
 )
 def test_open_clip_computes_the_same_vectors(config: CLIPConfig, random_state: Callable, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ MINI = CLIPConfig(
 )
 # Registers the model `mini` in a process of its own.
 WITH_MINI = f"""
-from clip4clip.config import MODELS, CLIPConfig, Model
+from clip4clip.config import MODELS, CLIPConfig, ImageConfig, Model
 MODELS["mini"] = Model({MINI!r}, hub="hf://owner/mini")
 """
 

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, MissingExtraError, first_line
+from ..errors import CheckpointError, Clip4clipError, MissingExtraError, first_line
 from ..threads import fork_safe
 from ..weights.checkpoint import read_tensors
-from ..weights.multilingual import MAX_TOKENIZER_BYTES, TextModelFiles
+from ..weights.multilingual import MAX_LAYERS, MAX_TOKENIZER_BYTES, TextModelFiles
 from ..weights.state_dict import assign
 from .placement import Placement
 from .torch_backend import TorchTower
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # Buffers that earlier versions stored, and the pooler, whose output is not used.
 _UNUSED = re.compile(r"transformer\.(embeddings\.(position|token_type)_ids$|pooler\.)")
 NO_TOKEN = -1  # in a batch, after the ids of a text. The id of the padding token can also stand within a text.
+MIN_LENGTH = 3  # token ids: the start token, one of the text, the end token
 XLM_ROBERTA_HEAD_WIDTH = 64  # of the base and of the large one
 XLM_ROBERTA_EPS = 1e-5
 WORD_PIECE_OPTIONS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents"}
@@ -40,6 +42,20 @@ def require_transformers() -> None:
         raise MissingExtraError(
             "text towers of other languages need transformers: pip install 'towhee-clip4clip[multilingual]'"
         )
+
+
+@contextlib.contextmanager
+def _report_damage(path: Path) -> Iterator[None]:
+    """Raise CheckpointError for what the ``tokenizers`` library raises, which is written in Rust."""
+    try:
+        yield
+    except Clip4clipError:
+        raise
+    except BaseException as error:
+        # A failed assertion in Rust, after which its objects can still be used, is not an Exception in Python.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{path} cannot be read as a tokenizer: {first_line(error)}") from error
 
 
 class MultilingualTokenizer:
@@ -57,8 +73,8 @@ class MultilingualTokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, vocab_size: int, path: Path) -> None:
         backend.no_truncation()
         backend.no_padding()
-        self._backend = backend
-        special_ids = backend.encode("").ids
+        self._backend, self._path = backend, path
+        special_ids = self._encode("")
         if len(special_ids) != 2:
             raise CheckpointError(
                 f"{path} encodes an empty text as {len(special_ids)} ids, not as a start token and an end token"
@@ -71,9 +87,17 @@ class MultilingualTokenizer:
         """Return the ids of one text with start and end token, without padding.
 
         A text of more than ``context_length`` ids is cut. The end token is always the last id.
+
+        Raises:
+            CheckpointError: the file of the tokenizer is damaged.
         """
-        ids: list[int] = self._backend.encode(text).ids
+        ids = self._encode(text)
         return ids if len(ids) <= context_length else [*ids[: context_length - 1], ids[-1]]
+
+    def _encode(self, text: str) -> list[int]:
+        with _report_damage(self._path):
+            ids: list[int] = self._backend.encode(text).ids
+            return ids
 
     @staticmethod
     def pad(rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -156,9 +180,12 @@ def load_text_tower(files: TextModelFiles, placement: Placement) -> Multilingual
     vocab_size, positions = embeddings.word_embeddings.num_embeddings, embeddings.position_embeddings.num_embeddings
     if files.architecture == "xlm-roberta":
         positions -= module.transformer.config.pad_token_id + 1  # those before the first token are never used
+    max_length = min(files.max_length, positions)
+    if max_length < MIN_LENGTH:
+        raise CheckpointError(f"{files.weights} has positions for {positions} token ids; expected {MIN_LENGTH} or more")
     tokenizer = load_tokenizer(files, vocab_size)
     module = module.to(placement.device, getattr(torch, placement.precision))
-    return MultilingualTower(module, placement.device, tokenizer, min(files.max_length, positions))
+    return MultilingualTower(module, placement.device, tokenizer, max_length)
 
 
 def build_text_model(files: TextModelFiles) -> ProjectedTransformer:
@@ -177,7 +204,7 @@ def build_text_model(files: TextModelFiles) -> ProjectedTransformer:
             transformer: Any = _empty_transformer(files, tensors)
             linear = nn.Linear(transformer.config.hidden_size, files.embed_dim, bias=files.has_bias)
             module = ProjectedTransformer(transformer, linear)
-    except (ValueError, TypeError) as error:  # transformers checks how the sizes fit together
+    except (ValueError, TypeError, AssertionError) as error:  # transformers and torch check how the sizes fit together
         raise CheckpointError(f"{files.weights} holds no network of transformers: {first_line(error)}") from error
     assign(module, state, files.weights)
     _fill_buffers(module)
@@ -206,6 +233,8 @@ def _infer_xlm_roberta(tensors: Mapping[str, Tensor], path: Path) -> Any:
 
     vocab_size, width = shape("embeddings.word_embeddings")
     layers = {name.split(".")[3] for name in tensors if name.startswith("transformer.encoder.layer.")}
+    if len(layers) > MAX_LAYERS:
+        raise CheckpointError(f"{path} has {len(layers)} layers; {MAX_LAYERS} are read at most")
     return XLMRobertaConfig(
         vocab_size=vocab_size,
         hidden_size=width,
@@ -235,14 +264,10 @@ def load_tokenizer(files: TextModelFiles, vocab_size: int) -> MultilingualTokeni
         MissingExtraError: SentencePiece's model cannot be read without packages that are not installed.
     """
     path = files.tokenizer
-    try:
+    with _report_damage(path):
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
             raise ValueError(f"it is larger than {MAX_TOKENIZER_BYTES:,} bytes")
         backend = _READERS[path.name](path, files.tokenizer_options)
-    except MissingExtraError:
-        raise
-    except Exception as error:  # the parsers of the tokenizers raise all kinds of errors
-        raise CheckpointError(f"{path} cannot be read as a tokenizer: {first_line(error)}") from error
     return MultilingualTokenizer(backend, vocab_size, path)
 
 

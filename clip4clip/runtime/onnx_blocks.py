@@ -62,8 +62,8 @@ def transformer(graph: GraphBuilder, x: str, blocks: Blocks, tokens: Tokens) -> 
         if tokens.pooled_rows is None or index < blocks.layers - 1:
             y = _attend(graph, y, block, blocks, tokens, exact)
         else:  # the last block computes only the rows that are kept
-            x = graph.add("Gather", x, tokens.pooled_rows)  # (B, C)
-            y = _attend_from_pooled_rows(graph, y, block, blocks, tokens, exact)
+            x, pooled = (graph.add("Gather", all_rows, tokens.pooled_rows) for all_rows in (x, y))  # 2 x (B, C)
+            y = _attend_from_pooled_rows(graph, pooled, y, block, blocks, tokens, exact)
         x = graph.add("Add", x, graph.linear(y, f"{block}.attn.out_proj", exact))
         y = graph.layer_norm(x, f"{block}.ln_2", blocks.eps)
         x = graph.add("Add", x, mlp(graph, y, f"{block}.mlp", blocks.activation, exact))
@@ -110,15 +110,15 @@ def _attend(graph: GraphBuilder, y: str, block: str, blocks: Blocks, tokens: Tok
 
 
 def _attend_from_pooled_rows(
-    graph: GraphBuilder, y: str, block: str, blocks: Blocks, tokens: Tokens, exact: bool
+    graph: GraphBuilder, pooled: str, y: str, block: str, blocks: Blocks, tokens: Tokens, exact: bool
 ) -> str:
-    """Let the pooled rows attend to all tokens that their mask allows: (B·L, C) to (B, C)."""
+    """Let the pooled rows, (B, C), attend to all tokens, (B·L, C), that their mask allows."""
     weight, bias = _in_projection(graph, block, blocks, tokens)
     width, head_width = blocks.width, blocks.head_width
     heads, half = width // head_width, width // 2
     shape = graph.add("Concat", tokens.batch, tokens.length, graph.ints(heads, head_width), axis=0)
     pooled_shape = graph.add("Concat", tokens.batch, graph.ints(1, heads, head_width), axis=0)
-    q = graph.product(graph.add("Gather", y, tokens.pooled_rows), weight[:, :width], bias[:width], exact)  # (B, C)
+    q = graph.product(pooled, weight[:, :width], bias[:width], exact)  # (B, C)
     kv = graph.product(y, weight[:, width:], bias[width:], exact)  # (B·L, 2C)
     if tokens.rotation is None:
         k, v = graph.split(kv, 2, axis=1)

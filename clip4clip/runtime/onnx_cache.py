@@ -21,7 +21,7 @@ from .onnx_backend import DAMAGED_GRAPH_ERRORS, create_session
 
 logger = logging.getLogger(__name__)
 
-GRAPH_VERSION = 3  # increase it when the content of graphs changes: cached ones are then rebuilt
+GRAPH_VERSION = 4  # increase it when the content of graphs changes: cached ones are then rebuilt
 
 
 @dataclass(frozen=True)

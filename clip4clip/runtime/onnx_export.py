@@ -29,7 +29,7 @@ HEAD_NAMES: dict[type, str] = {MeanPooling: "meanP", SequenceLSTM: "seqLSTM", Se
 TOLERANCES = {"float32": (0.999999, 1e-4), "float16": (0.999, 1e-2), "int8": (0.99, 0.1)}
 WARN_BELOW_COSINE = 0.999
 CHECKED_ROWS = 3  # captions or frames of the comparison
-SMOOTHING_ROWS = 12  # captions or frames that are searched for outliers
+SMOOTHING_ROWS, SMOOTHING_PATCHES = 12, 600  # captions or frames that are searched for outliers; limit of their patches
 
 
 @fork_safe
@@ -82,7 +82,7 @@ def unfinished_prefix(path: Path) -> str:
 
 def _build_model(tower: TextTower | VisionTower, head: PoolingHead | None, precision: str) -> onnx.ModelProto:
     quantised = precision == "int8"
-    tensors = smoothed_tensors(tower, _example_inputs(tower, SMOOTHING_ROWS)) if quantised else tensors_of(tower)
+    tensors = smoothed_tensors(tower, _smoothing_inputs(tower)) if quantised else tensors_of(tower)
     if isinstance(tower, TextTower):
         model = text_graph(tower.config, tensors, quantised)
     elif head is None:
@@ -130,6 +130,13 @@ def _compare_with_torch(tower: TextTower | VisionTower, head: PoolingHead | None
             cosine,
             WARN_BELOW_COSINE,
         )
+
+
+def _smoothing_inputs(tower: TextTower | VisionTower) -> np.ndarray:
+    """Return inputs that are searched for outliers. Frames of many patches are few: those of ViT-L/14 take long."""
+    if isinstance(tower, TextTower):
+        return _example_inputs(tower, SMOOTHING_ROWS)
+    return _example_inputs(tower, max(2, min(SMOOTHING_ROWS, SMOOTHING_PATCHES // tower.grid**2)))
 
 
 def _example_inputs(tower: TextTower | VisionTower, count: int) -> np.ndarray:

@@ -162,10 +162,10 @@ def _find_commit(hub: HubReference, name: str, config_files: list[str]) -> tuple
 
 
 def _check_remote_configurations(repo: str, commit: str, config_files: list[str], model_name: str | None) -> None:
-    """Download those configurations that are not cached, and check each that can be compared with a model.
+    """Download those configurations that are not cached, and check each.
 
     Raises:
-        CheckpointError: a configuration is unreadable or describes a different network.
+        CheckpointError: a configuration is unreadable, or describes a network that is different or not supported.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
@@ -175,7 +175,7 @@ def _check_remote_configurations(repo: str, commit: str, config_files: list[str]
         if cached is None:  # neither cached nor known to be missing
             with contextlib.suppress(EntryNotFoundError):
                 cached = hf_hub_download(repo, config_file, revision=commit)
-        if isinstance(cached, str) and model_name is not None:
+        if isinstance(cached, str):
             check_configurations(read_configurations([Path(cached).parent], strict=True), model_name)
 
 

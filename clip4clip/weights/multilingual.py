@@ -98,8 +98,8 @@ def find_text_model(weights: str | os.PathLike[str] | None, model_name: str) -> 
                 f"Pass the folder of a copy of {reference} as weights (--weights)."
             ) from error
     else:
-        folder = Path(reference).expanduser()
-        if not reference or not folder.is_dir():
+        folder = _existing_folder(reference)
+        if folder is None:
             raise WeightsNotFoundError(
                 f"no text tower at {brief(reference)}: expected a folder, or hf://owner/repo[@revision]; without "
                 f"weights, {model_name} is {default}"
@@ -111,6 +111,14 @@ def find_text_model(weights: str | os.PathLike[str] | None, model_name: str) -> 
             f"{model.config.embed_dim}: they cannot be compared"
         )
     return files
+
+
+def _existing_folder(reference: str) -> Path | None:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # ~nobody, or characters that no path has
+        folder = Path(reference).expanduser()
+        if reference and folder.is_dir():
+            return folder
+    return None
 
 
 def reject_text_model(weights: str | os.PathLike[str]) -> None:

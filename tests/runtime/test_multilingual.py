@@ -5,7 +5,9 @@ test_peers_multilingual.py compares with sentence-transformers itself.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from text_towers import MAX_LENGTH, TEXTS, write_mclip, write_sentence_transformer
+from safetensors.torch import load_file, save_file
+from text_towers import MAX_LENGTH, TEXTS, write_json, write_mclip, write_sentence_transformer
 from transformers import DistilBertModel, DistilBertTokenizerFast, XLMRobertaTokenizer
 
 from clip4clip import CheckpointError, MissingExtraError, TextEncoder
@@ -161,6 +163,16 @@ def test_a_tokenizer_that_does_not_fit_is_refused(message: str, tmp_path: Path) 
         load(folder)
 
 
+@pytest.mark.parametrize("table", [b"", b"\xff" * 4, (256).to_bytes(4, "little") + bytes(range(256)) + b"abc"])
+def test_a_damaged_table_of_characters_is_refused_although_rust_panics(table: bytes, tmp_path: Path) -> None:
+    write_mclip(tmp_path / "tower", DIM)
+    path = tmp_path / "tower" / "tokenizer.json"
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(table).decode()}
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"normalizer": normalizer})
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read as a tokenizer"):
+        encoder_of(load(tmp_path / "tower"))(TEXTS)
+
+
 def test_tensors_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -> None:
     folder = write_sentence_transformer(tmp_path / "tower", DIM)
     config = (folder / "config.json").read_text()
@@ -173,6 +185,22 @@ def test_tensors_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -
         (folder / "config.json").write_text(config.replace(f'"{name}": {old}', f'"{name}": {value}'))
         with pytest.raises(CheckpointError, match=message):
             load(folder)
+
+
+def test_an_xlm_roberta_of_impossible_sizes_is_refused(tmp_path: Path) -> None:
+    write_mclip(tmp_path / "tower", DIM, pickled=False)
+    path = tmp_path / "tower" / "model.safetensors"
+    tensors = load_file(path)
+    layer = {f"transformer.encoder.layer.{number}.x": torch.ones(1) for number in range(200)}
+    for change, message in (
+        ({"transformer.embeddings.position_embeddings.weight": torch.ones(4, 128)}, "has positions for 2 token ids"),
+        ({"transformer.embeddings.word_embeddings.weight": torch.ones(1, 128)}, "holds no network"),
+        (layer, "has 200 layers"),
+        ({"transformer.extra": torch.ones(1)}, "of another network"),
+    ):
+        save_file(tensors | change, path)
+        with pytest.raises(CheckpointError, match=message):
+            load(tmp_path / "tower")
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:

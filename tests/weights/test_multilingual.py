@@ -155,7 +155,9 @@ def test_a_folder_that_is_not_a_known_one_of_mclip_is_refused(
         find_text_model(tmp_path / "tower", NAME)
 
 
-@pytest.mark.parametrize("reference", ["", "none", "hf://owner/words/model.safetensors", "hf://words"])
+@pytest.mark.parametrize(
+    "reference", ["", "none", "~nobody/x", "a\0b", "hf://owner/words/model.safetensors", "hf://words"]
+)
 def test_a_reference_to_no_folder_or_repository_is_refused(reference: str) -> None:
     with pytest.raises(WeightsNotFoundError, match=r"expected a (folder|repository)|which has the form hf://"):
         find_text_model(reference, NAME)
