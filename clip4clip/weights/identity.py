@@ -144,6 +144,8 @@ def check_shape(shape: Mapping[str, Any], config: CLIPConfig, model_name: str, p
 def network_digest(config: CLIPConfig) -> str:
     """Return what a network does with its weights that their shapes do not show, as text; "" for OpenAI's networks."""
     values = asdict(config)
+    if config.pooling != "attention":
+        values["pooling_heads"] = _DEFAULTS["pooling_heads"]  # not used
     hidden = {name: values[name] for name in _HIDDEN_FIELDS if values[name] != _DEFAULTS[name]}
     return json.dumps(hidden, sort_keys=True) if hidden else ""
 

@@ -9,7 +9,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import printable
+
 MAX_CONFIG_BYTES = 2**20  # of a configuration file; those of CLIPs have a few kilobytes
+MAX_KEY_CHARACTERS = 100  # that a message shows
 
 
 class UnsupportedNetworkError(ValueError):
@@ -60,7 +63,8 @@ class Section:
         self._read: set[str] = set()
 
     def path(self, key: str) -> str:
-        """Return where a key stands in the file."""
+        """Return where a key stands in the file, for messages."""
+        key = printable(key[:MAX_KEY_CHARACTERS])
         return f"{self._name}.{key}" if self._name else key
 
     def get(self, key: str, default: Any = None) -> Any:
