@@ -57,7 +57,7 @@ class HubReference:
             WeightsNotFoundError: it does not have the form ``hf://owner/repo[@revision][/file]``.
         """
         match = _REFERENCE.fullmatch(reference)
-        if match is None or ".." in reference.split("/"):
+        if match is None or ".." in (*reference.split("/"), match["revision"]):
             raise WeightsNotFoundError(
                 f"{reference!r} is not a hub reference, which has the form hf://owner/repo[@revision][/file]"
             )

@@ -361,6 +361,7 @@ IMAGE_FACTS: list[tuple[dict, dict]] = [
     ({"size": 32, "crop_size": 32, "feature_extractor_type": "CLIPFeatureExtractor"}, {}),
     ({"resample": 2}, {"interpolation": "bilinear"}),
     ({"image_mean": [0.5, 0.5, 0.5]}, {"mean": (0.5, 0.5, 0.5)}),
+    ({"image_std": [float(np.float32(value)) for value in ImageConfig().std]}, {}),  # equal but for rounding
     ({"size": SQUARE}, {"resize": "squash"}),
     ({"size": SQUARE, "do_center_crop": False}, {"resize": "squash"}),
 ]

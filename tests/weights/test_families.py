@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import State
-from clip4clip.export.names import to_hugging_face, to_timm
 from constants import TINY
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError
 from clip4clip.model import random_state_dict
 from clip4clip.weights.checkpoint import read_state_dict
-from clip4clip.weights.families import to_openai_names
+from clip4clip.weights.families import to_hugging_face_names, to_openai_names, to_timm_names
 from clip4clip.weights.fingerprint import compute_fingerprint
 from clip4clip.weights.state_dict import infer_config, tower_state
 
@@ -39,7 +38,7 @@ def assert_same_towers(ours: State, expected: State) -> None:
 def test_the_names_of_wrappers_are_removed_in_any_order(prefix: str, tiny_state: State) -> None:
     renamed = to_openai_names({f"{prefix}{name}": tensor for name, tensor in tiny_state.items()})
     assert list(renamed) == list(tiny_state)
-    hugging_face = {f"{prefix}{name}": tensor for name, tensor in to_hugging_face(tiny_state).items()}
+    hugging_face = {f"{prefix}{name}": tensor for name, tensor in to_hugging_face_names(tiny_state).items()}
     assert_same_towers(to_openai_names(hugging_face), tiny_state)
 
 
@@ -77,7 +76,7 @@ def test_a_perception_encoder_with_timms_names_is_read() -> None:
     for name, tensor in state.items():
         if name.endswith("bias"):
             tensor.normal_()
-    theirs = to_timm(state)
+    theirs = to_timm_names(state)
     assert "visual.trunk.attn_pool.kv.weight" in theirs
     assert_same_towers(to_openai_names(theirs | {"visual.trunk.rope.pos_embed": torch.zeros(1)}), state)
     assert infer_config(to_openai_names(theirs))["pooling"] == "attention"
@@ -96,6 +95,7 @@ OTHER_NETWORKS = {
     "visual.trunk.blocks.0.norm1.weight": "such as a SigLIP's",
     "vision_model.head.probe": "a SigLIP",
     "text.text_projection.bias": "a SigLIP",
+    "visual_projection.bias": "whose projections have a bias",
     "text_decoder.cross_attn.0.ln_1.weight": "a CoCa",
     "visual.attn_pool.query": "a CoCa",
     "text.transformer.embeddings.word_embeddings.weight": "a text tower of transformers",

@@ -89,3 +89,16 @@ def test_a_checkpoint_of_another_model_has_no_info(tiny_state: State, tmp_path: 
     save_file(tiny_state | {"visual.conv1.weight": torch.zeros(128, 3, 8, 8)}, tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"is not a tiny: .*patch_size is 8, not 16"):
         identify(tmp_path / "a", "tiny")
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_of_the_checkpoint(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors cannot be read as a checkpoint: .*Permission denied"
+    ):
+        inspect_file(tiny_checkpoint)
