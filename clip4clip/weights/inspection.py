@@ -121,9 +121,8 @@ def _read_cached(path: Path, key: str, fields: set[str], read: Callable[[], dict
         if isinstance(values, dict) and values.keys() == fields:
             return values
     values = read()
-    with contextlib.suppress(
-        OSError, CheckpointError
-    ):  # if the cache cannot be written, the file is read again the next time
+    # If the cache cannot be written, or the file not be read any more, it is read again the next time.
+    with contextlib.suppress(OSError, CheckpointError):
         if file_state(path) != state:
             return values  # the file was replaced meanwhile, and the values may belong to either version
         cached = cache_folder() / "inspections" / name

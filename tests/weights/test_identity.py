@@ -87,7 +87,7 @@ def test_the_state_of_a_file_changes_with_its_content(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_model_has_no_info(tiny_state: State, tmp_path: Path) -> None:
     save_file(tiny_state | {"visual.conv1.weight": torch.zeros(128, 3, 8, 8)}, tmp_path / "a")
-    with pytest.raises(CheckpointError, match=r"is not a tiny: .*patch_size is 8, not 16"):
+    with pytest.raises(CheckpointError, match=r"different network than tiny: .*patch_size is 8, not 16"):
         identify(tmp_path / "a", "tiny")
 
 
