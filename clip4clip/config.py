@@ -41,8 +41,13 @@ class ImageConfig:
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         _check_choice("resize", self.resize, RESIZES)
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(-10 < value < 10 for value in values):
-                raise InputValueError(f"{name} must be three numbers, one for each colour, not {values}")
+            try:
+                numbers = tuple(map(float, values))
+            except (TypeError, ValueError):
+                numbers = ()
+            if len(numbers) != 3 or not all(-10 < number < 10 for number in numbers):
+                raise InputValueError(f"{name} must be three numbers, one for each colour, not {brief(values)}")
+            object.__setattr__(self, name, numbers)  # equal ones must have the same fingerprint, and a hash
         if not all(value > 0 for value in self.std):
             raise InputValueError(f"std must be positive, not {self.std}")
 

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import regex
 
-from .errors import WeightsNotFoundError
+from .errors import CheckpointError, WeightsNotFoundError
 
 MERGES_FILE = "towhee/models/clip/bpe_simple_vocab_16e6.txt.gz"
 N_BYTES = 256
+MIN_VOCAB_SIZE = 2 * N_BYTES + 2  # each byte within and at the end of a word, the start and the end token
 VOCAB_SIZE = 49_408  # of CLIP; the table lists more merges than CLIP uses
 MAX_CACHED_WORD = 64  # characters of the longest word whose ids are cached, to limit the memory of the cache
 FIRST_CHUNK = 1024  # characters of a long text or word that are encoded first; often they suffice
@@ -211,7 +212,17 @@ class Tokenizer:
 
 @functools.lru_cache(maxsize=4)
 def default_tokenizer(vocab_size: int = VOCAB_SIZE) -> Tokenizer:
-    """Return the tokenizer with CLIP's own merges table. It is built once per process and size."""
+    """Return the tokenizer with CLIP's own merges table. It is built once per process and size.
+
+    Raises:
+        CheckpointError: CLIP's tokenizer cannot have so many ids: the network was trained with another one.
+        WeightsNotFoundError: the merges table is missing or cannot be read.
+    """
+    if not MIN_VOCAB_SIZE <= vocab_size <= VOCAB_SIZE:
+        raise CheckpointError(
+            f"the network has a vocabulary of {vocab_size:,} tokens, and CLIP's tokenizer has {MIN_VOCAB_SIZE:,} to "
+            f"{VOCAB_SIZE:,}: it was trained with another tokenizer, which is not supported"
+        )
     return Tokenizer(vocab_size=vocab_size)
 
 

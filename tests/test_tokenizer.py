@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip4clip import WeightsNotFoundError
+from clip4clip import CheckpointError, WeightsNotFoundError
 from clip4clip.tokenizer import Tokenizer, clean, default_tokenizer
 
 CLIP_FOLDER = Path(str(distribution("towhee.models").locate_file("towhee/models/clip")))
@@ -220,3 +220,9 @@ def test_a_missing_or_damaged_merges_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "not.gz").write_text("no gzip")
     with pytest.raises(WeightsNotFoundError, match=r"not\.gz"):
         Tokenizer(tmp_path / "not.gz")
+
+
+@pytest.mark.parametrize("vocab_size", [513, 49_409])
+def test_a_vocabulary_that_is_not_clips_is_refused(vocab_size: int) -> None:
+    with pytest.raises(CheckpointError, match=r"CLIP's tokenizer has 514 to 49,408: .*another tokenizer"):
+        default_tokenizer(vocab_size)

@@ -88,7 +88,7 @@ def export_checkpoint(
     check_folder(folder, _ALL_FILES, force)
     checkpoint = _find(weights, model_name)
     _check_network(checkpoint, library, target, drop_head)
-    if checkpoint.path.resolve().parent == folder.resolve():
+    if folder.resolve() in (checkpoint.path.parent.resolve(), checkpoint.path.resolve().parent):  # it may be a link
         raise ExportError(f"{folder} is the folder of the checkpoint, which would be replaced; choose another folder")
     files = target.files(checkpoint.config, dtype)
     scale = _logit_scale(checkpoint)

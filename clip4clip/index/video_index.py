@@ -16,6 +16,7 @@ from ..encoder import DEFAULT_ENCODER, EncoderSpec, TextEncoder, VideoEncoder
 from ..errors import InputTypeError, InputValueError, LibraryError, ModelMismatchError, VideoIndexError, brief
 from ..library.sources import absolute_path, list_videos
 from ..progress import Track, no_progress
+from ..runtime.load import loaded_checkpoint
 from ..video.limits import DEFAULT_LIMITS, Limits
 from ..video.sampling import DEFAULT_SAMPLING, FrameSampling
 from ..video.source import is_url
@@ -743,11 +744,24 @@ class VideoIndex:
 
     @functools.cached_property
     def _text_encoder(self) -> TextEncoder:
-        return self._spec.text_encoder()
+        encoder = self._spec.text_encoder()
+        self._check_loaded(encoder)
+        return encoder
 
     @functools.cached_property
     def _video_encoder(self) -> VideoEncoder:
-        return self._spec.video_encoder()
+        encoder = self._spec.video_encoder()
+        self._check_loaded(encoder)
+        return encoder
+
+    def _check_loaded(self, encoder: TextEncoder | VideoEncoder) -> None:
+        """Raise ModelMismatchError if the checkpoint was replaced between its check and the loading of an encoder."""
+        checkpoint = loaded_checkpoint(encoder)
+        if checkpoint is not None and checkpoint.identity != self._identity:
+            raise ModelMismatchError(
+                f"{checkpoint.path} was replaced while this index was open: it now has the weights "
+                f"{checkpoint.fingerprint}, not {self._identity.fingerprint}. Open the index again"
+            )
 
     def _embed_query(
         self, text: str | None, video: str | os.PathLike[str] | bytes | None, limits: Limits

@@ -180,5 +180,12 @@ def report_weights(encoder: Any, modality: str, checkpoint: Checkpoint) -> None:
         )
 
 
+def loaded_checkpoint(encoder: Any) -> Checkpoint | None:
+    """Return the checkpoint that an encoder was loaded from; None for a text tower that is aligned with another."""
+    with _lock:
+        entry = _weights_in_use.get(encoder)
+    return entry[1] if entry else None
+
+
 def _describe(modality: str, checkpoint: Checkpoint) -> str:
     return f"{modality} from {checkpoint.path} (fingerprint {checkpoint.fingerprint})"

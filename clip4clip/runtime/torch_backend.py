@@ -143,9 +143,12 @@ def build_tower(checkpoint: Checkpoint, modality: str) -> TextTower | VisionTowe
     check_shape(infer_config(tensors), config, checkpoint.model_name, path)
     sim_header(tensors, path)  # rejects a head that is not supported
     report_unknown(tensors, path)
+    state = tower_state(tensors, modality)
+    if not state:  # its configuration may describe one of any size
+        raise CheckpointError(f"{path} has no {modality} tower: it holds only the other one")
     with torch.device("meta"):  # neither allocate nor initialise what is replaced anyway
         tower = VisionTower(config) if modality == "video" else TextTower(config)
-    assign(tower, tower_state(tensors, modality), path)
+    assign(tower, state, path)
     return tower.requires_grad_(False).eval()
 
 

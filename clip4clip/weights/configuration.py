@@ -37,6 +37,8 @@ _GELU_MODULE = re.compile(rb"torch\.nn\.modules\.activation(\.___torch_mangle_\d
 _OPENAI_NAME = re.compile(rb"input_resolution")
 # A tensor's name in a checkpoint of CLIP4Clip's training.
 _CLIP4CLIP_NAME = re.compile(rb"\bclip\.(visual|transformer|token_embedding)\.")
+# Other programs may have the same names by chance, so a network that only they state is warned about.
+_ABOUT_PREFIX = "(clip.…, as CLIP4Clip's training writes them; saved without this prefix, they say nothing)"
 # What a configuration of transformers contains, and hardly one of another program.
 _HUGGING_FACE_KEY = re.compile(rb'"(model_type|hidden_act|vision_config|text_config|image_mean)"')
 
@@ -89,7 +91,8 @@ def find_configurations(file: Path, strict: bool) -> list[Configuration]:
     """
     links = [file.absolute()]
     while links[-1].is_symlink() and len(links) < MAX_LINKS:
-        links.append(links[-1].parent / links[-1].readlink())
+        target = links[-1].parent / links[-1].readlink()
+        links.append(target.parent.resolve() / target.name)  # without "..": its parents are folders that hold it
     configurations: dict[Path, Configuration] = {}
     for link in links:
         folders = [link.parent, *(parent for parent in link.parents if parent.parent.name == "snapshots")]
@@ -213,8 +216,17 @@ def resolve_config(
     facts = _merge(sources)
     if metadata is None:
         # Of a network that is described, the names show the activation only: who wrote them may have changed the rest.
-        hints = {k: v for k, v in _read_hints(file, shape).items() if k == "activation" or k not in facts}
-        facts = _merge([*sources, _Source(f"the names of the tensors in {file}", hints)])
+        hints = _read_hints(file, shape)
+        said = {k: v for k, v in hints.facts.items() if k == "activation" or k not in facts}
+        is_only_source = "activation" in said and "activation" not in facts and model_name is None
+        facts = _merge([*sources, _Source(hints.name, said)])
+        if is_only_source and _ABOUT_PREFIX in hints.name:
+            warn_once(
+                logger,
+                f"{file} does not state its network, and no configuration beside it ({', '.join(CONFIG_NAMES[:2])}) "
+                "does. Its tensors are named as by CLIP4Clip's training (clip.…), so QuickGELU is assumed. If another "
+                "program trained it, with GELU, its vectors are wrong.",
+            )
     known = {name: fact.value for name, fact in facts.items()}
     if model_name is not None:
         _check_model(facts, model_name)
@@ -348,14 +360,15 @@ def _needed(shape: Mapping[str, Any]) -> list[str]:
     return needed
 
 
-def _read_hints(file: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+def _read_hints(file: Path, shape: Mapping[str, Any]) -> _Source:
     """Return what a checkpoint file says by the names in it.
 
     Checkpoints of CLIP4Clip's training, OpenAI's archive and the Perception Encoder were written by code that computes
     one network only. Other TorchScript archives with GELU refer to torch's class of that name.
     """
+    name = f"the names of the tensors in {file}"
     if shape.get("pooling") == "attention":
-        return dict(_PERCEPTION_ENCODER)
+        return _Source(name, _PERCEPTION_ENCODER)
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
@@ -363,12 +376,14 @@ def _read_hints(file: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
                 with archive.open(next(name for name in names if name.endswith("/data.pkl"))) as content:
                     head = content.read(HEAD_BYTES)
             if any(name.endswith("/constants.pkl") for name in names) and _GELU_MODULE.search(head):
-                return {"activation": "gelu"}
+                return _Source(name, {"activation": "gelu"})
         else:
             with file.open("rb") as content:
                 head = content.read(HEAD_BYTES)
     except Exception:  # a damaged file is reported when its tensors are read
-        return {}
-    if _CLIP4CLIP_NAME.search(head) or _OPENAI_NAME.search(head):
-        return dict(_OPENAI)
-    return {}
+        return _Source(name, {})
+    if _OPENAI_NAME.search(head):
+        return _Source(name, _OPENAI)
+    if _CLIP4CLIP_NAME.search(head):
+        return _Source(f"{name} {_ABOUT_PREFIX}", _OPENAI)
+    return _Source(name, {})

@@ -63,6 +63,7 @@ _OTHER_NETWORKS = {
     r"visual\.trunk\.(stem|stages|downsample)": "a ConvNeXt or another network of timm with convolutions",
     r"text_decoder\.|visual\.attn_pool\.query$|(text\.)?cls_emb$": "a CoCa",
     r"(text|vision)_model\.head\.|text\.text_projection\.": "a SigLIP or another CLIP whose projections have a bias",
+    r"(text|visual)_projection\.bias$": "a CLIP whose projections have a bias",
     r"text\.(transformer\.(embeddings|encoder|shared|embed_tokens)|proj)\.": "a CLIP with a text tower of transformers",
     r"text_model\.(encoder\.layer|embeddings\.word_embeddings|roberta)\.|bert\.": "a CLIP with a text tower like BERT",
     r".*\.(ls_?[12]\.gamma|gamma_[12])$": "a transformer with layer scale",

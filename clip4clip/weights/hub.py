@@ -57,7 +57,7 @@ class HubReference:
             WeightsNotFoundError: it does not have the form ``hf://owner/repo[@revision][/file]``.
         """
         match = _REFERENCE.fullmatch(reference)
-        if match is None or ".." in reference.split("/"):
+        if match is None or ".." in (*reference.split("/"), match["revision"]):
             raise WeightsNotFoundError(
                 f"{reference!r} is not a hub reference, which has the form hf://owner/repo[@revision][/file]"
             )
@@ -170,13 +170,17 @@ def _check_remote_configurations(repo: str, commit: str, config_files: list[str]
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
+    folders: list[Path] = []
     for config_file in config_files:
         cached = try_to_load_from_cache(repo, config_file, revision=commit)
         if cached is None:  # neither cached nor known to be missing
             with contextlib.suppress(EntryNotFoundError):
                 cached = hf_hub_download(repo, config_file, revision=commit)
         if isinstance(cached, str):
-            check_configurations(read_configurations([Path(cached).parent], strict=True), model_name)
+            folders.append(Path(cached).parent)
+            # The folder of the checkpoint comes first. If it has a configuration, that of the repository's root, which
+            # may be of another model, does not count.
+            check_configurations(read_configurations(dict.fromkeys(folders), strict=True), model_name)
 
 
 class HubFolder:

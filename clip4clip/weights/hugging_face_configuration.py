@@ -77,7 +77,7 @@ def parse_hugging_face(content: Any) -> dict[str, Any] | None:
     model_type = root.text("model_type", "")
     if model_type not in MODEL_TYPES:
         if "clip" in model_type.lower():
-            raise UnsupportedNetworkError(f"its model_type is {model_type!r}; supported: {', '.join(MODEL_TYPES)}")
+            raise UnsupportedNetworkError(f"its model_type is {model_type[:60]!r}; supported: {', '.join(MODEL_TYPES)}")
         return None
     if model_type == "clip":
         return _parse_both(root)
@@ -98,6 +98,7 @@ def _parse_both(root: Section) -> dict[str, Any]:
             )
     facts |= vision_facts | {"embed_dim": root.integer("projection_dim", 512)}
     root.get("model_type")
+    root.get("eos_token_id")  # that of the text tower counts
     root.check_others(_HARMLESS, _NEUTRAL)
     return facts
 
@@ -157,6 +158,7 @@ def _parse_text(tower: Section) -> dict[str, Any]:
 
 
 def _parse_vision(tower: Section) -> dict[str, Any]:
+    tower.get("eos_token_id")  # some versions of transformers gave it to every configuration
     if tower.integer("num_channels", 3) != 3:
         raise UnsupportedNetworkError(f"{tower.path('num_channels')} is not 3")
     facts = {

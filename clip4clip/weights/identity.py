@@ -103,6 +103,12 @@ def find_checkpoint(
         weights, model_name = None, image_model(model_name)
     located = locate(weights, model_name, folder, published=is_aligned)
     inspection = inspect_file(located.path)
+    metadata = read_metadata(located.path)
+    if metadata is not None and metadata.head != inspection.head:
+        raise CheckpointError(
+            f"the metadata of {located.path} contradicts its tensors: the head is {metadata.head}, and the tensors are "
+            f"those of {inspection.head}"
+        )
     network = model_name if model_name is not None and get_model(model_name).config else None
     if located.is_trusted and network is not None:
         config = get_config(network)
@@ -144,6 +150,8 @@ def check_shape(shape: Mapping[str, Any], config: CLIPConfig, model_name: str, p
 def network_digest(config: CLIPConfig) -> str:
     """Return what a network does with its weights that their shapes do not show, as text; "" for OpenAI's networks."""
     values = asdict(config)
+    if config.pooling != "attention":
+        values["pooling_heads"] = _DEFAULTS["pooling_heads"]  # not used
     hidden = {name: values[name] for name in _HIDDEN_FIELDS if values[name] != _DEFAULTS[name]}
     return json.dumps(hidden, sort_keys=True) if hidden else ""
 

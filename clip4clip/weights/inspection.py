@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache import cache_folder
+from ..errors import CheckpointError, first_line
 from ..files import atomic_write
 from .shards import checkpoint_files
 
@@ -85,7 +86,10 @@ def file_state(path: Path) -> str:
     """
     digest = hashlib.sha256()
     for file in checkpoint_files(path):
-        digest.update(_state_of(file))
+        try:
+            digest.update(_state_of(file))
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read as a checkpoint: {first_line(error)}") from error
     return digest.hexdigest()[:32]
 
 
@@ -117,7 +121,8 @@ def _read_cached(path: Path, key: str, fields: set[str], read: Callable[[], dict
         if isinstance(values, dict) and values.keys() == fields:
             return values
     values = read()
-    with contextlib.suppress(OSError):  # if the cache cannot be written, the file is read again the next time
+    # If the cache cannot be written, or the file not be read any more, it is read again the next time.
+    with contextlib.suppress(OSError, CheckpointError):
         if file_state(path) != state:
             return values  # the file was replaced meanwhile, and the values may belong to either version
         cached = cache_folder() / "inspections" / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import stat
@@ -9,7 +10,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import printable
+
 MAX_CONFIG_BYTES = 2**20  # of a configuration file; those of CLIPs have a few kilobytes
+COLOUR_TOLERANCE = 1e-7  # rounding in float32
+MAX_KEY_CHARACTERS = 100  # that a message shows
 
 
 class UnsupportedNetworkError(ValueError):
@@ -60,7 +65,8 @@ class Section:
         self._read: set[str] = set()
 
     def path(self, key: str) -> str:
-        """Return where a key stands in the file."""
+        """Return where a key stands in the file, for messages."""
+        key = printable(key[:MAX_KEY_CHARACTERS])
         return f"{self._name}.{key}" if self._name else key
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -109,12 +115,14 @@ class Section:
         return Section({key: value}, self._name).integer(key, default)
 
     def colours(self, key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
-        """Return three numbers, one for each colour."""
+        """Return three numbers, one for each colour; the default if they only differ from it by rounding."""
         value = self.get(key, list(default))
         if not isinstance(value, list) or len(value) != 3:
             raise self._wrong(key, "three numbers")
         red, green, blue = (self._number(key, item, "three numbers") for item in value)
-        return red, green, blue
+        colours = (red, green, blue)
+        is_default = all(map(functools.partial(math.isclose, abs_tol=COLOUR_TOLERANCE), colours, default))
+        return default if is_default else colours
 
     def check_others(self, harmless: Collection[str], neutral: Mapping[str, tuple[tuple, str]]) -> None:
         """Reject keys that were not read, unless they are known to change nothing.

@@ -84,9 +84,11 @@ def _locate_path(reference: str) -> Located:
         ) from error
     if is_folder:
         reject_text_model(path)
-        file = next((path / name for name in CHECKPOINT_NAMES if (path / name).is_file()), None)
+        file = next((path / name for name in CHECKPOINT_NAMES if os.path.lexists(path / name)), None)
         if file is None:
             raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(CHECKPOINT_NAMES)}")
+        if not file.is_file():  # as a broken link: other weights must not take its place silently
+            raise WeightsNotFoundError(f"{file} is not a file that can be read. {HOW_TO_SUPPLY_WEIGHTS}")
         return Located(file, find_configurations(file, strict=True))
     if not is_file:
         raise WeightsNotFoundError(f"no checkpoint at {path}: there is no such file or folder. {HOW_TO_SUPPLY_WEIGHTS}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -58,7 +59,7 @@ def to_metadata(metadata: Metadata) -> dict[str, str]:
     return {"format": "pt", KEY: json.dumps({"format": FORMAT, **asdict(metadata)})}
 
 
-def read_metadata(path: Path) -> Metadata | None:
+def read_metadata(path: str | os.PathLike[str]) -> Metadata | None:
     """Return what a checkpoint file says about itself, or None if it says nothing or is not a safetensors file.
 
     The file is untrusted: the sizes of its header and of the metadata are limited, and all values are checked.
@@ -68,7 +69,7 @@ def read_metadata(path: Path) -> Metadata | None:
             is never ignored then, because the vectors of a network that is taken for a similar one are wrong.
         OSError: the file cannot be opened.
     """
-    text = _read_text(path)
+    text = _read_text(Path(path))
     if text is None:
         return None
     try:

@@ -65,7 +65,8 @@ class TextModelFiles:
 
     def digest(self) -> str:
         """Return 32 hexadecimal digits that change whenever a file of the tower is rewritten or replaced."""
-        digest = hashlib.sha256(repr((self.max_length, sorted(self.sizes.items()))).encode())
+        options = json.dumps(self.tokenizer_options, sort_keys=True)
+        digest = hashlib.sha256(repr((self.max_length, sorted(self.sizes.items()), options)).encode())
         for path in (self.weights, self.projection, self.tokenizer):
             digest.update(file_state(path).encode())
         return digest.hexdigest()[:32]

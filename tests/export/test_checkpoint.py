@@ -240,6 +240,11 @@ def test_files_of_others_are_never_replaced(tuned: Callable, tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="file is not a folder"):
         export_checkpoint(path, "transformers", tmp_path / "file", force=True)
+    link = tmp_path / "links" / "model.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with pytest.raises(ExportError, match="links is the folder of the checkpoint, which would be replaced"):
+        export_checkpoint(link, "transformers", link.parent, force=True)
 
 
 def test_the_model_card_has_the_training_and_no_path(tuned: Callable, tmp_path: Path) -> None:

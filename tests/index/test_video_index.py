@@ -628,3 +628,16 @@ with tempfile.TemporaryDirectory() as root:
     clip = min((drawings / "eval").iterdir())
     done = subprocess.run([sys.executable, "-c", code, clip], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "1", "True", "2"]
+
+
+def test_weights_that_are_replaced_while_the_index_is_open_are_refused(tmp_path: Path, tiny_state: dict) -> None:
+    path, spec = tmp_path / "weights.safetensors", EncoderSpec("tiny", tmp_path / "weights.safetensors", "cpu")
+    save_file(tiny_state, path)
+    with VideoIndex(tmp_path / "videos.db", encoder=spec) as index:
+        index.create()
+        save_file({name: tensor + 0.01 for name, tensor in tiny_state.items()}, tmp_path / "new")
+        (tmp_path / "new").replace(path)
+        with pytest.raises(ModelMismatchError, match=r"weights\.safetensors was replaced while this index was open"):
+            index.search("a dog")
+    with VideoIndex(tmp_path / "videos.db", encoder=spec) as index, pytest.raises(ModelMismatchError):
+        index.search("a dog")

@@ -17,7 +17,7 @@ from graphs import CAPTIONS, RUNTIMES, State, head_state
 from processes import in_a_fork, needs_fork
 from safetensors.torch import save_file
 
-from clip4clip import DeviceError, TextEncoder, VideoEncoder
+from clip4clip import CheckpointError, DeviceError, TextEncoder, VideoEncoder
 from clip4clip.preprocess import pixel_values
 from clip4clip.runtime.torch_backend import TorchTower, build_head, build_tower
 from clip4clip.weights.identity import find_checkpoint
@@ -56,6 +56,16 @@ def test_a_compiled_tower_gets_few_shapes_and_gives_the_same_vectors(
     assert {rows for rows, _ in texts} <= {1, 2, 4, 8, 16, 32, 64}
     assert {length for _, length in texts} <= {16, 32, 48, 64, 77}
     assert {shape[0] for shape in videos} == {1, 4, 8}
+
+
+def test_a_tower_that_the_file_does_not_have_is_not_built(
+    tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "text.safetensors"
+    save_file({name: tensor for name, tensor in tiny_state.items() if not name.startswith("visual.")}, path)
+    monkeypatch.setattr("clip4clip.runtime.torch_backend.VisionTower", None)  # its configuration may have any size
+    with pytest.raises(CheckpointError, match=r"text\.safetensors has no video tower"):
+        build_tower(find_checkpoint(path, "tiny"), "video")
 
 
 def test_a_compiled_tower_runs_in_one_thread(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def snapshot_in_the_hub_cache(folder: Path, state: State) -> Path:
     save_file(state, root / "blobs" / "0123")
     file = root / "snapshots" / ("a" * 40) / "sub" / "weights.bin"
     file.parent.mkdir(parents=True)
-    file.symlink_to(root / "blobs" / "0123")
+    file.symlink_to(os.path.relpath(root / "blobs" / "0123", file.parent))
     return file
 
 
@@ -301,6 +301,7 @@ HUGGING_FACE_FACTS: list[tuple[str, Any, dict]] = [
     ("vision_config.num_attention_heads", 1, {"vision_head_width": 128}),
     ("vision_config.image_size", [32, 32], {}),
     ("vision_config.top_k", 50, {}),  # old versions of transformers wrote all settings of generation
+    ("vision_config.eos_token_id", 2, {}),
     ("dtype", "float16", {}),
     ("text_config_dict", TEXT | {"hidden_act": "gelu"}, {}),
 ]
@@ -337,6 +338,12 @@ def test_a_key_of_transformers_that_changes_the_network_is_refused_with_the_reas
         find_checkpoint(weights)
 
 
+def test_an_unknown_key_is_shown_shortened_and_without_control_characters(weights: Path, tmp_path: Path) -> None:
+    write(tmp_path, {"config.json": HUGGING_FACE | {"\x1b[2J" + "k" * 100_000: 1}})
+    with pytest.raises(CheckpointError, match=r": \\x1b\[2Jk{96} is 1, and the meaning of this key is unknown"):
+        find_checkpoint(weights)
+
+
 def test_the_configuration_of_one_tower_is_enough_for_it(tiny_state: State, tmp_path: Path) -> None:
     for kind, content, part in (("text", TEXT, False), ("vision", VISION, True)):
         folder = tmp_path / kind
@@ -355,6 +362,7 @@ IMAGE_FACTS: list[tuple[dict, dict]] = [
     ({"size": 32, "crop_size": 32, "feature_extractor_type": "CLIPFeatureExtractor"}, {}),
     ({"resample": 2}, {"interpolation": "bilinear"}),
     ({"image_mean": [0.5, 0.5, 0.5]}, {"mean": (0.5, 0.5, 0.5)}),
+    ({"image_std": [float(np.float32(value)) for value in ImageConfig().std]}, {}),  # equal but for rounding
     ({"size": SQUARE}, {"resize": "squash"}),
     ({"size": SQUARE, "do_center_crop": False}, {"resize": "squash"}),
 ]
@@ -534,12 +542,25 @@ def test_a_known_network_is_not_warned_about(
     (tmp_path / "openai" / "open_clip_config.json").write_text(QUICK_GELU)
     for path in ("pytorch_model.bin.3", "legacy", "parallel", "trained.safetensors", "openai/weights"):
         assert find_checkpoint(tmp_path / path, "tiny").config == TINY
-    for path in ("pytorch_model.bin.3", "legacy", "parallel", "trained.safetensors"):
-        assert find_checkpoint(tmp_path / path).config == TINY
+    assert find_checkpoint(tmp_path / "trained.safetensors").config == TINY
     find_checkpoint(hugging_face_folder / "model.safetensors", "tiny")
     find_checkpoint(hugging_face_folder, "tiny")
     find_checkpoint(None, "clip_vit_tiny_demo")
     assert warnings_in(caplog) == []
+
+
+def test_a_network_taken_from_clip4clips_names_is_warned_about(
+    tmp_path: Path, tiny_state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip4clip = {f"clip.{name}": tensor for name, tensor in tiny_state.items()}
+    paths = [tmp_path / "zip", tmp_path / "legacy", tmp_path / "parallel"]
+    torch.save(clip4clip, paths[0])
+    torch.save(clip4clip, paths[1], _use_new_zipfile_serialization=False)
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in clip4clip.items()}}, paths[2])
+    for path in paths:
+        assert find_checkpoint(path).config == TINY
+    assert [message.split(" does not")[0] for message in warnings_in(caplog)] == list(map(str, paths))
+    assert "so QuickGELU is assumed" in caplog.text
 
 
 def test_the_names_of_clip4clip_contradict_a_configuration_with_gelu(tiny_state: State, tmp_path: Path) -> None:

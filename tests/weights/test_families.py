@@ -95,6 +95,7 @@ OTHER_NETWORKS = {
     "visual.trunk.blocks.0.norm1.weight": "such as a SigLIP's",
     "vision_model.head.probe": "a SigLIP",
     "text.text_projection.bias": "a SigLIP",
+    "visual_projection.bias": "whose projections have a bias",
     "text_decoder.cross_attn.0.ln_1.weight": "a CoCa",
     "visual.attn_pool.query": "a CoCa",
     "text.transformer.embeddings.word_embeddings.weight": "a text tower of transformers",

@@ -241,6 +241,15 @@ def test_a_checkpoint_of_another_network_is_not_downloaded(folder: str, locate_o
     assert not [request for request in hub.requests if request.startswith("GET") and "weights.bin" in request]
 
 
+def test_the_configuration_of_another_model_at_the_root_does_not_count(locate_one: Callable, hub: Hub) -> None:
+    def configuration(activation: str) -> bytes:
+        tower = {"hidden_act": activation}
+        return json.dumps({"model_type": "clip", "text_config": tower, "vision_config": tower}).encode()
+
+    hub.files |= {"config.json": configuration("gelu"), "other/config.json": configuration("quick_gelu")}
+    assert Path(locate_one("hf://owner/model@v1/other/weights.bin")["path"]).read_bytes() == b"other"
+
+
 def test_a_checkpoint_of_another_model_is_not_downloaded_but_named(locate_one: Callable, hub: Hub) -> None:
     config = {"model_type": "clip", "vision_config": {"patch_size": 16, "hidden_size": 768}, "text_config": {}}
     hub.files["config.json"] = json.dumps(config).encode()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import FAMILIES, State
+from constants import TINY
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError
+from clip4clip.config import ImageConfig, Model
 from clip4clip.weights.identity import Identity, identify
 from clip4clip.weights.inspection import file_state, inspect_file, tower_digest
 
@@ -30,6 +33,17 @@ def test_different_weights_have_different_identities(tiny_state: State, tiny_che
     assert identify(tmp_path / "other", "tiny") != identify(tiny_checkpoint, "tiny")
     assert tower_digest(tmp_path / "other", "text") != tower_digest(tiny_checkpoint, "text")
     assert tower_digest(tmp_path / "other", "video") == tower_digest(tiny_checkpoint, "video")
+
+
+def test_settings_that_change_no_vector_change_no_identity(
+    tiny_state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(tiny_state, tmp_path / "weights")
+    config = replace(TINY, image=ImageConfig((0, 0, 0), (1, 1, 1)))  # type: ignore[arg-type]
+    equal = replace(TINY, image=ImageConfig((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), pooling_heads=4)
+    monkeypatch.setattr("clip4clip.config.MODELS", {"a": Model(config), "b": Model(equal), "tiny": Model(TINY)})
+    first, second, other = (identify(tmp_path / "weights", name) for name in ("a", "b", "tiny"))
+    assert first == second != other
 
 
 def test_an_identity_names_the_model_and_the_fingerprint() -> None:
@@ -75,3 +89,16 @@ def test_a_checkpoint_of_another_model_has_no_info(tiny_state: State, tmp_path: 
     save_file(tiny_state | {"visual.conv1.weight": torch.zeros(128, 3, 8, 8)}, tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"describes a different network than tiny: .*patch_size is 8, not 16"):
         identify(tmp_path / "a", "tiny")
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_of_the_checkpoint(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors cannot be read as a checkpoint: .*Permission denied"
+    ):
+        inspect_file(tiny_checkpoint)

@@ -48,3 +48,15 @@ def test_an_impossible_path_is_an_error(path: str, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsNotFoundError, match="no checkpoint"):
         locate(path, "tiny")
+
+
+def test_a_broken_link_in_a_folder_is_not_replaced_by_other_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "open_clip_model.safetensors").symlink_to(tmp_path / "nothing")
+    (tmp_path / "model.safetensors").write_bytes(tiny_checkpoint.read_bytes())
+    with pytest.raises(WeightsNotFoundError, match=r"open_clip_model\.safetensors is not a file that can be read"):
+        locate(tmp_path)
+
+
+def test_a_revision_cannot_leave_its_repository() -> None:
+    with pytest.raises(WeightsNotFoundError, match="is not a hub reference"):
+        locate("hf://owner/model@../other.bin")

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import flip_bytes
+from checkpoints import State, flip_bytes
+from constants import TINY
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from clip4clip import CheckpointError
 from clip4clip.config import MODELS, CLIPConfig, ImageConfig
+from clip4clip.weights.identity import find_checkpoint
 from clip4clip.weights.metadata import KEY, Metadata, read_metadata, to_metadata
 
 UNUSUAL = CLIPConfig(
@@ -59,7 +61,7 @@ def save(tmp_path: Path) -> Callable[[dict[str, str] | None], Path]:
 
 
 def test_what_is_written_is_read(save: Callable) -> None:
-    assert read_metadata(save(to_metadata(EXAMPLE))) == EXAMPLE
+    assert read_metadata(save(to_metadata(EXAMPLE))) == read_metadata(str(save(to_metadata(EXAMPLE)))) == EXAMPLE
     bare = Metadata("clip_vit_b32", CLIPConfig(), "meanP")
     assert read_metadata(save(to_metadata(bare))) == bare
     for name, model in MODELS.items():
@@ -162,3 +164,9 @@ def test_damaged_files_are_refused_or_have_other_metadata_but_raise_nothing_else
         path.write_bytes(flip_bytes(content, random))
         with contextlib.suppress(CheckpointError):
             read_metadata(path)
+
+
+def test_a_head_that_the_tensors_do_not_have_is_refused(tiny_state: State, tmp_path: Path) -> None:
+    save_file(tiny_state, tmp_path / "trained", to_metadata(Metadata("tiny", TINY, "seqTransf")))
+    with pytest.raises(CheckpointError, match=r"contradicts its tensors: the head is seqTransf, .* those of meanP"):
+        find_checkpoint(tmp_path / "trained")

@@ -61,7 +61,9 @@ def test_the_digest_changes_with_each_file(folder: Path) -> None:
         digests.add(find_text_model(folder, NAME).digest())
     change(folder / "sentence_bert_config.json", max_seq_length=20)
     digests.add(find_text_model(folder, NAME).digest())
-    assert len(digests) == 5
+    change(folder / "tokenizer_config.json", do_lower_case=True)
+    digests.add(find_text_model(folder, NAME).digest())
+    assert len(digests) == 6
 
 
 REFUSED: dict[str, Callable[[Path], object]] = {
