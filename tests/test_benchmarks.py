@@ -89,7 +89,7 @@ def test_several_models_are_compared_by_the_ratios_within_each_round() -> None:
     times = {"clip4clip": [10.0, 20.0, 10.0], "clip4clip, int8": [5.0, 10.0, 5.0], "open_clip": [30.0, 60.0, 40.0]}
     row = {name: {"milliseconds": each, "cosine": 0.9996 if "int8" in name else 1.0} for name, each in times.items()}
     _, line = brief_lines({"some_model": {"rows": {"one caption": row}}})
-    assert line[:4] == ["some_model", "one caption", "10", "0.50 (0.50–0.50)"]
+    assert line[:4] == ["some_model", "one caption", "10.0", "0.50 (0.50–0.50)"]
     assert line[4:] == ["–", "3.00 (3.00–3.50)", "–", "1.000000", "0.99960"]
 
 
