@@ -19,7 +19,7 @@ from clip4clip.video import FrameSampling
 
 
 def test_the_defaults_are_those_of_the_package() -> None:
-    assert EncoderOptions().spec() == EncoderSpec("clip_vit_b32")
+    assert EncoderOptions().spec() == EncoderSpec()
     assert IndexEncoderOptions().spec() == EncoderSpec()
     assert SamplingOptions().sampling() == FrameSampling()
     assert EngineOptions().cluster() is None
