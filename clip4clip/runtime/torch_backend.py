@@ -145,7 +145,7 @@ def build_tower(checkpoint: Checkpoint, modality: str) -> TextTower | VisionTowe
     report_unknown(tensors, path)
     state = tower_state(tensors, modality)
     if not state:  # its configuration may describe one of any size
-        raise CheckpointError(f"{path} has no {modality} tower: it holds only the other one")
+        raise CheckpointError(f"{path} lacks the {modality} tower: it holds only the other one")
     with torch.device("meta"):  # neither allocate nor initialise what is replaced anyway
         tower = VisionTower(config) if modality == "video" else TextTower(config)
     assign(tower, state, path)

@@ -64,7 +64,7 @@ def test_a_tower_that_the_file_does_not_have_is_not_built(
     path = tmp_path / "text.safetensors"
     save_file({name: tensor for name, tensor in tiny_state.items() if not name.startswith("visual.")}, path)
     monkeypatch.setattr("clip4clip.runtime.torch_backend.VisionTower", None)  # its configuration may have any size
-    with pytest.raises(CheckpointError, match=r"text\.safetensors has no video tower"):
+    with pytest.raises(CheckpointError, match=r"text\.safetensors lacks the video tower"):
         build_tower(find_checkpoint(path, "tiny"), "video")
 
 
