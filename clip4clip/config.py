@@ -106,13 +106,16 @@ class CLIPConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.image, ImageConfig):
-            raise InputTypeError(f"image must be an ImageConfig, not {type(self.image).__name__}")
         for tower in ("vision", "text"):
             if getattr(self, f"{tower}_mlp_width") is None:
                 object.__setattr__(self, f"{tower}_mlp_width", 4 * getattr(self, f"{tower}_width"))
         for name, value in vars(self).items():
-            if isinstance(value, int) and not isinstance(value, bool) and not 1 <= value <= MAX_SIZE:
+            kind = _KINDS.get(name, int)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise InputTypeError(
+                    f"{name} must be of the type {kind.__name__}, not {type(value).__name__}: {value!r}"
+                )
+            if kind is int and not 1 <= value <= MAX_SIZE:
                 raise InputValueError(f"{name} must be a number from 1 to {MAX_SIZE:,}, not {value}")
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("pooling", self.pooling, POOLINGS)
@@ -135,6 +138,8 @@ class CLIPConfig:
 
 
 MAX_SIZE = 1_000_000  # of any size of a network
+# The fields of a configuration that are not whole numbers.
+_KINDS = {"activation": str, "norm_eps": float, "pooling": str, "rotary": bool, "image": ImageConfig}
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -57,6 +57,14 @@ def described_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("embed_dim", "512"), ("vision_width", 768.0), ("rotary", 1), ("norm_eps", "x"), ("image", {})]
+)
+def test_a_configuration_of_the_wrong_type_is_an_error(field: str, value: object) -> None:
+    with pytest.raises(InputTypeError, match=f"{field} must be of the type"):
+        CLIPConfig(**{field: value})
+
+
 def test_an_unknown_model_is_an_error_that_lists_the_models() -> None:
     assert get_model("clip_vit_b16").config.patch_size == 16
     with pytest.raises(UnknownNameError, match="unknown model 'vit'; the models are clip_vit_b32, clip_vit_b16"):

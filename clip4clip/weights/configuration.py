@@ -134,7 +134,30 @@ def _read_folder(folder: Path, strict: bool) -> list[Configuration]:
         ):
             facts = _parse(parse_image_processor, content, folder / name, strict=True)
             configurations.append(Configuration(folder / name, facts))
-    return configurations
+    return _prefer_open_clip(configurations)
+
+
+def _prefer_open_clip(configurations: list[Configuration]) -> list[Configuration]:
+    """Leave out the image processors of transformers that contradict open_clip's configuration beside them.
+
+    Repositories of models that were trained with open_clip may have an image processor that can only crop.
+    """
+    first = next(iter(configurations), None)
+    if first is None or first.path.name != "open_clip_config.json":
+        return configurations
+    kept = []
+    for configuration in configurations:
+        is_of_images = configuration.path.name in ("preprocessor_config.json", "processor_config.json")
+        differences = _compare(configuration.facts, first.facts) if is_of_images else {}
+        if differences:
+            warn_once(
+                logger,
+                f"{configuration.path} contradicts {first.path} beside it, which is used: "
+                f"{'; '.join(differences.values())}.",
+            )
+        else:
+            kept.append(configuration)
+    return kept
 
 
 def _read_content(path: Path, strict: bool) -> Any:

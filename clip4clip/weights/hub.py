@@ -16,9 +16,9 @@ from .shards import shard_names
 # Names of a checkpoint in a folder or hub repository, the preferred one first.
 CHECKPOINT_NAMES = (
     "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",  # before model.safetensors, which in repositories of timm is the vision tower only
     "model.safetensors",
     "model.safetensors.index.json",
-    "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin.1",

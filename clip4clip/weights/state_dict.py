@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..log import warn_once
 from .families import shorten
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 VISION_PREFIX = "visual."
 TEXT_PREFIXES = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 HEAD_PREFIXES = ("lstm_visual.", "transformerClip.", "frame_position_embeddings.")
+# Of tensors that no vector depends on: the scale of the loss, sizes in OpenAI's archives, the state of a training.
+HARMLESS_PREFIXES: tuple[str, ...] = ("logit_bias", "input_resolution", "context_length", "vocab_size")
+HARMLESS_PREFIXES += ("optimizer.", "scheduler.", "epoch", "step", "global_step", "loss.", "criterion.", "classifier.")
 
 _QUERY_PROJECTION = re.compile(r"(.*\.attn\.)q_proj\.(weight|bias)")
 
@@ -153,9 +157,16 @@ def assign(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> 
 
 
 def report_unknown(tensors: Iterable[str], path: Path) -> None:
-    """Log, at level info, the names of the tensors that belong neither to a tower nor to a head."""
+    """Report the tensors that belong neither to a tower nor to a head, and warn if vectors may depend on some."""
     prefixes = (VISION_PREFIX, "logit_scale", *TEXT_PREFIXES, *HEAD_PREFIXES)
-    report_unused((name for name in tensors if not name.startswith(prefixes)), path)
+    unknown = [name for name in tensors if not name.startswith(prefixes)]
+    report_unused(unknown, path)
+    if suspicious := sorted(name for name in unknown if not name.startswith(HARMLESS_PREFIXES)):
+        warn_once(
+            logger,
+            f"{path} has tensors that no CLIP has, and that are not used: {shorten(suspicious)}. If its network "
+            "computes vectors with them, those of this package are wrong.",
+        )
 
 
 def report_unused(names: Iterable[str], path: Path) -> None:

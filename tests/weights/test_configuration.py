@@ -158,6 +158,25 @@ def test_configurations_that_contradict_each_other_are_refused(weights: Path, tm
         find_checkpoint(tmp_path / "mine" / "link")
 
 
+def test_the_images_of_open_clip_come_before_those_of_an_image_processor(
+    weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    squash = changed(OPEN_CLIP, "preprocess_cfg.resize_mode", "squash")
+    write(tmp_path, {"open_clip_config.json": squash, "preprocessor_config.json": IMAGES})
+    assert find_checkpoint(weights).config.image.resize == "squash"
+    assert "preprocessor_config.json contradicts" in caplog.text
+    (tmp_path / "open_clip_config.json").unlink()
+    write(tmp_path, {"config.json": HUGGING_FACE})
+    assert find_checkpoint(weights).config.image.resize == "crop"
+
+
+def test_the_checkpoint_of_both_towers_comes_before_that_of_one(tiny_state: State, tmp_path: Path) -> None:
+    torch.save(tiny_state, tmp_path / "open_clip_pytorch_model.bin")
+    write(tmp_path, {"open_clip_config.json": OPEN_CLIP})
+    save_file({"blocks.0.norm1.weight": torch.ones(3)}, tmp_path / "model.safetensors")  # that of timm
+    assert find_checkpoint(tmp_path).path.name == "open_clip_pytorch_model.bin"
+
+
 def test_a_configuration_that_contradicts_the_tensors_is_refused(weights: Path, tmp_path: Path) -> None:
     write(tmp_path, {"open_clip_config.json": changed(OPEN_CLIP, "model_cfg.vision_cfg.layers", 3)})
     with pytest.raises(

@@ -213,6 +213,15 @@ def test_tensors_of_no_tower_or_head_are_logged(
         VideoEncoder.load("tiny", tmp_path / "a.pt", "cpu", "torch")
     assert "not used: logit_bias, optimizer.step" in caplog.text
     assert "token_embedding" not in caplog.text  # the other tower has a use for it
+    assert [record for record in caplog.records if record.levelno > logging.INFO and "not used" in record.message] == []
+
+
+def test_tensors_that_vectors_may_depend_on_are_warned_about(
+    tiny_state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(tiny_state | {"prompt_learner.ctx": torch.zeros(4, 64)}, tmp_path / "a.pt")
+    TextEncoder.load("tiny", tmp_path / "a.pt", "cpu", "torch")
+    assert "tensors that no CLIP has, and that are not used: prompt_learner.ctx" in caplog.text
 
 
 def random_head(kind: str) -> State:
