@@ -31,7 +31,7 @@ class Clip4clip(NNOperator):
 
     Args:
         model_name: ``'clip_vit_b32'`` or another key of :data:`clip4clip.config.MODELS` (see `clip4clip models`);
-            None reads the network from ``weight_path``.
+            ``'clip_vit_tiny_demo'`` is trained on drawings, for trials. None reads the network from ``weight_path``.
         modality: ``'text'`` or ``'video'``. Only the tower of this modality is loaded.
         weight_path: a checkpoint file; a folder (a Hugging Face snapshot); ``hf://owner/repo[@revision][/file]``;
             or None for the model's default. docs/checkpoints.md lists the places that are searched for the default.

@@ -141,7 +141,7 @@ def test_a_file_in_a_folder_of_the_repository_is_downloaded(locate_one: Callable
 def test_without_a_file_the_usual_names_are_tried_in_order(locate_one: Callable, hub: Hub) -> None:
     assert locate_one("hf://owner/model")["path"].endswith("model.safetensors")
     names = [request.rsplit("/", 1)[1] for request in hub.requests if request.startswith("HEAD")]
-    assert names[:2] == ["open_clip_model.safetensors", "model.safetensors"]
+    assert names[:3] == ["open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors"]
 
 
 def test_a_cached_file_at_a_commit_needs_no_request_and_works_offline(locate_all: Callable, hub: Hub) -> None:
