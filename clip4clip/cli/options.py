@@ -100,8 +100,8 @@ ModelOption = Annotated[
         "--model",
         "-m",
         autocompletion=complete_model,
-        help="Name of the model; `clip4clip models` lists them. Default: the network that --weights holds or, without "
-        "these, clip_vit_b32.",
+        help="Name of the model; `clip4clip models` lists them. Default: the network in the given weights or, "
+        "without weights, clip_vit_b32.",
     ),
 ]
 DeviceOption = Annotated[

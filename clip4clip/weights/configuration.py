@@ -214,7 +214,7 @@ def resolve_config(
     if metadata is None:
         # Of a network that is described, the names show the activation only: who wrote them may have changed the rest.
         hints = {k: v for k, v in _read_hints(file, shape).items() if k == "activation" or k not in facts}
-        facts = _merge([*sources, _Source(f"the names of the tensors in {file}", hints)])
+        facts = _merge([*sources, _Source(f"the naming of the tensors in {file}", hints)])
     known = {name: fact.value for name, fact in facts.items()}
     if model_name is not None:
         _check_model(facts, model_name)

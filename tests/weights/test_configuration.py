@@ -545,7 +545,9 @@ def test_a_known_network_is_not_warned_about(
 def test_the_names_of_clip4clip_contradict_a_configuration_with_gelu(tiny_state: State, tmp_path: Path) -> None:
     torch.save({f"clip.{name}": tensor for name, tensor in tiny_state.items()}, tmp_path / "pytorch_model.bin")
     write(tmp_path, {"open_clip_config.json": OPEN_CLIP})
-    with pytest.raises(CheckpointError, match=r"the names of the tensors in .* contradicts .*config\.json: activation"):
+    with pytest.raises(
+        CheckpointError, match=r"the naming of the tensors in .* contradicts .*config\.json: activation"
+    ):
         find_checkpoint(tmp_path)
 
 
