@@ -582,7 +582,7 @@ def test_a_torchscript_archive_with_gelu_is_recognised(tmp_path: Path) -> None:
         module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GELU()).eval()
         torch.jit.script(module).save(tmp_path / f"{number}.pt")
         with pytest.raises(
-            CheckpointError, match=rf"the names .*{number}\.pt describes a .* than tiny: activation is gelu"
+            CheckpointError, match=rf"the naming .*{number}\.pt describes a .* than tiny: activation is gelu"
         ):
             resolve(tmp_path / f"{number}.pt", "tiny")
 
