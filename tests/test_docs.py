@@ -93,6 +93,7 @@ REPLACED = {
         ('"videos", "vectors.parquet")', f'"videos", "vectors.parquet", {SPEC})'),
     ],
     # An index that is not there yet.
+    "docs/languages.md": [("clip4clip index ~/Videos", f"clip4clip index ~/Videos -m {DEMO_MODEL}")],
     "docs/library.md": [('VideoIndex("./videos.db")', 'VideoIndex("./cameras.db")')],
     "docs/models.md": [("(512,)", "(128,)")],
     "docs/moments.md": [('"videos", "shots.parquet", ', f'"videos", "shots.parquet", {SPEC}, ')],
