@@ -110,11 +110,11 @@ class TextEncoder:
         """Embed one caption or several.
 
         Args:
-            texts: a string, or a list or tuple of n strings. A caption of more than 75 tokens is cut, as in CLIP (46
-                for ``clip_vit_tiny_demo``).
+            texts: a string, or a list or tuple of n strings. A caption of more tokens than ``config.context_length``,
+                start and end token included, is cut, as in CLIP.
 
         Returns:
-            Unit vectors, float32: (D,) for a string, (n, D) for a list. D is 512 (128 for ``clip_vit_tiny_demo``).
+            Unit vectors, float32: (D,) for a string, (n, D) for a list. D is ``config.embed_dim``.
 
         Raises:
             InputTypeError: something is not a string.
@@ -220,8 +220,8 @@ class VideoEncoder:
                 are read as needed, so memory does not grow with the number of frames.
 
         Returns:
-            Unit vectors, float32: (D,) for one video, (n, D) for a list of videos. D is 512 (128 for
-            ``clip_vit_tiny_demo``).
+            Unit vectors, float32: (D,) for one video, (n, D) for a list of videos. D is
+            ``config.embed_dim``.
 
         Raises:
             InputTypeError: got a path, a single frame, or anything else that is not a video.

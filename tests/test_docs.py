@@ -47,6 +47,10 @@ NOT_RUN = {
     "pip install torch --index-url https://download.pytorch.org/whl/cpu": NETWORK,
     'clip4clip embed-text "a dog runs" --weights hf://Searchium-ai/clip4clip-webvid150k --json': "needs a download",
     "pip install 'tritonclient[http]'": NETWORK,
+    "pip install '.[retrieval,multilingual]'": NETWORK,
+    'clip4clip search "ein Hund im Schnee" -m clip_vit_b32_multilingual': "needs a download",
+    "clip4clip serve -m clip_vit_b32_multilingual": "needs a download",
+    'with VideoIndex("videos.db", encoder=EncoderSpec("clip_vit_b32_multilingual")) as index:': "needs a download",
     "clip4clip embed /shared/videos -o vectors.parquet --engine ray --address head:6379 --actors 8 --gpus 1": (
         "needs a cluster"
     ),
@@ -55,6 +59,7 @@ NOT_RUN = {
     "clip4clip train drawings/train.csv --videos drawings --out run --model clip_vit_tiny_demo --init random"
     " --epochs 12 --batch-size 96 --lr 1e-3 --frames 3 --max-words 48 --weight-decay 0.1 --warmup 0.05"
     " --save-dtype float16 --eval-pairs drawings/eval.csv": "takes hours",
+    "python benchmarks/gpu.py --json gpu.json": "needs a GPU: test_benchmarks.py runs a small one on a CPU",
     "cp run/last.safetensors clip4clip/clip_vit_tiny_demo.safetensors": "replaces the demo model",
     "clip4clip synthetic drawings --train 480 --eval 50": "takes a minute, with the two that follow: .ci/run runs them",
     "clip4clip train drawings/train.csv --videos drawings --out small_run --model clip_vit_tiny_demo --init random"
@@ -88,6 +93,7 @@ REPLACED = {
         ('"videos", "vectors.parquet")', f'"videos", "vectors.parquet", {SPEC})'),
     ],
     # An index that is not there yet.
+    "docs/languages.md": [("clip4clip index ~/Videos", f"clip4clip index ~/Videos -m {DEMO_MODEL}")],
     "docs/library.md": [('VideoIndex("./videos.db")', 'VideoIndex("./cameras.db")')],
     "docs/models.md": [("(512,)", "(128,)")],
     "docs/moments.md": [('"videos", "shots.parquet", ', f'"videos", "shots.parquet", {SPEC}, ')],

@@ -21,7 +21,7 @@ def evaluate(
         typer.Option(
             min=3,
             help="Maximum number of token ids per sentence, start and end marks included; the rest is cut. "
-            "Default: the limit of the model (77; clip_vit_tiny_demo: 48). The CLIP4Clip paper uses 32.",
+            "Default: the limit of the model, mostly 77. The CLIP4Clip paper uses 32.",
         ),
     ] = None,
     as_json: Annotated[

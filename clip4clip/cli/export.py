@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .console import err, out, plain
-from .options import ModelOption, parse_path
+from .options import complete_model, parse_path
 from .output import print_summary
 from .progress import progress_bars
 
@@ -42,7 +42,15 @@ def export(
         Path,
         typer.Option("--output", "-o", parser=parse_path, metavar="FOLDER", help="Folder to write."),
     ],
-    model: ModelOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete_model,
+            help="Name of the model; `clip4clip models` lists them. Default: the network in the checkpoint.",
+        ),
+    ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Number format of the weights.")] = Dtype.float32,
     drop_head: Annotated[
         bool,

@@ -44,13 +44,13 @@ def models(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="Name of a model, to print all that is known about it.",
+            help="Name of a model, to print everything about it.",
             autocompletion=complete_model,
         ),
     ] = None,
     *,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per line, with all that is known.")
+        bool, typer.Option("--json", help="Print one JSON object per line, with everything about a model.")
     ] = False,
 ) -> None:
     """List the models: network, size, licence, and published quality.
@@ -60,8 +60,8 @@ def models(
     results, and of images classified correctly (ImageNet), without fine-tuning on
     that data set. A model whose last column says `yes` needs no download.
 
-    Any other CLIP can be loaded by --weights alone; see docs/models.md, which also
-    says how to choose.
+    Any other CLIP loads by --weights, without --model. docs/models.md explains this,
+    and how to choose a model.
 
     Examples:
         clip4clip models
@@ -136,7 +136,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     out.print(table)
     for sentence, number in footnotes.items():
         out.print(plain(f"[{number}] {sentence}"), highlight=False)
-    out.print("All facts of one: clip4clip models NAME", highlight=False)
+    out.print("Everything about one model: clip4clip models NAME", highlight=False)
 
 
 def _figure(value: float | None) -> str:

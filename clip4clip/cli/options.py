@@ -101,7 +101,7 @@ ModelOption = Annotated[
         "-m",
         autocompletion=complete_model,
         help="Name of the model; `clip4clip models` lists them. clip_vit_tiny_demo is trained on drawings and made for "
-        "trials. Default: the network that --weights holds or, without these, clip_vit_b32.",
+        "trials. Default: the network in the given weights or, without weights, clip_vit_b32.",
     ),
 ]
 DeviceOption = Annotated[

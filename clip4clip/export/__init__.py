@@ -19,7 +19,7 @@ __all__ = ["DTYPES", "LIBRARIES", "Exported", "export_checkpoint"]
 
 
 def __getattr__(name: str) -> object:
-    # Imported on use: the command line needs the names above for its help, but not torch.
+    # Imported on use, because it imports torch.
     if name in ("Exported", "export_checkpoint"):
         return getattr(import_module(".checkpoint", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -823,7 +823,8 @@ class VideoIndex:
                 f"{model}"
             )
         return ModelMismatchError(
-            f"the collection {name} has vectors of {info.spec.model}, which cannot be compared with vectors of {model}"
+            f"the collection {name} has vectors of {info.spec.model}, which cannot be compared with vectors of "
+            f"{model}. Pass the model and the weights that it was made with (--model, --weights)"
         )
 
     def _open_rows(

@@ -118,7 +118,7 @@ class Clip4clip(NNOperator):
             data: what :class:`~clip4clip.TextEncoder` or :class:`~clip4clip.VideoEncoder` takes, by modality.
 
         Returns:
-            Unit vectors, float32: (512,) for one text or video, (n, 512) for a list of n; 128 for the demo model.
+            Unit vectors, float32: (D,) for one text or video, (n, D) for a list of n.
 
         Raises:
             InputTypeError, InputValueError: ``data`` is invalid. Then no part of it is embedded.

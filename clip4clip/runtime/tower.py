@@ -37,7 +37,7 @@ class Head(Protocol):
             state: the state so far, or None.
 
         Raises:
-            InputValueError: the video has more frames than the head has positions for (``seqTransf``: 77).
+            InputValueError: the video has more frames than a ``seqTransf`` head has positions for.
         """
 
     def pool(self, state: Any, /) -> np.ndarray:

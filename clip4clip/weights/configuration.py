@@ -389,7 +389,7 @@ def _read_hints(file: Path, shape: Mapping[str, Any]) -> _Source:
     Checkpoints of CLIP4Clip's training, OpenAI's archive and the Perception Encoder were written by code that computes
     one network only. Other TorchScript archives with GELU refer to torch's class of that name.
     """
-    name = f"the names of the tensors in {file}"
+    name = f"the naming of the tensors in {file}"
     if shape.get("pooling") == "attention":
         return _Source(name, _PERCEPTION_ENCODER)
     try:

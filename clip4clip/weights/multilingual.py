@@ -46,6 +46,7 @@ class TextModelFiles:
         sizes: of a DistilBERT: some fields of its configuration in transformers. The sizes of an XLM-RoBERTa are those
             of its tensors.
         embed_dim: size of the vectors.
+        has_bias: whether the projection has a bias.
         max_length: the most token ids that the tower takes; for an XLM-RoBERTa, its tensors may allow less.
         weights: file with the tensors of the transformer.
         projection: file with the tensors of the projection; it can be the same.

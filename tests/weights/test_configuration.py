@@ -585,7 +585,9 @@ def test_a_network_taken_from_clip4clips_names_is_warned_about(
 def test_the_names_of_clip4clip_contradict_a_configuration_with_gelu(tiny_state: State, tmp_path: Path) -> None:
     torch.save({f"clip.{name}": tensor for name, tensor in tiny_state.items()}, tmp_path / "pytorch_model.bin")
     write(tmp_path, {"open_clip_config.json": OPEN_CLIP})
-    with pytest.raises(CheckpointError, match=r"the names of the tensors in .* contradicts .*config\.json: activation"):
+    with pytest.raises(
+        CheckpointError, match=r"the naming of the tensors in .* contradicts .*config\.json: activation"
+    ):
         find_checkpoint(tmp_path)
 
 
@@ -620,7 +622,7 @@ def test_a_torchscript_archive_with_gelu_is_recognised(tmp_path: Path) -> None:
         module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GELU()).eval()
         torch.jit.script(module).save(tmp_path / f"{number}.pt")
         with pytest.raises(
-            CheckpointError, match=rf"the names .*{number}\.pt describes a .* than tiny: activation is gelu"
+            CheckpointError, match=rf"the naming .*{number}\.pt describes a .* than tiny: activation is gelu"
         ):
             resolve(tmp_path / f"{number}.pt", "tiny")
 
