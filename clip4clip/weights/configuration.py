@@ -238,9 +238,11 @@ def resolve_config(
     sources += [_Source(str(configuration.path), configuration.facts) for configuration in configurations]
     facts = _merge(sources)
     if metadata is None:
-        # Of a network that is described, the names show the activation only: who wrote them may have changed the rest.
+        # Of a network that is described, by a file or by the model's name, the names of the tensors show the activation
+        # only: who wrote them may have changed the rest.
         hints = _read_hints(file, shape)
-        said = {k: v for k, v in hints.facts.items() if k == "activation" or k not in facts}
+        described = {**(vars(get_config(model_name)) if model_name else {}), **{k: f.value for k, f in facts.items()}}
+        said = {k: v for k, v in hints.facts.items() if k == "activation" or described.get(k, v) == v}
         is_only_source = "activation" in said and "activation" not in facts and model_name is None
         facts = _merge([*sources, _Source(hints.name, said)])
         if is_only_source and _ABOUT_PREFIX in hints.name:
