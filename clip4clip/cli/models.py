@@ -98,7 +98,7 @@ def _describe(name: str) -> dict[str, Any]:
         "resolution": None if config is None or model.aligned_with else config.resolution,
         "context_length": None if config is None or model.aligned_with else config.context_length,
         "aligned_with": model.aligned_with,
-        "weights": model.hub or model.weights,
+        "weights": model.default_weights,
         "path": None if path is None else str(path),
         "config": asdict(config) if config else None,
     }
