@@ -111,7 +111,8 @@ class CLIPConfig:
                 object.__setattr__(self, f"{tower}_mlp_width", 4 * getattr(self, f"{tower}_width"))
         for name, value in vars(self).items():
             kind = _KINDS.get(name, int)
-            if type(value) is not kind and not (kind is float and type(value) is int):
+            has_kind = type(value) is kind or (kind is float and type(value) is int)
+            if not has_kind:
                 raise InputTypeError(
                     f"{name} must be of the type {kind.__name__}, not {type(value).__name__}: {value!r}"
                 )
