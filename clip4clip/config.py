@@ -1,4 +1,4 @@
-"""The models by name: the network of each, and where its weights come from by default."""
+"""Networks, and the models by name: the network of each, where its weights come from, and how to register others."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ class CLIPConfig:
                 object.__setattr__(self, f"{tower}_mlp_width", 4 * getattr(self, f"{tower}_width"))
         for name, value in vars(self).items():
             kind = _KINDS.get(name, int)
-            if type(value) is not kind and not (kind is float and type(value) is int):
+            has_kind = type(value) is kind or (kind is float and type(value) is int)
+            if not has_kind:
                 raise InputTypeError(
                     f"{name} must be of the type {kind.__name__}, not {type(value).__name__}: {value!r}"
                 )
@@ -178,6 +179,11 @@ class Model:
     is_trusted: bool = False
     weights: str = ""
     aligned_with: str = ""
+
+    @property
+    def default_weights(self) -> str:
+        """The weights of a registered model, the reference to the hub of others, or ""."""
+        return self.weights or self.hub
 
 
 _B32 = CLIPConfig()
@@ -345,17 +351,16 @@ def register_model(
 
 def _aligned_config(config: CLIPConfig | None, aligned_with: str) -> CLIPConfig | None:
     """Return the network of a text tower that is aligned with a model: by default, that of the model."""
-    image_model = get_model(aligned_with)
-    if image_model.aligned_with:
+    other = get_model(aligned_with)
+    if other.aligned_with:
         raise InputValueError(
-            f"aligned_with must name a model with a vision tower: {aligned_with!r} has that of "
-            f"{image_model.aligned_with!r}"
+            f"aligned_with must name a model with a vision tower: {aligned_with!r} has that of {other.aligned_with!r}"
         )
-    if config is None or image_model.config is None:
-        return config or image_model.config
-    if config.embed_dim != image_model.config.embed_dim:
+    if config is None or other.config is None:
+        return config or other.config
+    if config.embed_dim != other.config.embed_dim:
         raise InputValueError(
-            f"the vectors of {aligned_with!r} have {image_model.config.embed_dim} numbers, those of config "
+            f"the vectors of {aligned_with!r} have {other.config.embed_dim} numbers, those of config "
             f"{config.embed_dim}: they cannot be compared"
         )
     return config

@@ -10,7 +10,9 @@ T frames of a video.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import CLIPConfig
 from .errors import InputValueError
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # of CLIP (arXiv 2103.00020, section 2.5)
 
 
 class QuickGELU(nn.Module):
@@ -283,12 +287,18 @@ class SequenceLSTM(nn.Module):
 class SequenceTransformer(nn.Module):
     """``seqTransf``: a transformer over the frame embeddings and their positions, added back to them, then the mean."""
 
+    HEAD_WIDTH: ClassVar[int] = 64
+    ACTIVATION: ClassVar[str] = "quick_gelu"
+    NORM_EPS: ClassVar[float] = 1e-12
+
     def __init__(self, width: int, layers: int, positions: int) -> None:
         super().__init__()
-        if width % 64:
-            raise InputValueError(f"a seqTransf head needs embeddings of a multiple of 64 numbers, not {width}")
+        if width % self.HEAD_WIDTH:
+            raise InputValueError(
+                f"a seqTransf head needs embeddings of a multiple of {self.HEAD_WIDTH} numbers, not {width}"
+            )
         self.frame_position_embeddings = _embedding(positions, width)
-        self.transformerClip = Transformer(layers, width, 64, 4 * width, "quick_gelu", eps=1e-12)
+        self.transformerClip = Transformer(layers, width, self.HEAD_WIDTH, 4 * width, self.ACTIVATION, self.NORM_EPS)
         self.mean = MeanPooling()
 
     @property
@@ -320,7 +330,7 @@ def random_state_dict(config: CLIPConfig, seed: int = 0) -> dict[str, Tensor]:
         text, vision = TextTower(config).state_dict(), VisionTower(config).state_dict()
     shapes = {name: tensor.shape for name, tensor in text.items()}
     shapes |= {f"visual.{name}": tensor.shape for name, tensor in vision.items()}
-    state = {"logit_scale": torch.tensor(1 / 0.07).log()}
+    state = {"logit_scale": torch.tensor(INITIAL_LOGIT_SCALE)}
     for name, shape in shapes.items():
         if ".ln_" in f".{name}" or ".layernorm." in name or name.endswith("bias"):
             state[name] = torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)

@@ -45,6 +45,14 @@ PERCEPTION_ENCODER = CLIPConfig(
     rotary=True,
     image=ImageConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", "squash"),
 )
+# All of them, by the ids of the tests.
+NETWORKS = {
+    "openai": OPENAI,
+    "unusual": UNUSUAL,
+    "vocabulary": PART_OF_VOCABULARY,
+    "mean": MEAN_POOLING,
+    "perception": PERCEPTION_ENCODER,
+}
 TIMM_NAME = "vit_pe_core_toy_patch8_32"
 TIMM_SIZES = (32, 8, 128, 2, 8)
 

@@ -11,18 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fine_tuned import (
-    CAPTIONS,
-    FRAMES,
-    MEAN_POOLING,
-    OPENAI,
-    PART_OF_VOCABULARY,
-    PERCEPTION_ENCODER,
-    TIMM_NAME,
-    TIMM_SIZES,
-    UNUSUAL,
-    fine_tune,
-)
+from fine_tuned import CAPTIONS, FRAMES, NETWORKS, PERCEPTION_ENCODER, TIMM_NAME, TIMM_SIZES, fine_tune
 from PIL import Image
 
 from clip4clip import TextEncoder, VideoEncoder
@@ -62,11 +51,8 @@ TINY_PERCEPTION_ENCODER = replace(
 
 @pytest.mark.parametrize(
     "config",
-    [
-        *(OPENAI, UNUSUAL, PART_OF_VOCABULARY, MEAN_POOLING, PERCEPTION_ENCODER),
-        pytest.param(TINY_PERCEPTION_ENCODER, marks=pytest.mark.slow),
-    ],
-    ids=["openai", "unusual", "vocabulary", "mean", "perception", "tiny perception"],
+    [*NETWORKS.values(), pytest.param(TINY_PERCEPTION_ENCODER, marks=pytest.mark.slow)],
+    ids=[*NETWORKS, "tiny perception"],
 )
 def test_open_clip_computes_the_same_vectors(config: CLIPConfig, random_state: Callable, tmp_path: Path) -> None:
     path = fine_tune(config, tmp_path / "tuned.safetensors", random_state)

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..export import Dtype, Library
 from .console import err, out, plain
 from .options import complete_model, parse_path
 from .output import print_summary
 from .progress import progress_bars
-
-
-class Library(str, Enum):
-    """A library that loads the folder."""
-
-    transformers = "transformers"
-    open_clip = "open_clip"
-
-
-class Dtype(str, Enum):
-    """The number format of the weights."""
-
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
 
 
 def export(
@@ -80,7 +65,14 @@ def export(
 
     with progress_bars() as progress:
         exported = export_checkpoint(
-            checkpoint, to.value, output, model, dtype.value, drop_head, force, track=progress.track
+            checkpoint,
+            to.value,
+            output,
+            model_name=model,
+            dtype=dtype.value,
+            drop_head=drop_head,
+            force=force,
+            track=progress.track,
         )
     for note in exported.notes:
         print_summary(f"note: {note}")

@@ -14,6 +14,7 @@ from .options import complete_model
 from .output import print_json
 
 NOT_STATED = "not stated"
+NOT_HERE = "no"
 WIDE = 95  # columns of a terminal that has room for the names of the networks
 # Of `clip4clip models NAME`: what is printed in front of each fact, and what behind its value.
 LABELS = {
@@ -98,7 +99,7 @@ def _describe(name: str) -> dict[str, Any]:
         "resolution": None if config is None or model.aligned_with else config.resolution,
         "context_length": None if config is None or model.aligned_with else config.context_length,
         "aligned_with": model.aligned_with,
-        "weights": model.hub or model.weights,
+        "weights": model.default_weights,
         "path": None if path is None else str(path),
         "config": asdict(config) if config else None,
     }
@@ -145,11 +146,21 @@ def _figure(value: float | None) -> str:
 
 def _print_facts(row: dict[str, Any]) -> None:
     """Print what is known about one model, a line for each fact."""
-    if "licence" in row:
-        row["licence"] = row["licence"] or NOT_STATED
     for key, (label, unit) in LABELS.items():
-        value = row.get(key)
-        if value not in (None, "", ()):
-            text = "\n".join(value) if isinstance(value, tuple) else f"{value:,}" if isinstance(value, int) else value
-            for line, part in enumerate(str(text).splitlines()):
+        if text := _fact(row, key):
+            for line, part in enumerate(text.splitlines()):
                 out.print(f"{'' if line else label:<15}{plain(part)}{unit}", highlight=False, soft_wrap=True)
+
+
+def _fact(row: dict[str, Any], key: str) -> str:
+    """Return what to print for a fact: "" if it is unknown, and a line for each part of a tuple."""
+    value = row.get(key)
+    if key == "licence" and key in row:
+        return value or NOT_STATED
+    if key == "path":
+        return value or NOT_HERE
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return "\n".join(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -5,6 +5,7 @@
 >>> print(exported.code)  # loads it there
 """
 
+from enum import Enum
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,26 @@ if TYPE_CHECKING:
     from .checkpoint import Exported as Exported
     from .checkpoint import export_checkpoint as export_checkpoint
 
-LIBRARIES = ("transformers", "open_clip")
-DTYPES = ("float32", "float16", "bfloat16")
 
-__all__ = ["DTYPES", "LIBRARIES", "Exported", "export_checkpoint"]
+class Library(str, Enum):
+    """A library that loads an exported folder."""
+
+    transformers = "transformers"
+    open_clip = "open_clip"
+
+
+class Dtype(str, Enum):
+    """The number format of exported weights."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+LIBRARIES = tuple(library.value for library in Library)
+DTYPES = tuple(dtype.value for dtype in Dtype)
+
+__all__ = ["DTYPES", "LIBRARIES", "Dtype", "Exported", "Library", "export_checkpoint"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,20 +14,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from ..config import CLIPConfig, image_model, is_text_tower
-from ..errors import ExportError, InputValueError, UnknownNameError, first_line
+from ..config import image_model, is_text_tower
+from ..errors import ExportError, InputValueError, UnknownNameError, WeightsNotFoundError, first_line
+from ..model import INITIAL_LOGIT_SCALE
 from ..progress import Track, no_progress
 from ..runtime.torch_backend import build_tower
 from ..weights.checkpoint import read_state_dict
-from ..weights.families import to_hugging_face_names, to_timm_names
+from ..weights.hub import HOW_TO_SUPPLY_WEIGHTS, WEIGHTS_SOURCES
 from ..weights.identity import Checkpoint, find_checkpoint
 from ..weights.locate import Reference
 from ..weights.metadata import Metadata, read_metadata, to_metadata
 from . import DTYPES, LIBRARIES, hugging_face, open_clip
 from .folder import atomic_folder, check_folder
 from .model_card import model_card
-
-INITIAL_LOGIT_SCALE = torch.tensor(1 / 0.07).log()  # of CLIP (arXiv 2103.00020, section 2.5)
+from .target import Target
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def export_checkpoint(
     weights: Reference | None,
     library: str,
     folder: str | os.PathLike[str],
+    *,
     model_name: str | None = None,
     dtype: str = "float32",
     drop_head: bool = False,
@@ -93,7 +95,7 @@ def export_checkpoint(
     files = target.files(checkpoint.config, dtype)
     scale = _logit_scale(checkpoint)
     notes = _notes(checkpoint, has_scale=scale is not None)
-    tensors = _convert(checkpoint, INITIAL_LOGIT_SCALE if scale is None else scale, target, dtype, track)
+    tensors = _convert(checkpoint, torch.tensor(INITIAL_LOGIT_SCALE) if scale is None else scale, target, dtype, track)
     metadata = _metadata(checkpoint)
     files["README.md"] = model_card(metadata, library, target.code(folder.absolute().name), notes)
     try:
@@ -118,50 +120,7 @@ def _write(
             os.fsync(file.fileno())
 
 
-@dataclass(frozen=True)
-class _Target:
-    """How another library stores a CLIP."""
-
-    weights: str  # name of the file
-    find_obstacles: Callable[[CLIPConfig], list[str]]
-    files: Callable[[CLIPConfig, str], dict[str, str]]
-    rename: Callable[[CLIPConfig, Mapping[str, Tensor]], Mapping[str, Tensor]]
-    code: Callable[[str], str]
-
-
-def _transformers_code(folder: str) -> str:
-    return (
-        "from transformers import CLIPModel, CLIPProcessor\n"
-        f"model = CLIPModel.from_pretrained({folder!r})\n"
-        f"processor = CLIPProcessor.from_pretrained({folder!r})\n"
-    )
-
-
-def _open_clip_code(folder: str) -> str:
-    reference = f"local-dir:{folder}"
-    return (
-        "import open_clip\n"
-        f"model, _, preprocess = open_clip.create_model_and_transforms({reference!r})\n"
-        f"tokenizer = open_clip.get_tokenizer({reference!r})\n"
-    )
-
-
-_TARGETS = {
-    "transformers": _Target(
-        hugging_face.WEIGHTS,
-        hugging_face.find_obstacles,
-        hugging_face.configuration_files,
-        lambda _, tensors: to_hugging_face_names(tensors),
-        _transformers_code,
-    ),
-    "open_clip": _Target(
-        open_clip.WEIGHTS,
-        open_clip.find_obstacles,
-        lambda config, _: open_clip.configuration_files(config),
-        lambda config, tensors: to_timm_names(tensors) if open_clip.is_perception_encoder(config) else tensors,
-        _open_clip_code,
-    ),
-}
+_TARGETS = {"transformers": hugging_face.TARGET, "open_clip": open_clip.TARGET}
 # The files that an export may write, whichever the library.
 _ALL_FILES = (
     *("README.md", "config.json", "preprocessor_config.json", hugging_face.WEIGHTS, open_clip.WEIGHTS),
@@ -176,10 +135,14 @@ def _find(weights: Reference | None, model_name: str | None) -> Checkpoint:
             f"{model_name} is a text tower that other libraries load from its own weights; export the model of its "
             f"vision tower, {vision}"
         )
-    return find_checkpoint(weights, model_name)
+    try:
+        return find_checkpoint(weights, model_name)
+    except WeightsNotFoundError as error:
+        message = str(error).replace(HOW_TO_SUPPLY_WEIGHTS, f"Name the checkpoint to export: {WEIGHTS_SOURCES}.")
+        raise WeightsNotFoundError(message) from error
 
 
-def _check_network(checkpoint: Checkpoint, library: str, target: _Target, drop_head: bool) -> None:
+def _check_network(checkpoint: Checkpoint, library: str, target: Target, drop_head: bool) -> None:
     """Reject what the library does not have, by name."""
     if obstacles := target.find_obstacles(checkpoint.config):
         other = next((name for name, each in _TARGETS.items() if not each.find_obstacles(checkpoint.config)), None)
@@ -200,7 +163,7 @@ def _logit_scale(checkpoint: Checkpoint) -> Tensor | None:
 
 
 def _convert(
-    checkpoint: Checkpoint, logit_scale: Tensor, target: _Target, dtype: str, track: Track
+    checkpoint: Checkpoint, logit_scale: Tensor, target: Target, dtype: str, track: Track
 ) -> dict[str, Tensor]:
     """Return the tensors of both towers under the names of the library."""
     tensors = {"logit_scale": logit_scale}
@@ -231,7 +194,10 @@ def _metadata(checkpoint: Checkpoint) -> Metadata:
 def _notes(checkpoint: Checkpoint, has_scale: bool) -> tuple[str, ...]:
     notes = []
     if not has_scale:
-        notes.append("The checkpoint has no logit_scale, so similarities are scaled by 14.3, as in an untrained CLIP.")
+        notes.append(
+            "The checkpoint has no logit_scale, so similarities are scaled by "
+            f"{math.exp(INITIAL_LOGIT_SCALE):.1f}, as in an untrained CLIP."
+        )
     if checkpoint.head != "meanP":
         notes.append(
             f"The {checkpoint.head} head stays behind. The mean of the frame vectors, which takes its place, gives "

@@ -1,4 +1,4 @@
-"""The files of a folder that transformers loads as a ``CLIPModel``, beside the weights."""
+"""A folder that transformers loads as a ``CLIPModel``: its files, the names of the tensors, the code that loads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 from ..config import CLIPConfig
+from ..model import INITIAL_LOGIT_SCALE
 from ..tokenizer import END_TOKEN, START_TOKEN, read_vocabulary
+from ..weights.families import to_hugging_face_names
+from .target import Target
 
 WEIGHTS = "model.safetensors"
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
@@ -28,7 +31,7 @@ def describe_model(config: CLIPConfig, dtype: str) -> dict[str, Any]:
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": config.embed_dim,
-        "logit_scale_init_value": 2.6592,
+        "logit_scale_init_value": INITIAL_LOGIT_SCALE,
         "dtype": dtype,
         "text_config": {
             "model_type": "clip_text_model",
@@ -126,3 +129,21 @@ def configuration_files(config: CLIPConfig, dtype: str) -> dict[str, str]:
         "preprocessor_config.json": to_json(describe_images(config)),
         **tokenizer_files(config),
     }
+
+
+def loading_code(folder: str) -> str:
+    """Return the Python code that loads the folder."""
+    return (
+        "from transformers import CLIPModel, CLIPProcessor\n"
+        f"model = CLIPModel.from_pretrained({folder!r})\n"
+        f"processor = CLIPProcessor.from_pretrained({folder!r})\n"
+    )
+
+
+TARGET = Target(
+    WEIGHTS,
+    find_obstacles,
+    configuration_files,
+    rename=lambda _, tensors: to_hugging_face_names(tensors),
+    code=loading_code,
+)

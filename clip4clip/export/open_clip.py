@@ -1,4 +1,4 @@
-"""The files of a folder that open_clip loads, beside the weights."""
+"""A folder that open_clip loads: its files, the names of the tensors, the code that loads it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 from ..config import CLIPConfig
 from ..tokenizer import VOCAB_SIZE
+from ..weights.families import to_timm_names
 from ..weights.open_clip_configuration import PERCEPTION_ENCODERS
 from .hugging_face import to_json, tokenizer_files
+from .target import Target
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIGURATION = "open_clip_config.json"
@@ -107,3 +109,22 @@ def configuration_files(config: CLIPConfig) -> dict[str, str]:
     """
     files = {CONFIGURATION: to_json(describe_model(config))}
     return files | (tokenizer_files(config) if config.vocab_size != VOCAB_SIZE else {})
+
+
+def loading_code(folder: str) -> str:
+    """Return the Python code that loads the folder."""
+    reference = f"local-dir:{folder}"
+    return (
+        "import open_clip\n"
+        f"model, _, preprocess = open_clip.create_model_and_transforms({reference!r})\n"
+        f"tokenizer = open_clip.get_tokenizer({reference!r})\n"
+    )
+
+
+TARGET = Target(
+    WEIGHTS,
+    find_obstacles,
+    files=lambda config, _: configuration_files(config),
+    rename=lambda config, tensors: to_timm_names(tensors) if is_perception_encoder(config) else tensors,
+    code=loading_code,
+)

@@ -120,7 +120,7 @@ def load_text_model(
     """
     if runtime not in (None, "torch") or compiled:
         raise UnknownNameError(
-            f"the text tower of {model_name} runs only by torch, and not compiled: leave out runtime and compiled"
+            f"{model_name} runs only with torch, and cannot be compiled: leave out runtime and compiled"
         )
     placement = resolve_placement(device, "torch", precision)
     files = find_text_model(weights, model_name)

@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto
 
 from ..config import CLIPConfig
-from ..model import grid_rotations
+from ..model import SequenceTransformer, grid_rotations
 from .onnx_blocks import Blocks, Tokens, mlp, transformer
 from .onnx_layers import GraphBuilder, Tensors
 
@@ -179,5 +179,8 @@ def _sequence_transformer(graph: GraphBuilder, frames: str, count: str, width: i
     names = [name for name in graph.tensors if name.startswith("transformerClip.resblocks.")]
     layers = len({name.split(".")[2] for name in names})
     x = graph.add("Add", frames, positions)
-    blocks = Blocks("transformerClip.", layers, width, 64, "quick_gelu", eps=1e-12, exact=layers)
+    head = SequenceTransformer
+    blocks = Blocks(
+        "transformerClip.", layers, width, head.HEAD_WIDTH, head.ACTIVATION, eps=head.NORM_EPS, exact=layers
+    )
     return transformer(graph, x, blocks, Tokens(batch=graph.ints(1), length=count))

@@ -14,6 +14,7 @@ from ..config import HEADS, CLIPConfig, get_config, network_name
 from ..encoder import TextEncoder, VideoEncoder
 from ..errors import TrainingError, UnknownNameError
 from ..model import (
+    INITIAL_LOGIT_SCALE,
     MeanPooling,
     PoolingHead,
     SequenceLSTM,
@@ -111,7 +112,7 @@ class VideoTextModel(nn.Module):
         model = cls(config, head, min(HEAD_LAYERS, config.text_layers))
         assign(model.text, tower_state(state, "text"), path)
         assign(model.vision, tower_state(state, "video"), path)
-        model.logit_scale.data = state.get("logit_scale", torch.tensor(1 / 0.07).log()).float().reshape(())
+        model.logit_scale.data = state.get("logit_scale", torch.tensor(INITIAL_LOGIT_SCALE)).float().reshape(())
         if own_head is not None:
             model.head = own_head
         elif isinstance(model.head, SequenceTransformer):

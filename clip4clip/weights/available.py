@@ -29,8 +29,7 @@ def find_available(model_name: str) -> Path | None:
             return path
     if model.weights and not model.weights.startswith("hf://"):
         return Path(model.weights) if Path(model.weights).exists() else None
-    reference = model.weights or model.hub
-    return _find_cached(HubReference.parse(reference)) if reference else None
+    return _find_cached(HubReference.parse(model.default_weights)) if model.default_weights else None
 
 
 def _find_cached(hub: HubReference) -> Path | None:

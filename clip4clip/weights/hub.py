@@ -29,10 +29,8 @@ REQUEST_TIMEOUT = 5  # seconds, unless HF_HUB_ETAG_TIMEOUT is set
 _REFERENCE = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<file>.+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-HOW_TO_SUPPLY_WEIGHTS = (
-    "Pass weight_path (or --weights): a checkpoint file, a folder such as a Hugging Face snapshot, "
-    "or hf://owner/repo[@revision][/file]."
-)
+WEIGHTS_SOURCES = "a checkpoint file, a folder such as a Hugging Face snapshot, or hf://owner/repo[@revision][/file]"
+HOW_TO_SUPPLY_WEIGHTS = f"Pass weight_path (or --weights): {WEIGHTS_SOURCES}."
 
 
 @dataclass(frozen=True)

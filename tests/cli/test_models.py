@@ -48,6 +48,7 @@ def test_one_model_is_described_in_full(run_main: Run) -> None:
     _, printed, _ = run_main("models", "clip4clip_webvid150k")
     assert re.search(r"^licence +not stated$", printed, re.M)
     assert re.search(r"^weights +hf://Searchium-ai/clip4clip-webvid150k@[0-9a-f]{40}$", printed, re.M)
+    assert re.search(r"^here +\S.*safetensors$", run_main("models", "clip_vit_tiny_demo")[1], re.M)
     assert "R@1 50.7, where clip_vit_b32 has 37.2" in printed
     assert re.search(r"^aligned with +clip_vit_b32$", run_main("models", "clip_vit_b32_mclip")[1], re.M)
 
@@ -68,7 +69,9 @@ def test_a_registered_model_is_listed_with_what_is_known(run_main: Run, monkeypa
     _, printed, _ = run_main("models")
     assert re.search(r"^ own +64 *$", printed, re.M)
     assert re.search(r"^ unknown *$", printed, re.M)
-    assert re.search(r"^weights +hf://owner/model$", run_main("models", "unknown")[1], re.M)
+    _, printed, _ = run_main("models", "unknown")
+    assert re.search(r"^weights +hf://owner/model$", printed, re.M)
+    assert re.search(r"^here +no$", printed, re.M)
 
 
 def test_an_unknown_name_is_an_error_that_suggests_another(error_of: Callable[..., str]) -> None:

@@ -28,7 +28,7 @@ from fine_tuned import (
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clip4clip import CheckpointError, ExportError, TextEncoder, UnknownNameError, VideoEncoder
+from clip4clip import CheckpointError, ExportError, TextEncoder, UnknownNameError, VideoEncoder, WeightsNotFoundError
 from clip4clip.config import CLIPConfig
 from clip4clip.export import checkpoint as checkpoint_module
 from clip4clip.export import export_checkpoint
@@ -196,11 +196,19 @@ def test_numbers_that_a_format_cannot_hold_are_refused(tuned: Callable, tmp_path
 
 def test_unknown_libraries_dtypes_and_text_towers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="unknown library 'onnx'; it must be one of transformers, open_clip"):
-        export_checkpoint(None, "onnx", tmp_path / "out", "tiny")
+        export_checkpoint(None, "onnx", tmp_path / "out", model_name="tiny")
     with pytest.raises(UnknownNameError, match="unknown dtype 'int8'"):
-        export_checkpoint(None, "open_clip", tmp_path / "out", "tiny", dtype="int8")
+        export_checkpoint(None, "open_clip", tmp_path / "out", model_name="tiny", dtype="int8")
     with pytest.raises(ExportError, match=r"clip_vit_b32_multilingual is a text tower.*export .* clip_vit_b32$"):
-        export_checkpoint(None, "open_clip", tmp_path / "out", "clip_vit_b32_multilingual")
+        export_checkpoint(None, "open_clip", tmp_path / "out", model_name="clip_vit_b32_multilingual")
+
+
+def test_a_missing_checkpoint_is_reported_with_what_an_export_takes(tmp_path: Path) -> None:
+    with pytest.raises(
+        WeightsNotFoundError, match="Name the checkpoint to export: a checkpoint file, a folder"
+    ) as error:
+        export_checkpoint(tmp_path / "nowhere.safetensors", "open_clip", tmp_path / "out")
+    assert "--weights" not in str(error.value)
 
 
 def test_a_folder_is_complete_or_not_there(tuned: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +259,7 @@ def test_the_model_card_has_the_training_and_no_path(tuned: Callable, tmp_path: 
     exported = export_checkpoint(tuned(OPENAI), "open_clip", tmp_path / "my_clip")
     card = (exported.folder / "README.md").read_text("utf-8")
     assert "library_name: open_clip" in card
-    assert "| lr | 0.1 |" in card
+    assert "| learning rate | 0.1 |" in card
     assert "| text→video R@1 (%) | 50.0 |" in card
     assert "create_model_and_transforms('local-dir:my_clip')" in card
     assert f"create_model_and_transforms({'local-dir:' + str(exported.folder)!r})" in exported.code

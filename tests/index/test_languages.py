@@ -159,7 +159,7 @@ def test_pairs_are_evaluated_with_a_text_tower(tower: Path, drawings: Path) -> N
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "onnxruntime": (lambda tower: TextEncoder.load(NAME, tower, runtime="onnxruntime"), "runs only by torch"),
+    "onnxruntime": (lambda tower: TextEncoder.load(NAME, tower, runtime="onnxruntime"), "runs only with torch"),
     "compiled": (lambda tower: TextEncoder.load(NAME, tower, compiled=True), "leave out runtime and compiled"),
     "int8": (lambda tower: TextEncoder.load(NAME, tower, "cpu", precision="int8"), "precision 'int8', only float32"),
     "training": (
