@@ -27,8 +27,16 @@ from .locate import Reference, locate
 from .metadata import read_metadata
 
 # Fields of a configuration that change the vectors, although no tensor shows them.
-_HIDDEN_FIELDS: tuple[str, ...] = ("vision_head_width", "text_head_width", "activation", "norm_eps")
-_HIDDEN_FIELDS += ("pooling", "pooling_heads", "rotary", "image")
+_HIDDEN_FIELDS = (
+    "vision_head_width",
+    "text_head_width",
+    "activation",
+    "norm_eps",
+    "pooling",
+    "pooling_heads",
+    "rotary",
+    "image",
+)
 _DEFAULTS = asdict(CLIPConfig())
 
 

@@ -25,7 +25,9 @@ from .hub import HubFolder, HubReference
 from .inspection import file_state
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # the preferred one first
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model")  # the preferred one first
+# The preferred one first.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model")
+XLM_ROBERTA_TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
 MAX_JSON_BYTES = 2**20
 MAX_TOKENIZER_BYTES = 2**26
 MAX_LAYERS = 100
@@ -230,7 +232,7 @@ def _read_mclip(path: Path, find: FindFile, source: str) -> TextModelFiles:
         _max_length([options.get("model_max_length")]),
         weights,
         weights,
-        _require_any(find, "", TOKENIZER_FILES[::2], source),
+        _require_any(find, "", XLM_ROBERTA_TOKENIZER_FILES, source),
         options,
     )
 
