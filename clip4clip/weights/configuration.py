@@ -14,9 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import MODELS, CLIPConfig, ImageConfig, get_config
+from ..config import CLIPConfig, ImageConfig, get_config
 from ..errors import CheckpointError, InputValueError, first_line
 from ..log import warn_once
+from .comparison import (
+    HOW_TO_DESCRIBE,
+    Fact,
+    check_network,
+    find_differences,
+    find_missing,
+    find_models,
+    hidden_fields,
+    show,
+)
 from .hugging_face_configuration import is_image_processor_of_clip, parse_hugging_face, parse_image_processor
 from .json_section import MAX_CONFIG_BYTES, UnsupportedNetworkError, read_json
 from .metadata import read_metadata
@@ -148,7 +158,7 @@ def _prefer_open_clip(configurations: list[Configuration]) -> list[Configuration
     kept = []
     for configuration in configurations:
         is_of_images = configuration.path.name in ("preprocessor_config.json", "processor_config.json")
-        differences = _compare(configuration.facts, first.facts) if is_of_images else {}
+        differences = find_differences(configuration.facts, first.facts) if is_of_images else {}
         if differences:
             warn_once(
                 logger,
@@ -211,7 +221,7 @@ def check_configurations(configurations: Iterable[Configuration], model_name: st
     """
     facts = _merge(_Source(str(configuration.path), configuration.facts) for configuration in configurations)
     if model_name is not None:
-        _check_model(facts, model_name)
+        check_network(facts, get_config(model_name), model_name)
 
 
 def resolve_config(
@@ -252,14 +262,16 @@ def resolve_config(
             )
     known = {name: fact.value for name, fact in facts.items()}
     if model_name is not None:
-        _check_model(facts, model_name)
+        check_network(facts, get_config(model_name), model_name)
         known = _complete_by_name(file, shape, known, model_name)
     else:
         known = _complete_without_name(file, shape, known)
         if metadata is None and known.get("vocab_size", VOCAB_SIZE) != VOCAB_SIZE:
+            fitting = find_models(known)
             raise CheckpointError(
                 f"{file} has a vocabulary of {known['vocab_size']:,} tokens, and CLIP's tokenizer has {VOCAB_SIZE:,}: "
-                "its own tokenizer is not known. If it is one of this package's models, pass model_name (--model)."
+                "its own tokenizer is not known."
+                + (f" If it is {' or '.join(fitting)}, pass this name as model_name (--model)." if fitting else "")
             )
     try:
         return CLIPConfig(**known)
@@ -275,71 +287,32 @@ class _Source:
     facts: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class _Fact:
-    value: Any
-    source: str
-
-
-def _merge(sources: Iterable[_Source]) -> dict[str, _Fact]:
+def _merge(sources: Iterable[_Source]) -> dict[str, Fact]:
     """Return all facts, each with the first source that says it.
 
     Raises:
         CheckpointError: two sources contradict each other.
     """
-    facts: dict[str, _Fact] = {}
+    facts: dict[str, Fact] = {}
     for source in sources:
         known = {name: fact.value for name, fact in facts.items()}
-        if differences := _compare(source.facts, known):
+        if differences := find_differences(source.facts, known):
             others = dict.fromkeys(facts[name].source for name in differences)
             raise CheckpointError(
                 f"{source.name} contradicts {' and '.join(others)}: {'; '.join(differences.values())}. "
                 "Keep the one that belongs to the weights."
             )
-        facts |= {name: _Fact(value, source.name) for name, value in source.facts.items() if name not in facts}
+        facts |= {name: Fact(value, source.name) for name, value in source.facts.items() if name not in facts}
     return facts
-
-
-def _compare(facts: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, str]:
-    """Return a phrase for each field whose value is another than expected."""
-    return {
-        name: f"{name} is {_show(value, expected[name])}, not {_show(expected[name], value)}"
-        for name, value in facts.items()
-        if name in expected and value != expected[name]
-    }
-
-
-def _show(value: Any, other: Any) -> str:
-    """Return a value for a message; of images, only what differs from the other value."""
-    if not (isinstance(value, ImageConfig) and isinstance(other, ImageConfig)):
-        return str(value)
-    return ", ".join(f"{name} {item}" for name, item in vars(value).items() if item != vars(other)[name])
-
-
-def _check_model(facts: Mapping[str, _Fact], model_name: str) -> None:
-    """Reject facts that differ from the network of a model. The message names the source of each."""
-    known = {name: fact.value for name, fact in facts.items()}
-    differences = _compare(known, vars(get_config(model_name)))
-    if not differences:
-        return
-    sources: dict[str, list[str]] = {}
-    for name, phrase in differences.items():
-        sources.setdefault(facts[name].source, []).append(phrase)
-    (first, phrases), *others = sources.items()
-    listed = f"{first} describes a different network than {model_name}: {'; '.join(phrases)}."
-    listed += "".join(f" So does {source}: {'; '.join(phrases)}." for source, phrases in others)
-    fitting = [name for name, model in MODELS.items() if model.config and not _compare(known, vars(model.config))]
-    hint = f"It fits model_name={fitting[0]!r}." if fitting else "Leave out the name to load the network as it is."
-    raise CheckpointError(f"{listed} {hint}")
 
 
 def _complete_by_name(file: Path, shape: Mapping[str, Any], known: dict[str, Any], model_name: str) -> dict[str, Any]:
     """Return all fields, what is not known as the model has it. Warn if that may be wrong."""
     config = vars(get_config(model_name))
-    assumed = {name: config[name] for name in _needed(shape) if name not in known}
+    assumed = {name: config[name] for name in hidden_fields(shape) if name not in known}
     # Of the fields other than the activation, OpenAI's values are those of nearly all networks of this shape.
     if "activation" in assumed or any(value != _OPENAI.get(name) for name, value in assumed.items()):
-        listed = ", ".join(f"{name} {_show(value, None)}" for name, value in assumed.items() if name != "image")
+        listed = ", ".join(f"{name} {show(value, None)}" for name, value in assumed.items() if name != "image")
         warn_once(
             logger,
             f"{file} does not state these properties of its network, and no configuration beside it "
@@ -355,13 +328,17 @@ def _complete_without_name(file: Path, shape: Mapping[str, Any], known: dict[str
     Raises:
         CheckpointError: something is not known.
     """
-    missing = [name for name in _needed(shape) if name not in known and name != "image"]
-    if missing:
+    if missing := find_missing(shape, known):
+        advice = HOW_TO_DESCRIBE
+        if models := find_models(known):
+            listed = " or ".join(f"{name} ({get_config(name).activation})" for name in models)
+            advice = (
+                "Put its configuration beside it, or pass the name of the model that it is as model_name (--model): "
+                f"{listed}."
+            )
         raise CheckpointError(
             f"{file} does not state these properties of its network, and no configuration beside it "
-            f"({', '.join(CONFIG_NAMES[:2])}) does: {', '.join(missing)}. Put its configuration beside it, or pass "
-            "the name of the model that it is, such as clip_vit_b32 (QuickGELU) or clip_vit_b32_laion2b (GELU), as "
-            "model_name (--model)."
+            f"({', '.join(CONFIG_NAMES[:2])}) does: {', '.join(missing)}. {advice}"
         )
     if "image" not in known:
         warn_once(
@@ -370,17 +347,6 @@ def _complete_without_name(file: Path, shape: Mapping[str, Any], known: dict[str
             "network takes: those of OpenAI's CLIP are assumed.",
         )
     return known
-
-
-def _needed(shape: Mapping[str, Any]) -> list[str]:
-    """Return the fields that the vectors of a checkpoint depend on, and that its tensors do not show."""
-    needed = ["activation", "norm_eps"]
-    if "vision_width" in shape:
-        needed += ["vision_head_width", "rotary", "image", "pooling"]
-        needed += ["pooling_heads"] if shape.get("pooling") == "attention" else []
-    if "text_width" in shape:
-        needed += ["text_head_width"]
-    return needed
 
 
 def _read_hints(file: Path, shape: Mapping[str, Any]) -> _Source:

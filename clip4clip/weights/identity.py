@@ -13,7 +13,6 @@ from ..config import (
     DEFAULT_MODEL,
     MODELS,
     CLIPConfig,
-    find_mismatches,
     get_config,
     get_model,
     image_model,
@@ -21,6 +20,7 @@ from ..config import (
     network_name,
 )
 from ..errors import CheckpointError
+from .comparison import Fact, check_network
 from .configuration import resolve_config
 from .inspection import inspect_file
 from .locate import Reference, locate
@@ -150,9 +150,7 @@ def check_shape(shape: Mapping[str, Any], config: CLIPConfig, model_name: str, p
     Raises:
         CheckpointError: a shape differs; the message lists every difference.
     """
-    mismatches, hint = find_mismatches(shape, config)
-    if mismatches:
-        raise CheckpointError(f"{path} is not a {model_name}: {'; '.join(mismatches)}.{hint}")
+    check_network({name: Fact(value, str(path)) for name, value in shape.items()}, config, model_name)
 
 
 def network_digest(config: CLIPConfig) -> str:
