@@ -14,7 +14,7 @@ from pathlib import Path
 from ..config import DEFAULT_MODEL, get_model
 from ..errors import WeightsNotFoundError, brief, first_line, printable
 from ..log import warn_once
-from .configuration import Configuration, find_configurations
+from .configuration_files import Configuration, find_configurations
 from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, HubReference, download_checkpoint
 from .multilingual import reject_text_model
 

@@ -23,7 +23,7 @@ from clip4clip.model import random_state_dict
 from clip4clip.training.checkpoint import save_checkpoint
 from clip4clip.training.model import VideoTextModel
 from clip4clip.weights.comparison import HOW_TO_DESCRIBE
-from clip4clip.weights.configuration import read_configurations
+from clip4clip.weights.configuration_files import read_configurations
 from clip4clip.weights.identity import find_checkpoint
 from clip4clip.weights.locate import locate
 from clip4clip.weights.metadata import Metadata, to_metadata
