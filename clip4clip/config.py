@@ -115,7 +115,7 @@ class CLIPConfig:
                 raise InputTypeError(
                     f"{name} must be of the type {kind.__name__}, not {type(value).__name__}: {value!r}"
                 )
-            if kind is int and not 1 <= value <= MAX_SIZE:
+            if kind is int and isinstance(value, int) and not 1 <= value <= MAX_SIZE:
                 raise InputValueError(f"{name} must be a number from 1 to {MAX_SIZE:,}, not {value}")
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("pooling", self.pooling, POOLINGS)
