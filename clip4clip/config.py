@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from .errors import InputTypeError, InputValueError, UnknownNameError, brief
 
@@ -116,7 +116,7 @@ class CLIPConfig:
                 raise InputTypeError(
                     f"{name} must be of the type {kind.__name__}, not {type(value).__name__}: {value!r}"
                 )
-            if kind is int and not 1 <= value <= MAX_SIZE:
+            if kind is int and isinstance(value, int) and not 1 <= value <= MAX_SIZE:
                 raise InputValueError(f"{name} must be a number from 1 to {MAX_SIZE:,}, not {value}")
         _check_choice("activation", self.activation, ACTIVATIONS)
         _check_choice("pooling", self.pooling, POOLINGS)
@@ -423,23 +423,3 @@ def is_text_tower(name: str | None) -> bool:
         UnknownNameError: there is no such model.
     """
     return name is not None and image_model(name) != name
-
-
-def find_mismatches(facts: Mapping[str, Any], config: CLIPConfig) -> tuple[list[str], str]:
-    """Compare what is known about a network with a configuration.
-
-    Args:
-        facts: values of some fields of :class:`CLIPConfig`.
-        config: the configuration.
-
-    Returns:
-        One phrase for each value that differs; and a sentence that names a model that the values fit, or "".
-    """
-    expected = vars(config)
-    mismatches = [
-        f"{name} is {value}, not {expected[name]}" for name, value in facts.items() if value != expected[name]
-    ]
-    if not mismatches:
-        return [], ""
-    fitting = [name for name, model in MODELS.items() if model.config and facts.items() <= vars(model.config).items()]
-    return mismatches, f" It fits model_name={fitting[0]!r}." if fitting else ""

@@ -23,7 +23,6 @@ from clip4clip.config import (
     MODELS,
     CLIPConfig,
     Model,
-    find_mismatches,
     get_config,
     get_model,
     is_registered,
@@ -88,21 +87,6 @@ def test_each_model_of_the_package_has_facts_and_a_default_that_never_changes() 
         assert model.packaged_file or len(HubReference.parse(model.hub).revision or "") == 40
         assert facts.sources or model.packaged_file
         assert model.is_trusted <= (facts.unverified == "")
-
-
-def test_the_values_of_a_model_have_no_mismatches_with_it() -> None:
-    config = CLIPConfig(patch_size=16)
-    assert find_mismatches(vars(config), config) == ([], "")
-    assert find_mismatches({}, config) == ([], "")
-
-
-def test_the_values_of_another_model_are_named_with_that_model() -> None:
-    config = MODELS["clip_vit_b32"].config
-    assert find_mismatches({"patch_size": 16, "vision_width": 768}, config) == (
-        ["patch_size is 16, not 32"],
-        " It fits model_name='clip_vit_b16'.",
-    )
-    assert find_mismatches({"patch_size": 15}, config) == (["patch_size is 15, not 32"], "")
 
 
 def test_a_registered_model_is_loaded_by_its_name(

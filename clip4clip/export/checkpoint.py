@@ -123,8 +123,16 @@ def _write(
 _TARGETS = {"transformers": hugging_face.TARGET, "open_clip": open_clip.TARGET}
 # The files that an export may write, whichever the library.
 _ALL_FILES = (
-    *("README.md", "config.json", "preprocessor_config.json", hugging_face.WEIGHTS, open_clip.WEIGHTS),
-    *("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", open_clip.CONFIGURATION),
+    "README.md",
+    hugging_face.WEIGHTS,
+    "config.json",
+    "preprocessor_config.json",
+    open_clip.WEIGHTS,
+    open_clip.CONFIGURATION,
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
 )
 
 

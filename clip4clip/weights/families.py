@@ -13,8 +13,8 @@ _WRAPPERS = re.compile(r"((module|model|base_model|clip)\.)+")
 # Modules that such a framework may also put around a part of the model.
 _INNER_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
-# A part of Hugging Face's names -> the part of OpenAI's, in the order of their replacement. The two projections, which
-# are also transposed, and the projections of queries, keys and values are not among them.
+# A part of Hugging Face's names -> the part of OpenAI's, in the order of their replacement. Projections are not among
+# them: neither the two of the towers nor those of queries, keys and values.
 HUGGING_FACE_NAMES = {
     "text_model.embeddings.token_embedding.": "token_embedding.",
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
@@ -32,7 +32,9 @@ HUGGING_FACE_NAMES = {
     ".mlp.fc1.": ".mlp.c_fc.",
     ".mlp.fc2.": ".mlp.c_proj.",
 }
-# The same for a Perception Encoder whose vision tower is timm's, as in open_clip.
+# The projections, which are also transposed: Hugging Face's name -> OpenAI's.
+_HUGGING_FACE_PROJECTIONS = {"text_projection.weight": "text_projection", "visual_projection.weight": "visual.proj"}
+# The same as HUGGING_FACE_NAMES for a Perception Encoder whose vision tower is timm's, as in open_clip.
 TIMM_NAMES = {
     "visual.trunk.cls_token": "visual.class_embedding",
     "visual.trunk.pos_embed": "visual.positional_embedding",
@@ -99,11 +101,11 @@ def to_openai_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def to_hugging_face_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a CLIP, under OpenAI's names, under those of Hugging Face's ``CLIPModel``."""
-    parts = _invert(HUGGING_FACE_NAMES)
+    parts, projections = _invert(HUGGING_FACE_NAMES), _invert(_HUGGING_FACE_PROJECTIONS)
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name in ("text_projection", "visual.proj"):
-            renamed[{"t": "text_projection.weight", "v": "visual_projection.weight"}[name[0]]] = tensor.T
+        if name in projections:
+            renamed[projections[name]] = tensor.T
         elif match := _IN_PROJECTION.fullmatch(name):
             prefix, kind = match.groups()
             for part, projection in zip("qkv", tensor.chunk(3), strict=True):
@@ -190,8 +192,8 @@ def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of Hugging Face's ``CLIPModel`` under OpenAI's names."""
     names, renamed = {}, dict(tensors)
     for name, tensor in tensors.items():
-        if name in ("text_projection.weight", "visual_projection.weight"):
-            names[name] = {"t": "text_projection", "v": "visual.proj"}[name[0]]
+        if name in _HUGGING_FACE_PROJECTIONS:
+            names[name] = _HUGGING_FACE_PROJECTIONS[name]
             renamed[name] = tensor.T
         else:
             names[name] = _replace_parts(name, HUGGING_FACE_NAMES)
@@ -199,8 +201,8 @@ def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _replace_parts(name: str, parts: Mapping[str, str]) -> str:
-    for theirs, ours in parts.items():
-        name = name.replace(theirs, ours)
+    for part, replacement in parts.items():
+        name = name.replace(part, replacement)
     return name
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, WeightsNotFoundError, first_line
-from .configuration import CONFIG_NAMES, check_configurations, read_configurations
+from .configuration import check_configurations
+from .configuration_files import CONFIG_NAMES, read_configurations
 from .shards import shard_names
 
 # Names of a checkpoint in a folder or hub repository, the preferred one first.

@@ -13,7 +13,6 @@ from ..config import (
     DEFAULT_MODEL,
     MODELS,
     CLIPConfig,
-    find_mismatches,
     get_config,
     get_model,
     image_model,
@@ -21,14 +20,23 @@ from ..config import (
     network_name,
 )
 from ..errors import CheckpointError
+from .comparison import Fact, check_network
 from .configuration import resolve_config
 from .inspection import inspect_file
 from .locate import Reference, locate
 from .metadata import read_metadata
 
 # Fields of a configuration that change the vectors, although no tensor shows them.
-_HIDDEN_FIELDS: tuple[str, ...] = ("vision_head_width", "text_head_width", "activation", "norm_eps")
-_HIDDEN_FIELDS += ("pooling", "pooling_heads", "rotary", "image")
+_HIDDEN_FIELDS = (
+    "vision_head_width",
+    "text_head_width",
+    "activation",
+    "norm_eps",
+    "pooling",
+    "pooling_heads",
+    "rotary",
+    "image",
+)
 _DEFAULTS = asdict(CLIPConfig())
 
 
@@ -142,9 +150,7 @@ def check_shape(shape: Mapping[str, Any], config: CLIPConfig, model_name: str, p
     Raises:
         CheckpointError: a shape differs; the message lists every difference.
     """
-    mismatches, hint = find_mismatches(shape, config)
-    if mismatches:
-        raise CheckpointError(f"{path} is not a {model_name}: {'; '.join(mismatches)}.{hint}")
+    check_network({name: Fact(value, str(path)) for name, value in shape.items()}, config, model_name)
 
 
 def network_digest(config: CLIPConfig) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import printable
 
 MAX_CONFIG_BYTES = 2**20  # of a configuration file; those of CLIPs have a few kilobytes
+MAX_INTEGER = 2**31 - 1  # in a configuration
 COLOUR_TOLERANCE = 1e-7  # rounding in float32
 MAX_KEY_CHARACTERS = 100  # that a message shows
 
@@ -80,11 +81,12 @@ class Section:
         value = self.get(key)
         return None if value is None else Section(value, self.path(key))
 
-    def integer(self, key: str, default: int) -> int:
+    def integer(self, key: str, default: int, maximum: int = MAX_INTEGER) -> int:
         """Return a positive whole number."""
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-            raise self._wrong(key, "a positive whole number")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= maximum:
+            limit = f" of at most {maximum:,}" if maximum < MAX_INTEGER else ""
+            raise self._wrong(key, f"a positive whole number{limit}")
         return value
 
     def number(self, key: str, default: float) -> float:

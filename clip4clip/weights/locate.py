@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import DEFAULT_MODEL, get_model
-from ..errors import WeightsNotFoundError, brief, first_line
+from ..errors import WeightsNotFoundError, brief, first_line, printable
 from ..log import warn_once
-from .configuration import Configuration, find_configurations
+from .configuration_files import Configuration, find_configurations
 from .hub import CHECKPOINT_NAMES, HOW_TO_SUPPLY_WEIGHTS, HubReference, download_checkpoint
 from .multilingual import reject_text_model
 
@@ -79,19 +79,21 @@ def _locate_path(reference: str) -> Located:
         path = Path(reference).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:
-        raise WeightsNotFoundError(
-            f"no checkpoint at {brief(reference)}: {first_line(error)}. {HOW_TO_SUPPLY_WEIGHTS}"
-        ) from error
+        reason = first_line(error).removesuffix(".")
+        raise WeightsNotFoundError(f"no checkpoint at {brief(reference)}: {reason}. {HOW_TO_SUPPLY_WEIGHTS}") from error
+    name = printable(str(path))
     if is_folder:
         reject_text_model(path)
         file = next((path / name for name in CHECKPOINT_NAMES if os.path.lexists(path / name)), None)
         if file is None:
-            raise WeightsNotFoundError(f"no checkpoint in the folder {path}: looked for {', '.join(CHECKPOINT_NAMES)}")
+            raise WeightsNotFoundError(f"no checkpoint in the folder {name}: looked for {', '.join(CHECKPOINT_NAMES)}")
         if not file.is_file():  # as a broken link: other weights must not take its place silently
-            raise WeightsNotFoundError(f"{file} is not a file that can be read. {HOW_TO_SUPPLY_WEIGHTS}")
+            raise WeightsNotFoundError(
+                f"{printable(str(file))} is not a file that can be read. {HOW_TO_SUPPLY_WEIGHTS}"
+            )
         return Located(file, find_configurations(file, strict=True))
     if not is_file:
-        raise WeightsNotFoundError(f"no checkpoint at {path}: there is no such file or folder. {HOW_TO_SUPPLY_WEIGHTS}")
+        raise WeightsNotFoundError(f"no checkpoint at {name}: there is no such file or folder. {HOW_TO_SUPPLY_WEIGHTS}")
     return Located(path, find_configurations(path, strict=False))
 
 

@@ -10,6 +10,7 @@ module imports torch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -17,16 +18,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import MAX_SIZE, MODELS, get_model, is_text_tower
 from ..errors import CheckpointError, WeightsNotFoundError, brief, first_line
 from .hub import HubFolder, HubReference
 from .inspection import file_state
+from .json_section import Section, UnsupportedNetworkError, read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # the preferred one first
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model")  # the preferred one first
-MAX_JSON_BYTES = 2**20
+# The preferred one first.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model")
+XLM_ROBERTA_TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model")
 MAX_TOKENIZER_BYTES = 2**26
 MAX_LAYERS = 100
 MAX_LENGTH = 512  # token ids; of both networks
@@ -35,6 +38,7 @@ _MODULE_FOLDER = re.compile(r"\w[\w.-]*|", re.ASCII)
 _XLM_ROBERTA = re.compile(r"(FacebookAI/)?xlm-roberta-(base|large)")
 
 FindFile = Callable[[str], "Path | None"]
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def find_text_model(weights: str | os.PathLike[str] | None, model_name: str) -> 
         CheckpointError: a file is not valid, or the vectors have another size than the model's.
     """
     model = get_model(model_name)
-    default = model.weights or model.hub
+    default = model.default_weights
     reference = default if weights is None else os.fspath(weights)
     if reference.startswith("hf://"):
         hub = HubFolder(reference)
@@ -177,27 +181,21 @@ def read_text_model(find: FindFile, source: str) -> TextModelFiles:
 
 
 def _read_sentence_transformer(modules: Path, find: FindFile, source: str) -> TextModelFiles:
-    transformer, pooling, dense = _module_folders(modules)
-    config_path = _require(find, f"{transformer}config.json", source)
-    config = _read_object(config_path)
-    _check_transformer(config, config_path)
-    sizes = {name: _size(config, name, config_path) for name in DISTILBERT_SIZES}
-    _check_limit(sizes["n_layers"], MAX_LAYERS, "n_layers", config_path)
-    _check_pooling(_require(find, f"{pooling}config.json", source))
-    embed_dim, has_bias = _check_dense(_require(find, f"{dense}config.json", source), sizes["dim"])
-    _check_prompts(find("config_sentence_transformers.json"))
-    options = _read_optional(find(f"{transformer}tokenizer_config.json"))
-    settings_path = find(f"{transformer}sentence_bert_config.json")
-    settings = _read_optional(settings_path)
-    if settings.get("do_lower_case"):
-        raise CheckpointError(f"{settings_path} says do_lower_case, which is not supported")
-    limits = [settings.get("max_seq_length"), options.get("model_max_length"), sizes["max_position_embeddings"]]
+    transformer, pooling, dense = _read(modules, _parse_modules)
+    sizes = _read(_require(find, f"{transformer}config.json", source), _parse_transformer)
+    _read(_require(find, f"{pooling}config.json", source), _check_pooling)
+    embed_dim, has_bias = _read(
+        _require(find, f"{dense}config.json", source), functools.partial(_parse_dense, width=sizes["dim"])
+    )
+    _read_optional(find("config_sentence_transformers.json"), _check_prompts)
+    options = _read_optional(find(f"{transformer}tokenizer_config.json"), Section).values
+    max_length = _read_optional(find(f"{transformer}sentence_bert_config.json"), _parse_settings)
     return TextModelFiles(
         "distilbert",
         sizes,
         embed_dim,
         has_bias,
-        _max_length(limits),
+        _max_length([max_length, options.get("model_max_length"), sizes["max_position_embeddings"]]),
         _require_any(find, transformer, WEIGHT_FILES, source),
         _require_any(find, dense, WEIGHT_FILES, source),
         _require_any(find, transformer, TOKENIZER_FILES, source),
@@ -208,78 +206,84 @@ def _read_sentence_transformer(modules: Path, find: FindFile, source: str) -> Te
 DISTILBERT_SIZES = ("vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim")
 
 
-def _read_mclip(path: Path, find: FindFile, source: str) -> TextModelFiles:
-    config = _read_object(path)
-    if config.get("model_type") != "M-CLIP":
-        raise CheckpointError(
-            f"{path} does not describe a text tower: its model_type is {brief(config.get('model_type'))}, not "
-            "'M-CLIP', and there is no modules.json of sentence-transformers"
-        )
-    base = config.get("modelBase")
-    if not isinstance(base, str) or not _XLM_ROBERTA.fullmatch(base):
-        raise CheckpointError(
-            f"{path} names the network {brief(base)}, which is not supported: only xlm-roberta-base and -large are"
-        )
-    options = _read_optional(find("tokenizer_config.json"))
+def _read_mclip(config: Path, find: FindFile, source: str) -> TextModelFiles:
+    embed_dim = _read(config, _parse_mclip)
+    options = _read_optional(find("tokenizer_config.json"), Section).values
     weights = _require_any(find, "", WEIGHT_FILES, source)
     return TextModelFiles(
         "xlm-roberta",
         {},
-        _size(config, "numDims", path),
+        embed_dim,
         True,
         _max_length([options.get("model_max_length")]),
         weights,
         weights,
-        _require_any(find, "", TOKENIZER_FILES[::2], source),
+        _require_any(find, "", XLM_ROBERTA_TOKENIZER_FILES, source),
         options,
     )
 
 
-def _module_folders(path: Path) -> list[str]:
+def _parse_mclip(content: Any) -> int:
+    """Return the size of the vectors. Reject any network but an XLM-RoBERTa."""
+    config = Section(content)
+    if config.get("model_type") != "M-CLIP":
+        raise ValueError(
+            f"its model_type is {brief(config.get('model_type'))}, not 'M-CLIP', and there is no modules.json of "
+            "sentence-transformers"
+        )
+    base = config.get("modelBase")
+    if not isinstance(base, str) or not _XLM_ROBERTA.fullmatch(base):
+        raise UnsupportedNetworkError(f"modelBase is {brief(base)}: only xlm-roberta-base and -large are supported")
+    return config.integer("numDims", 0, MAX_SIZE)
+
+
+def _parse_modules(content: Any) -> list[str]:
     """Return the folders of the transformer, of the pooling and of the projection, each "" or with a slash at its end.
 
     Raises:
-        CheckpointError: the modules are others, or a folder is not one inside the folder of the file.
+        ValueError: the modules are others, or a folder is not one inside the folder of the file.
     """
-    modules = _read_json(path)
-    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise CheckpointError(f"{path} is not a list of modules")
+    if not isinstance(content, list):
+        raise ValueError("it is not a list of modules")
+    modules = [Section(module, f"module {number}") for number, module in enumerate(content)]
     kinds = [str(module.get("type")) for module in modules]
     if [kind.rpartition(".")[2] for kind in kinds] != ["Transformer", "Pooling", "Dense"] or not all(
         kind.startswith("sentence_transformers.") for kind in kinds
     ):
-        raise CheckpointError(
-            f"{path} lists the modules {brief(kinds)}; expected sentence-transformers' Transformer, Pooling and Dense"
+        raise UnsupportedNetworkError(
+            f"its modules are {brief(kinds)}; expected sentence-transformers' Transformer, Pooling and Dense"
         )
     folders = [module.get("path") for module in modules]
     for folder in folders:
         if not isinstance(folder, str) or not _MODULE_FOLDER.fullmatch(folder):
-            raise CheckpointError(f"{path} has the path {brief(folder)}, which is not the name of a folder beside it")
+            raise ValueError(f"it has the path {brief(folder)}, which is not the name of a folder beside it")
     return [f"{folder}/" if folder else "" for folder in folders]
 
 
-def _check_transformer(config: Mapping[str, Any], path: Path) -> None:
-    expected = {"model_type": "distilbert", "activation": "gelu"}
-    for name, value in expected.items():
+def _parse_transformer(content: Any) -> dict[str, int]:
+    """Return the sizes of a DistilBERT. Reject other networks."""
+    config = Section(content)
+    for name, value in (("model_type", "distilbert"), ("activation", "gelu")):
         if config.get(name) != value:
-            raise CheckpointError(f"{path} says {name} is {brief(config.get(name))}; only {value!r} is supported")
+            raise UnsupportedNetworkError(f"{name} is {brief(config.get(name))}; only {value!r} is supported")
     for name in ("auto_map", "quantization_config"):
         if config.get(name):
-            raise CheckpointError(f"{path} has {name}, which is not supported: it needs code of its own")
+            raise UnsupportedNetworkError(f"it has {name}, which needs code of its own")
+    return {name: config.integer(name, 0, MAX_LAYERS if name == "n_layers" else MAX_SIZE) for name in DISTILBERT_SIZES}
 
 
-def _check_pooling(path: Path) -> None:
+def _check_pooling(content: Any) -> None:
     """Reject any pooling but the mean over the tokens."""
-    config = _read_object(path)
+    config = Section(content)
     mode = config.get("pooling_mode")
-    modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value]
+    modes = [name for name, value in config.values.items() if name.startswith("pooling_mode_") and value]
     if mode not in ("mean", ["mean"]) and (mode is not None or modes != ["pooling_mode_mean_tokens"]):
-        raise CheckpointError(f"{path} says the pooling is {brief(mode or modes)}; only the mean is supported")
+        raise UnsupportedNetworkError(f"its pooling is {brief(mode or modes)}; only the mean is supported")
 
 
-def _check_dense(path: Path, width: int) -> tuple[int, bool]:
+def _parse_dense(content: Any, width: int) -> tuple[int, bool]:
     """Return the size of the vectors, and whether the projection has a bias. Reject any activation."""
-    config = _read_object(path)
+    config = Section(content)
     expected = {
         "in_features": width,
         "activation_function": "torch.nn.modules.linear.Identity",
@@ -287,22 +291,28 @@ def _check_dense(path: Path, width: int) -> tuple[int, bool]:
         "module_output_name": "sentence_embedding",
         "use_residual": False,
     }
-    unknown = sorted(config.keys() - expected.keys() - {"out_features", "bias"})
-    wrong = [name for name, value in expected.items() if config.get(name, value) != value]
-    if unknown or wrong or "activation_function" not in config:  # without it, sentence-transformers applies tanh
+    values = config.values
+    unknown = sorted(values.keys() - expected.keys() - {"out_features", "bias"})
+    wrong = [name for name, value in expected.items() if values.get(name, value) != value]
+    if unknown or wrong or "activation_function" not in values:  # without it, sentence-transformers applies tanh
         names = ", ".join([*unknown, *wrong] or ["activation_function"])
-        raise CheckpointError(
-            f"{path} describes more than a linear projection of {width} numbers; not supported: {names}"
-        )
-    return _size(config, "out_features", path), config.get("bias", True) is not False
+        raise UnsupportedNetworkError(f"it is more than a linear projection of {width} numbers ({names})")
+    return config.integer("out_features", 0, MAX_SIZE), values.get("bias", True) is not False
 
 
-def _check_prompts(path: Path | None) -> None:
-    config = _read_optional(path)
-    prompts = config.get("prompts")
-    name = config.get("default_prompt_name")
+def _check_prompts(content: Any) -> None:
+    config = Section(content)
+    prompts, name = config.get("prompts"), config.get("default_prompt_name")
     if name is not None and (not isinstance(prompts, dict) or prompts.get(name) != ""):
-        raise CheckpointError(f"{path} has the default prompt {brief(name)}; prompts are not supported")
+        raise UnsupportedNetworkError(f"it has the default prompt {brief(name)}, and prompts are not supported")
+
+
+def _parse_settings(content: Any) -> Any:
+    """Return the limit of the length in the settings of sentence-transformers, of any type."""
+    settings = Section(content)
+    if settings.get("do_lower_case"):
+        raise UnsupportedNetworkError("do_lower_case is set")
+    return settings.get("max_seq_length")
 
 
 def _max_length(limits: list[Any]) -> int:
@@ -326,34 +336,20 @@ def _require_any(find: FindFile, folder: str, names: tuple[str, ...], source: st
     raise WeightsNotFoundError(f"{source} has none of {', '.join(folder + name for name in names)}")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    value = _read_json(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a configuration: it holds {brief(value)}")
-    return value
+def _read_optional(path: Path | None, parse: Callable[[Any], Parsed]) -> Parsed:
+    """Return what a parser makes of a JSON file, or of an empty object if there is no file."""
+    return _read(path, parse) if path else parse({})
 
 
-def _read_optional(path: Path | None) -> dict[str, Any]:
-    return _read_object(path) if path else {}
+def _read(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
+    """Return what a parser makes of the content of a JSON file.
 
-
-def _read_json(path: Path) -> Any:
+    Raises:
+        CheckpointError: the file cannot be read, or the parser rejects its content.
+    """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"it is larger than {MAX_JSON_BYTES:,} bytes")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse(read_json(path))
+    except UnsupportedNetworkError as error:
+        raise CheckpointError(f"{path} describes a text tower that is not supported: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a configuration: {first_line(error)}") from error
-
-
-def _size(config: Mapping[str, Any], name: str, path: Path) -> int:
-    value = config.get(name)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise CheckpointError(f"{path} must say {name}, a number, not {brief(value)}")
-    _check_limit(value, MAX_SIZE, name, path)
-    return value
-
-
-def _check_limit(value: int, limit: int, name: str, path: Path) -> None:
-    if not 1 <= value <= limit:
-        raise CheckpointError(f"{path} says {name} is {value}; expected 1 to {limit:,}")
+        raise CheckpointError(f"{path} is not the configuration of a text tower: {first_line(error)}") from error

@@ -9,14 +9,31 @@ from .json_section import Section, UnsupportedNetworkError
 
 # Keys without effect on a vector: for training, for the loss, or for what is returned beside the vector.
 _HARMLESS_MODEL = (
-    *("custom_text", "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale", "output_dict", "cast_dtype"),
+    "custom_text",
+    "init_logit_scale",
+    "init_logit_bias",
+    "nonscalar_logit_scale",
+    "output_dict",
+    "cast_dtype",
 )
 _HARMLESS_VISION = (
-    *("patch_dropout", "output_tokens", "pos_embed_type", "attn_pooler_queries", "attn_pooler_heads", "n_queries"),
-    *("timm_model_pretrained", "timm_drop", "timm_drop_path"),
+    "patch_dropout",
+    "output_tokens",
+    "pos_embed_type",
+    "attn_pooler_queries",
+    "attn_pooler_heads",
+    "n_queries",
+    "timm_model_pretrained",
+    "timm_drop",
+    "timm_drop_path",
 )
 _HARMLESS_TEXT = (
-    *("output_tokens", "pad_id", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "final_ln_after_pool"),
+    "output_tokens",
+    "pad_id",
+    "hf_model_pretrained",
+    "hf_proj_type",
+    "hf_pooler_type",
+    "final_ln_after_pool",
 )
 _NORMS = "its blocks have further normalisations or scales, which are not supported"
 # For other keys, the values that change nothing, and what others would mean.

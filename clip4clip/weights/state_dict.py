@@ -22,8 +22,20 @@ VISION_PREFIX = "visual."
 TEXT_PREFIXES = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 HEAD_PREFIXES = ("lstm_visual.", "transformerClip.", "frame_position_embeddings.")
 # Of tensors that no vector depends on: the scale of the loss, sizes in OpenAI's archives, the state of a training.
-HARMLESS_PREFIXES: tuple[str, ...] = ("logit_bias", "input_resolution", "context_length", "vocab_size")
-HARMLESS_PREFIXES += ("optimizer.", "scheduler.", "epoch", "step", "global_step", "loss.", "criterion.", "classifier.")
+HARMLESS_PREFIXES = (
+    "logit_bias",
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "optimizer.",
+    "scheduler.",
+    "epoch",
+    "step",
+    "global_step",
+    "loss.",
+    "criterion.",
+    "classifier.",
+)
 
 _QUERY_PROJECTION = re.compile(r"(.*\.attn\.)q_proj\.(weight|bias)")
 

@@ -22,7 +22,8 @@ from clip4clip.config import CLIPConfig, ImageConfig
 from clip4clip.model import random_state_dict
 from clip4clip.training.checkpoint import save_checkpoint
 from clip4clip.training.model import VideoTextModel
-from clip4clip.weights.configuration import read_configurations
+from clip4clip.weights.comparison import HOW_TO_DESCRIBE
+from clip4clip.weights.configuration_files import read_configurations
 from clip4clip.weights.identity import find_checkpoint
 from clip4clip.weights.locate import locate
 from clip4clip.weights.metadata import Metadata, to_metadata
@@ -531,9 +532,21 @@ def test_an_unknown_network_is_refused_with_what_to_pass(weights: Path) -> None:
     with pytest.raises(
         CheckpointError,
         match=r"weights\.safetensors does not state these properties of its network.*: activation, norm_eps, "
-        r".*pass the name of the model that it is.*\(--model\)",
+        r".*pass the name of the model that it is.*\(--model\): tiny \(quick_gelu\)\.$",
     ):
         find_checkpoint(weights)
+
+
+@pytest.mark.parametrize("model_name", [None, "tiny"])
+def test_a_network_of_no_model_is_refused_with_how_to_describe_it(
+    model_name: str | None, tmp_path: Path, tiny_state: State
+) -> None:
+    save_file(tiny_state | {"visual.conv1.weight": torch.zeros(128, 3, 8, 8)}, tmp_path / "weights")
+    with pytest.raises(CheckpointError) as raised:
+        find_checkpoint(tmp_path / "weights", model_name)
+    assert str(raised.value).endswith(HOW_TO_DESCRIBE)
+    assert "name of the model" not in str(raised.value)
+    assert "Leave out the name" not in str(raised.value)
 
 
 def test_a_network_taken_from_the_name_is_warned_about_once(

@@ -46,8 +46,10 @@ def test_a_missing_file_is_an_error_that_says_how_to_supply_one(tmp_path: Path) 
 @pytest.mark.parametrize("path", ["", "a\0b", "a" * 5000, "~nobody-of-that-name/model.pt", "/dev/null", "/dev/null/x"])
 def test_an_impossible_path_is_an_error(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsNotFoundError, match="no checkpoint"):
+    with pytest.raises(WeightsNotFoundError, match="no checkpoint") as raised:
         locate(path, "tiny")
+    assert "\0" not in str(raised.value)
+    assert ".." not in str(raised.value).replace("...", "")
 
 
 def test_a_broken_link_in_a_folder_is_not_replaced_by_other_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:

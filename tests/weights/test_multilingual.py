@@ -74,13 +74,13 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     r"path '2_Dense\\\\x'": lambda folder: change_module(folder, 2, path="2_Dense\\x"),
     "path None": lambda folder: change_module(folder, 2, path=None),
     # Code of their own, and other modules.
-    "lists the modules": lambda folder: change_module(folder, 0, type="tower.modeling.Transformer"),
+    "its modules are": lambda folder: change_module(folder, 0, type="tower.modeling.Transformer"),
     "expected sentence-transformers' Transformer": lambda folder: change_module(
         folder, 2, type="sentence_transformers.models.Normalize"
     ),
     "has auto_map": lambda folder: change(folder / "config.json", auto_map={"AutoModel": "modeling.Model"}),
     "has quantization_config": lambda folder: change(folder / "config.json", quantization_config={"bits": 4}),
-    "is not a list of modules": lambda folder: write_json(folder / "modules.json", {"0": "Transformer"}),
+    "it is not a list of modules": lambda folder: write_json(folder / "modules.json", {"0": "Transformer"}),
     # Other networks.
     "model_type is 'bert'": lambda folder: change(folder / "config.json", model_type="bert"),
     "activation is 'relu'": lambda folder: change(folder / "config.json", activation="relu"),
@@ -88,30 +88,36 @@ REFUSED: dict[str, Callable[[Path], object]] = {
         folder / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False
     ),
     "pooling is 'lasttoken'": lambda folder: change(folder / "1_Pooling" / "config.json", pooling_mode="lasttoken"),
-    "not supported: activation_function": lambda folder: change(
+    r"numbers \(activation_function\)": lambda folder: change(
         folder / "2_Dense" / "config.json", activation_function="torch.nn.modules.activation.Tanh"
     ),
-    "numbers; not supported: activation_function": lambda folder: change(
+    r"48 numbers \(activation_function\)": lambda folder: change(
         folder / "2_Dense" / "config.json", activation_function=None
     ),
-    "not supported: use_residual": lambda folder: change(folder / "2_Dense" / "config.json", use_residual=True),
-    "not supported: scale": lambda folder: change(folder / "2_Dense" / "config.json", scale=2.0),
-    "not supported: in_features": lambda folder: change(folder / "2_Dense" / "config.json", in_features=47),
+    r"numbers \(use_residual\)": lambda folder: change(folder / "2_Dense" / "config.json", use_residual=True),
+    r"numbers \(scale\)": lambda folder: change(folder / "2_Dense" / "config.json", scale=2.0),
+    r"numbers \(in_features\)": lambda folder: change(folder / "2_Dense" / "config.json", in_features=47),
     "default prompt 'query'": lambda folder: write_json(
         folder / "config_sentence_transformers.json", {"prompts": {"query": "find: "}, "default_prompt_name": "query"}
     ),
-    "says do_lower_case": lambda folder: change(folder / "sentence_bert_config.json", do_lower_case=True),
+    "do_lower_case is set": lambda folder: change(folder / "sentence_bert_config.json", do_lower_case=True),
     f"have 64 numbers, and those of {DEMO_MODEL} {DIM}": lambda folder: change(
         folder / "2_Dense" / "config.json", out_features=64
     ),
     # Numbers that would keep a machine busy, and damaged files.
-    "n_layers is 1000000": lambda folder: change(folder / "config.json", n_layers=10**6),
-    "vocab_size is 1000000000": lambda folder: change(folder / "config.json", vocab_size=10**9),
-    "must say dim, a number, not 48.0": lambda folder: change(folder / "config.json", dim=48.0),
-    "must say n_heads, a number, not None": lambda folder: change(folder / "config.json", n_heads=None),
-    "is not a configuration: it is larger": lambda folder: (folder / "config.json").write_bytes(b" " * 2**21),
-    "config.json is not a configuration": lambda folder: (folder / "config.json").write_text("[" * 100_000),
-    "holds 1": lambda folder: (folder / "2_Dense" / "config.json").write_text("1"),
+    "n_layers must be .* of at most 100, not 1000000": lambda folder: change(folder / "config.json", n_layers=10**6),
+    "vocab_size must be .* of at most 1,000,000, not 10": lambda folder: change(
+        folder / "config.json", vocab_size=10**9
+    ),
+    "dim must be a positive whole number .* not 48.0": lambda folder: change(folder / "config.json", dim=48.0),
+    "n_heads must be a positive whole number .* not null": lambda folder: change(folder / "config.json", n_heads=None),
+    "of a text tower: it has more than 1,048,576 bytes": lambda folder: (folder / "config.json").write_bytes(
+        b" " * 2**21
+    ),
+    "config.json is not the configuration": lambda folder: (folder / "config.json").write_text("[" * 100_000),
+    "NaN is not JSON": lambda folder: (folder / "config.json").write_text('{"dim": NaN}'),
+    "its content is 1, not an object": lambda folder: (folder / "2_Dense" / "config.json").write_text("1"),
+    "module 1 is 1, not an object": lambda folder: write_json(folder / "modules.json", [{}, 1]),
 }
 
 
@@ -143,9 +149,9 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
     ("values", "message"),
     [
         ({"model_type": "clip"}, "its model_type is 'clip'"),
-        ({"modelBase": "../xlm-roberta-large"}, "names the network '../xlm-roberta-large'"),
-        ({"modelBase": "LaBSE"}, "names the network 'LaBSE'"),
-        ({"numDims": 0}, "numDims is 0"),
+        ({"modelBase": "../xlm-roberta-large"}, "modelBase is '../xlm-roberta-large'"),
+        ({"modelBase": "LaBSE"}, "modelBase is 'LaBSE'"),
+        ({"numDims": 0}, "numDims must be a positive whole number of at most 1,000,000, not 0"),
     ],
 )
 def test_a_folder_that_is_not_a_known_one_of_mclip_is_refused(

@@ -154,7 +154,8 @@ def meta_state(config: CLIPConfig) -> State:
 def test_a_checkpoint_of_another_model_is_refused_and_that_model_is_named(name: str, other: str) -> None:
     config = get_config(name)
     check_shape(infer_config(meta_state(config)), config, name, Path("x.pt"))
-    with pytest.raises(CheckpointError, match=rf"x\.pt is not a {name}: patch_size is .* It fits model_name='{other}'"):
+    message = rf"x\.pt describes a different network than {name}: patch_size is .* It fits model_name='{other}'"
+    with pytest.raises(CheckpointError, match=message):
         check_shape(infer_config(meta_state(get_config(other))), config, name, Path("x.pt"))
 
 
