@@ -14,7 +14,7 @@ import onnxruntime
 from filelock import FileLock
 
 from ..cache import cache_folder
-from ..errors import CacheError, first_line
+from ..errors import CacheError, CheckpointError, first_line
 from ..weights.identity import Checkpoint, network_digest
 from ..weights.inspection import tower_digest
 from .onnx_backend import DAMAGED_GRAPH_ERRORS, create_session
@@ -50,7 +50,7 @@ class CachedGraph:
         Raises:
             CacheError: the graph cannot be loaded and cannot be rebuilt.
             DeviceError: see :func:`clip4clip.runtime.onnx_backend.create_session`.
-            CheckpointError, ExportError: see :func:`cached_graph`.
+            ExportError: see :func:`cached_graph`.
         """
         with contextlib.suppress(*DAMAGED_GRAPH_ERRORS):
             return create_session(self.path, device, threads)
@@ -60,7 +60,7 @@ class CachedGraph:
             if rebuilt.path != self.path:
                 raise CacheError("the checkpoint now has other weights, or CLIP4CLIP_CACHE now names another folder")
             return create_session(self.path, device, threads)
-        except (OSError, *DAMAGED_GRAPH_ERRORS) as error:
+        except (OSError, CheckpointError, *DAMAGED_GRAPH_ERRORS) as error:
             raise CacheError(
                 f"{self.path} cannot be loaded and cannot be rebuilt from {self.checkpoint.path}: {first_line(error)}"
             ) from error
