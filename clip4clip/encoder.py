@@ -356,14 +356,20 @@ class EncoderSpec:
         return self.identify().fingerprint
 
     def for_vectors_of(self, model: Identity) -> EncoderSpec:
-        """Return this encoder or, if it names neither a model nor weights, that of the model of some vectors.
+        """Return this encoder, with the model of some vectors if it names none.
+
+        Weights that do not state their network are then taken for those of this model: if they are not, their
+        fingerprint differs from that of the vectors.
 
         Raises:
-            ModelMismatchError: the vectors are from weights that were loaded without the name of a model.
+            ModelMismatchError: the vectors are from weights that were loaded without the name of a model, and this
+                encoder names no weights either.
         """
-        if self.model_name is not None or self.weights is not None:
+        if self.model_name is not None:
             return self
         if model.model not in MODELS:
+            if self.weights is not None:
+                return self
             raise ModelMismatchError(
                 f"the vectors are of {model}, and no model has that name here: pass the same weights (--weights) or, "
                 "in Python, register the model (clip4clip.register_model)"
