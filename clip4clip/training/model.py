@@ -129,7 +129,7 @@ class VideoTextModel(nn.Module):
         to other parts of the vectors.
         """
         config, width = self.config, self.config.embed_dim
-        expected = {"text_width": width, "text_head_width": 64, "text_mlp_width": 4 * width}
+        expected = {"text_width": width, "text_head_width": SequenceTransformer.HEAD_WIDTH, "text_mlp_width": 4 * width}
         if different := [name for name, value in expected.items() if getattr(config, name) != value]:
             values = ", ".join(f"{name} is {getattr(config, name)}, not {expected[name]}" for name in different)
             raise TrainingError(

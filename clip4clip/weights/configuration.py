@@ -27,7 +27,7 @@ from .comparison import (
 )
 from .configuration_files import CONFIG_NAMES, Configuration
 from .hints import OPENAI, read_hints
-from .metadata import read_metadata
+from .metadata import Metadata
 
 VOCAB_SIZE = CLIPConfig.vocab_size  # of CLIP's tokenizer, which is not imported: it needs regex
 
@@ -51,7 +51,11 @@ def check_configurations(configurations: Iterable[Configuration], model_name: st
 
 
 def resolve_config(
-    file: Path, shape: Mapping[str, Any], configurations: Iterable[Configuration], model_name: str | None
+    file: Path,
+    shape: Mapping[str, Any],
+    metadata: Metadata | None,
+    configurations: Iterable[Configuration],
+    model_name: str | None,
 ) -> CLIPConfig:
     """Return the network of a checkpoint file.
 
@@ -61,6 +65,7 @@ def resolve_config(
     Args:
         file: the checkpoint.
         shape: what its tensors show, see :func:`clip4clip.weights.state_dict.infer_config`.
+        metadata: what it says about itself, see :func:`clip4clip.weights.metadata.read_metadata`.
         configurations: what the configuration files say.
         model_name: key of :data:`clip4clip.config.MODELS`; None if the caller passed none.
 
@@ -69,7 +74,7 @@ def resolve_config(
         UnknownNameError: there is no such model.
     """
     sources = [_Source(str(file), dict(shape))]
-    if (metadata := read_metadata(file)) is not None:
+    if metadata is not None:
         sources.append(_Source(f"the metadata of {file}", vars(metadata.config)))
     sources += [_Source(str(configuration.path), configuration.facts) for configuration in configurations]
     facts = _merge(sources)

@@ -161,7 +161,7 @@ def _find_commit(hub: HubReference, name: str, config_files: list[str]) -> tuple
 
 
 def _check_remote_configurations(repo: str, commit: str, config_files: list[str], model_name: str | None) -> None:
-    """Download those configurations that are not cached, and check each.
+    """Download those configurations that are not cached, and check those that belong to the checkpoint.
 
     Raises:
         CheckpointError: a configuration is unreadable, or describes a network that is different or not supported.
@@ -177,9 +177,9 @@ def _check_remote_configurations(repo: str, commit: str, config_files: list[str]
                 cached = hf_hub_download(repo, config_file, revision=commit)
         if isinstance(cached, str):
             folders.append(Path(cached).parent)
-            # The folder of the checkpoint comes first. If it has a configuration, that of the repository's root, which
-            # may be of another model, does not count.
-            check_configurations(read_configurations(dict.fromkeys(folders), strict=True), model_name)
+    # The folder of the checkpoint comes first. If it has a configuration, that of the repository's root, which may be
+    # of another model, does not count.
+    check_configurations(read_configurations(dict.fromkeys(folders), strict=True), model_name)
 
 
 class HubFolder:

@@ -24,7 +24,7 @@ from .comparison import Fact, check_network
 from .configuration import resolve_config
 from .inspection import inspect_file
 from .locate import Reference, locate
-from .metadata import read_metadata
+from .metadata import Metadata, read_metadata
 
 # Fields of a configuration that change the vectors, although no tensor shows them.
 _HIDDEN_FIELDS = (
@@ -122,10 +122,10 @@ def find_checkpoint(
         config = get_config(network)
         check_shape(inspection.shape, config, network, located.path)
     else:
-        config = resolve_config(located.path, inspection.shape, located.configurations, network)
+        config = resolve_config(located.path, inspection.shape, metadata, located.configurations, network)
     return Checkpoint(
         located.path,
-        model_name or _find_name(located.path, config),
+        model_name or _find_name(metadata, config),
         config,
         inspection.head,
         _fingerprint(inspection.fingerprint, config),
@@ -162,9 +162,8 @@ def network_digest(config: CLIPConfig) -> str:
     return json.dumps(hidden, sort_keys=True) if hidden else ""
 
 
-def _find_name(path: Path, config: CLIPConfig) -> str:
+def _find_name(metadata: Metadata | None, config: CLIPConfig) -> str:
     """Return the name of the model that a trained checkpoint says it was trained from, or else that of its network."""
-    metadata = read_metadata(path)
     model = MODELS.get(metadata.model_name) if metadata else None
     if metadata and model and model.config == config:
         return metadata.model_name

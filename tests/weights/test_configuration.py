@@ -658,7 +658,7 @@ def resolve(path: Path, model_name: str | None) -> CLIPConfig:
     from clip4clip.weights.configuration import resolve_config
 
     sizes = ("embed_dim", "resolution", "patch_size", "vision_width", "vision_layers", "text_width", "text_layers")
-    return resolve_config(path, {name: getattr(TINY, name) for name in sizes}, [], model_name)
+    return resolve_config(path, {name: getattr(TINY, name) for name in sizes}, None, [], model_name)
 
 
 def test_a_vocabulary_without_a_known_tokenizer_is_refused(tiny_state: State, tmp_path: Path) -> None:
